@@ -1,0 +1,179 @@
+"""A thousand PublicIPs over a hundred contracts: controller and API server are real, nodes have no part in it."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import tempfile
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from apiserver import ApiServer, running
+from benchlib.api import APPLY, CONNECTIONS, MERGE, Api, Write, Written, connected, controller, each, settled
+from benchlib.progress import Progress
+from benchlib.table import Row, ratio
+from zos.api.admission import admission_objects
+from zos.api.contract import Claim, Contract
+from zos.api.meta import API_VERSION, Object
+from zos.api.publicip import PublicIP
+from zos.kube.client import Raw
+
+CONTRACTS, EACH = 100, 10
+ROUNDS = 3
+#: Addresses that are held, by so many contracts, when a controller comes anew; how often it does.
+HELD, HOLDERS, RESTARTS = 5000, 50, 3
+_FARM = "bench"
+_MODELS: dict[str, type[Object]] = {model.PLURAL: model for model in (Contract, PublicIP, Claim)}
+_RESOURCES = (*_MODELS, "events")
+
+
+def measure(progress: Progress) -> list[Row]:
+    with (
+        tempfile.TemporaryDirectory(prefix="zos-bench-") as scratch,
+        running(Path(scratch) / "ours") as server,
+        running(Path(scratch) / "bare") as bare,
+    ):
+        server.kubectl("create", "namespace", "zos-system")
+        policy = {"apiVersion": "v1", "kind": "List", "items": list(admission_objects())}
+        server.kubectl("apply", "--server-side", "-f", "-", stdin=json.dumps(policy))
+        with controller(server.kubeconfig):
+            rows = asyncio.run(_allocations(server, bare, progress))
+        return [*rows, asyncio.run(_restarts(server, progress))]
+
+
+async def _allocations(server: ApiServer, bare: ApiServer, progress: Progress) -> list[Row]:
+    ours: list[float] = []
+    theirs: list[float] = []
+    counts: list[Written] = []
+    async with connected(server.kubeconfig) as api, connected(bare.kubeconfig) as other:
+        await asyncio.sleep(5)  # a server that has just learned of new kinds ends its connections once more
+        farm = {"publicIPv4": [{"range": "198.18.0.0/18", "gateway": "198.18.0.1"}], "allowNonGlobal": True}
+        await api.write("POST", f"/apis/{API_VERSION}/farms", _body("Farm", _FARM, farm))
+        samples: dict[str, Raw] = {}
+
+        async def one_of_ours(number: int) -> None:
+            namespace = f"ours-{number}"
+            server.kubectl("create", "namespace", namespace)
+            before = await settled(server, _RESOURCES)
+            ours.append(await _allocated(api, namespace))
+            counts.append(await settled(server, _RESOURCES) - before)
+            for plural in _MODELS:
+                samples[plural] = (await api.items(_path(plural, namespace)))[0]
+            for plural in (PublicIP.PLURAL, Contract.PLURAL):
+                await api.clear(_path(plural, namespace))
+
+        async def one_of_theirs(number: int) -> None:
+            namespace = f"bare-{number}"
+            bare.kubectl("create", "namespace", namespace)
+            theirs.append(await _bare(other, namespace, counts[0], samples))
+
+        for number in range(ROUNDS):
+            progress(f"{CONTRACTS * EACH} addresses by turns with as many bare writes, round {number + 1} of {ROUNDS}")
+            # The first of ours tells how many writes there are.
+            for turn in (one_of_ours, one_of_theirs) if number % 2 == 0 else (one_of_theirs, one_of_ours):
+                await turn(number)
+    writes = [sum(count.taken.values()) for count in counts]
+    refused = [count.refused for count in counts]
+    per_address = sorted(writes)[len(writes) // 2] / (CONTRACTS * EACH)
+    split = {" ".join(filter(None, write)): number for write, number in sorted(counts[0].taken.items())}
+    return [
+        ratio(
+            f"{CONTRACTS * EACH} PublicIPs over {CONTRACTS} contracts, apply → all allocated / as many bare writes",
+            ours, theirs, "<=", 1.7, writes=writes, refused=refused, connections=CONNECTIONS, split=split,
+        ),
+        Row("API writes per PublicIP, its contract's share included", per_address, detail={"rounds": writes}),
+    ]  # fmt: skip
+
+
+async def _restarts(server: ApiServer, progress: Progress) -> Row:
+    """Seconds from the start of a controller's process until a Contract that waited for it has its addresses."""
+    seconds: list[float] = []
+    async with connected(server.kubeconfig) as api:
+        server.kubectl("create", "namespace", "held")
+        progress(f"{HELD} addresses held")
+        with controller(server.kubeconfig):
+            waiting = asyncio.create_task(api.seen(_path(Contract.PLURAL, "held"), HOLDERS))
+            await asyncio.sleep(0.5)  # until it watches
+            for number in range(HOLDERS):
+                await _create(api, Contract.PLURAL, "held", f"c{number}", {"farm": _FARM, "publicIPv4": HELD // HOLDERS})
+            await asyncio.wait_for(waiting, 120)
+            await settled(server, _RESOURCES)
+        for number in range(RESTARTS):
+            progress(f"a new controller, {number + 1} of {RESTARTS}")
+            namespace = f"anew-{number}"
+            server.kubectl("create", "namespace", namespace)
+            await _create(api, Contract.PLURAL, namespace, "c", {"farm": _FARM, "publicIPv4": 1})
+            began = time.monotonic()
+            with controller(server.kubeconfig):
+                await asyncio.wait_for(api.seen(_path(Contract.PLURAL, namespace), 1), 120)
+                seconds.append(time.monotonic() - began)
+                await settled(server, _RESOURCES)
+    median = sorted(seconds)[len(seconds) // 2]
+    return Row(f"restart with {HELD} addresses held, start → first allocation", median, unit="s", detail={"samples": seconds})
+
+
+async def _allocated(api: Api, namespace: str) -> float:
+    """Seconds from the first creation until a watch has shown the last PublicIP with its address."""
+    ready = asyncio.create_task(api.seen(_path(PublicIP.PLURAL, namespace), CONTRACTS * EACH))
+    await asyncio.sleep(0.5)  # until it watches
+    began = time.monotonic()
+    await each(
+        range(CONTRACTS),
+        lambda c: _create(api, Contract.PLURAL, namespace, f"c{c}", {"farm": _FARM, "publicIPv4": EACH}),
+    )
+    await each(
+        range(CONTRACTS * EACH),
+        lambda n: _create(api, PublicIP.PLURAL, namespace, f"ip{n}", {"contract": f"c{n % CONTRACTS}", "ipv6": False}),
+    )
+    return await asyncio.wait_for(ready, 300) - began
+
+
+async def _bare(api: Api, namespace: str, counts: Written, samples: dict[str, Raw]) -> float:
+    """Seconds for as many writes of each sort, of the same objects, none of which leaves its object as it was."""
+    tasks = {write: iter(range(number)) for write, number in counts.taken.items()}
+    made = {plural: counts.taken["POST", plural, ""] or counts.taken["APPLY", plural, ""] for plural in _MODELS}
+
+    def work(creating: bool) -> Iterator[tuple[Write, int]]:
+        for write, numbers in tasks.items():
+            if (write[0] == "POST") == creating:
+                yield from ((write, number) for number in numbers)
+
+    async def one(task: tuple[Write, int]) -> None:
+        (verb, plural, part), number = task
+        if plural not in _MODELS:
+            body: dict[str, Any] = {"apiVersion": "v1", "kind": "Event", "metadata": {"name": f"e{number}"}, "reason": "Bare"}
+            body["involvedObject"] = {"namespace": namespace, "kind": "PublicIP", "name": f"b{number}"}
+            await api.write("POST", f"/api/v1/namespaces/{namespace}/events", body)
+            return
+        model, sample, name = _MODELS[plural], samples[plural], f"{namespace}-{number % made[plural]}"
+        path = _path(plural, namespace)
+        if verb == "POST":
+            await api.write("POST", path, _body(model.KIND, name, sample["spec"]))
+        elif part == "status":
+            status = {**sample["status"], "observedGeneration": number + 1}
+            await api.write("PATCH", f"{path}/{name}/status", {"status": status}, MERGE)
+        elif verb == "APPLY":
+            body = _body(model.KIND, name, sample["spec"])
+            await api.write("PATCH", f"{path}/{name}", body, APPLY, {"fieldManager": "bare", "force": "true"})
+        else:
+            patch = {"metadata": {"finalizers": ["bench.example/bare"], "annotations": {"bench.example/write": str(number)}}}
+            await api.write("PATCH", f"{path}/{name}", patch, MERGE)
+
+    began = time.monotonic()
+    for creating in (True, False):
+        await each(work(creating), one)
+    return time.monotonic() - began
+
+
+async def _create(api: Api, plural: str, namespace: str, name: str, spec: dict[str, object]) -> None:
+    await api.write("POST", _path(plural, namespace), _body(_MODELS[plural].KIND, name, spec))
+
+
+def _path(plural: str, namespace: str) -> str:
+    return f"/apis/{API_VERSION}/" + (f"namespaces/{namespace}/{plural}" if _MODELS[plural].NAMESPACED else plural)
+
+
+def _body(kind: str, name: str, spec: object) -> dict[str, object]:
+    return {"apiVersion": API_VERSION, "kind": kind, "metadata": {"name": name}, "spec": spec}

@@ -1,0 +1,61 @@
+"""Rows of the table: what was measured, what it may be, and how it is told."""
+
+from __future__ import annotations
+
+import operator
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, field
+from statistics import median
+from typing import Any
+
+_RELATIONS = {"<=": operator.le, ">=": operator.ge, "<": operator.lt}
+
+
+@dataclass(frozen=True)
+class Row:
+    """``relation`` and ``bound`` say what ``value`` may be; without them it is only told. ``detail`` has the samples and what
+    else explains the value."""
+
+    what: str
+    value: float
+    relation: str = ""
+    bound: float = 0.0
+    unit: str = ""
+    detail: dict[str, Any] = field(default_factory=dict)
+
+    @property
+    def kept(self) -> bool:
+        return not self.relation or bool(_RELATIONS[self.relation](self.value, self.bound))
+
+    def data(self) -> dict[str, Any]:
+        return {**asdict(self), "kept": self.kept}
+
+
+def ratio(what: str, ours: Sequence[float], theirs: Sequence[float], relation: str, bound: float, **detail: Any) -> Row:
+    """Of the medians of two series that were measured by turns."""
+    value = median(ours) / median(theirs)
+    return Row(what, value, relation, bound, "×", {"ours": list(ours), "theirs": list(theirs), **detail})
+
+
+def told(rows: Sequence[Row]) -> str:
+    """The table as text."""
+    lines = [("what", "measured", "bound", "")]
+    lines += [
+        (
+            row.what,
+            _number(row.value, row.unit),
+            f"{row.relation} {_number(row.bound, row.unit)}" if row.relation else "",
+            ("ok" if row.kept else "MISSED") if row.relation else "",
+        )
+        for row in rows
+    ]
+    widths = [max(len(line[column]) for line in lines) for column in range(4)]
+    lines.insert(1, tuple("-" * width for width in widths))  # type: ignore[arg-type]
+    return "\n".join(
+        "| " + " | ".join(cell.ljust(width) for cell, width in zip(line, widths, strict=True)) + " |" for line in lines
+    )
+
+
+def _number(value: float, unit: str) -> str:
+    number = f"{value:.0f}" if value == int(value) and unit not in ("×", "s") else f"{value:.2f}"
+    return f"{number} {unit}".strip()

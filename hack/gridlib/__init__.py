@@ -1,0 +1,1 @@
+"""A whole grid on one machine: what `hack/minigrid` is made of."""

@@ -1,0 +1,158 @@
+"""The control plane of a minigrid: etcd, kube-apiserver, kube-controller-manager, the project's controllers, and beside
+them a DNS server and an image registry."""
+
+from __future__ import annotations
+
+import base64
+import json
+import secrets
+import time
+from pathlib import Path
+
+from gridlib.host import Host, Service, run
+from gridlib.layout import CONTROL_PLANE, DOMAIN, REGISTRY_PORT, Grid, GridError
+from gridlib.tools import Tools
+
+API_PORT = 6443
+
+
+class ControlPlane:
+    def __init__(self, grid: Grid, tools: Tools) -> None:
+        self.grid = grid
+        self.tools = tools
+        self.host = Host(grid, "cp")
+        self.files = grid.directory("cp") / "pki"
+
+    def start(self) -> None:
+        self._pki()
+        self.host.services([*self._kubernetes(), *self._controllers(), self._dns(), self._registry()])
+        self.host.start(f"{CONTROL_PLANE} registry.{DOMAIN}\n")
+        deadline = time.monotonic() + 90
+        while "ok" not in self.kubectl("get", "--raw", "/readyz", check=False):
+            if time.monotonic() > deadline:
+                raise GridError(f"the API server does not get ready: hack/minigrid logs cp apiserver --name {self.grid.name}")
+            time.sleep(0.1)
+
+    def install(self, manifests: list[dict[str, object]]) -> None:
+        """CRDs, what the API server does to their objects, the controller's rights, and what else is given; then the
+        controller's credentials."""
+        from zos.api.admission import admission_objects
+
+        checkout = self.tools.checkout
+        self.kubectl("apply", "--server-side", "--force-conflicts", "-f", str(checkout / "crds"))
+        self.kubectl("wait", "--for=condition=Established", "--timeout=60s", "-f", str(checkout / "crds"))
+        items = {"apiVersion": "v1", "kind": "List", "items": [*admission_objects(), *manifests]}
+        self.kubectl("apply", "--server-side", "--force-conflicts", "-f", "-", input=json.dumps(items))
+        path = self.grid.directory("cp") / "etc-zos" / "controller.kubeconfig"
+        if not path.exists():
+            self.credentials("zos-system", "zos-controller", path)
+
+    def credentials(self, namespace: str, account: str, path: Path) -> None:
+        """Writes a kubeconfig with a token of a service account, as soon as that exists."""
+        deadline = time.monotonic() + 60
+        while not (token := self.kubectl("create", "token", account, "-n", namespace, "--duration=87600h", check=False)):
+            if time.monotonic() > deadline:
+                raise GridError(f"no service account {namespace}/{account}: is the controller well? hack/minigrid logs cp")
+            time.sleep(0.1)
+        scratch = path.with_suffix(".new")
+        scratch.touch(mode=0o600)
+        scratch.write_text(self._config(token.strip(), str(CONTROL_PLANE)))
+        scratch.replace(path)
+
+    def kubectl(self, *words: str, input: str | None = None, check: bool = True) -> str:
+        return run(self.tools.kubectl, "--kubeconfig", str(self.grid.kubeconfig), *words, input=input, check=check)
+
+    def _pki(self) -> None:
+        """A self-signed server certificate, the key that signs service accounts' tokens, and the administrator's token."""
+        self.files.mkdir(parents=True, exist_ok=True)
+        if not (self.files / "sa.pub").exists():
+            names = f"IP:{CONTROL_PLANE},IP:{self.grid.api_address},IP:127.0.0.1,IP:10.96.0.1,DNS:kubernetes.default.svc"
+            run(
+                "openssl", "req", "-x509", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:prime256v1", "-nodes",
+                "-days", "3650", "-subj", "/CN=minigrid", "-addext", f"subjectAltName={names}",
+                "-keyout", str(self.files / "api.key"), "-out", str(self.files / "api.crt"),
+            )  # fmt: skip
+            run("openssl", "genrsa", "-out", str(self.files / "sa.key"), "2048")
+            run("openssl", "rsa", "-in", str(self.files / "sa.key"), "-pubout", "-out", str(self.files / "sa.pub"))
+        if not (self.files / "tokens.csv").exists():
+            (self.files / "tokens.csv").touch(mode=0o600)
+            (self.files / "tokens.csv").write_text(f'{secrets.token_hex(16)},admin,admin,"system:masters"\n')
+        token = (self.files / "tokens.csv").read_text().split(",")[0]
+        self.grid.kubeconfig.touch(mode=0o600)
+        self.grid.kubeconfig.write_text(self._config(token, str(self.grid.api_address)))
+        manager = self.files / "kcm.kubeconfig"
+        manager.touch(mode=0o600)
+        manager.write_text(self._config(token, "127.0.0.1"))
+
+    def _config(self, token: str, server: str) -> str:
+        authority = base64.b64encode((self.files / "api.crt").read_bytes()).decode()
+        cluster = {"server": f"https://{server}:{API_PORT}", "certificate-authority-data": authority}
+        return json.dumps(
+            {
+                "apiVersion": "v1",
+                "kind": "Config",
+                "clusters": [{"name": "minigrid", "cluster": cluster}],
+                "users": [{"name": "user", "user": {"token": token}}],
+                "contexts": [{"name": "minigrid", "context": {"cluster": "minigrid", "user": "user"}}],
+                "current-context": "minigrid",
+            }
+        )
+
+    def _kubernetes(self) -> list[Service]:
+        at = self.files
+        etcd = (
+            f"exec etcd --data-dir {self.grid.directory('cp')}/etcd --unsafe-no-fsync --log-level error "
+            "--listen-client-urls http://127.0.0.1:2379 --advertise-client-urls http://127.0.0.1:2379 "
+            "--listen-peer-urls http://127.0.0.1:2380"
+        )
+        api = (
+            f"exec {self.tools.apiserver} --etcd-servers=http://127.0.0.1:2379 --secure-port={API_PORT} "
+            f"--bind-address=0.0.0.0 --advertise-address={CONTROL_PLANE} "
+            f"--tls-cert-file={at}/api.crt --tls-private-key-file={at}/api.key --cert-dir={at} "
+            f"--service-account-key-file={at}/sa.pub --service-account-signing-key-file={at}/sa.key "
+            "--service-account-issuer=https://kubernetes.default.svc "
+            f"--token-auth-file={at}/tokens.csv --authorization-mode=RBAC --service-cluster-ip-range=10.96.0.0/16 "
+            "--allow-privileged --profiling=false"
+        )
+        manager = (
+            f"exec {self.tools.controller_manager} --kubeconfig={at}/kcm.kubeconfig --leader-elect=false --secure-port=0 "
+            f"--service-account-private-key-file={at}/sa.key --root-ca-file={at}/api.crt "
+            "--controllers=garbage-collector-controller,namespace-controller,serviceaccount-controller,"
+            "serviceaccount-token-controller,resourcequota-controller,root-ca-certificate-publisher-controller "
+            "--namespace-sync-period=30s"
+        )
+        return [Service("etcd", etcd), Service("apiserver", api), Service("controller-manager", manager)]
+
+    def _controllers(self) -> list[Service]:
+        config = "/etc/zos/controller.kubeconfig"
+        return [
+            Service(
+                f"controller-{number}",
+                f"while [ ! -s {config} ]; do sleep 0.1; done\n"
+                f"export PYTHONPATH={self.tools.checkout}/operator PYTHONDONTWRITEBYTECODE=1\n"
+                f"exec {self.tools.python} -m zos.controller --kubeconfig {config} --identity controller-{number} "
+                f"--metrics 127.0.0.1:{9440 + number}",
+            )
+            for number in range(1, self.grid.controllers + 1)
+        ]
+
+    def _dns(self) -> Service:
+        return Service(
+            "dns",
+            f"exec dnsmasq --keep-in-foreground --no-resolv --no-hosts --log-facility=- --bind-interfaces "
+            f"--listen-address={CONTROL_PLANE} --address=/registry.{DOMAIN}/{CONTROL_PLANE} "
+            f"--address=/api.{DOMAIN}/{CONTROL_PLANE} --local=/{DOMAIN}/ --user=root --pid-file=",
+        )
+
+    def _registry(self) -> Service:
+        config = self.grid.directory("cp") / "registry.json"
+        config.write_text(
+            json.dumps(
+                {
+                    "version": 0.1,
+                    "storage": {"filesystem": {"rootdirectory": str(self.grid.directory("cp") / "registry")}},
+                    "http": {"addr": f"0.0.0.0:{REGISTRY_PORT}"},
+                }
+            )
+        )
+        return Service("registry", f"exec docker-registry serve {config}")

@@ -1,0 +1,131 @@
+"""What a minigrid consists of: its hosts, their addresses, their files. Values only."""
+
+from __future__ import annotations
+
+import ipaddress
+import json
+import os
+import re
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+#: Documentation ranges (RFC 5737, RFC 3849): nothing real is behind them.
+UNDERLAY = ipaddress.IPv4Network("198.51.100.0/24")
+UNDERLAY6 = ipaddress.IPv6Network("2001:db8:0:1::/64")
+#: Behind the NAT of hidden nodes.
+HIDDEN = ipaddress.IPv4Network("192.168.50.0/24")
+#: One /30 for each minigrid, between this machine and its control plane (benchmarking space, RFC 2544: no real network
+#: uses it, which can not be said of any private range).
+LINKS = ipaddress.IPv4Network("198.19.255.0/24")
+
+#: What the farm of a minigrid has to give, and its router's address in each.
+FARM = ipaddress.IPv4Network("203.0.113.16/28")
+FARM6 = ipaddress.IPv6Network("2001:db8:1::/64")
+#: Behind the farm's router: a host that knows nothing of the grid.
+OUTSIDE = ipaddress.IPv4Network("203.0.113.128/30")
+OUTSIDE6 = ipaddress.IPv6Network("2001:db8:ff::/64")
+
+ROUTER = UNDERLAY[1]
+CONTROL_PLANE = UNDERLAY[2]
+NAT = UNDERLAY[3]
+LAPTOP = UNDERLAY[200]
+REGISTRY_PORT = 5000
+DOMAIN = "grid.example"
+
+
+class GridError(Exception):
+    """Something that the person at the keyboard can mend; the text says how."""
+
+
+@dataclass(frozen=True)
+class Node:
+    name: str
+    number: int  # from 1 on
+    hidden: bool
+
+    @property
+    def ipv4(self) -> ipaddress.IPv4Address:
+        return (HIDDEN if self.hidden else UNDERLAY)[10 + self.number]
+
+    @property
+    def ipv6(self) -> ipaddress.IPv6Address | None:
+        return None if self.hidden else UNDERLAY6[10 + self.number]
+
+    @property
+    def public_interface(self) -> str:
+        """On the farm's segment. Both kinds that a node may have: a bare NIC, or (on every second node) a bridge with it."""
+        return "br-public" if self.number % 2 == 0 else "public0"
+
+
+@dataclass(frozen=True)
+class Grid:
+    """``index`` picks the link to this machine; ``root`` holds everything that the grid keeps."""
+
+    name: str
+    index: int
+    root: Path
+    nodes: tuple[Node, ...]
+    controllers: int = 1
+
+    @property
+    def host_address(self) -> ipaddress.IPv4Address:
+        return LINKS[4 * self.index + 1]
+
+    @property
+    def api_address(self) -> ipaddress.IPv4Address:
+        return LINKS[4 * self.index + 2]
+
+    @property
+    def kubeconfig(self) -> Path:
+        return self.root / "kubeconfig"
+
+    def netns(self, host: str) -> str:
+        return f"mg-{self.name}-{host}"
+
+    @property
+    def link(self) -> str:
+        """This machine's interface to the control plane."""
+        return f"mg{self.index}-{self.name[:9]}"
+
+    @property
+    def hosts(self) -> tuple[str, ...]:
+        return ("switch", "nat", "cp", "laptop", "farm", "outside", *(node.name for node in self.nodes))
+
+    def directory(self, host: str) -> Path:
+        return self.root / "hosts" / host
+
+    def save(self) -> None:
+        self.root.mkdir(parents=True, exist_ok=True)
+        data = {**asdict(self), "root": str(self.root)}
+        scratch = self.root / "grid.json.new"
+        scratch.write_text(json.dumps(data, indent=2))
+        scratch.replace(self.root / "grid.json")
+
+
+def state_root() -> Path:
+    return Path(os.environ.get("ZOS_MINIGRID_STATE", "/var/lib/zos-minigrid"))
+
+
+def load(name: str) -> Grid | None:
+    """A grid that was made before; None if there is none of that name."""
+    path = state_root() / name / "grid.json"
+    if not path.exists():
+        return None
+    data = json.loads(path.read_text())
+    nodes = tuple(Node(**node) for node in data["nodes"])
+    return Grid(data["name"], data["index"], Path(data["root"]), nodes, data["controllers"])
+
+
+def plan(name: str, nodes: int, hidden: int, controllers: int, names: list[str] | None = None) -> Grid:
+    """A new grid: the last ``hidden`` nodes are hidden. Raises GridError for what can't be."""
+    if not re.fullmatch(r"[a-z0-9]([-a-z0-9]{0,14}[a-z0-9])?", name):
+        raise GridError(f"--name {name}: take up to 16 lower-case letters, digits and dashes")
+    if not 1 <= nodes <= 100 or not 0 <= hidden <= nodes:
+        raise GridError("--nodes must be 1 to 100, --hidden not more than that")
+    called = names or [f"n{number}" for number in range(1, nodes + 1)]
+    if len(called) != nodes or len(set(called)) != nodes:
+        raise GridError(f"--node-names must name {nodes} different nodes")
+    used = {grid.index for path in state_root().glob("*/grid.json") if (grid := load(path.parent.name))}
+    index = next(number for number in range(64) if number not in used)
+    made = tuple(Node(node, number, number > nodes - hidden) for number, node in enumerate(called, 1))
+    return Grid(name, index, state_root() / name, made, controllers)

@@ -1,0 +1,186 @@
+"""hack/minigrid: up, status, exec, logs, down."""
+
+from __future__ import annotations
+
+import argparse
+import fcntl
+import os
+import shutil
+import sys
+import time
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[2] / "operator"))
+
+from gridlib import farm, wires
+from gridlib.controlplane import ControlPlane
+from gridlib.host import Host
+from gridlib.layout import Grid, GridError, load, plan, state_root
+from gridlib.node import NodeHost, gridnode
+from gridlib.tools import Tools
+
+
+@contextmanager
+def _step(text: str) -> Iterator[None]:
+    began = time.monotonic()
+    print(f"  {text} … ", end="", flush=True)
+    yield
+    print(f"{time.monotonic() - began:.1f} s", flush=True)
+
+
+def up(arguments: argparse.Namespace) -> None:
+    tools = Tools.find()
+    with _locked():
+        grid = load(arguments.name)
+        if grid is None:
+            names = arguments.node_names.split(",") if arguments.node_names else None
+            hidden = 1 if arguments.hidden is None and arguments.nodes > 2 else arguments.hidden or 0
+            grid = plan(arguments.name, len(names) if names else arguments.nodes, hidden, arguments.controllers, names)
+        grid.save()
+    from zos.api.rbac import controller_objects
+
+    print(f"minigrid {grid.name}: {len(grid.nodes)} nodes, {sum(node.hidden for node in grid.nodes)} hidden")
+    with _step("wires"):
+        wires.make(grid)
+        farm.connect(grid)
+    control_plane = ControlPlane(grid, tools)
+    with _step("control plane"):
+        control_plane.start()
+    with _step("CRDs and rights"):
+        control_plane.install([*map(dict, controller_objects()), farm.manifest(), *map(gridnode, grid.nodes)])
+    with _step("nodes"):
+        Host(grid, "laptop").start()
+        farm.start(grid)
+        with ThreadPoolExecutor(8) as pool:
+            list(pool.map(lambda node: NodeHost(grid, node, tools).start(control_plane, arguments.accelerator), grid.nodes))
+    with _step("agents"):
+        control_plane.kubectl("wait", "gridnodes", "--all", "--for=condition=Ready", "--timeout=90s")
+    print(f"export KUBECONFIG={grid.kubeconfig}")
+
+
+def status(arguments: argparse.Namespace) -> None:
+    grid = _grid(arguments.name)
+    for name in grid.hosts:
+        if name in ("switch", "nat"):
+            continue
+        host = Host(grid, name)
+        pid = host.pid()
+        print(f"{name}: {'down' if pid is None else f'up, first process {pid}'}")
+        if pid is None:
+            continue
+        for line in host.run("ip", "-br", "addr", "show", "scope", "global").splitlines():
+            print(f"    {' '.join(line.split())}")
+        for service in host.run("sh", "-c", "ls /run/service").split():
+            state = host.run("s6-svstat", f"/run/service/{service}", check=False).strip()
+            print(f"    {service}: {state or 'not supervised yet'}")
+    print(f"export KUBECONFIG={grid.kubeconfig}")
+    print(ControlPlane(grid, Tools.find()).kubectl("get", "gridnodes", "-o", "wide", check=False), end="")
+
+
+def execute(arguments: argparse.Namespace) -> None:
+    host = Host(_grid(arguments.name), _known(arguments.name, arguments.host))
+    os.execvp("nsenter", host.command(*(arguments.command or ["bash"])))
+
+
+def logs(arguments: argparse.Namespace) -> None:
+    grid = _grid(arguments.name)
+    directory = grid.directory(_known(arguments.name, arguments.host)) / "log"
+    found = sorted(path.parent.name for path in directory.glob("*/current"))
+    if arguments.service is None and len(found) != 1:
+        raise GridError(f"which service of {arguments.host}? {', '.join(found) or 'it has no logs yet'}")
+    path = directory / (arguments.service or found[0]) / "current"
+    if not path.exists():
+        raise GridError(f"{arguments.host} has no log of {arguments.service}: there are {', '.join(found)}")
+    os.execvp("tail", ["tail", "-n", str(arguments.lines), *(["-F"] if arguments.follow else []), str(path)])
+
+
+def crash(arguments: argparse.Namespace) -> None:
+    Host(_grid(arguments.name), _known(arguments.name, arguments.host)).crash()
+
+
+def down(arguments: argparse.Namespace) -> None:
+    names = [path.parent.name for path in state_root().glob("*/grid.json")] if arguments.all else [arguments.name]
+    for name in names:
+        grid = load(name)
+        if grid is None:
+            print(f"minigrid {name} is not there")
+            continue
+        with _step(f"minigrid {name}: stopping"):
+            for host in grid.hosts:
+                Host(grid, host).crash()
+            wires.remove(grid)
+            shutil.rmtree(grid.root)
+    if state_root().is_dir() and not any(state_root().iterdir()):
+        state_root().rmdir()
+
+
+def kubeconfig(arguments: argparse.Namespace) -> None:
+    print(_grid(arguments.name).kubeconfig)
+
+
+def _grid(name: str) -> Grid:
+    grid = load(name)
+    if grid is None:
+        raise GridError(f"there is no minigrid {name}: hack/minigrid up --name {name}")
+    return grid
+
+
+def _known(name: str, host: str) -> str:
+    grid = _grid(name)
+    if host not in grid.hosts:
+        raise GridError(f"no host {host} in minigrid {name}: there are {', '.join(grid.hosts)}")
+    return host
+
+
+@contextmanager
+def _locked() -> Iterator[None]:
+    """One at a time picks a place for its grid."""
+    state_root().mkdir(parents=True, exist_ok=True)
+    with open(state_root().with_suffix(".lock"), "w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        yield
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(prog="hack/minigrid", description="A whole grid on this machine.")
+    verbs = parser.add_subparsers(required=True, metavar="VERB")
+
+    def verb(name: str, function: object, help: str) -> argparse.ArgumentParser:
+        made = verbs.add_parser(name, help=help)
+        made.set_defaults(function=function)
+        made.add_argument("--name", default=os.environ.get("ZOS_MINIGRID", "demo"), help="which minigrid (default: demo)")
+        return made
+
+    made = verb("up", up, "make it, or heal it")
+    made.add_argument("--nodes", type=int, default=3)
+    made.add_argument("--hidden", type=int, default=None, help="how many of them behind a NAT (default: 1 of 3 or more)")
+    made.add_argument("--controllers", type=int, default=1)
+    made.add_argument("--node-names", help="comma-separated, instead of n1, n2, …")
+    made.add_argument("--accelerator", default="tcg", choices=("tcg", "kvm", "auto"))
+    verb("status", status, "hosts, services, addresses, nodes")
+    made = verb("exec", execute, "run a command on a host")
+    made.add_argument("host")
+    made.add_argument("command", nargs=argparse.REMAINDER)
+    made = verb("logs", logs, "of a service on a host")
+    made.add_argument("host")
+    made.add_argument("service", nargs="?")
+    made.add_argument("-f", "--follow", action="store_true")
+    made.add_argument("-n", "--lines", type=int, default=100)
+    made = verb("crash", crash, "kill a host with everything in it; up brings it back")
+    made.add_argument("host")
+    made = verb("down", down, "remove it without a trace")
+    made.add_argument("--all", action="store_true")
+    verb("kubeconfig", kubeconfig, "the administrator's")
+    arguments = parser.parse_args()
+    if os.geteuid() != 0:
+        print("hack/minigrid needs root: it makes namespaces. Run it with sudo.", file=sys.stderr)
+        return 1
+    try:
+        arguments.function(arguments)
+    except GridError as error:
+        print(f"\nhack/minigrid: {error}", file=sys.stderr)
+        return 1
+    return 0

@@ -1,0 +1,90 @@
+"""The wires of a minigrid: a switch, a NAT for hidden nodes, and a link to this machine. Making them twice is harmless."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from gridlib.host import run
+from gridlib.layout import CONTROL_PLANE, HIDDEN, LAPTOP, NAT, ROUTER, UNDERLAY6, Grid
+
+_NAT_RULES = """
+table ip nat { }
+delete table ip nat
+table ip nat {
+  chain forward {
+    type filter hook forward priority filter; policy drop;
+    ct state established,related accept
+    iifname "lan" accept
+  }
+  chain postrouting {
+    type nat hook postrouting priority srcnat;
+    oifname "eth0" masquerade
+  }
+}
+"""
+
+
+def make(grid: Grid) -> None:
+    for host in grid.hosts:
+        _netns(grid.netns(host))
+    switch, nat = grid.netns("switch"), grid.netns("nat")
+    bridge(switch, "br0", f"{ROUTER}/24")
+    ip(switch, "addr", "replace", f"{UNDERLAY6[1]}/64", "dev", "br0", "nodad")
+    for host, address in (("cp", CONTROL_PLANE), ("laptop", LAPTOP), ("nat", NAT)):
+        _plug(grid, host, switch, "br0", f"{address}/24", str(ROUTER))
+    bridge(nat, "lan", f"{HIDDEN[1]}/24")
+    run("ip", "netns", "exec", nat, "sysctl", "-qw", "net.ipv4.ip_forward=1")
+    run("ip", "netns", "exec", nat, "nft", "-f", "-", input=_NAT_RULES)
+    for node in grid.nodes:
+        if node.hidden:
+            _plug(grid, node.name, nat, "lan", f"{node.ipv4}/24", str(HIDDEN[1]))
+        else:
+            _plug(grid, node.name, switch, "br0", f"{node.ipv4}/24", str(ROUTER))
+            ip(grid.netns(node.name), "addr", "replace", f"{node.ipv6}/64", "dev", "eth0", "nodad")
+    if grid.link not in links(None):
+        run("ip", "link", "add", grid.link, "type", "veth", "peer", "name", "host0", "netns", grid.netns("cp"))
+    run("ip", "addr", "replace", f"{grid.host_address}/30", "dev", grid.link)
+    run("ip", "link", "set", grid.link, "up")
+    ip(grid.netns("cp"), "addr", "replace", f"{grid.api_address}/30", "dev", "host0")
+    ip(grid.netns("cp"), "link", "set", "host0", "up")
+
+
+def remove(grid: Grid) -> None:
+    if grid.link in links(None):
+        run("ip", "link", "del", grid.link, check=False)
+    for path in sorted(Path("/run/netns").glob(f"mg-{grid.name}-*")):
+        run("ip", "netns", "del", path.name, check=False)
+
+
+def ip(netns: str, *words: str) -> str:
+    return run("ip", "-n", netns, *words)
+
+
+def _netns(name: str) -> None:
+    if not Path("/run/netns", name).exists():
+        run("ip", "netns", "add", name)
+    ip(name, "link", "set", "lo", "up")
+
+
+def links(netns: str | None) -> set[str]:
+    out = run("ip", *(["-n", netns] if netns else []), "-o", "link", "show")
+    return {line.split(": ")[1].split("@")[0] for line in out.splitlines()}
+
+
+def bridge(netns: str, name: str, address: str) -> None:
+    if name not in links(netns):
+        ip(netns, "link", "add", name, "type", "bridge", "forward_delay", "0")
+    ip(netns, "addr", "replace", address, "dev", name)
+    ip(netns, "link", "set", name, "up")
+
+
+def _plug(grid: Grid, host: str, into: str, switch: str, address: str, gateway: str) -> None:
+    """A cable from a host's eth0 to a bridge."""
+    netns = grid.netns(host)
+    if "eth0" not in links(netns):
+        port = f"p-{host}"[:15] if len(host) < 13 else f"p{abs(hash(host)) % 10**12}"
+        run("ip", "link", "add", port, "netns", into, "type", "veth", "peer", "name", "eth0", "netns", netns)
+        ip(into, "link", "set", port, "master", switch, "up")
+    ip(netns, "addr", "replace", address, "dev", "eth0")
+    ip(netns, "link", "set", "eth0", "up")
+    ip(netns, "route", "replace", "default", "via", gateway)

@@ -1,0 +1,5 @@
+import sys
+
+from zos.agent.main import main
+
+sys.exit(main())

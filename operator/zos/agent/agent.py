@@ -1,0 +1,297 @@
+"""One node's agent: what wakes it, whom it believes, and what it does about it."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import time
+from collections.abc import Callable, Mapping, Sequence
+from datetime import UTC, datetime
+
+from zos.agent.cluster import Cluster
+from zos.agent.converge import Converger, Pass
+from zos.agent.metrics import Metrics
+from zos.agent.nodestatus import NodeStatus
+from zos.agent.registry import Registry
+from zos.agent.settings import Settings
+from zos.agent.snapshot import Snapshot
+from zos.agent.statuses import Statuses
+from zos.agent.workloads import Workloads
+from zos.api.gridnode import GridNode, NodeFeatures
+from zos.api.meta import Key
+from zos.api.nodeworkload import NodeWorkload
+from zos.drivers import DomainSource, Driver, ImageSource
+from zos.drivers.keyring import Keyring
+from zos.kube import lease
+from zos.kube.client import ApiError, Client, Raw, Unavailable
+from zos.kube.informer import Informer, Watched
+from zos.plan import names
+from zos.plan.diff import Op
+from zos.plan.facts import Facts, ImageFact
+
+log = logging.getLogger("zos.agent")
+
+#: Seconds in which further news join a pass that is due.
+_COALESCE = 0.02
+#: Passes in a row without such a pause for anything else before the loop slows down: something is flapping.
+_BURST = 20
+_SLOW = 0.25
+#: Seconds to wait for the API server before the workloads saved on disk are brought up.
+_PATIENCE = 5.0
+#: Seconds until the next attempt to learn whose cluster answers.
+_ASK_AGAIN = 1.0
+#: Seconds until the next heartbeat when one could not be written.
+_BEAT_AGAIN = 1.0
+#: Seconds after which a pass that doesn't end is a reason to call the agent unhealthy.
+_STUCK = 300.0
+
+
+class Agent:
+    """Run `run` until it is cancelled.
+
+    Leaving disturbs nothing: services and guests are not its children.
+    """
+
+    def __init__(
+        self,
+        settings: Settings,
+        client: Client,
+        drivers: Sequence[Driver],
+        registry: Registry,
+        *,
+        keyring: Keyring,
+        images: ImageSource | None = None,
+        domains: DomainSource | None = None,
+        features: Callable[[], NodeFeatures] = NodeFeatures,
+        metrics: Metrics | None = None,
+    ) -> None:
+        self._settings = settings
+        self._client = client
+        self._keyring = keyring
+        self._images = images
+        self._domains = domains
+        self.metrics = metrics or Metrics()
+        self.namespace = names.node_namespace(settings.node)
+        self._workloads = Workloads()
+        self._believed: Mapping[str, NodeWorkload] = {}  # as of the last time the cluster was known to be ours
+        self._believed_version = -1
+        self._due = asyncio.Event()
+        self._passing_since: float | None = None
+        self._secrets: dict[tuple[str, str, str], str] = {}
+        self._right: frozenset[tuple[str, int]] = frozenset()  # (workload, generation) that were ready after the last pass
+        self.cluster = Cluster(client, settings.state, time.monotonic)
+        self._informer = Informer(
+            client.access,
+            client,
+            [Watched(NodeWorkload, self.namespace), Watched(GridNode, name=settings.node)],
+            self._heard,
+            trusted=self.cluster.ours,
+            relisted=self.cluster.doubt,
+        )
+        self._listed = self._informer.listed
+        self._snapshot = Snapshot(settings.state)
+        self._statuses = Statuses(client, self._workloads.get, time.monotonic, _now)
+        self._node = NodeStatus(client, settings, keyring, features, time.monotonic)
+        self._converger = Converger(
+            drivers, registry, self._facts, changed=self._due.set, slow_done=self._slow_done,
+            clock=time.monotonic, wall=time.time,
+        )  # fmt: skip
+
+    def _heard(self, key: Key, raw: Raw | None) -> None:
+        """News from the API server."""
+        if key.kind == GridNode.KIND:
+            if raw is not None and key.name == self._settings.node:
+                self._node.see(GridNode.model_validate(raw))
+            elif raw is None:
+                self._node.node = None
+        elif key.namespace == self.namespace:
+            matters = self._workloads.put(raw) if raw is not None else self._workloads.remove(key.name)
+            if matters:
+                self._due.set()
+
+    def unhealthy(self) -> str | None:
+        """What is wrong with the agent itself; None: nothing."""
+        if self._passing_since is not None and time.monotonic() - self._passing_since > _STUCK:
+            return f"a pass has been running for {time.monotonic() - self._passing_since:.0f} s"
+        return None
+
+    async def run(self) -> None:
+        """Until cancelled, or until one of its parts fails, which is a bug."""
+        await self._node.look()
+        self._converger.watch()
+        try:
+            async with asyncio.TaskGroup() as tasks:
+                tasks.create_task(self._informer.run(), name="informer")
+                tasks.create_task(self._loop(), name="converge")
+                tasks.create_task(self._statuses.run(), name="statuses")
+                tasks.create_task(self._node.run(self._knows_all), name="node status")
+                tasks.create_task(self._beat(), name="heartbeat")
+        finally:
+            await self._converger.close()
+
+    # -- the loop ------------------------------------------------------------------------------------------------------
+
+    async def _loop(self) -> None:
+        await self._first_news()
+        last_resync = time.monotonic()
+        hurried = 0
+        while True:
+            self._due.clear()
+            now = time.monotonic()
+            if now - last_resync >= self._settings.resync:
+                self._converger.resync()
+                self._statuses.distrust()
+                last_resync = now
+            result = await self._pass()
+            times = [last_resync + self._settings.resync]
+            if result is None or self._workloads.version != self._believed_version:
+                times.append(time.monotonic() + _ASK_AGAIN)
+            if result is not None and result.wake_at is not None:
+                times.append(result.wake_at)
+            wait = 0.0 if result is not None and result.again else max(0.0, min(times) - time.monotonic())
+            before = time.monotonic()
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(wait):
+                    await self._due.wait()
+            hurried = hurried + 1 if time.monotonic() - before < _SLOW else 0
+            await asyncio.sleep(_COALESCE if hurried < _BURST else _SLOW)
+
+    async def _first_news(self) -> None:
+        """Until everything is listed, or it is time to go by what is on disk."""
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(_PATIENCE):
+                await self._listed.wait()
+        if not self._listed.is_set():
+            log.warning("the API server is not there yet: going by what was known last")
+
+    async def _pass(self) -> Pass | None:
+        """None: it is not known what this node should be."""
+        current = await self._believe()
+        if self.cluster.foreign is not None:
+            self.metrics.foreign.set(1)
+            return None
+        self.metrics.foreign.set(0)
+        if not self._listed.is_set() and not self._believed:
+            saved = self._snapshot.load(self.cluster.uid)
+            if saved is None:
+                await self._listed_soon()
+                return None
+            self._believed = saved
+        workloads = self._believed
+        self._passing_since = time.monotonic()
+        result = await self._converger.converge(workloads, may_remove=current)
+        self.metrics.passes.observe(time.monotonic() - self._passing_since)
+        self._passing_since = None
+        self._account(workloads, result)
+        if current:
+            self._statuses.offer(workloads, result.reports, result.clean)
+            self._node.workloads = workloads
+            quarantined = tuple(f"{thing.key} of {thing.owner}" if thing.owner else thing.key for thing in result.quarantined)
+            if quarantined != self._node.quarantined:
+                log.warning("data without an owner is left untouched: %s", ", ".join(quarantined) or "none any more")
+                self._node.quarantined = quarantined
+            self._node.changed()
+        return result
+
+    async def _believe(self) -> bool:
+        """Takes over the news if they come from our cluster. Whether what we go by is complete and current."""
+        if not self._listed.is_set():
+            return False
+        if self._workloads.version == self._believed_version:
+            return True
+        version, workloads = self._workloads.version, self._workloads.all()
+        if not await self.cluster.ours():
+            return False
+        self._believed, self._believed_version = workloads, version
+        if (uid := self.cluster.uid) is not None:
+            await asyncio.to_thread(self._snapshot.save, uid, workloads)
+        return True
+
+    async def _listed_soon(self) -> None:
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(1.0):
+                await self._listed.wait()
+
+    def _knows_all(self) -> bool:
+        return self._listed.is_set() and self._believed_version >= 0 and self.cluster.foreign is None
+
+    # -- facts ---------------------------------------------------------------------------------------------------------
+
+    def _facts(self, workloads: Mapping[str, NodeWorkload]) -> Facts:
+        images = self._images.facts() if self._images is not None else {}
+        return Facts(
+            node=self._settings.node,
+            now=time.time(),
+            nameservers=self._node.nameservers,
+            images={ref: fact for ref, fact in images.items() if isinstance(fact, ImageFact)},
+            image_problems={ref: fact for ref, fact in images.items() if isinstance(fact, str)},
+            domains=self._domains.facts() if self._domains is not None else {},
+            secrets=self._unsealed(workloads),
+        )
+
+    def _unsealed(self, workloads: Mapping[str, NodeWorkload]) -> dict[tuple[str, str], str]:
+        opened: dict[tuple[str, str, str], str] = {}
+        for name, workload in workloads.items():
+            for sealed in workload.spec.machine.sealed_env if workload.spec.machine is not None else ():
+                key = (name, sealed.name, sealed.value)
+                try:
+                    opened[key] = self._secrets[key] if key in self._secrets else self._keyring.unseal(sealed.value)
+                except ValueError as error:
+                    log.warning("%s: %s", sealed.name, error, extra={"workload": name})
+        self._secrets = opened
+        return {(name, variable): value for (name, variable, _), value in opened.items()}
+
+    # -- telling -------------------------------------------------------------------------------------------------------
+
+    async def _beat(self) -> None:
+        """Renews the node's Lease, whatever the loop is busy with."""
+        told = False
+        await self._listed.wait()
+        while True:
+            pause = self._settings.heartbeat
+            try:
+                if self.cluster.foreign is None:
+                    await lease.renew(self._client, self.namespace, "agent", self._settings.node, self._settings.lease)
+                told = False
+            except (ApiError, Unavailable) as error:
+                if not told:
+                    log.warning("heartbeat not written: %s", error)
+                told = True
+                pause = min(pause, _BEAT_AGAIN)  # a new node's namespace is made in this moment
+            await asyncio.sleep(pause)
+
+    def _account(self, workloads: Mapping[str, NodeWorkload], result: Pass) -> None:
+        for op in result.done:
+            self._count(op, True)
+            owner = op.item.owner if op.item is not None else op.observed.owner if op.observed is not None else ""
+            workload = workloads.get(owner)
+            drift = workload is not None and (owner, workload.metadata.generation) in self._right
+            if drift:
+                self.metrics.drift.labels(_item(op)).inc()
+            what = "mended" if drift else "done"
+            log.info("%s %s: %s", op.verb, op.key, what, extra={"workload": owner, "item": op.key})
+        for op in result.failed:
+            self._count(op, False)
+        ready = {name for name, report in result.reports.items() if report.verdict.ready}
+        self._right = frozenset((name, workloads[name].metadata.generation) for name in ready)
+        self.metrics.workloads.labels("ready").set(len(ready))
+        self.metrics.workloads.labels("not ready").set(len(result.reports) - len(ready))
+        self.metrics.workloads.labels("deleting").set(sum(workload.deleting for workload in workloads.values()))
+        self.metrics.quarantined.set(len(result.quarantined))
+
+    def _slow_done(self, op: Op, ok: bool) -> None:
+        self._count(op, ok)
+        if ok:
+            log.info("%s %s: done", op.verb, op.key, extra={"item": op.key})
+
+    def _count(self, op: Op, ok: bool) -> None:
+        self.metrics.operations.labels(_item(op), op.verb, "ok" if ok else "failed").inc()
+
+
+def _item(op: Op) -> str:
+    return op.key.split("/", 1)[0]
+
+
+def _now() -> str:
+    return datetime.now(UTC).isoformat(timespec="seconds").replace("+00:00", "Z")

@@ -1,0 +1,67 @@
+"""Which cluster this node belongs to. State on disk is bound to it: another cluster's word moves nothing here."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable
+from pathlib import Path
+
+from zos.agent.storage import write
+from zos.api.core import Namespace
+from zos.kube.client import ApiError, Client, Unavailable
+
+log = logging.getLogger("zos.agent")
+
+#: Seconds for which an answer is good: how long an exchanged API server could go unnoticed.
+_FRESH = 10.0
+
+
+class Cluster:
+    """A cluster is known by the UID of its namespace kube-system, which lives as long as the cluster does."""
+
+    def __init__(self, client: Client, state: Path, clock: Callable[[], float]) -> None:
+        self._client = client
+        self._file = state / "cluster-uid"
+        self._clock = clock
+        self._verified_at: float | None = None
+        self.foreign: str | None = None  # UID of the wrong cluster that answers now
+
+    @property
+    def uid(self) -> str | None:
+        """The cluster that this node is bound to; None: to none yet."""
+        return self._file.read_text().strip() if self._file.exists() else None
+
+    def doubt(self) -> None:
+        """Another server may answer from now on: the next `ours` asks."""
+        self._verified_at = None
+
+    async def ours(self) -> bool:
+        """Whether the API server that answers is this node's cluster; the first one that does becomes it. False as well
+        when nobody answers."""
+        if self._verified_at is not None and self._clock() - self._verified_at < _FRESH:
+            return True
+        try:
+            raw = await self._client.get(Namespace, "", "kube-system")
+        except (Unavailable, ApiError) as error:
+            log.info("the cluster can't be identified: %s", error)
+            return False
+        if raw is None:
+            return False  # a server that is just starting
+        found, bound = str(raw["metadata"]["uid"]), self.uid
+        if bound is None:
+            write(self._file, found + "\n")
+            bound = found
+            log.info("bound to cluster %s", found)
+        if found != bound:
+            if self.foreign != found:
+                log.critical(
+                    "another cluster answers (%s); this node belongs to %s and is left as it is. If it is to join the "
+                    "other one, remove %s after saving what is needed",
+                    found,
+                    bound,
+                    self._file.parent,
+                )
+            self.foreign, self._verified_at = found, None
+            return False
+        self.foreign, self._verified_at = None, self._clock()
+        return True

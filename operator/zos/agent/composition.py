@@ -1,0 +1,70 @@
+"""Which drivers serve a node, and which kind's code serves which workload: the whole agent at one glance."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+
+from zos.agent.registry import Kind
+from zos.agent.settings import Settings
+from zos.api.gridnode import NodeFeatures
+from zos.api.nodeworkload import MachineOnNode, MountOnNode, NetworkOnNode, NodeWorkload, Part
+from zos.drivers import DomainSource, Driver, ImageSource
+from zos.drivers.disk import DiskDriver
+from zos.drivers.domain import DomainDriver
+from zos.drivers.file import FileDriver
+from zos.drivers.firewall import FirewallDriver
+from zos.drivers.image import ImageDriver
+from zos.drivers.keyring import Keyring
+from zos.drivers.link import LinkDriver
+from zos.drivers.pull import Registries
+from zos.drivers.segment import SegmentDriver
+from zos.drivers.service import ServiceDriver
+from zos.drivers.sysctl import SysctlDriver
+from zos.drivers.wireguard import WireGuardDriver, probe
+from zos.kinds.network import lower as network
+from zos.kinds.zmachine import lower as zmachine
+from zos.kinds.zmount import lower as zmount
+
+_KINDS: Mapping[type[Part], Kind] = {NetworkOnNode: network, MachineOnNode: zmachine, MountOnNode: zmount}
+
+
+def kind_of(workload: NodeWorkload) -> Kind | None:
+    part = workload.spec.part
+    return None if part is None else _KINDS[type(part)]
+
+
+@dataclass(frozen=True)
+class Equipment:
+    """The drivers of a node, and those among them that facts come from."""
+
+    drivers: tuple[Driver, ...]
+    images: ImageSource | None
+    domains: DomainSource | None
+    features: Callable[[], NodeFeatures]
+
+
+async def equip(settings: Settings, keyring: Keyring) -> Equipment:
+    """Opens what the node has. Raises OSError where the node lacks something an agent can't do without."""
+    logs = settings.state / "log"
+    kind = await probe()
+    domains = DomainDriver(
+        settings.state, settings.run, settings.guest_dir, uri=settings.libvirt_uri, accelerator=settings.accelerator
+    )
+    registries = Registries(settings.insecure_registries, settings.registry_auth)
+    images = ImageDriver(settings.state / "images", registries, domains.images)
+    drivers: tuple[Driver, ...] = (
+        LinkDriver(),
+        SegmentDriver(),
+        SysctlDriver(),
+        FirewallDriver(settings.run),
+        WireGuardDriver(settings.state, keyring, settings.service_dir, logs, settings.wireguard_go, kind),
+        FileDriver(settings.state),
+        ServiceDriver(settings.service_dir, logs),
+        images,
+        DiskDriver(settings.state / "disks", domains.resize_disk),
+        domains,
+    )
+    return Equipment(
+        drivers, images, domains, lambda: NodeFeatures(wireguard=kind, accelerator=domains.accelerator_found() or "")
+    )

@@ -1,0 +1,221 @@
+"""Carries operations out: in order, in parallel, slow ones beside the loop, failed ones again later."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import random
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, field
+from enum import Enum
+
+from zos.drivers import Driver, DriverError
+from zos.plan.diff import Observed, Op
+from zos.plan.items import Item
+from zos.plan.order import schedule
+
+log = logging.getLogger("zos.agent")
+
+#: Operations of quick drivers that run at once; keeps a large plan from starting hundreds of programs.
+_PARALLEL = 16
+_FIRST_RETRY = 1.0
+_LAST_RETRY = 300.0
+
+
+@dataclass(frozen=True)
+class Failure:
+    """An operation that failed: what it was, why, how often in a row, and when (agent's clock) to try again."""
+
+    op: Op
+    error: str
+    tries: int
+    retry_at: float
+
+
+@dataclass(frozen=True)
+class Execution:
+    """What became of one set of operations. ``touched`` are the drivers that did something; ``results`` are
+    (kind of item, verb, "ok" | "failed"), for the metrics."""
+
+    blocked: Mapping[str, str] = field(default_factory=dict)
+    cycles: Mapping[str, str] = field(default_factory=dict)
+    touched: frozenset[Driver] = frozenset()
+    done: tuple[Op, ...] = ()
+    failed: tuple[Op, ...] = ()
+
+
+class _State(Enum):
+    DONE = "done"
+    OPEN = "open"
+
+
+@dataclass
+class _Running:
+    op: Op
+    driver: Driver
+    task: asyncio.Task[None]
+
+
+class Executor:
+    """``finished`` is called with the driver when a slow operation ends; ``clock`` gives seconds, any origin."""
+
+    def __init__(
+        self, drivers: Iterable[Driver], finished: Callable[[Driver, Op, bool], None], clock: Callable[[], float]
+    ) -> None:
+        self._by_type = {item: driver for driver in drivers for item in driver.ITEMS}
+        self._by_kind = {kind: driver for item, driver in self._by_type.items() for kind in (_kind_of(item),)}
+        self._finished = finished
+        self._clock = clock
+        self._running: dict[str, _Running] = {}
+        self._failures: dict[str, Failure] = {}
+        self._quick = asyncio.Semaphore(_PARALLEL)
+
+    @property
+    def failures(self) -> Mapping[str, Failure]:
+        return self._failures
+
+    @property
+    def running(self) -> Mapping[str, Op]:
+        return {key: running.op for key, running in self._running.items()}
+
+    def progress(self, key: str) -> str:
+        """What a running slow operation says of itself."""
+        running = self._running[key]
+        said = getattr(running.driver, "progress", None)
+        return (said(key) if said is not None else "") or ("removing" if running.op.item is None else "in progress")
+
+    def retry_at(self) -> float | None:
+        """When the next failed operation is to be tried again (agent's clock)."""
+        return min((failure.retry_at for failure in self._failures.values()), default=None)
+
+    def driver_of(self, key: str, item: Item | None = None) -> Driver | None:
+        return self._by_type.get(type(item)) if item is not None else self._by_kind.get(key.split("/", 1)[0])
+
+    def stuck(self, op: Op, error: str) -> None:
+        """An operation that reported success but whose result is not there: treated as failed, or it would run forever."""
+        self._fail(op, error)
+
+    def settle(self, ops: Iterable[Op]) -> None:
+        """Forgets failures of operations that are no longer asked for."""
+        asked = {op.key: op for op in ops}
+        self._failures = {
+            key: failure
+            for key, failure in self._failures.items()
+            if (op := asked.get(key)) is not None and _same(op, failure.op)
+        }
+
+    async def execute(
+        self, ops: Iterable[Op], wanted: Mapping[str, Item], observed: Mapping[str, Observed], unknown: frozenset[Driver]
+    ) -> Execution:
+        """Runs what can run now. Nothing is done through the drivers in ``unknown`` (what they have can't be seen)."""
+        ops = list(ops)
+        self.settle(ops)
+        self._cancel_unwanted(wanted)
+        now = self._clock()
+        waiting = {key for key, failure in self._failures.items() if failure.retry_at > now} | set(self._running)
+        waiting |= {op.key for op in ops if self._driver(op) in unknown}
+        due = {op.key: op for op in ops if op.key not in waiting}
+        plan = schedule(due.values(), wanted, observed, frozenset(waiting))
+        blocked = dict(plan.blocked)
+        touched: set[Driver] = set()
+        done: list[Op] = []
+        failed: list[Op] = []
+
+        async def carry_out(key: str) -> _State:
+            for need in sorted(plan.after[key]):
+                if await tasks[need] is not _State.DONE:
+                    blocked[key] = need
+                    return _State.OPEN
+            op = due[key]
+            driver = self._driver(op)
+            if driver is None:
+                self._fail(op, f"this agent has no driver for {key.split('/', 1)[0]}")
+                return _State.OPEN
+            if driver.SLOW:
+                self._start(op, driver)
+                return _State.OPEN
+            async with self._quick:
+                touched.add(driver)
+                error = await _attempt(driver, op)
+            if error is not None:
+                self._fail(op, error)
+                failed.append(op)
+                return _State.OPEN
+            self._failures.pop(key, None)
+            done.append(op)
+            return _State.DONE
+
+        tasks = {key: asyncio.create_task(carry_out(key)) for key in plan.after}
+        try:
+            await asyncio.gather(*tasks.values())
+        finally:
+            for task in tasks.values():
+                task.cancel()
+        return Execution(blocked, plan.cycles, frozenset(touched), tuple(done), tuple(failed))
+
+    async def close(self) -> None:
+        """Ends slow operations that can be ended; what they were at is taken up by the next agent."""
+        tasks = [running.task for running in self._running.values()]
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+
+    def _driver(self, op: Op) -> Driver | None:
+        return self.driver_of(op.key, op.item if op.item is not None else op.observed.item if op.observed else None)
+
+    def _start(self, op: Op, driver: Driver) -> None:
+        async def work() -> None:
+            ok = False
+            try:
+                error = await _attempt(driver, op)
+                ok = error is None
+                if error is not None:
+                    self._fail(op, error)
+                else:
+                    self._failures.pop(op.key, None)
+            finally:
+                del self._running[op.key]
+                self._finished(driver, op, ok)
+
+        log.debug("%s %s begins: %s", op.verb, op.key, op, extra={"item": op.key})
+        self._running[op.key] = _Running(op, driver, asyncio.create_task(work(), name=f"{op.verb} {op.key}"))
+
+    def _cancel_unwanted(self, wanted: Mapping[str, Item]) -> None:
+        for key, running in self._running.items():
+            if running.op.item is not None and wanted.get(key) != running.op.item:
+                running.task.cancel()
+
+    def _fail(self, op: Op, error: str) -> None:
+        before = self._failures.get(op.key)
+        tries = before.tries + 1 if before is not None and _same(before.op, op) else 1
+        longest = float(getattr(self._driver(op), "LAST_RETRY", _LAST_RETRY))
+        delay = min(longest, _FIRST_RETRY * 2 ** min(tries - 1, 20)) * random.uniform(0.8, 1.2)
+        if before is None or before.error != error:
+            log.warning("%s %s: %s", op.verb, op.key, error, extra={"item": op.key, "owner": _owner(op)})
+        self._failures[op.key] = Failure(op, error, tries, self._clock() + delay)
+
+
+async def _attempt(driver: Driver, op: Op) -> str | None:
+    """The error of one operation, None when it went well."""
+    try:
+        await driver.apply(op)
+    except DriverError as error:
+        return str(error) or type(error).__name__
+    except Exception as error:  # a driver's bug is that item's problem, not the node's
+        log.exception("%s %s", op.verb, op.key)
+        return f"{type(error).__name__}: {error}"
+    return None
+
+
+def _same(one: Op, other: Op) -> bool:
+    return (one.verb == "remove") == (other.verb == "remove") and one.item == other.item
+
+
+def _owner(op: Op) -> str:
+    return op.item.owner if op.item is not None else op.observed.owner if op.observed is not None else ""
+
+
+def _kind_of(item: type[Item]) -> str:
+    """First part of the keys of an item class."""
+    name = item.__name__.lower()
+    return "link" if name in ("bridge", "veth", "tap") else name

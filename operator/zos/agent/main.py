@@ -1,0 +1,75 @@
+"""The agent's process: settings in, everything composed, run until SIGTERM. Read this first."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import signal
+import sys
+from collections.abc import Sequence
+
+from zos import __version__
+from zos.agent.agent import Agent
+from zos.agent.composition import equip, kind_of
+from zos.agent.metrics import Metrics
+from zos.agent.settings import Settings, parse
+from zos.drivers.keyring import Keyring
+from zos.kube.client import Access, Client
+from zos.kube.log import configure
+from zos.kube.serving import serve
+
+log = logging.getLogger("zos.agent")
+
+
+async def run(settings: Settings) -> None:
+    """Until cancelled. Raises OSError when the node or the configuration can't be used."""
+    settings.state.mkdir(parents=True, exist_ok=True, mode=0o700)
+    settings.run.mkdir(parents=True, exist_ok=True)
+    metrics = Metrics()
+    access = await Access.load(settings.kubeconfig)
+    client = Client(access, wrote=lambda kind, verb, code: metrics.api_writes.labels(kind, verb, str(code)).inc())
+    keyring = Keyring(settings.state / "keys")
+    equipment = await equip(settings, keyring)
+    agent = Agent(
+        settings,
+        client,
+        equipment.drivers,
+        kind_of,
+        keyring=keyring,
+        images=equipment.images,
+        domains=equipment.domains,
+        features=equipment.features,
+        metrics=metrics,
+    )
+    log.info("agent %s starts", __version__)
+    server = None
+    try:
+        if settings.metrics is not None:
+            server, _ = await serve(settings.metrics, agent.unhealthy, metrics.registry)
+        await agent.run()
+    finally:
+        if server is not None:
+            await server.cleanup()
+        await client.close()
+        log.info("agent stops; services and guests go on")
+
+
+async def _until_told(settings: Settings) -> int:
+    work = asyncio.create_task(run(settings))
+    loop = asyncio.get_running_loop()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(number, work.cancel)
+    try:
+        await work
+    except asyncio.CancelledError:
+        return 0
+    except OSError as error:
+        log.critical("%s", error)
+        return 1
+    return 0
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    settings = parse(sys.argv[1:] if argv is None else argv)
+    configure(settings.log_level, node=settings.node)
+    return asyncio.run(_until_told(settings))

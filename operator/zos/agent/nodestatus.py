@@ -1,0 +1,134 @@
+"""The agent's part of GridNode.status: what the node offers, and its fresh keys. Written only when it changes."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Callable, Mapping
+
+from zos import __version__
+from zos.agent import prekeys, surroundings
+from zos.agent.settings import Settings
+from zos.agent.statuses import replacing
+from zos.api.gridnode import Endpoint, GridNode, NodeFeatures
+from zos.api.nodeworkload import NodeWorkload
+from zos.drivers.keyring import Keyring
+from zos.kube.client import ApiError, Client, NotFound, Raw, Unavailable
+
+log = logging.getLogger("zos.agent")
+
+#: Seconds between looks at what nobody tells us of: addresses, name servers, the size of the disk.
+_LOOK = 60.0
+_RETRY = 3.0
+#: Our fields of GridNode.status, as on the wire. The rest is the controller's.
+_OURS = (
+    "capacity", "prekeys", "sealingKey", "features", "agentVersion", "reportedEndpoint", "nameservers", "quarantined",
+)  # fmt: skip
+
+
+class NodeStatus:
+    """``features`` gives what drivers found out by now. ``run`` until cancelled; call `changed` when there is news."""
+
+    def __init__(
+        self,
+        client: Client,
+        settings: Settings,
+        keyring: Keyring,
+        features: Callable[[], NodeFeatures],
+        clock: Callable[[], float],
+    ) -> None:
+        self._client = client
+        self._settings = settings
+        self._keyring = keyring
+        self._features = features
+        self._clock = clock
+        self._wake = asyncio.Event()
+        self._made: set[str] = set()
+        self._unused: Mapping[str, float] = {}
+        self._endpoint: Endpoint | None = None
+        self._nameservers: tuple[str, ...] = ()
+        self.workloads: Mapping[str, NodeWorkload] = {}
+        self.quarantined: tuple[str, ...] = ()
+        self.node: GridNode | None = None
+
+    @property
+    def nameservers(self) -> tuple[str, ...]:
+        return self._nameservers
+
+    def changed(self) -> None:
+        self._wake.set()
+
+    def see(self, node: GridNode) -> None:
+        """What the API server shows; older news than what is known is dropped."""
+        if self.node is not None and self.node.uid == node.uid:
+            if int(node.metadata.resource_version) <= int(self.node.metadata.resource_version):
+                return
+            if ours(node) == ours(self.node) and node.status.holds == self.node.status.holds:
+                self.node = node
+                return
+        self.node = node
+        self.changed()
+
+    async def look(self) -> None:
+        """Asks the node for what it doesn't tell by itself."""
+        self._nameservers = surroundings.nameservers()
+        self._endpoint = await surroundings.endpoint()
+
+    async def run(self, allowed: Callable[[], bool]) -> None:
+        """``allowed``: the workloads are known and the cluster is ours, so keys can be told used from unused."""
+        looked = self._clock()
+        while True:
+            self._wake.clear()
+            delay = max(0.1, looked + _LOOK - self._clock())
+            if allowed() and self.node is not None:
+                try:
+                    await self._write(self.node)
+                except NotFound:
+                    self.node = None
+                except (ApiError, Unavailable, OSError) as error:
+                    log.warning("node status not written: %s", error)
+                    delay = _RETRY
+            try:
+                async with asyncio.timeout(delay):
+                    await self._wake.wait()
+            except TimeoutError:
+                if self._clock() - looked >= _LOOK:
+                    await self.look()
+                    looked = self._clock()
+
+    async def _write(self, node: GridNode) -> None:
+        status = node.status
+        used = {hold.public_key for hold in status.holds if hold.public_key}
+        used |= {w.spec.network.public_key for w in self.workloads.values() if w.spec.network is not None}
+        pool = prekeys.plan(self._keyring.publics(), status.prekeys, self._made, used, self._unused, self._clock())
+        self._unused = pool.unused
+        for key in pool.forget:
+            log.info("key of a network that is gone deleted", extra={"public_key": key})
+            self._keyring.forget(key)
+        fresh = tuple(self._keyring.create() for _ in range(pool.create))
+        self._made = (self._made - set(status.prekeys)) | set(fresh)
+        wanted = node.model_copy(
+            update={
+                "status": status.model_copy(
+                    update={
+                        "capacity": surroundings.capacity(self._settings),
+                        "prekeys": (*pool.publish, *fresh),
+                        "sealing_key": self._keyring.sealing_key(),
+                        "features": self._features(),
+                        "agent_version": __version__,
+                        "reported_endpoint": self._endpoint,
+                        "nameservers": self._nameservers,
+                        "quarantined": self.quarantined,
+                    }
+                )
+            }
+        )
+        if ours(wanted) == ours(node):
+            return
+        body = {"metadata": {"uid": node.uid}, "status": replacing(ours(wanted), ours(node))}
+        self.see(GridNode.model_validate(await self._client.patch(GridNode, "", node.name, body, subresource="status")))
+
+
+def ours(node: GridNode) -> Raw:
+    """The agent's fields, as on the wire."""
+    return {key: value for key, value in node.status.wire().items() if key in _OURS}

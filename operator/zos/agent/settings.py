@@ -1,0 +1,81 @@
+"""What an agent is told at its start, by options or by the environment (ZOS_NODE for --node, and so on)."""
+
+from __future__ import annotations
+
+import argparse
+import os
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+from zos.api.meta import parse_quantity
+
+
+@dataclass(frozen=True, kw_only=True)
+class Settings:
+    """Times in seconds, sizes in bytes. ``capacity_*`` override what is found on the node."""
+
+    node: str
+    kubeconfig: str | None = None
+    state: Path = Path("/var/lib/zos")
+    run: Path = Path("/run/zos")
+    service_dir: Path = Path("/run/service")
+    accelerator: Literal["auto", "kvm", "tcg"] = "auto"
+    metrics: str | None = None
+    libvirt_uri: str = "qemu+unix:///system?socket=/run/libvirt/libvirt-sock"
+    wireguard_go: str = "wireguard-go"
+    guest_dir: Path = Path("/usr/share/zos/guest")
+    insecure_registries: tuple[str, ...] = ()
+    registry_auth: Path | None = None
+    capacity_cpu: int | None = None
+    capacity_memory: int | None = None
+    capacity_storage: int | None = None
+    reserve_memory: int = 2**30
+    reserve_storage: int = 5 * 2**30
+    heartbeat: float = 10.0
+    lease: int = 40
+    resync: float = 60.0
+    log_level: str = "INFO"
+
+
+def parse(argv: Sequence[str], environment: Mapping[str, str] = os.environ) -> Settings:
+    """Exits with a usage message when something is missing or malformed."""
+    parser = argparse.ArgumentParser(prog="zos-agent", description="Makes this machine a node of the grid.")
+
+    def option(name: str, **rest: object) -> None:
+        variable = "ZOS_" + name.removeprefix("--").upper().replace("-", "_")
+        if variable in environment:
+            rest["default"] = environment[variable]
+            rest["required"] = False
+        parser.add_argument(name, **rest)  # type: ignore[arg-type]
+
+    defaults = Settings(node="")
+    option("--node", required=True, help="name of this node's GridNode")
+    option("--kubeconfig", default=None, help="default: the pod's service account")
+    option("--state", type=Path, default=defaults.state, help="what must survive a reboot: keys, images, disks")
+    option("--run", type=Path, default=defaults.run, help="what a reboot may lose")
+    option("--service-dir", type=Path, default=defaults.service_dir, help="scan directory of the node's s6-svscan")
+    option("--accelerator", choices=("auto", "kvm", "tcg"), default=defaults.accelerator)
+    option("--metrics", default=None, metavar="ADDR:PORT", help="serve /metrics and /healthz there")
+    option("--libvirt-uri", default=defaults.libvirt_uri)
+    option("--wireguard-go", default=defaults.wireguard_go, help="userspace WireGuard, for kernels without")
+    option("--guest-dir", type=Path, default=defaults.guest_dir, help="vmlinuz and initramfs of container machines")
+    option(
+        "--insecure-registries",
+        type=lambda text: tuple(filter(None, text.split(","))),
+        default=(),
+        metavar="HOST[:PORT],…",
+        help="may be spoken to in plain HTTP, beside private and documentation addresses",
+    )
+    option("--registry-auth", type=Path, default=None, metavar="FILE", help="credentials: a containers-auth.json(5)")
+    option("--capacity-cpu", type=int, default=None, help="offer this many virtual CPUs")
+    option("--capacity-memory", type=parse_quantity, default=None, help="offer this much memory, like 8Gi")
+    option("--capacity-storage", type=parse_quantity, default=None, help="offer this much disk, like 100Gi")
+    option("--reserve-memory", type=parse_quantity, default=defaults.reserve_memory, help="kept for the node itself")
+    option("--reserve-storage", type=parse_quantity, default=defaults.reserve_storage, help="kept for the node itself")
+    option("--heartbeat", type=float, default=defaults.heartbeat, help="seconds between renewals of the Lease")
+    option("--lease", type=int, default=defaults.lease, help="seconds after which the node counts as lost")
+    option("--resync", type=float, default=defaults.resync, help="seconds after which nothing seen so far is trusted")
+    option("--log-level", default=defaults.log_level)
+    return Settings(**vars(parser.parse_args(argv)))

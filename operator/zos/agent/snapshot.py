@@ -1,0 +1,51 @@
+"""The last known NodeWorkloads on disk, so that a node that boots while the API server is away comes up as it was."""
+
+from __future__ import annotations
+
+import json
+import logging
+from collections.abc import Mapping
+from pathlib import Path
+
+from zos.agent.storage import write
+from zos.agent.workloads import read
+from zos.api.nodeworkload import NodeWorkload
+
+log = logging.getLogger("zos.agent")
+
+
+class Snapshot:
+    """One file, mode 0600 (environments of machines are in it; secrets only sealed)."""
+
+    def __init__(self, state: Path) -> None:
+        self._file = state / "workloads.json"
+        self._written: str | None = None
+
+    def load(self, cluster: str | None) -> dict[str, NodeWorkload] | None:
+        """What was saved for that cluster; None: nothing usable."""
+        try:
+            saved = json.loads(self._file.read_text())
+            if cluster is None or saved["cluster"] != cluster:
+                return None
+            return {workload.name: workload for workload in map(read, saved["workloads"])}
+        except FileNotFoundError:
+            return None
+        except (OSError, ValueError, KeyError, TypeError) as error:
+            log.warning("the saved workloads can't be used: %s", error)
+            return None
+
+    def save(self, cluster: str, workloads: Mapping[str, NodeWorkload]) -> None:
+        """Writes only what differs from the last time. Without status: it is not what should be, but what was."""
+        text = json.dumps(
+            {
+                "cluster": cluster,
+                "workloads": [{"metadata": w.metadata.wire(), "spec": w.spec.wire()} for _, w in sorted(workloads.items())],
+            }
+        )
+        if text == self._written:
+            return
+        try:
+            write(self._file, text)
+            self._written = text
+        except OSError as error:
+            log.warning("workloads can't be saved: %s", error)

@@ -1,0 +1,192 @@
+"""The only writer of NodeWorkload.status, and of the end of a deletion. Writes what changed, when it is worth a write."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+
+from zos.api.meta import AGENT_FINALIZER, Condition
+from zos.api.nodeworkload import NodeWorkload, NodeWorkloadStatus
+from zos.kinds import Report
+from zos.kube.client import ApiError, Client, Conflict, NotFound, Raw, Unavailable
+from zos.world.conditions import conditions
+
+log = logging.getLogger("zos.agent")
+
+#: Seconds that something unfinished gets before it is worth a write: most things are ready by then, and need only one.
+_GRACE = 0.7
+#: Seconds between two writes that differ in nothing but the words (progress).
+_WORDS = 3.0
+_FIRST_RETRY = 0.5
+_LAST_RETRY = 15.0
+
+
+@dataclass(frozen=True)
+class _Offer:
+    workloads: Mapping[str, NodeWorkload]
+    reports: Mapping[str, Report]
+    clean: frozenset[str]
+
+
+@dataclass(frozen=True)
+class _Known:
+    """What the API server has, as far as we know."""
+
+    uid: str
+    status: NodeWorkloadStatus
+    at: float
+
+
+class Statuses:
+    """``shown`` gives a workload as the API server showed it last, by name; ``clock`` seconds of any origin, ``now``
+    RFC 3339. ``run`` until cancelled; ``offer`` never waits."""
+
+    def __init__(
+        self,
+        client: Client,
+        shown: Callable[[str], NodeWorkload | None],
+        clock: Callable[[], float],
+        now: Callable[[], str],
+    ) -> None:
+        self._client = client
+        self._shown = shown
+        self._clock = clock
+        self._now = now
+        self._offer = _Offer({}, {}, frozenset())
+        self._wake = asyncio.Event()
+        self._known: dict[str, _Known] = {}
+        self._held: dict[str, tuple[NodeWorkloadStatus, float]] = {}  # not yet written, since when
+        self._released: set[str] = set()  # uids
+        self._tries = 0
+
+    def offer(self, workloads: Mapping[str, NodeWorkload], reports: Mapping[str, Report], clean: frozenset[str]) -> None:
+        """The newest judgement replaces the last."""
+        self._offer = _Offer(workloads, reports, clean)
+        self._wake.set()
+
+    def distrust(self) -> None:
+        """Forgets what was written: the next judgement is compared with what the API server shows."""
+        self._known.clear()
+
+    async def run(self) -> None:
+        while True:
+            self._wake.clear()
+            delay = await self.write()
+            try:
+                async with asyncio.timeout(delay):
+                    await self._wake.wait()
+            except TimeoutError:
+                pass
+
+    async def write(self) -> float | None:
+        """One round of writes. Seconds after which to do another one, None: when there is news."""
+        offer, now = self._offer, self._clock()
+        later: list[float] = []
+        work = []
+        for name, report in offer.reports.items():
+            workload = offer.workloads[name]
+            previous = self._previous(workload)
+            status = _status(workload, report, previous, self._now())
+            if status == previous:
+                self._held.pop(name, None)
+                continue
+            wait = self._worth_waiting(name, workload, status, previous, now)
+            if wait > 0:
+                later.append(wait)
+            else:
+                work.append(self._write_status(workload, status, previous))
+        work += [
+            self._release(workload)
+            for name in offer.clean
+            if (workload := offer.workloads[name]).uid not in self._released and AGENT_FINALIZER in workload.metadata.finalizers
+        ]
+        for name in self._known.keys() - offer.workloads.keys():
+            del self._known[name]
+            self._held.pop(name, None)
+        results = await asyncio.gather(*work)
+        if all(results):
+            self._tries = 0
+        else:
+            later.append(min(_LAST_RETRY, _FIRST_RETRY * 2 ** min(self._tries, 10)))
+            self._tries += 1
+        return min(later, default=None)
+
+    def _previous(self, workload: NodeWorkload) -> NodeWorkloadStatus:
+        known = self._known.get(workload.name)
+        if known is not None and known.uid == workload.uid:
+            return known.status
+        shown = self._shown(workload.name)
+        return shown.status if shown is not None and shown.uid == workload.uid else workload.status
+
+    def _worth_waiting(
+        self, name: str, workload: NodeWorkload, status: NodeWorkloadStatus, previous: NodeWorkloadStatus, now: float
+    ) -> float:
+        """Seconds by which to put the write off; something ready or in need of a person is written at once."""
+        if status.condition("Reconciling") is None:
+            self._held.pop(name, None)
+            return 0.0
+        if _in_words(status) == _in_words(previous):
+            known = self._known.get(name)
+            return known.at + _WORDS - now if known is not None else 0.0
+        since = self._held.setdefault(name, (status, now))[1]
+        return since + _GRACE - now
+
+    async def _write_status(self, workload: NodeWorkload, status: NodeWorkloadStatus, previous: NodeWorkloadStatus) -> bool:
+        body = {"metadata": {"uid": workload.uid}, "status": replacing(status.wire(), previous.wire())}
+        name = workload.name
+        try:
+            await self._client.patch(NodeWorkload, workload.namespace, name, body, subresource="status")
+        except (NotFound, Conflict):
+            return True  # gone, or another incarnation: its own event comes
+        except (ApiError, Unavailable) as error:
+            log.warning("status not written: %s", error, extra={"workload": name})
+            return False
+        self._known[name] = _Known(workload.uid, status, self._clock())
+        self._held.pop(name, None)
+        return True
+
+    async def _release(self, judged: NodeWorkload) -> bool:
+        workload = self._shown(judged.name)
+        if workload is None or workload.uid != judged.uid:
+            return True
+        rest = [finalizer for finalizer in workload.metadata.finalizers if finalizer != AGENT_FINALIZER]
+        meta: Raw = {"uid": workload.uid, "resourceVersion": workload.metadata.resource_version, "finalizers": rest}
+        try:
+            await self._client.patch(NodeWorkload, workload.namespace, workload.name, {"metadata": meta})
+        except NotFound:
+            pass
+        except Conflict:
+            return False  # it changed meanwhile and will be shown anew
+        except (ApiError, Unavailable) as error:
+            log.warning("finalizer not removed: %s", error, extra={"workload": workload.name})
+            return False
+        self._released.add(workload.uid)
+        log.info("released", extra={"workload": workload.name, "kind": workload.spec.owner.kind})
+        return True
+
+
+def _status(workload: NodeWorkload, report: Report, previous: NodeWorkloadStatus, now: str) -> NodeWorkloadStatus:
+    generation = workload.metadata.generation
+    return NodeWorkloadStatus(
+        observed_generation=generation,
+        conditions=conditions(report.verdict, report.conditions, previous.conditions, generation, now),
+        machine=report.machine,
+        mount=report.mount,
+    )
+
+
+def _in_words(status: NodeWorkloadStatus) -> tuple[object, ...]:
+    """A status but for its messages."""
+    wordless: tuple[Condition, ...] = tuple(c.model_copy(update={"message": ""}) for c in status.conditions)
+    return (status.observed_generation, wordless, status.machine, status.mount)
+
+
+def replacing(new: Raw, old: Raw) -> Raw:
+    """A JSON merge patch (RFC 7396) that leaves ``new`` where ``old`` was."""
+    patch: Raw = dict.fromkeys(old.keys() - new.keys())
+    for key, value in new.items():
+        before = old.get(key)
+        patch[key] = replacing(value, before) if isinstance(value, dict) and isinstance(before, dict) else value
+    return patch

@@ -1,0 +1,66 @@
+"""The NodeWorkloads of this node as the API server showed them last."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Mapping
+
+from pydantic import ValidationError
+
+from zos.api.meta import Meta, version_number
+from zos.api.nodeworkload import NodeWorkload, NodeWorkloadSpec, Owner
+from zos.kube.client import Raw
+
+log = logging.getLogger("zos.agent")
+
+
+class Workloads:
+    """By name. ``version`` grows with every change that matters to the node (not with our own status writes)."""
+
+    def __init__(self) -> None:
+        self._by_name: dict[str, NodeWorkload] = {}
+        self.version = 0
+
+    def all(self) -> Mapping[str, NodeWorkload]:
+        return dict(self._by_name)
+
+    def get(self, name: str) -> NodeWorkload | None:
+        return self._by_name.get(name)
+
+    def put(self, raw: Raw) -> bool:
+        """Whether there is something to do. Older news than what is known is dropped."""
+        workload = read(raw)
+        old = self._by_name.get(workload.name)
+        if old is not None and old.uid == workload.uid:
+            if _version(workload) <= _version(old):
+                return False
+            if _matters(old) == _matters(workload):
+                self._by_name[workload.name] = workload
+                return False
+        self._by_name[workload.name] = workload
+        self.version += 1
+        return True
+
+    def remove(self, name: str) -> bool:
+        if self._by_name.pop(name, None) is None:
+            return False
+        self.version += 1
+        return True
+
+
+def read(raw: Raw) -> NodeWorkload:
+    """One that this agent can't read becomes one of no kind: reported as such, and what it has on the node is kept."""
+    try:
+        return NodeWorkload.model_validate(raw)
+    except ValidationError as error:
+        meta = Meta.model_validate(raw["metadata"])
+        log.error("can't be read: %s", error, extra={"workload": meta.name})
+        return NodeWorkload(metadata=meta, spec=NodeWorkloadSpec(owner=Owner(kind="", namespace="", name="", uid="")))
+
+
+def _version(workload: NodeWorkload) -> int:
+    return version_number(workload.metadata.resource_version)
+
+
+def _matters(workload: NodeWorkload) -> tuple[object, ...]:
+    return (workload.metadata.generation, workload.deleting, workload.metadata.finalizers, workload.spec)

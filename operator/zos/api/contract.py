@@ -1,0 +1,138 @@
+"""Contract and NameContract: what a namespace reserves of the grid. Claim: the exclusive hold behind them."""
+
+from __future__ import annotations
+
+from typing import ClassVar
+
+from pydantic import Field
+
+from zos.api.meta import Model, Object, Status
+from zos.api.schema import AGE, READY, REASON, Column, Rule, rules
+
+
+class ContractSpec(Model):
+    farm: str = Field(
+        min_length=1,
+        max_length=253,
+        json_schema_extra=rules(Rule("self == oldSelf", "farm is immutable: make a new Contract with the other farm")),
+    )
+    """The Farm whose addresses are reserved; can't be changed."""
+
+    public_ipv4: int = Field(
+        alias="publicIPv4",
+        json_schema_extra=rules(Rule("self >= 1 && self <= 4096", "publicIPv4 must be between 1 and 4096 addresses")),
+    )
+    """How many IPv4 addresses, from 1 to 4096. All that are missing are taken together or none; fewer gives back unused ones
+    only."""
+
+
+class ContractAddress(Model):
+    """An address of the contract in use by a PublicIP. Guarded by the contract's resourceVersion."""
+
+    uid: str
+    """That PublicIP's uid: a new one of the same name is another one."""
+
+    ip: str
+    """The address, like 203.0.113.18."""
+
+    public_ip: str = Field(alias="publicIP")
+    """The PublicIP that has it."""
+
+
+class ContractStatus(Status):
+    reserved: tuple[str, ...] = ()
+    """The addresses that are this contract's, lowest first."""
+
+    taking: tuple[str, ...] = ()
+    """Chosen, but not yet known to be nobody else's; reserved when all of them are."""
+
+    in_use: tuple[ContractAddress, ...] = ()
+    """Which of the reserved addresses are used, and by whom."""
+
+    free: int | None = None
+    """How many reserved addresses no PublicIP uses."""
+
+
+class Contract(Object):
+    """A number of public IPv4 addresses of a farm, the same ones for the contract's life."""
+
+    KIND: ClassVar[str] = "Contract"
+    PLURAL: ClassVar[str] = "contracts"
+    COLUMNS = (
+        Column("Farm", ".spec.farm"),
+        Column("Addresses", ".spec.publicIPv4", "integer"),
+        Column("Free", ".status.free", "integer"),
+        READY,
+        REASON,
+        AGE,
+    )
+
+    spec: ContractSpec
+    status: ContractStatus = Field(default_factory=ContractStatus)
+
+
+class NameContractSpec(Model):
+    name: str = Field(
+        min_length=1,
+        max_length=63,
+        json_schema_extra=rules(
+            Rule("self.matches('^[a-zA-Z0-9_-]+$')", "name must be letters, digits, '-' and '_'"),
+            Rule("self == oldSelf", "name is immutable: make a new NameContract for another name"),
+        ),
+    )
+    """The name, like ``shop``: letters, digits, ``-`` and ``_``, upper and lower case being the same; can't be changed."""
+
+
+class NameContractStatus(Status):
+    claim: str | None = None
+    """The Claim that makes the name this object's. Absent: it is not, or not yet."""
+
+
+class NameContract(Object):
+    """A name under the gateways' domains, one holder grid-wide, compared case-insensitively."""
+
+    KIND: ClassVar[str] = "NameContract"
+    PLURAL: ClassVar[str] = "namecontracts"
+    COLUMNS = (Column("Name", ".spec.name"), READY, REASON, AGE)
+
+    spec: NameContractSpec
+    status: NameContractStatus = Field(default_factory=NameContractStatus)
+
+
+class ClaimHolder(Model):
+    kind: str
+    """``Contract`` or ``NameContract``."""
+
+    namespace: str
+    name: str
+    uid: str
+    """A new object of the same name does not hold what the old one held."""
+
+
+class ClaimSpec(Model):
+    holder: ClaimHolder
+    """The object that has it."""
+
+    thing: str
+    """What is held, readable: an address or a name."""
+
+    farm: str | None = None
+    """The farm of an address. Absent for names."""
+
+
+class Claim(Object):
+    """Exclusive hold of a named thing. Internal: its name is the thing, so creating it is the lock."""
+
+    KIND: ClassVar[str] = "Claim"
+    PLURAL: ClassVar[str] = "claims"
+    NAMESPACED: ClassVar[bool] = False
+    COLUMNS = (
+        Column("Thing", ".spec.thing"),
+        Column("Kind", ".spec.holder.kind"),
+        Column("Namespace", ".spec.holder.namespace"),
+        Column("Holder", ".spec.holder.name"),
+        AGE,
+    )
+    SELECTABLE = (".spec.holder.uid",)
+
+    spec: ClaimSpec

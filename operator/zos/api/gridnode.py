@@ -1,0 +1,209 @@
+"""GridNode: a machine of the grid. Cluster-scoped; an administrator applies it, its agent reports on it."""
+
+from __future__ import annotations
+
+from functools import cached_property
+from typing import ClassVar, Literal
+
+from pydantic import ConfigDict, Field
+
+from zos.api.meta import Model, Object, Quantity, Status
+from zos.api.schema import AGE, READY, REASON, Column, Rule, ipv4, ipv6, rules
+
+
+class Endpoint(Model):
+    """Addresses at which other nodes reach this one. Neither: the node is hidden."""
+
+    ipv4: str | None = Field(default=None, max_length=15, json_schema_extra=rules(ipv4("endpoint.ipv4")))
+    """An IPv4 address like 198.51.100.7. Only a node that has one can be a relay or take laptops."""
+
+    ipv6: str | None = Field(default=None, max_length=39, json_schema_extra=rules(ipv6("endpoint.ipv6")))
+    """An IPv6 address like 2001:db8::7. Used between two nodes that have no IPv4 in common."""
+
+
+class PortRange(Model):
+    """UDP ports, both ends included."""
+
+    model_config = ConfigDict(
+        json_schema_extra=rules(Rule("self.from <= self.to", "wireguardPorts.from must not be above wireguardPorts.to"))
+    )
+
+    from_: int = Field(default=52000, alias="from", ge=1024, le=65535)
+    """The lowest port."""
+
+    to: int = Field(default=53999, ge=1024, le=65535)
+    """The highest port."""
+
+
+class GridNodeSpec(Model):
+    farm: str | None = Field(default=None, max_length=253)
+    """The Farm whose public segment the node is on. Absent: its machines have no public addresses."""
+
+    endpoint: Endpoint | None = None
+    """Addresses at which other nodes reach it over WireGuard. Absent or empty: those that the agent finds on the node if they
+    are truly global, else the node is hidden and goes through a relay."""
+
+    public_interface: str | None = Field(
+        default=None,
+        json_schema_extra=rules(
+            Rule(
+                "self.matches('^[^/ ]{1,15}$') && self != '.' && self != '..'",
+                "publicInterface must be the name of an interface: 1 to 15 characters, without / and blanks",
+            )
+        ),
+    )
+    """The node's bridge or NIC on the farm's public segment, like ``br0``. Absent: its machines have no public addresses."""
+
+    gateway_domain: str | None = Field(
+        default=None,
+        max_length=189,
+        json_schema_extra=rules(
+            Rule(
+                "self.matches('^([a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?[.])+[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?$')",
+                "gatewayDomain must be a domain in lower case, like gw.example.org",
+            )
+        ),
+    )
+    """Domain under which gateways on this node publish names, like gw.example.org. Absent: no gateways here."""
+
+    wireguard_ports: PortRange = Field(default_factory=PortRange)
+    """UDP ports for WireGuard, one for each network that has this node; they must be reachable from outside. A port that a
+    network has stays its own whatever the range becomes."""
+
+    unschedulable: bool = False
+    """Nothing new is placed here; what is here stays, and what names this node in ``nodeName`` still comes."""
+
+
+class Resources(Model):
+    """An amount of what a node has."""
+
+    cpu: int = 0
+    """Virtual CPUs."""
+
+    memory: Quantity = 0
+    """Bytes of RAM."""
+
+    storage: Quantity = 0
+    """Bytes of disk."""
+
+
+class NodeHold(Model):
+    """What one object holds on the node. Written by the controller only, guarded by the GridNode's resourceVersion,
+    so two leaders can't give the same port, key or memory twice."""
+
+    uid: str
+    """The holder's uid."""
+
+    owner: str
+    """The holder in words, like ZMachine default/web."""
+
+    cpu: int = 0
+    """Virtual CPUs of a machine."""
+
+    memory: Quantity = 0
+    """Bytes of RAM of a machine, with what running the guest takes beside."""
+
+    storage: Quantity = 0
+    """Bytes of disk: a machine's root, or a ZMount."""
+
+    listen_port: int | None = None
+    """UDP port of a network's WireGuard interface here."""
+
+    public_key: str | None = None
+    """The prekey that a network was given; the node has the private half."""
+
+
+class NodeFeatures(Model):
+    accelerator: Literal["kvm", "tcg", ""] = ""
+    """``kvm``, or ``tcg`` where guests are emulated in software and slow. Empty: not found out yet."""
+
+    wireguard: Literal["kernel", "userspace", ""] = ""
+    """``kernel``, or ``userspace`` where a program does it, more slowly. Empty: not found out yet."""
+
+
+class GridNodeStatus(Status):
+    # by the agent
+    capacity: Resources = Field(default_factory=Resources)
+    """What the node has to offer: all of it less what it needs itself."""
+
+    prekeys: tuple[str, ...] = ()
+    """Fresh WireGuard public keys, one for each network to come; the agent refills what was taken."""
+
+    sealing_key: str | None = None
+    """Public key (X25519, base64) that secrets for this node are sealed with (libsodium sealed boxes)."""
+
+    features: NodeFeatures = Field(default_factory=NodeFeatures)
+    """What the agent found the node can do."""
+
+    agent_version: str | None = None
+    """Version of the agent that reports."""
+
+    reported_endpoint: Endpoint | None = None
+    """Truly global addresses that the agent found on the node. They count where ``spec.endpoint`` has none."""
+
+    nameservers: tuple[str, ...] = ()
+    """The node's DNS servers, which its machines use as well."""
+
+    quarantined: tuple[str, ...] = ()
+    """Data on the node that no NodeWorkload owns. Nobody touches it; an administrator decides."""
+
+    # by the controller
+    node_namespace: str | None = None
+    """Namespace of the node's NodeWorkloads and of its agent's account, like zos-node-n1."""
+
+    holds: tuple[NodeHold, ...] = ()
+    """What each machine, disk and network holds of the node."""
+
+    allocated: Resources = Field(default_factory=Resources)
+    """The sum of what is held."""
+
+    free: Resources = Field(default_factory=Resources)
+    """``capacity`` less ``allocated``."""
+
+    @cached_property
+    def by_holder(self) -> dict[str, NodeHold]:
+        """The holds by their holder's uid."""
+        return {hold.uid: hold for hold in self.holds}
+
+    @cached_property
+    def unheld(self) -> Resources:
+        """What nobody holds of the capacity; ``free`` says the same a moment later."""
+        held = self.holds
+        return Resources(
+            cpu=self.capacity.cpu - sum(hold.cpu for hold in held),
+            memory=self.capacity.memory - sum(hold.memory for hold in held),
+            storage=self.capacity.storage - sum(hold.storage for hold in held),
+        )
+
+
+class GridNode(Object):
+    """A machine of the grid that runs workloads. An administrator applies it; its agent reports on it."""
+
+    KIND: ClassVar[str] = "GridNode"
+    PLURAL: ClassVar[str] = "gridnodes"
+    NAMESPACED: ClassVar[bool] = False
+    SHORT_NAMES = ("gn",)
+    COLUMNS = (
+        Column("Farm", ".spec.farm"),
+        Column("Endpoint", ".spec.endpoint.ipv4"),
+        READY,
+        REASON,
+        Column("CPU", ".status.free.cpu", "integer"),
+        Column("Memory", ".status.free.memory"),
+        Column("Storage", ".status.free.storage"),
+        Column("Accelerator", ".status.features.accelerator", priority=1),
+        Column("WireGuard", ".status.features.wireguard", priority=1),
+        Column("Agent", ".status.agentVersion", priority=1),
+        AGE,
+    )
+
+    spec: GridNodeSpec = Field(default_factory=GridNodeSpec)
+    status: GridNodeStatus = Field(default_factory=GridNodeStatus)
+
+    @property
+    def endpoint(self) -> Endpoint:
+        """Where others reach it: what is declared, else what the agent found."""
+        declared = self.spec.endpoint
+        if declared is not None and (declared.ipv4 or declared.ipv6):
+            return declared
+        return self.status.reported_endpoint or Endpoint()

@@ -1,0 +1,255 @@
+"""What every kind shares: object metadata, conditions, references, quantities."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from decimal import ROUND_CEILING, Decimal, InvalidOperation
+from enum import StrEnum
+from typing import Annotated, Any, ClassVar, Literal, NamedTuple, Self
+
+from pydantic import BaseModel, ConfigDict, Field, PlainSerializer, PlainValidator, WithJsonSchema
+from pydantic.alias_generators import to_camel
+
+from zos.api.schema import AGE, READY, Column, Rule
+
+GROUP = "zos.grid.tf"
+VERSION = "v1alpha1"
+API_VERSION = f"{GROUP}/{VERSION}"
+CATEGORY = "zos"
+
+#: Held by the controller on what users write, until every node has let go of it.
+CONTROLLER_FINALIZER = f"{GROUP}/controller"
+#: Like ``kubectl rollout restart``: a new value (a time) restarts a machine.
+RESTARTED_AT = f"{GROUP}/restartedAt"
+
+#: Held by the agent on a NodeWorkload, until the node is clean of it.
+AGENT_FINALIZER = f"{GROUP}/agent"
+
+
+class Model(BaseModel):
+    """A frozen value with camelCase names on the wire. Unknown fields are ignored (the API server prunes them).
+
+    A string below a field is its description, in the CRD and in the reference.
+    """
+
+    model_config = ConfigDict(
+        alias_generator=to_camel,
+        populate_by_name=True,
+        frozen=True,
+        extra="ignore",
+        use_enum_values=False,
+        use_attribute_docstrings=True,
+    )
+
+    def model_copy(self, *, update: Mapping[str, Any] | None = None, deep: bool = False) -> Self:
+        """pydantic copies what cached properties have remembered along, even where ``update`` makes it untrue."""
+        copied = super().model_copy(update=update, deep=deep)
+        for name in copied.__dict__.keys() - type(self).model_fields.keys():
+            del copied.__dict__[name]
+        return copied
+
+    def wire(self) -> dict[str, Any]:
+        """The JSON form that travels to the API server; absent optional values are left out."""
+        return self.model_dump(mode="json", by_alias=True, exclude_none=True)
+
+
+class Key(NamedTuple):
+    """Identity of an object in the cluster. ``namespace`` is empty for cluster-scoped kinds."""
+
+    kind: str
+    namespace: str
+    name: str
+
+    def __str__(self) -> str:
+        return f"{self.kind} {self.namespace}/{self.name}" if self.namespace else f"{self.kind} {self.name}"
+
+
+class Reason(StrEnum):
+    """The one list of condition (and event) reasons."""
+
+    SUCCEEDED = "Succeeded"
+    PROGRESSING = "Progressing"
+    DEPENDENCY_NOT_READY = "DependencyNotReady"
+    INSUFFICIENT_CAPACITY = "InsufficientCapacity"
+    INVALID_SPEC = "InvalidSpec"
+    NODE_UNREACHABLE = "NodeUnreachable"
+    CONFLICT = "Conflict"
+    SUSPENDED = "Suspended"
+    FAILED = "Failed"
+    DELETING = "Deleting"
+    DELETION_BLOCKED = "DeletionBlocked"
+    IMAGE_INVALID = "ImageInvalid"
+    IMAGE_PULLING = "ImagePulling"
+    CRASH_LOOP = "CrashLoop"
+    COMPLETED = "Completed"
+    RESTART_REQUIRED = "RestartRequired"
+    SOFTWARE_EMULATION = "SoftwareEmulation"
+    QUARANTINED = "Quarantined"
+
+
+#: Reasons that only the user (or an administrator) can mend: kstatus ``Stalled``.
+STALLED_REASONS = frozenset(
+    {
+        Reason.INSUFFICIENT_CAPACITY,
+        Reason.INVALID_SPEC,
+        Reason.CONFLICT,
+        Reason.FAILED,
+        Reason.IMAGE_INVALID,
+        Reason.CRASH_LOOP,
+        Reason.QUARANTINED,
+    }
+)
+
+
+class Condition(Model):
+    """One aspect of how the object stands (metav1.Condition)."""
+
+    type: str
+    """What it is about, like ``Ready``. A list has each type once."""
+
+    status: Literal["True", "False", "Unknown"]
+    """Whether it is so. ``Ready``, ``ImageReady`` and ``Running`` are good when ``True``; the others are worth a look then."""
+
+    reason: str
+    """One word for programs, from the reference's list of reasons, like ``InsufficientCapacity``."""
+
+    message: str = ""
+    """One sentence for people: what is missing and what to do, with names and numbers."""
+
+    observed_generation: int = 0
+    """``metadata.generation`` of the object that was judged; lower than the present one: not judged anew yet."""
+
+    last_transition_time: str = ""
+    """When ``status`` last changed (RFC 3339, UTC), like 2030-01-01T00:00:00Z."""
+
+
+def version_number(resource_version: str) -> int:
+    """Resource versions of one kind are ordered numbers (KEP-5504). 0: none yet, or not such a number."""
+    return int(resource_version) if resource_version.isdecimal() else 0
+
+
+class OwnerReference(Model):
+    api_version: str
+    kind: str
+    name: str
+    uid: str
+    controller: bool | None = None
+    block_owner_deletion: bool | None = None
+
+
+class Meta(Model):
+    """The part of metav1.ObjectMeta that decisions use."""
+
+    name: str
+    namespace: str = ""
+    uid: str = ""
+    resource_version: str = ""
+    generation: int = 0
+    creation_timestamp: str = ""
+    deletion_timestamp: str | None = None
+    finalizers: tuple[str, ...] = ()
+    labels: dict[str, str] = Field(default_factory=dict)
+    annotations: dict[str, str] = Field(default_factory=dict)
+    owner_references: tuple[OwnerReference, ...] = ()
+
+
+class Status(Model):
+    """What every status carries (kstatus)."""
+
+    observed_generation: int = -1
+    """``metadata.generation`` that this status is about. -1: nobody has looked at the object yet."""
+
+    conditions: tuple[Condition, ...] = ()
+    """``Ready`` always; while that is not ``True``, ``Reconciling`` (it goes on by itself) or ``Stalled`` (somebody has to mend
+    something). Some kinds have further types."""
+
+    def condition(self, type: str) -> Condition | None:
+        return next((c for c in self.conditions if c.type == type), None)
+
+
+class Object(Model):
+    """A custom resource. Subclasses set ``spec``, ``status`` and the class attributes that their CRD is made from."""
+
+    KIND: ClassVar[str]
+    PLURAL: ClassVar[str]
+    API_VERSION: ClassVar[str] = API_VERSION
+    NAMESPACED: ClassVar[bool] = True
+    SHORT_NAMES: ClassVar[tuple[str, ...]] = ()
+    COLUMNS: ClassVar[tuple[Column, ...]] = (READY, AGE)
+    SELECTABLE: ClassVar[tuple[str, ...]] = ()
+    NAME_RULES: ClassVar[tuple[Rule, ...]] = ()
+
+    metadata: Meta
+
+    @classmethod
+    def key_of(cls, namespace: str, name: str) -> Key:
+        return Key(cls.KIND, namespace if cls.NAMESPACED else "", name)
+
+    @property
+    def key(self) -> Key:
+        return self.key_of(self.metadata.namespace, self.metadata.name)
+
+    @property
+    def uid(self) -> str:
+        return self.metadata.uid
+
+    @property
+    def name(self) -> str:
+        return self.metadata.name
+
+    @property
+    def namespace(self) -> str:
+        return self.metadata.namespace
+
+    @property
+    def deleting(self) -> bool:
+        return self.metadata.deletion_timestamp is not None
+
+
+_SUFFIXES = {
+    "": 1, "k": 10**3, "M": 10**6, "G": 10**9, "T": 10**12, "P": 10**15, "E": 10**18,
+    "Ki": 2**10, "Mi": 2**20, "Gi": 2**30, "Ti": 2**40, "Pi": 2**50, "Ei": 2**60,
+}  # fmt: skip
+
+
+def parse_quantity(value: str | int) -> int:
+    """Bytes (or units) of a Kubernetes quantity, rounded up. Decimals like ``1.5Gi`` and exponents ``1e3`` are allowed.
+
+    Raises ValueError for anything else. Source: apimachinery ``resource.ParseQuantity``.
+    """
+    if isinstance(value, int):
+        return value
+    for suffix, factor in (("Gi", 2**30), ("Mi", 2**20), ("", 1)):  # nearly all of them, a hundred times faster
+        if value.endswith(suffix) and (digits := value[: len(value) - len(suffix)]).isdecimal() and digits.isascii():
+            return int(digits) * factor
+    text = str(value).strip()
+    number = text.rstrip("EPTGMKkimun") if not text[-1:].isdigit() else text
+    suffix = text[len(number) :]
+    try:
+        scaled = {"m": Decimal("0.001")}.get(suffix) or Decimal(_SUFFIXES[suffix])
+        return int((Decimal(number) * scaled).to_integral_value(ROUND_CEILING))
+    except (KeyError, InvalidOperation) as error:
+        raise ValueError(f"{value!r} is not a quantity like 512Mi or 2Gi") from error
+
+
+def format_quantity(amount: int) -> str:
+    """The shortest exact binary quantity: 536870912 → ``512Mi``."""
+    for suffix in ("Ei", "Pi", "Ti", "Gi", "Mi", "Ki"):
+        if amount and amount % _SUFFIXES[suffix] == 0:
+            return f"{amount // _SUFFIXES[suffix]}{suffix}"
+    return str(amount)
+
+
+#: An amount of bytes: a Kubernetes quantity on the wire, a plain int in Python.
+Quantity = Annotated[
+    int,
+    PlainValidator(parse_quantity),
+    PlainSerializer(format_quantity, return_type=str),
+    WithJsonSchema(
+        {
+            "x-kubernetes-int-or-string": True,
+            "anyOf": [{"type": "integer"}, {"type": "string"}],
+            "pattern": r"^[0-9]+(\.[0-9]+)?(m|k|M|G|T|P|E|Ki|Mi|Gi|Ti|Pi|Ei)?$",
+        }
+    ),
+]

@@ -1,0 +1,227 @@
+"""Network: a private network that spans nodes over WireGuard."""
+
+from __future__ import annotations
+
+from typing import ClassVar, Literal
+
+from pydantic import ConfigDict, Field
+
+from zos.api.meta import Model, Object, Status
+from zos.api.schema import AGE, READY, REASON, Column, Rule, ipv4_range, keyed, rules, subrange
+
+#: Where the WireGuard addresses of every network lie (RFC 6598 space, so no private range collides).
+WIREGUARD_RANGE = "100.64.0.0/16"
+
+
+class NetworkNode(Model):
+    """A node that is part of the network from the start; nodes that get a machine join by themselves."""
+
+    name: str = Field(min_length=1, max_length=253)
+    """The GridNode's name."""
+
+    subnet: str | None = Field(default=None, max_length=18, json_schema_extra=rules(subrange("nodes[].subnet")))
+    """Its sub-range, a /24 inside ``ipRange`` like 10.20.5.0/24, kept for the network's life; the node itself has the first
+    address. Absent: the lowest free /24, from the third of the range on."""
+
+
+class NetworkAccess(Model):
+    """A laptop, or anything else outside the grid that speaks WireGuard. Its wg-quick file is put into a Secret."""
+
+    name: str = Field(max_length=63, pattern=r"^[a-z0-9]([-a-z0-9]*[a-z0-9])?$")
+    """A name of your choice. The wg-quick file is key ``wg0.conf`` of Secret ``<network>-<name>-wireguard``."""
+
+    public_key: str | None = Field(
+        default=None,
+        max_length=44,
+        json_schema_extra=rules(
+            Rule(
+                "self.matches('^[A-Za-z0-9+/]{42}[AEIMQUYcgkosw048]=$')",
+                "access[].publicKey must be a WireGuard public key: 44 characters of base64, as `wg pubkey` prints it",
+            )
+        ),
+    )
+    """The laptop's own WireGuard key, as ``wg pubkey`` prints it; the file then has no private key. Absent: a pair is made and
+    the file is complete."""
+
+    node: str | None = Field(default=None, max_length=253)
+    """The node of this network that the laptop connects to; it needs an IPv4 endpoint. Absent: the network's relay of that
+    moment, then for life. Setting it moves the laptop and rewrites its Secret."""
+
+    subnet: str | None = Field(default=None, max_length=18, json_schema_extra=rules(subrange("access[].subnet")))
+    """The laptop's sub-range, a /24 inside ``ipRange``, kept for life; its address is 100.64.b.c where that is a.b.c.0/24.
+    Absent: the lowest free /24, from the third of the range on."""
+
+
+def _within(field: str) -> Rule:
+    return Rule(
+        f"!has(self.{field}) || !isCIDR(self.ipRange) || self.{field}.all(m, !has(m.subnet) || !isCIDR(m.subnet)"
+        " || cidr(self.ipRange).containsCIDR(m.subnet))",
+        f"{field}[].subnet must lie inside ipRange",
+        f".{field}",
+    )
+
+
+def _distinct(field: str) -> Rule:
+    return Rule(
+        f"!has(self.{field}) || self.{field}.all(m, !has(m.subnet)"
+        f" || self.{field}.exists_one(n, has(n.subnet) && n.subnet == m.subnet))",
+        f"{field}[].subnet must be different for each: two must not share a sub-range",
+        f".{field}",
+    )
+
+
+_PRIVATE = ("10.0.0.0/8", "172.16.0.0/12", "192.168.0.0/16")
+
+
+class NetworkSpec(Model):
+    model_config = ConfigDict(
+        json_schema_extra=rules(
+            _within("nodes"),
+            _within("access"),
+            _distinct("nodes"),
+            _distinct("access"),
+            Rule(
+                "!has(self.nodes) || !has(self.access) || self.access.all(a, !has(a.subnet)"
+                " || !self.nodes.exists(n, has(n.subnet) && n.subnet == a.subnet))",
+                "access[].subnet must differ from every nodes[].subnet",
+                ".access",
+            ),
+        )
+    )
+
+    ip_range: str = Field(
+        max_length=18,
+        json_schema_extra=rules(
+            *ipv4_range("ipRange", "10.20.0.0/16"),
+            Rule(
+                "!isCIDR(self) || (cidr(self).prefixLength() >= 8 && cidr(self).prefixLength() <= 20)",
+                "ipRange must be between a /8 and a /20; a /16 is the norm",
+            ),
+            Rule(
+                "!isCIDR(self) || " + " || ".join(f"cidr('{range_}').containsCIDR(self)" for range_ in _PRIVATE),
+                f"ipRange must be private: inside {', '.join(_PRIVATE[:2])} or {_PRIVATE[2]}",
+            ),
+            Rule("self == oldSelf", "ipRange is immutable: make a new Network for another range"),
+        ),
+    )
+    """All private addresses of the network, like 10.20.0.0/16: a private IPv4 range from /8 to /20. Each node and laptop gets a
+    /24 of it; networks may have the same range, they don't see one another."""
+
+    nodes: tuple[NetworkNode, ...] = Field(default=(), max_length=256, json_schema_extra=keyed("name"))
+    """Nodes that belong to it whether or not a machine is there. A node that gets a machine of the network joins by itself."""
+
+    access: tuple[NetworkAccess, ...] = Field(default=(), max_length=256, json_schema_extra=keyed("name"))
+    """Laptops that may join from outside."""
+
+    relay: str | None = Field(default=None, max_length=253)
+    """The node through which hidden nodes (those without endpoint) are reached, one of the network with an IPv4 endpoint.
+    Absent: one is chosen. When it dies, another takes over either way."""
+
+    mtu: int = Field(default=1420, ge=1280, le=8920)
+    """Largest packet in bytes, for machines and tunnels. 1420 fits WireGuard into the Internet's usual 1500."""
+
+
+class NetworkNodeStatus(Model):
+    """One node of the network: what it owns (sticky for the network's life) and how it stands."""
+
+    name: str
+    """The GridNode's name."""
+
+    subnet: str
+    """Its sub-range, a /24. The first address is the node's own, the machines' gateway."""
+
+    public_key: str | None = None
+    """Its WireGuard key in this network. Absent: the node has not offered one yet."""
+
+    listen_port: int | None = None
+    """UDP port of its WireGuard interface for this network, the same for the network's life."""
+
+    endpoint: str | None = None
+    """Where others reach it, like 203.0.113.7:52000 or [2001:db8::7]:52000. Absent: the node is hidden."""
+
+    role: Literal["accessible", "hidden"] = "hidden"
+    """``accessible``: others connect to it. ``hidden``: it connects to the relay, nobody to it."""
+
+    relay: bool = False
+    """Whether it passes on the traffic of the network's hidden nodes."""
+
+    ready: bool = False
+    """Whether the node has set up its part as it stands now."""
+
+    message: str | None = None
+    """What it waits for or what went wrong. Absent: nothing."""
+
+
+class NetworkAccessStatus(Model):
+    """One laptop of the network."""
+
+    name: str
+    """The laptop, as ``spec.access`` names it."""
+
+    subnet: str
+    """Its sub-range a.b.c.0/24; its WireGuard address is 100.64.b.c."""
+
+    public_key: str | None = None
+    """Its WireGuard key: the given one, else that of the generated pair."""
+
+    node: str | None = None
+    """The access node: the one that its file names and it connects to. Absent: no node is fit for it."""
+
+    secret: str | None = None
+    """The Secret in this namespace whose ``wg0.conf`` is its file. Absent: that Secret exists and is
+    not the network's."""
+
+    message: str | None = None
+    """What keeps it from connecting, like an access node that is down. Absent: nothing."""
+
+
+class NetworkAddress(Model):
+    """A private address held by a machine."""
+
+    ip: str
+    """The address, inside the sub-range of ``node``."""
+
+    machine: str
+    """The ZMachine that has it."""
+
+    uid: str
+    """That ZMachine's uid: a new machine of the same name is another one."""
+
+    node: str
+    """The GridNode that the machine is on."""
+
+
+class NetworkStatus(Status):
+    nodes: tuple[NetworkNodeStatus, ...] = ()
+    """Each node that belongs to the network, listed or brought in by a machine."""
+
+    access: tuple[NetworkAccessStatus, ...] = ()
+    """Each laptop, and where its file is."""
+
+    addresses: tuple[NetworkAddress, ...] = ()
+    """Private addresses in use. None is given twice."""
+
+    relay: str | None = None
+    """The node that serves hidden nodes, and laptops that asked for no other. Absent: nobody needs one, or none is fit."""
+
+    ready_nodes: str | None = None
+    """Nodes that are ready, of all, like 2/3."""
+
+
+class Network(Object):
+    """A private IPv4 network for the machines of a namespace. It spans nodes over WireGuard, and laptops can join."""
+
+    KIND: ClassVar[str] = "Network"
+    PLURAL: ClassVar[str] = "networks"
+    SHORT_NAMES = ("znet",)
+    COLUMNS = (
+        Column("Range", ".spec.ipRange"),
+        Column("Nodes", ".status.readyNodes"),
+        READY,
+        REASON,
+        Column("Relay", ".status.relay", priority=1),
+        AGE,
+    )
+
+    spec: NetworkSpec
+    status: NetworkStatus = Field(default_factory=NetworkStatus)

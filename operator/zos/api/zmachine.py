@@ -1,0 +1,240 @@
+"""ZMachine: a container or virtual machine, decided by the image's content."""
+
+from __future__ import annotations
+
+from enum import StrEnum
+from typing import ClassVar, Literal
+
+from pydantic import ConfigDict, Field
+
+from zos.api.meta import Model, Object, Quantity, Status
+from zos.api.schema import AGE, READY, REASON, Column, Rule, at_least, ipv4, keyed, rules
+
+
+class RunPolicy(StrEnum):
+    ALWAYS = "Always"
+    ON_FAILURE = "OnFailure"
+    ONCE = "Once"
+    HALTED = "Halted"
+
+
+class MachineNetwork(Model):
+    name: str = Field(min_length=1, max_length=253)
+    """A Network of the same namespace."""
+
+    ip: str | None = Field(default=None, max_length=15, json_schema_extra=rules(ipv4("network.ip")))
+    """A private IPv4 address like 10.20.5.7, inside the sub-range of the machine's node and not its first (the gateway).
+    Absent: the lowest free one, kept for the machine's life."""
+
+
+class MachineDisk(Model):
+    """A ZMount that the machine uses, and where in its file system."""
+
+    name: str = Field(min_length=1, max_length=253)
+    """A ZMount of the same namespace, used by no other machine."""
+
+    mount_path: str = Field(
+        max_length=1024,
+        json_schema_extra=rules(
+            Rule("self.startsWith('/')", "disks[].mountPath must be absolute, like /data"),
+            Rule("self != '/'", "disks[].mountPath must not be /: the root comes from the image"),
+            Rule(
+                "self == '/' || !(self.endsWith('/') || self.contains('//') || self.matches(r'(^|/)[.][.]?(/|$)'))",
+                "disks[].mountPath must be written plainly: without a trailing slash, empty parts, '.' or '..'",
+            ),
+        ),
+    )
+    """Directory in the machine where it is mounted, like /data. Absolute, not ``/``, different for each disk."""
+
+
+class SecretKeyRef(Model):
+    name: str
+    """A Secret of the same namespace."""
+
+    key: str
+    """The key of the Secret's ``data`` whose value is taken. The machine waits until it is there."""
+
+
+class EnvSource(Model):
+    secret_key_ref: SecretKeyRef
+    """One key of a Secret. Its value travels to the node sealed, so that only that node can read it."""
+
+
+class EnvVar(Model):
+    model_config = ConfigDict(
+        json_schema_extra=rules(
+            Rule("has(self.value) != has(self.valueFrom)", "env[] must have exactly one of value and valueFrom")
+        )
+    )
+
+    name: str = Field(
+        max_length=253,
+        json_schema_extra=rules(
+            Rule(
+                "self.matches('^[A-Za-z_][A-Za-z0-9_]*$')",
+                "env[].name must be letters, digits and underscores, not beginning with a digit",
+            )
+        ),
+    )
+    """The variable, like ``GREETING``. It replaces one of the same name in the image."""
+
+    value: str | None = Field(default=None, max_length=32768)
+    """Its value, taken literally. Give this or ``valueFrom``."""
+
+    value_from: EnvSource | None = None
+    """Where its value comes from instead: for passwords and the like."""
+
+
+_IMAGE = (
+    "oci://[a-zA-Z0-9.-]+(:[0-9]+)?/[a-z0-9._/-]+(:[A-Za-z0-9_][A-Za-z0-9._-]{0,127})?(@sha256:[a-f0-9]{64})?",
+    "https://[^/ ]+/[^ ]+",
+    "file:///[^ ]+",
+)
+
+
+class ZMachineSpec(Model):
+    model_config = ConfigDict(
+        json_schema_extra=rules(
+            Rule(
+                "!has(self.rootSize) || quantity(string(self.rootSize)).compareTo(quantity('0')) == 0"
+                " || quantity(string(self.rootSize)).compareTo(quantity("
+                "quantity(string(self.memory)).asApproximateFloat() * double(self.cpu) < 8589934592.0"
+                " ? '500Mi' : '2Gi')) >= 0",
+                "rootSize must be 0 (the minimum) or at least the minimum: 500Mi, or 2Gi where cpu × memory is 8Gi or more",
+                ".rootSize",
+            ),
+            Rule(
+                "!has(self.rootSize) || !has(oldSelf.rootSize) || quantity(string(self.rootSize)).compareTo(quantity('0')) == 0"
+                " || quantity(string(self.rootSize)).compareTo(quantity(string(oldSelf.rootSize))) >= 0",
+                "rootSize must not shrink: for a smaller root delete the machine and make it anew",
+                ".rootSize",
+            ),
+            Rule(
+                "!has(self.disks) || self.disks.all(d, self.disks.exists_one(e, e.mountPath == d.mountPath))",
+                "disks[].mountPath must be different for each disk",
+                ".disks",
+            ),
+            Rule(
+                "!has(self.nodeName) || !has(oldSelf.nodeName) || self.nodeName == oldSelf.nodeName",
+                "nodeName is immutable: a machine's root does not move between nodes; delete it and make it there",
+                ".nodeName",
+            ),
+        )
+    )
+
+    image: str = Field(
+        max_length=1024,
+        json_schema_extra=rules(
+            Rule(
+                f"self.matches('^({'|'.join(_IMAGE)})$')",
+                "image must be oci://registry/repository:tag, https://… or file:///…",
+            )
+        ),
+    )
+    """What it runs: ``oci://registry/repository:tag`` (anything docker builds, ``@sha256:…`` pins it), ``https://…`` or
+    ``file:///…`` (a path on the node). A change takes effect at the next restart."""
+
+    cpu: int = Field(default=1, le=1024, json_schema_extra=rules(Rule("self >= 1", "cpu must be at least 1")))
+    """Virtual CPUs, counted against what the node has free. A change takes effect at the next restart."""
+
+    memory: Quantity = Field(default=512 * 2**20, json_schema_extra=rules(at_least("memory", "250Mi")))
+    """RAM in bytes, at least 250Mi, like 2Gi. The node sets aside 128Mi more to run the guest. A change takes effect at the
+    next restart."""
+
+    root_size: Quantity = Field(default=0)
+    """Room in bytes for what the machine writes to its root file system; it can grow, not shrink. 0 is the minimum: 500Mi, or
+    2Gi where cpu × memory is 8Gi or more."""
+
+    network: MachineNetwork
+    """The one private network that the machine is in."""
+
+    public_ip: str | None = Field(default=None, alias="publicIP", max_length=253)
+    """A PublicIP of the same namespace that no other machine uses; the machine then goes to a node of that farm. Absent: it is
+    reached through its private network only."""
+
+    disks: tuple[MachineDisk, ...] = Field(default=(), max_length=24, json_schema_extra=keyed("name"))
+    """Disks that outlive the machine, in the order of the guest's devices. The machine runs on the node where they are."""
+
+    entrypoint: tuple[str, ...] | None = Field(default=None, min_length=1, max_length=256)
+    """Program and arguments, one per item, run without a shell, like ``["/bin/server", "--port", "80"]``. Absent: the image's
+    own."""
+
+    env: tuple[EnvVar, ...] = Field(default=(), max_length=256, json_schema_extra=keyed("name"))
+    """Environment of the entrypoint, added to the image's own. A change takes effect at the next restart."""
+
+    ssh_authorized_keys: tuple[str, ...] = Field(default=(), max_length=64)
+    """Public keys as in ``~/.ssh/id_ed25519.pub``, put into ``/root/.ssh/authorized_keys``. The image has to bring the SSH
+    server."""
+
+    run_policy: RunPolicy = RunPolicy.ALWAYS
+    """What follows when the entrypoint ends or the guest dies. ``Always``: it starts again; ``OnFailure``: unless the exit code
+    is 0; ``Once``: it stays down. ``Halted``: it is stopped now."""
+
+    node_name: str | None = Field(default=None, max_length=253)
+    """The GridNode to run on; can't be changed. Absent: where its disks or its public address are, else where it fits best."""
+
+
+class ZMachineStatus(Status):
+    """How the machine stands. Further conditions: ``ImageReady``, ``Running`` (its entrypoint was started),
+    ``SoftwareEmulation`` (the node has no usable KVM), ``RestartRequired`` (it runs with an older spec)."""
+
+    node_name: str | None = None
+    """The GridNode that it is on, for the machine's life. Absent: not placed yet."""
+
+    mode: Literal["container", "vm"] | None = None
+    """What the image's content makes of it. Absent: the image is not there yet."""
+
+    ip: str | None = None
+    """Its private IPv4 address."""
+
+    public_ipv4: str | None = Field(default=None, alias="publicIPv4")
+    """Its public IPv4 address, without prefix length."""
+
+    public_ipv6: str | None = Field(default=None, alias="publicIPv6")
+    """Its public IPv6 address, without prefix length. The guest gives it to itself some seconds after it boots."""
+
+    console: str | None = None
+    """Path of the console log, on the node."""
+
+    image_digest: str | None = None
+    """Content of the image that ``spec.image`` stood for when it was fetched, like ``sha256:9f86…``."""
+
+    restarts: int = 0
+    """How often it was started again after its entrypoint ended or the guest died. Restarts that were asked for don't count."""
+
+    started_at: str | None = None
+    """When the guest was last started (RFC 3339, UTC)."""
+
+    state: str | None = None
+    """``Pending`` (not started yet), ``Running``, ``Stopped`` (it was asked to, or went down with the node), ``Crashed`` (it
+    ended and should not have) or ``Completed`` (its entrypoint ended with 0, as ``runPolicy`` allows)."""
+
+
+class ZMachine(Object):
+    """A container or virtual machine on one node, decided by the image's content, with a private address and, if it asks for
+    one, a public one."""
+
+    KIND: ClassVar[str] = "ZMachine"
+    PLURAL: ClassVar[str] = "zmachines"
+    SHORT_NAMES = ("zm",)
+    COLUMNS = (
+        Column("Node", ".status.nodeName"),
+        Column("Mode", ".status.mode"),
+        Column("IP", ".status.ip"),
+        READY,
+        REASON,
+        Column("Image", ".spec.image", priority=1),
+        Column("Public IPv4", ".status.publicIPv4", priority=1),
+        Column("Public IPv6", ".status.publicIPv6", priority=1),
+        Column("Restarts", ".status.restarts", "integer", 1),
+        AGE,
+    )
+    SELECTABLE = (".spec.nodeName", ".spec.network.name", ".status.nodeName")
+
+    spec: ZMachineSpec
+    status: ZMachineStatus = Field(default_factory=ZMachineStatus)
+
+
+def minimum_root_size(cpu: int, memory: int) -> int:
+    """Bytes. Source: zosbase ``pkg/gridtypes/zos/zmachine.go`` MinRootSize."""
+    return 500 * 2**20 if cpu * memory // (8 * 2**30) == 0 else 2 * 2**30

@@ -1,0 +1,67 @@
+"""ZMount: a local disk. It outlives the machines that use it; only its deletion erases data."""
+
+from __future__ import annotations
+
+from typing import ClassVar
+
+from pydantic import Field
+
+from zos.api.meta import Model, Object, Quantity, Status
+from zos.api.schema import AGE, READY, REASON, Column, Rule, rules
+
+
+class ZMountSpec(Model):
+    size: Quantity = Field(
+        json_schema_extra=rules(
+            Rule(
+                "quantity(string(self)).compareTo(quantity('16Mi')) >= 0",
+                "size must be at least 16Mi, which a file system needs; 10Gi for example",
+            ),
+            Rule(
+                "quantity(string(self)).compareTo(quantity(string(oldSelf))) >= 0",
+                "size must not shrink: a disk only grows",
+            ),
+        )
+    )
+    """Bytes, like 10Gi, reserved in full on the node. It can grow, even while the machine runs, but never shrink."""
+
+    node_name: str | None = Field(
+        default=None,
+        max_length=253,
+        json_schema_extra=rules(Rule("self == oldSelf", "nodeName is immutable: a disk does not move between nodes")),
+    )
+    """The GridNode to be on; can't be changed. Absent: the node of the first machine that uses it, until then where there is
+    room."""
+
+
+class ZMountStatus(Status):
+    node_name: str | None = None
+    """The GridNode that it is on. Absent: none yet; the condition says why."""
+
+    size: Quantity | None = None
+    """What is reserved on the node. Absent or less than ``spec.size``: the node has yet to make or grow it."""
+
+    used_by: str | None = None
+    """The ZMachine that has it now; it can't be deleted meanwhile. Absent: none."""
+
+    used: bool = False
+    """Whether a machine has ever had it. From then on it holds data and stays on its node."""
+
+
+class ZMount(Object):
+    """A local disk on one node. It outlives the machines that use it; only its deletion erases the data."""
+
+    KIND: ClassVar[str] = "ZMount"
+    PLURAL: ClassVar[str] = "zmounts"
+    SHORT_NAMES = ("zmnt",)
+    COLUMNS = (
+        Column("Size", ".spec.size"),
+        Column("Node", ".status.nodeName"),
+        Column("Used By", ".status.usedBy"),
+        READY,
+        REASON,
+        AGE,
+    )
+
+    spec: ZMountSpec
+    status: ZMountStatus = Field(default_factory=ZMountStatus)

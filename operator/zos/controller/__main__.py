@@ -1,0 +1,57 @@
+"""``python -m zos.controller``: see ``--help``. Every setting has an environment variable ZOS_<NAME> too."""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import gc
+import os
+import signal
+import socket
+
+from zos.controller.main import Controller, Settings, run
+from zos.kube import log
+from zos.kube.serving import serve
+
+
+def parse() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(prog="zos-controller", description="Resolves Zero-OS workloads for the nodes of a grid.")
+
+    def setting(name: str, default: str, help: str) -> None:
+        variable = "ZOS_" + name.upper().replace("-", "_")
+        parser.add_argument(f"--{name}", default=os.environ.get(variable, default), help=f"{help} [${variable}]")
+
+    setting("kubeconfig", "", "how to reach the API server; empty: as a pod does")
+    setting("identity", f"{socket.gethostname()}-{os.getpid()}", "this process among its peers")
+    setting("metrics", "0.0.0.0:9441", "where /metrics and /healthz listen")
+    setting("log-level", "INFO", "DEBUG, INFO, WARNING or ERROR")
+    setting("resync", "300", "seconds between full resyncs")
+    setting("workers", "1000", "resolutions carried out at once")
+    return parser.parse_args()
+
+
+async def main() -> None:
+    arguments = parse()
+    # Nearly everything the controller has is the world, which stays. Python's defaults go through all of it again and again
+    # while objects come in, which took a third of the time.
+    gc.set_threshold(50_000, 20, 20)
+    log.configure(arguments.log_level, identity=arguments.identity)
+    stop = asyncio.Event()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        asyncio.get_running_loop().add_signal_handler(number, stop.set)
+    settings = Settings(
+        kubeconfig=arguments.kubeconfig or None,
+        identity=arguments.identity,
+        workers=int(arguments.workers),
+        resync=float(arguments.resync),
+    )
+    controllers: list[Controller] = []
+    runner, _ = await serve(arguments.metrics, lambda: None if controllers else "starting")
+    try:
+        await run(settings, stop, controllers.append)
+    finally:
+        await runner.cleanup()
+
+
+if __name__ == "__main__":
+    asyncio.run(main())

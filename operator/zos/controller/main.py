@@ -1,0 +1,322 @@
+"""The controller, composed: hear → World → queue → resolve → carry out."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import random
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from prometheus_client import REGISTRY
+from pydantic import ValidationError
+
+from zos.api.contract import Claim
+from zos.api.core import Lease
+from zos.api.gridnode import GridNode
+from zos.api.meta import Key, Meta, Object, Reason, version_number
+from zos.api.nodeworkload import NodeWorkload
+from zos.api.rbac import AGENT, CONTROLLER, CONTROLLER_NAMESPACE
+from zos.controller import metrics
+from zos.controller.executor import MANAGER, Executor
+from zos.controller.ledger import Ledger, Lost
+from zos.controller.liveness import Liveness
+from zos.controller.registry import KINDS, WATCHED, indexes
+from zos.kube.client import Access, ApiError, Client, Raw, Unavailable
+from zos.kube.election import Election
+from zos.kube.informer import Informer, Watched
+from zos.kube.lease import now
+from zos.kube.queue import Queue
+from zos.plan import names
+from zos.world.heartbeat import Heartbeat
+from zos.world.resolution import ClaimWanted, Resolution, Workload, waiting
+from zos.world.store import World
+
+log = logging.getLogger("zos.controller")
+
+#: How many deleted objects are remembered: many more than go while one request is answered.
+_GRAVES = 20_000
+_MODELS = {model.KIND: model for model in WATCHED}
+
+
+@dataclass(frozen=True)
+class Settings:
+    """``workers``: resolutions carried out at once; many, because most of the time they wait for writes that come together in
+    one. ``resync`` in seconds."""
+
+    kubeconfig: str | None
+    identity: str
+    workers: int = 1000
+    resync: float = 300.0
+
+
+class Controller:
+    def __init__(self, access: Access, settings: Settings) -> None:
+        self._settings = settings
+        self._observers: list[Callable[[str, str, int], None]] = []
+        self._client = Client(access, wrote=self._wrote)
+        self.world = World([*indexes()])
+        self._queue = Queue(time.monotonic, lambda: random.uniform(0.8, 1.2))
+        self._ledger = Ledger(self._client, self.world, self._absorb, self._changed, MANAGER)
+        self._executor = Executor(
+            self._client, self.world, self._ledger, self._absorb, self._changed, self._queue.add, time.monotonic
+        )
+        self._liveness = Liveness(time.monotonic)
+        self._beat = asyncio.Event()
+        self._nodes: dict[str, str] = {}  # namespace → node
+        self._buried: dict[str, None] = {}  # uids of what was deleted, oldest first
+        self._informer = Informer(access, self._client, [Watched(model) for model in WATCHED], self._heard, buried=self._bury)
+        self._election = Election(
+            self._client, CONTROLLER_NAMESPACE, CONTROLLER, settings.identity, time.monotonic, self._reached
+        )
+        self.leading = False
+
+    def observe_writes(self, observer: Callable[[str, str, int], None]) -> None:
+        """``observer`` is called with (kind, verb, HTTP status) after each write."""
+        self._observers.append(observer)
+
+    def _wrote(self, kind: str, verb: str, status: int) -> None:
+        metrics.WRITES.labels(kind, verb, str(status)).inc()
+        for observer in self._observers:
+            observer(kind, verb, status)
+
+    async def run(self, stop: asyncio.Event) -> None:
+        """Until ``stop``, or until leadership is lost: then the process had better begin anew."""
+        metrics.DEPTH.set_function(lambda: len(self._queue))
+        census = metrics.Census(self.world, KINDS, lambda: self.leading)
+        async with contextlib.AsyncExitStack() as stack:
+            stack.push_async_callback(self._client.close)
+            REGISTRY.register(census)
+            stack.callback(REGISTRY.unregister, census)
+            tasks = [asyncio.create_task(self._informer.run()), asyncio.create_task(self._lead())]
+            stopping = asyncio.create_task(stop.wait())
+            try:
+                await asyncio.wait([*tasks, stopping], return_when=asyncio.FIRST_COMPLETED)
+            finally:
+                for task in (*tasks, stopping):
+                    task.cancel()
+                results = await asyncio.gather(*tasks, stopping, return_exceptions=True)
+                if self.leading:
+                    await self._election.release()
+                self.leading = False
+                metrics.LEADING.set(0)
+            for result in results:
+                if isinstance(result, Exception):
+                    raise result
+
+    async def _lead(self) -> None:
+        await self._election.win()
+        self.leading = True
+        metrics.LEADING.set(1)
+        # Nothing is allocated before everything that holds something was seen.
+        await self._informer.listed.wait()
+        log.info("everything listed", extra={"objects": self.world.counts()})
+        self._judge_agents()  # or every node would count as never heard of for a moment
+        self._resync()
+        tasks = [asyncio.create_task(self._work()) for _ in range(self._settings.workers)]
+        tasks += [asyncio.create_task(self._watch_beats()), asyncio.create_task(self._resyncs())]
+        try:
+            keep = asyncio.create_task(self._election.keep())
+            await asyncio.wait([keep, *tasks], return_when=asyncio.FIRST_COMPLETED)
+        finally:
+            for task in (keep, *tasks):
+                task.cancel()
+            await asyncio.gather(keep, *tasks, return_exceptions=True)
+        log.error("leadership ended")
+
+    # -- hearing
+
+    def _reached(self, answered: bool) -> None:
+        self._liveness.reached(answered)
+
+    def _heard(self, key: Key, raw: Raw | None) -> None:
+        """From the watch. The end that it tells of (its uid is buried by now) may be that of an earlier object of the name,
+        while the next one is being written by us, or the answer has told of it already."""
+        if raw is None and key.kind != Lease.KIND:
+            known = self.world.peek(key)
+            if known is not None and known.uid not in self._buried:
+                return
+        self._absorb(key, raw)
+
+    def _absorb(self, key: Key, raw: Raw | None) -> None:
+        """Takes what the API server says of an object: from the watch, or as the answer to a write of ours."""
+        if key.kind == Lease.KIND:
+            self._heard_lease(key, raw)
+            return
+        if raw is None:
+            if (known := self.world.peek(key)) is not None and known.uid:
+                self._bury(known.uid)
+            self._ledger.forget(key)
+            if key.kind == GridNode.KIND:
+                self._forget_node(key)
+            self._changed(self.world.remove(key))
+            return
+        if raw["metadata"]["uid"] in self._buried:
+            return  # the answer to a write of ours, or the watch, is behind the object's end
+        current = self.world.peek(key)
+        if current is not None and _older(raw, current):
+            return  # the watch tells what our own writes told already, or of an earlier object of that name
+        try:
+            obj = _MODELS[key.kind].model_validate(raw)
+        except ValidationError as error:
+            self._refuse(key, raw, error)
+            return
+        if isinstance(obj, GridNode):
+            self._nodes[names.node_namespace(obj.name)] = obj.name
+            self._beat.set()
+        self._changed(self.world.put(self._ledger.rebase(key, obj)))
+
+    def _bury(self, uid: str) -> None:
+        """What is gone must not come back through an answer that was on its way: nobody would tell of its end again."""
+        self._buried[uid] = None
+        if len(self._buried) > _GRAVES:
+            del self._buried[next(iter(self._buried))]
+
+    def _refuse(self, key: Key, raw: Raw, error: ValidationError) -> None:
+        """An object that the models don't understand: it says so itself, and the others go on."""
+        log.error("%s is not valid: %s", key, error, extra=_fields(key))
+        problem = "; ".join(f"{'.'.join(map(str, e['loc']))}: {e['msg']}" for e in error.errors()[:3])
+        condition = {
+            "type": "Ready",
+            "status": "False",
+            "reason": str(Reason.INVALID_SPEC),
+            "message": f"not understood: {problem}",
+            "observedGeneration": raw["metadata"].get("generation", 0),
+            "lastTransitionTime": now()[:19] + "Z",
+        }
+        had = raw.get("status", {}).get("conditions") or [{}]
+        if self.leading and had[0].get("message") != condition["message"]:
+            body = {"status": {"conditions": [condition]}}
+            task = asyncio.create_task(
+                self._client.patch(_MODELS[key.kind], key.namespace, key.name, body, subresource="status", manager=MANAGER)
+            )
+            task.add_done_callback(lambda done: done.cancelled() or done.exception())
+
+    def _changed(self, keys: frozenset[Key]) -> None:
+        for key in keys:
+            if key.kind in KINDS:
+                self._queue.add(key)
+
+    # -- heartbeats
+
+    def _heard_lease(self, key: Key, raw: Raw | None) -> None:
+        if key.name != AGENT:
+            return
+        if raw is None:
+            self._liveness.gone(key.namespace)
+        else:
+            self._liveness.heard(Lease.model_validate(raw))
+            if self._heartbeat(key.namespace) is not True:
+                self._beat.set()
+
+    def _heartbeat(self, namespace: str) -> bool | None:
+        found = self.world.peek(Heartbeat.key_of("", self._nodes.get(namespace, "")))
+        return found.alive if isinstance(found, Heartbeat) else None
+
+    def _forget_node(self, key: Key) -> None:
+        self._nodes.pop(names.node_namespace(key.name), None)
+        self._changed(self.world.remove(Heartbeat.key_of("", key.name)))
+
+    async def _watch_beats(self) -> None:
+        """Judges when a silent agent speaks, and once a second: what is looked for is that nothing comes."""
+        while True:
+            self._judge_agents()
+            self._beat.clear()
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(1.0):
+                    await self._beat.wait()
+
+    def _judge_agents(self) -> None:
+        for namespace, alive in self._liveness.judge().items():
+            node = self._nodes.get(namespace)
+            if node is not None and self._heartbeat(namespace) != alive:
+                log.info("agent %s", "answers" if alive else "is silent", extra={"node": node})
+                self._changed(self.world.put(Heartbeat(metadata=Meta(name=node, uid=node), alive=alive)))
+
+    # -- working
+
+    async def _resyncs(self) -> None:
+        while True:
+            await asyncio.sleep(self._settings.resync)
+            self._resync()
+
+    def _resync(self) -> None:
+        for kind in KINDS:
+            for obj in self.world.all(kind):
+                self._queue.add(obj.key)
+
+    async def _work(self) -> None:
+        while True:
+            key = await self._queue.get()
+            obj = self.world.peek(key)
+            if obj is None:
+                self.world.forget(key)
+                self._queue.done(key)
+                continue
+            try:
+                # Resolving and taking what it allocates happen in one go: the next resolution sees it.
+                await self._executor.carry_out(obj, self._resolve(obj))
+            except (Lost, ApiError, Unavailable) as error:
+                pause = self._queue.failed(key)
+                metrics.RESOLVED.labels(key.kind, "retried").inc()
+                log.info("again in %.1f s: %s", pause, error, extra=_fields(key, obj))
+            except Exception:
+                pause = self._queue.failed(key)
+                metrics.RESOLVED.labels(key.kind, "broken").inc()
+                log.exception("a bug; again in %.1f s", pause, extra=_fields(key, obj))
+            else:
+                metrics.RESOLVED.labels(key.kind, "done").inc()
+                self._queue.done(key)
+
+    def _broken(self, obj: Object, message: str) -> Resolution:
+        """What is asked of the nodes stays as it is: a bug must not stop what runs."""
+        reader = self.world.reader(obj.key)
+        workloads = tuple(
+            Workload(node, part)
+            for namespace, spec in reader.where_view(NodeWorkload, "owner", obj.uid, lambda w: (w.namespace, w.spec))
+            if (node := self._nodes.get(namespace)) and (part := spec.part)
+        )
+        claims = tuple(
+            ClaimWanted(name, spec.thing, spec.farm)
+            for name, spec in reader.where_view(Claim, "holder", obj.uid, lambda c: (c.name, c.spec))
+        )
+        return Resolution(waiting(Reason.FAILED, message), workloads=workloads, claims=claims)
+
+    def _resolve(self, obj: Object) -> Resolution:
+        started = time.perf_counter()
+        try:
+            reader = self.world.reader(obj.key)
+            if KINDS[obj.KIND].finalized:  # the executor goes by these: their coming and going is everyone's business
+                reader.where_view(
+                    NodeWorkload, "owner", obj.uid, lambda workload: (workload.key, workload.hindrance, workload.deleting)
+                )
+            return KINDS[obj.KIND].resolve(obj, reader)
+        except Exception as error:
+            log.exception("resolving failed", extra=_fields(obj.key, obj))
+            metrics.RESOLVED.labels(obj.KIND, "broken").inc()
+            if obj.deleting or not KINDS[obj.KIND].finalized:
+                raise
+            message = f"the controller could not resolve it ({type(error).__name__}: {error}): please report this"
+            self._queue.add(obj.key, 30.0)
+            return self._broken(obj, message)
+        finally:
+            metrics.DURATION.labels(obj.KIND).observe(time.perf_counter() - started)
+
+
+def _older(raw: Raw, current: Object) -> bool:
+    """Whether an answer is no newer than what is known."""
+    return 0 < version_number(raw["metadata"]["resourceVersion"]) <= version_number(current.metadata.resource_version)
+
+
+def _fields(key: Key, obj: Object | None = None) -> dict[str, object]:
+    found: dict[str, object] = {"kind": key.kind, "namespace": key.namespace, "object": key.name}
+    return found | ({"generation": obj.metadata.generation} if obj is not None else {})
+
+
+async def run(settings: Settings, stop: asyncio.Event, started: Callable[[Controller], None] = lambda _: None) -> None:
+    access = await Access.load(settings.kubeconfig)
+    controller = Controller(access, settings)
+    started(controller)
+    await controller.run(stop)

@@ -1,0 +1,93 @@
+"""Every kind that is resolved, and the indexes that resolving needs."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
+from types import ModuleType
+from typing import Any
+
+from zos.api.contract import Claim, Contract, NameContract
+from zos.api.core import Lease, Namespace, Secret
+from zos.api.farm import Farm
+from zos.api.gridnode import GridNode
+from zos.api.meta import Object
+from zos.api.network import Network
+from zos.api.nodeworkload import NodeWorkload
+from zos.api.publicip import PublicIP
+from zos.api.zmachine import ZMachine
+from zos.api.zmount import ZMount
+from zos.kinds.claim import resolve as claim
+from zos.kinds.contract import resolve as contract
+from zos.kinds.farm import resolve as farm
+from zos.kinds.gridnode import resolve as gridnode
+from zos.kinds.namecontract import resolve as namecontract
+from zos.kinds.network import resolve as network
+from zos.kinds.nodeworkload import resolve as nodeworkload
+from zos.kinds.publicip import resolve as publicip
+from zos.kinds.zmachine import resolve as zmachine
+from zos.kinds.zmount import resolve as zmount
+from zos.world.resolution import Resolution
+from zos.world.store import Indexes, Reader
+
+
+@dataclass(frozen=True)
+class Kind:
+    """``pool``: the list in the status that records who holds what of it. ``shared``: status fields that are the agent's.
+    ``finalized``: users write it and it is cleaned up after."""
+
+    model: type[Object]
+    module: ModuleType
+    finalized: bool = True
+    pool: str | None = None
+    shared: frozenset[str] = frozenset()
+
+    @property
+    def internal(self) -> bool:
+        """Nobody reads how it stands: it is only kept or dismissed."""
+        return not self.finalized and self.pool is None
+
+    @property
+    def resolve(self) -> Callable[[Any, Reader], Resolution]:
+        function: Callable[[Any, Reader], Resolution] = self.module.resolve
+        return function
+
+
+_AGENTS = frozenset(
+    {
+        "capacity", "prekeys", "sealing_key", "features", "agent_version", "reported_endpoint", "nameservers", "quarantined",
+    }
+)  # fmt: skip
+
+KINDS: Mapping[str, Kind] = {
+    kind.model.KIND: kind
+    for kind in (
+        Kind(GridNode, gridnode, finalized=False, pool="holds", shared=_AGENTS),
+        Kind(Network, network, pool="addresses"),
+        Kind(ZMachine, zmachine),
+        Kind(ZMount, zmount),
+        Kind(Farm, farm),
+        Kind(Contract, contract, pool="in_use"),
+        Kind(NameContract, namecontract),
+        Kind(PublicIP, publicip),
+        Kind(Claim, claim, finalized=False),
+        Kind(NodeWorkload, nodeworkload, finalized=False),
+    )
+}
+
+#: What the informer watches.
+WATCHED: tuple[type[Object], ...] = (*(kind.model for kind in KINDS.values()), Secret, Namespace, Lease)
+
+
+def indexes() -> Iterable[Indexes]:
+    """What every kind declares, merged by model."""
+    merged: dict[type[Object], dict[str, Any]] = {kind.model: {} for kind in KINDS.values()}
+    merged |= {Secret: {}, Namespace: {}}
+    # The executor's own look-ups.
+    merged[NodeWorkload]["owner"] = lambda workload: [workload.spec.owner.uid]
+    merged[Claim]["holder"] = lambda claim: [claim.spec.holder.uid]
+    merged[Secret]["owner"] = lambda secret: [owner.uid for owner in secret.metadata.owner_references]
+    for kind in KINDS.values():
+        for declared in kind.module.INDEXES:
+            merged.setdefault(declared.model, {}).update(declared.by)
+    return [Indexes(model, by) for model, by in merged.items()]

@@ -1,0 +1,410 @@
+"""Container-mode guests under libvirt.
+
+Guests are transient domains: libvirt knows what runs, the node's disk (`zos.drivers.domainrun`) what there is. A guest that
+runs carries what it was started with in its metadata, so any agent can tell what it is, whatever was lost.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import dataclasses
+import threading
+import time
+from collections.abc import Callable, Coroutine, Mapping, Sequence
+from pathlib import Path
+from typing import Any, ClassVar, Literal
+from xml.etree import ElementTree
+
+import libvirt
+
+from zos.drivers import DriverError
+from zos.drivers.accelerator import AcceleratorProbe
+from zos.drivers.domainrun import Machine, Run, boot_of
+from zos.drivers.domainxml import NAMESPACE, Accelerator, Places, Start, domain_xml, start_of
+from zos.drivers.hypervisor import Hypervisor, gone
+from zos.drivers.inotify import MODIFY, Inotify
+from zos.drivers.virtiofsd import Watcher, launcher
+from zos.plan.diff import Observed, Op
+from zos.plan.facts import DomainFact
+from zos.plan.items import Domain, Item
+
+#: Seconds for a guest to end when asked to; and between two presses of its power button, which a booting guest overlooks.
+_GRACE = 30.0
+_PRESS_AGAIN = 3.0
+
+#: What people call the fields of a Domain, for the condition that asks for a restart.
+_WORDS = {
+    "cpu": "cpu",
+    "memory": "memory",
+    "image": "image",
+    "root": "disks",
+    "disks": "disks",
+    "nics": "network",
+    "config": "configuration",
+    "config_digest": "configuration",
+}
+
+
+@dataclasses.dataclass(frozen=True)
+class Seen:
+    """A guest of ours that exists; ``start`` is None where its metadata can't be read; ``up``: not just coming or going."""
+
+    uuid: str
+    start: Start | None
+    up: bool
+
+
+class DomainDriver:
+    """Domain items. ``state`` holds disks, images and machines; ``guest`` is a directory made by guestbuild."""
+
+    ITEMS: ClassVar[tuple[type[Item], ...]] = (Domain,)
+    SLOW: ClassVar[bool] = True
+
+    def __init__(
+        self,
+        state: Path,
+        run_directory: Path,
+        guest: Path,
+        *,
+        uri: str = "qemu:///system",
+        accelerator: Literal["auto", "kvm", "tcg"] = "auto",
+        libvirt_run: Path = Path("/run/libvirt/qemu"),
+        libvirt_logs: Path = Path("/var/log/libvirt/qemu"),
+        grace: float = _GRACE,
+    ) -> None:
+        self._state = state
+        self._guest = guest
+        self._libvirt_logs = libvirt_logs
+        self._grace = grace
+        self._machines = state / "machines"
+        self._machines.mkdir(parents=True, exist_ok=True, mode=0o700)
+        self._boot = boot_of(run_directory)
+        self._launcher = launcher(state / "libexec")
+        self._probe = AcceleratorProbe(accelerator, guest / "vmlinuz", guest / "initramfs", run_directory)
+        self._hypervisor = Hypervisor(uri, self._changed)
+        self._watcher = Watcher(libvirt_run, self._lost_root)
+        self._dirty: Callable[[], None] = lambda: None
+        self._records = threading.Lock()
+        self._ended: dict[str, asyncio.Event] = {}
+        self._progress: dict[str, str] = {}
+        self._facts: dict[str, DomainFact] = {}
+        self._images: frozenset[str] = frozenset()
+        self._boots: Inotify | None = None
+        self._tasks: set[asyncio.Task[None]] = set()
+
+    async def accelerator(self) -> Accelerator:
+        """What guests of this node run on; the first call may take some seconds."""
+        return await self._probe.accelerator()
+
+    def accelerator_found(self) -> Accelerator | None:
+        """The same if it is known already."""
+        return self._probe.found()
+
+    def images(self) -> frozenset[str]:
+        """Digests that guests stand on or will be started from, as of the last look."""
+        return self._images
+
+    def facts(self) -> Mapping[str, DomainFact]:
+        return self._facts
+
+    def progress(self, key: str) -> str:
+        return self._progress.get(key, "")
+
+    async def observe(self, wanted: Sequence[Item]) -> Mapping[str, Observed]:
+        asked = {item.name: item for item in wanted if isinstance(item, Domain)}
+        observed, watched = await self._hypervisor.call(self._observe, asked)
+        self._watcher.watch(watched)
+        self._await_boots(watched)
+        return observed
+
+    async def apply(self, op: Op) -> None:
+        name = op.key.removeprefix("domain/")
+        try:
+            if isinstance(op.item, Domain):
+                await self._make_so(op.item, op.key)
+            else:
+                await self._remove(name, op.key)
+        except OSError as error:
+            raise DriverError(f"{op.key}: {error.strerror or error}: {error.filename or ''}") from error
+        finally:
+            self._progress.pop(op.key, None)
+
+    def watch(self, dirty: Callable[[], None]) -> None:
+        self._dirty = dirty
+        self._boots = Inotify(lambda: self._dirty())
+        self._begin(self._warm_up())
+
+    async def close(self) -> None:
+        self._dirty = lambda: None
+        self._watcher.close()
+        if self._boots is not None:
+            self._boots.close()
+            self._boots = None
+        for task in self._tasks:
+            task.cancel()
+        await self._hypervisor.close()
+
+    async def resize_disk(self, path: Path, size: int) -> bool:
+        """Gives a disk its new size through the guest that runs with it; False where none does."""
+        return await self._hypervisor.call(self._resize_disk, path, size)
+
+    # --- looking
+
+    def _observe(self, wanted: Mapping[str, Domain]) -> tuple[dict[str, Observed], dict[str, str]]:
+        """What there is, and the guests that run: uuid by name."""
+        running = self._running()
+        observed: dict[str, Observed] = {}
+        facts: dict[str, DomainFact] = {}
+        images: set[str] = set()
+        for machine in self._known():
+            card = machine.card()
+            if card is None or card.name in running:
+                continue
+            with self._records:
+                run = self._settle(machine)
+            item = dataclasses.replace(card, running=False)
+            observed[card.key] = Observed(card.key, item, card.owner)
+            facts[card.name] = _fact(run, machine, running=False)
+            images.add(card.image)
+        for name, seen in running.items():
+            key = f"domain/{name}"
+            machine = self._machine(seen.uuid)
+            if seen.start is None:
+                observed[key] = Observed(key, None)
+                continue
+            with self._records:
+                run = self._adopt(machine, seen.start)
+            was, now = seen.start.item, wanted.get(name)
+            outdated: tuple[str, ...] = ()
+            item = dataclasses.replace(was, running=True)
+            if now is not None and now.running and now.incarnation == was.incarnation and now.uuid == was.uuid:
+                changed = (_WORDS[field] for field in _WORDS if getattr(now, field) != getattr(was, field))
+                outdated, item = tuple(dict.fromkeys(changed)), now
+            observed[key] = Observed(key, item, was.owner)
+            facts[name] = dataclasses.replace(_fact(run, machine, running=True), outdated=outdated)
+            images.add(was.image)
+        self._facts, self._images = facts, frozenset(images)
+        return observed, {name: seen.uuid for name, seen in running.items() if seen.up}
+
+    def _running(self) -> dict[str, Seen]:
+        found: dict[str, Seen] = {}
+        for domain in self._hypervisor.connection().listAllDomains(libvirt.VIR_CONNECT_LIST_DOMAINS_ACTIVE):
+            try:
+                text = domain.metadata(libvirt.VIR_DOMAIN_METADATA_ELEMENT, NAMESPACE)
+                up = domain.state()[0] == libvirt.VIR_DOMAIN_RUNNING
+                start = start_of(_element_text(text))
+            except libvirt.libvirtError as error:
+                if gone(error) or error.get_error_code() == libvirt.VIR_ERR_NO_DOMAIN_METADATA:
+                    continue  # somebody else's
+                raise
+            except (ValueError, KeyError, TypeError):
+                start = None
+            found[domain.name()] = Seen(domain.UUIDString(), start, up)
+        return found
+
+    def _settle(self, machine: Machine) -> Run:
+        """The record of a guest that does not run; notes its end the first time it is missed."""
+        run = machine.run()
+        if not run.over:
+            run = run.finished(machine.status(), time.time(), self._boot)
+            machine.write_run(run)
+        return run
+
+    def _adopt(self, machine: Machine, start: Start) -> Run:
+        """The record of a guest that runs, made up for where the agent that started it did not come to write it."""
+        run = machine.run()
+        if run.started_at != start.started_at or run.ended:
+            run = run.begun(start)
+            machine.write_card(start.item)
+            machine.write_run(run)
+        return run
+
+    # --- doing
+
+    async def _make_so(self, item: Domain, key: str) -> None:
+        seen = await self._hypervisor.call(self._seen, item.name)
+        if seen is not None:
+            same = seen.start is not None and seen.start.item.incarnation == item.incarnation and seen.uuid == item.uuid
+            if item.running and same:
+                return
+            await self._stop(item.name, seen.uuid, key)
+        machine = self._machine(item.uuid)
+        await self._hypervisor.call(machine.write_card, item)
+        if item.running:
+            self._progress[key] = "starting"
+            start = Start(item=item, started_at=time.time(), boot=self._boot, accelerator=await self.accelerator())
+            await self._hypervisor.call(self._start, machine, start)
+
+    def _start(self, machine: Machine, start: Start) -> None:
+        places = Places(
+            state=self._state,
+            machine=machine.directory,
+            kernel=self._guest / "vmlinuz",
+            initramfs=self._guest / "initramfs",
+            virtiofsd=self._launcher,
+        )
+        root = places.image(start.item.image)
+        if not root.is_dir():
+            raise DriverError(f"image {start.item.image} is not on this node any more")
+        with self._records:
+            run = self._settle(machine).begun(start)
+            machine.clear_status()
+        self._hypervisor.connection().createXML(domain_xml(start, places), 0)
+        with self._records:
+            machine.write_run(run)
+
+    async def _stop(self, name: str, uuid: str, key: str) -> None:
+        """Power button, time to react, power off."""
+        self._progress[key] = "stopping"
+        machine = self._machine(uuid)
+        ended = self._ended.setdefault(name, asyncio.Event())
+        ended.clear()
+        await self._hypervisor.call(self._note_stopping, machine)
+        deadline = time.monotonic() + self._grace
+        try:
+            while (left := deadline - time.monotonic()) > 0:
+                if not await self._hypervisor.call(self._press, name, uuid, machine):
+                    break
+                with contextlib.suppress(TimeoutError):
+                    await asyncio.wait_for(ended.wait(), min(_PRESS_AGAIN, left))
+                    break
+            await self._hypervisor.call(self._destroy, name, uuid)
+        finally:
+            self._ended.pop(name, None)
+        await self._hypervisor.call(self._settle_stopped, machine)
+
+    async def _remove(self, name: str, key: str) -> None:
+        seen = await self._hypervisor.call(self._seen, name)
+        if seen is not None:
+            await self._stop(name, seen.uuid, key)
+        await self._hypervisor.call(self._erase, name, seen.uuid if seen is not None else None)
+
+    def _seen(self, name: str) -> Seen | None:
+        return self._running().get(name)
+
+    def _note_stopping(self, machine: Machine) -> None:
+        with self._records:
+            run = machine.run()
+            if not run.over:
+                machine.write_run(dataclasses.replace(run, stopping=True))
+
+    def _press(self, name: str, uuid: str, machine: Machine) -> bool:
+        """False when there is nobody to press for."""
+        domain = self._hypervisor.find(name)
+        if domain is None or domain.UUIDString() != uuid:
+            return False
+        if machine.status() != "stopping":
+            try:
+                domain.shutdownFlags(libvirt.VIR_DOMAIN_SHUTDOWN_ACPI_POWER_BTN)
+            except libvirt.libvirtError as error:
+                if not gone(error):
+                    raise
+                return False
+        return True
+
+    def _destroy(self, name: str, uuid: str) -> None:
+        domain = self._hypervisor.find(name)
+        if domain is None or domain.UUIDString() != uuid:
+            return
+        try:
+            domain.destroy()
+        except libvirt.libvirtError as error:
+            if not gone(error):
+                raise
+
+    def _settle_stopped(self, machine: Machine) -> None:
+        with self._records:
+            self._settle(machine)
+
+    def _erase(self, name: str, uuid: str | None) -> None:
+        for machine in self._known():
+            card = machine.card()
+            if (card is not None and card.name == name) or machine.directory.name == uuid:
+                machine.remove()
+        for pattern in (f"{name}.log*", f"{name}-fs0-virtiofsd.log*"):
+            for log in self._libvirt_logs.glob(pattern):
+                log.unlink(missing_ok=True)
+
+    def _resize_disk(self, path: Path, size: int) -> bool:
+        for name, seen in self._running().items():
+            if seen.start is None:
+                continue
+            for disk in (seen.start.item.root, *seen.start.item.disks):
+                if self._state / "disks" / f"{disk.disk}.raw" == path:
+                    domain: Any = self._hypervisor.find(name)
+                    if domain is None:
+                        return False
+                    domain.blockResize(str(path), size, libvirt.VIR_DOMAIN_BLOCK_RESIZE_BYTES)
+                    return True
+        return False
+
+    # --- being told
+
+    def _await_boots(self, guests: Mapping[str, str]) -> None:
+        """Has us told when the init of a guest that is booting says that the entrypoint runs."""
+        if self._boots is None:
+            return
+        booting = {self._machine(uuid) for name, uuid in guests.items() if name in self._facts and not self._facts[name].booted}
+        self._boots.watch([machine.status_file for machine in booting], MODIFY)
+        if any(machine.booted() for machine in booting):  # while we looked
+            self._dirty()
+
+    def _changed(self, name: str, event: int) -> None:
+        if event == libvirt.VIR_DOMAIN_EVENT_STOPPED and name in self._ended:
+            self._ended[name].set()
+        self._dirty()
+
+    def _lost_root(self, name: str, uuid: str) -> None:
+        """A guest whose virtiofsd died hangs for ever, while libvirt says that it runs: it has crashed."""
+
+        async def end() -> None:
+            with contextlib.suppress(DriverError):  # the next look finds it again
+                await self._hypervisor.call(self._destroy, name, uuid)
+
+        self._begin(end())
+
+    async def _warm_up(self) -> None:
+        """What would take seconds of the first guest's start: trying KVM, and libvirt's look at what QEMU can do."""
+        known = self._probe.found()
+        accelerator = await self._probe.accelerator()
+        if accelerator != known:
+            self._dirty()
+        with contextlib.suppress(DriverError):
+            await self._hypervisor.call(self._look_at_qemu, "kvm" if accelerator == "kvm" else "qemu")
+
+    def _look_at_qemu(self, kind: str) -> None:
+        self._hypervisor.connection().getDomainCapabilities(None, "x86_64", "q35", kind)
+
+    def _begin(self, work: Coroutine[Any, Any, None]) -> None:
+        task = asyncio.create_task(work)
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+
+    def _known(self) -> list[Machine]:
+        """Guests there is anything of. That somebody deleted the directory of them all is no reason to see nothing any more."""
+        return [Machine(directory) for directory in self._machines.glob("*")]
+
+    def _machine(self, uuid: str) -> Machine:
+        return Machine(self._machines / uuid)
+
+
+def _fact(run: Run, machine: Machine, *, running: bool) -> DomainFact:
+    return DomainFact(
+        running=running,
+        booted=running and machine.booted(),
+        started_at=run.started_at,
+        ended_at=run.ended_at,
+        ended="" if running else run.ended,
+        exit_code=run.exit_code,
+        restarts=run.restarts,
+        crashes=run.crashes,
+        accelerator=run.accelerator,
+        console=str(machine.console),
+        problem=run.problem,
+        recipe=run.recipe,
+    )
+
+
+def _element_text(xml: str) -> str:
+    return ElementTree.fromstring(xml).text or ""

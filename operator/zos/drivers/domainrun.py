@@ -1,0 +1,146 @@
+"""What is kept of a guest on the node's disk: its definition while it does not run, and how its runs went."""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import json
+import os
+import re
+import uuid
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+from zos.drivers.domainxml import Start, item_of, item_text
+from zos.plan.items import Domain
+
+#: Ends that nobody asked for, of which the times are remembered.
+_CRASHES = 10
+_SECTOR = 512
+
+
+@dataclass(frozen=True, kw_only=True)
+class Run:
+    """The last run of a guest. ``stopping`` is set before it is asked to stop; times in seconds since the epoch. ``crashes``
+    are those of the same recipe: what was mended starts with a clean record."""
+
+    started_at: float | None = None
+    boot: str = ""
+    accelerator: Literal["kvm", "tcg"] | None = None
+    stopping: bool = False
+    ended_at: float | None = None
+    ended: Literal["", "exit", "crash", "stopped"] = ""
+    exit_code: int | None = None
+    problem: str = ""
+    restarts: int = 0
+    crashes: tuple[float, ...] = ()
+    recipe: str = ""
+
+    @property
+    def over(self) -> bool:
+        return self.started_at is None or self.ended != ""
+
+    def begun(self, start: Start) -> Run:
+        return Run(
+            started_at=start.started_at,
+            boot=start.boot,
+            accelerator=start.accelerator,
+            restarts=self.restarts + (1 if self.ended in ("exit", "crash") else 0),
+            crashes=self.crashes if start.item.recipe == self.recipe else (),
+            recipe=start.item.recipe,
+        )
+
+    def finished(self, status: str, now: float, boot: str) -> Run:
+        """How the run ended, by what the guest's init wrote last (operator/zos/guest/init.c)."""
+        end = dataclasses.replace(self, ended_at=now)
+        unasked = (*self.crashes, now)[-_CRASHES:]
+        word, _, rest = status.partition(" ")
+        code = int(rest) if re.fullmatch(r"\d{1,3}", rest) else None
+        match word:
+            case "failed":
+                return dataclasses.replace(end, ended="exit", exit_code=127, problem=rest, crashes=unasked)
+            case "stopped" | "rebooted":
+                return dataclasses.replace(end, ended="stopped", exit_code=code)
+            case "exited":
+                if self.stopping:
+                    return dataclasses.replace(end, ended="stopped", exit_code=code)
+                return dataclasses.replace(end, ended="exit", exit_code=code, crashes=unasked)
+        if self.stopping or self.boot != boot:  # cut off when asked, or together with the node
+            return dataclasses.replace(end, ended="stopped")
+        return dataclasses.replace(end, ended="crash", crashes=unasked)
+
+
+@dataclass(frozen=True)
+class Machine:
+    """The directory of one guest. Its config may lie there as well: that is another driver's."""
+
+    directory: Path
+
+    @property
+    def console(self) -> Path:
+        return self.directory / "console.log"
+
+    def card(self) -> Domain | None:
+        """The definition, as far as it is readable; ``running`` says nothing."""
+        try:
+            return item_of(json.loads((self.directory / "domain.json").read_text()))
+        except (OSError, ValueError, KeyError, TypeError, AttributeError):
+            return None
+
+    def write_card(self, item: Domain) -> None:
+        self.directory.mkdir(parents=True, exist_ok=True, mode=0o700)
+        _replace(self.directory / "domain.json", json.dumps(item_text(dataclasses.replace(item, running=False))))
+
+    def run(self) -> Run:
+        try:
+            text = json.loads((self.directory / "run.json").read_text())
+            return Run(**{**text, "crashes": tuple(text["crashes"])})
+        except (OSError, ValueError, KeyError, TypeError):
+            return Run()
+
+    def write_run(self, run: Run) -> None:
+        _replace(self.directory / "run.json", json.dumps(dataclasses.asdict(run)))
+
+    @property
+    def status_file(self) -> Path:
+        return self.directory / "status"
+
+    def booted(self) -> bool:
+        """Whether the entrypoint was started."""
+        return self.status() in ("running", "stopping")
+
+    def status(self) -> str:
+        """The last word of the guest's init."""
+        with contextlib.suppress(OSError), open(self.status_file, "rb") as file:
+            return file.read(_SECTOR).split(b"\0")[0].decode(errors="replace").strip()
+        return ""
+
+    def clear_status(self) -> None:
+        _replace(self.status_file, "\0" * _SECTOR)
+
+    def remove(self) -> None:
+        for pattern in ("status", "run.json", "console.log*", ".*.new", "domain.json"):  # the card last: it is found by that
+            for path in self.directory.glob(pattern):
+                path.unlink(missing_ok=True)
+        with contextlib.suppress(OSError):
+            self.directory.rmdir()
+
+
+def boot_of(run_directory: Path) -> str:
+    """A name for this boot of the node: kept where a reboot forgets it."""
+    run_directory.mkdir(parents=True, exist_ok=True)
+    path = run_directory / "boot"
+    with contextlib.suppress(FileNotFoundError):
+        return path.read_text()
+    _replace(path, uuid.uuid4().hex)
+    return path.read_text()
+
+
+def _replace(path: Path, text: str) -> None:
+    new = path.with_name(f".{path.name}.new")
+    with open(new, "w", encoding="utf-8", opener=lambda name, flags: os.open(name, flags, 0o600)) as file:
+        file.write(text)
+        file.flush()
+        os.fsync(file.fileno())
+    new.rename(path)

@@ -1,0 +1,165 @@
+"""A guest as libvirt's domain XML (libvirt.org/formatdomain.html), with what it was made from in its metadata."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+from xml.etree import ElementTree
+from xml.etree.ElementTree import Element, SubElement
+
+from zos.drivers.image import directory_of
+from zos.plan.items import Domain, GuestDisk, GuestNic
+
+NAMESPACE = "https://zos.grid.tf/domain/v1alpha1"
+Accelerator = Literal["kvm", "tcg"]
+
+#: A kernel that fails ends at once, and with it the guest: the node sees a crash.
+KERNEL_ARGUMENTS = "console=ttyS0 quiet loglevel=4 panic=-1 oops=panic"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Start:
+    """One run of a guest: what it was started with, when (seconds since the epoch), and the boot of the node it belongs to."""
+
+    item: Domain
+    started_at: float
+    boot: str
+    accelerator: Accelerator
+
+
+@dataclass(frozen=True, kw_only=True)
+class Places:
+    """Where on the node the parts of a guest are. ``machine`` is its own directory."""
+
+    state: Path
+    machine: Path
+    kernel: Path
+    initramfs: Path
+    virtiofsd: Path
+
+    def disk(self, name: str) -> Path:
+        return self.state / "disks" / f"{name}.raw"
+
+    def image(self, digest: str) -> Path:
+        return directory_of(self.state / "images", digest) / "rootfs"
+
+
+def item_text(item: Domain) -> dict[str, object]:
+    return {**dataclasses.asdict(item), "needs": []}
+
+
+def item_of(text: dict[str, object]) -> Domain:
+    """Raises KeyError, TypeError or ValueError for what is no item."""
+    fields = {**text, "needs": ()}
+    fields["root"] = GuestDisk(**text["root"])  # type: ignore[arg-type]
+    fields["disks"] = tuple(GuestDisk(**disk) for disk in text["disks"])  # type: ignore[attr-defined]
+    fields["nics"] = tuple(GuestNic(**nic) for nic in text["nics"])  # type: ignore[attr-defined]
+    return Domain(**fields)  # type: ignore[arg-type]
+
+
+def start_text(start: Start) -> str:
+    return json.dumps({**dataclasses.asdict(start), "item": item_text(start.item)})
+
+
+def start_of(text: str) -> Start:
+    """Raises KeyError, TypeError or ValueError for what is none."""
+    fields = json.loads(text)
+    return Start(**{**fields, "item": item_of(fields["item"])})
+
+
+def domain_xml(start: Start, places: Places) -> str:
+    item = start.item
+    domain = Element("domain", type="kvm" if start.accelerator == "kvm" else "qemu")
+    _text(domain, "name", item.name)
+    _text(domain, "uuid", item.uuid)
+    ElementTree.register_namespace("zos", NAMESPACE)
+    _text(SubElement(domain, "metadata"), f"{{{NAMESPACE}}}start", start_text(start))
+    _text(domain, "memory", str(item.memory), unit="b")
+    backing = SubElement(domain, "memoryBacking")  # virtiofsd reads the guest's memory
+    SubElement(backing, "source", type="memfd")
+    SubElement(backing, "access", mode="shared")
+    _text(domain, "vcpu", str(item.cpu))
+    SubElement(domain, "cpu", mode="host-passthrough" if start.accelerator == "kvm" else "maximum")
+    system = SubElement(domain, "os")
+    _text(system, "type", "hvm", arch="x86_64", machine="q35")
+    _text(system, "kernel", str(places.kernel))
+    _text(system, "initrd", str(places.initramfs))
+    _text(system, "cmdline", KERNEL_ARGUMENTS)
+    features = SubElement(domain, "features")
+    SubElement(features, "acpi")
+    SubElement(features, "apic")
+    SubElement(domain, "clock", offset="utc")
+    for event in ("poweroff", "reboot", "crash"):
+        _text(domain, f"on_{event}", "destroy")
+    _devices(SubElement(domain, "devices"), item, places)
+    return ElementTree.tostring(domain, encoding="unicode")
+
+
+def _devices(devices: Element, item: Domain, places: Places) -> None:
+    addresses = _addresses()
+    SubElement(devices, "controller", type="usb", model="none")
+    # The user's disks come first: vda and so on, as the API says. Init finds all of them by their serials.
+    disks = [(places.disk(disk.disk), disk.serial) for disk in (*item.disks, item.root)]
+    disks.append((places.machine / "status", "zos-status"))
+    for index, (path, serial) in enumerate(disks):
+        _disk(devices, index, path, serial, next(addresses))
+    _disk(devices, len(disks), places.state / item.config, "zos-config", next(addresses), readonly=True)
+    shared = SubElement(devices, "filesystem", type="mount", accessmode="passthrough")
+    SubElement(shared, "driver", type="virtiofs")
+    binary = SubElement(shared, "binary", path=str(places.virtiofsd), xattr="on")
+    SubElement(binary, "cache", mode="always")  # nobody changes an unpacked image
+    SubElement(shared, "source", dir=str(places.image(item.image)))
+    SubElement(shared, "target", dir="zos-image")
+    shared.append(next(addresses))
+    for nic in item.nics:
+        interface = SubElement(devices, "interface", type="ethernet")
+        SubElement(interface, "mac", address=nic.mac)
+        SubElement(interface, "target", dev=nic.tap, managed="no")
+        SubElement(interface, "model", type="virtio")
+        SubElement(interface, "driver", name="qemu")  # not every node has /dev/vhost-net
+        SubElement(interface, "rom", enabled="no")
+        interface.append(next(addresses))
+    console = SubElement(devices, "serial", type="pty")
+    SubElement(console, "log", file=str(places.machine / "console.log"), append="on")
+    SubElement(console, "target", type="isa-serial", port="0")
+    SubElement(devices, "memballoon", model="none")
+    # libvirt's default for the audio backend asks the host; the guest has no sound at all.
+    SubElement(devices, "audio", id="1", type="none")
+
+
+def _disk(devices: Element, index: int, path: Path, serial: str, address: Element, *, readonly: bool = False) -> None:
+    disk = SubElement(devices, "disk", type="file", device="disk")
+    # Without discard: what is reserved for a disk stays reserved.
+    SubElement(disk, "driver", name="qemu", type="raw", discard="ignore")
+    SubElement(disk, "source", file=str(path))
+    SubElement(disk, "target", dev=device_name(index), bus="virtio")
+    _text(disk, "serial", serial)
+    if readonly:
+        SubElement(disk, "readonly")
+    disk.append(address)
+
+
+def device_name(index: int) -> str:
+    """vda, …, vdz, vdaa, …"""
+    letters = ""
+    index += 1
+    while index:
+        index, letter = divmod(index - 1, 26)
+        letters = chr(ord("a") + letter) + letters
+    return f"vd{letters}"
+
+
+def _addresses() -> Iterator[Element]:
+    """On the root bus, eight to a slot: libvirt would give each a bridge of its own, which a guest takes its time to scan."""
+    for number in range(1 * 8, 31 * 8):
+        slot, function = divmod(number, 8)
+        address = {"type": "pci", "domain": "0", "bus": "0", "slot": str(slot), "function": str(function)}
+        yield Element("address", address | ({"multifunction": "on"} if function == 0 else {}))
+
+
+def _text(parent: Element, tag: str, text: str, **attributes: str) -> None:
+    SubElement(parent, tag, attributes).text = text

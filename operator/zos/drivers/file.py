@@ -1,0 +1,103 @@
+"""Small files under the node's state directory, each with a card beside them that says whose they are."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import hashlib
+import json
+import os
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path, PurePosixPath
+from typing import ClassVar
+
+from zos.drivers import DriverError
+from zos.plan.diff import Observed, Op
+from zos.plan.items import File, Item
+
+
+class FileDriver:
+    """File items. The card is written before the file and deleted after it, so that no crash leaves a file without one."""
+
+    ITEMS: ClassVar[tuple[type[Item], ...]] = (File,)
+    SLOW: ClassVar[bool] = False
+
+    def __init__(self, state: Path) -> None:
+        self._state = state
+        self._cards = state / "files"
+        self._cards.mkdir(parents=True, exist_ok=True, mode=0o700)
+
+    async def observe(self, wanted: Sequence[Item]) -> Mapping[str, Observed]:
+        return await asyncio.to_thread(self._observe)
+
+    async def apply(self, op: Op) -> None:
+        try:
+            if isinstance(op.item, File):
+                await asyncio.to_thread(self._write, op.item)
+            else:
+                await asyncio.to_thread(self._remove, op.key.removeprefix("file/"))
+        except OSError as error:
+            raise DriverError(f"{op.key}: {error.strerror or error}") from error
+
+    def watch(self, dirty: Callable[[], None]) -> None:
+        """Nobody but the agent writes here; the resync finds what went wrong all the same."""
+
+    async def close(self) -> None:
+        pass
+
+    def _observe(self) -> dict[str, Observed]:
+        observed: dict[str, Observed] = {}
+        for card in self._cards.glob("*.json"):
+            try:
+                text = json.loads(card.read_text())
+                path, owner = str(text["path"]), str(text["owner"])
+            except (OSError, ValueError, KeyError, TypeError):
+                card.unlink(missing_ok=True)  # half-written: its file does not exist yet
+                continue
+            observed[f"file/{path}"] = Observed(f"file/{path}", self._read(path, owner), owner)
+        return observed
+
+    def _read(self, path: str, owner: str) -> File | None:
+        with contextlib.suppress(OSError, UnicodeDecodeError), open(self._place(path), "rb") as file:
+            mode = os.fstat(file.fileno()).st_mode & 0o7777
+            return File(path=path, content=file.read().decode(), mode=mode, owner=owner)
+        return None
+
+    def _write(self, item: File) -> None:
+        target = self._place(item.path)
+        _replace(self._card(item.path), json.dumps({"path": item.path, "owner": item.owner}), 0o600)
+        target.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
+        _replace(target, item.content, item.mode)
+
+    def _remove(self, path: str) -> None:
+        target = self._place(path)
+        target.with_name(f".{target.name}.new").unlink(missing_ok=True)
+        target.unlink(missing_ok=True)
+        for parent in target.parents:
+            if parent.parent in (self._state, *self._state.parents):
+                break  # the rooms of the state directory are not this driver's
+            with contextlib.suppress(OSError):  # others have something there too
+                parent.rmdir()
+        self._card(path).unlink(missing_ok=True)
+
+    def _place(self, path: str) -> Path:
+        pure = PurePosixPath(path)
+        if pure.is_absolute() or not pure.parts or ".." in pure.parts:
+            raise DriverError(f"{path!r} is not a path inside the state directory")
+        return self._state / pure
+
+    def _card(self, path: str) -> Path:
+        return self._cards / f"{hashlib.sha256(path.encode()).hexdigest()[:32]}.json"
+
+
+def _replace(path: Path, text: str, mode: int) -> None:
+    """Whole or not at all, and never readable by others for a moment."""
+    new = path.with_name(f".{path.name}.new")
+    new.unlink(missing_ok=True)
+    fd = os.open(new, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
+    with open(fd, "w", encoding="utf-8") as file:
+        file.write(text)
+        file.flush()
+        os.fchmod(fd, mode)
+        os.fsync(fd)
+    new.rename(path)

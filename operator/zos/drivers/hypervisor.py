@@ -1,0 +1,112 @@
+"""The connection to the node's libvirtd: made again when it was lost, and awake to what happens to guests."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import threading
+from collections.abc import Callable
+from typing import Any, ParamSpec, TypeVar
+
+import libvirt
+
+from zos.drivers import DriverError
+from zos.drivers.thread import in_thread
+
+_P = ParamSpec("_P")
+_T = TypeVar("_T")
+_events = threading.Lock()
+_events_run = False
+
+
+def _run_events() -> None:
+    """libvirt's own event loop, once for the process; it must run before a connection is opened."""
+    global _events_run
+    with _events:
+        if _events_run:
+            return
+        libvirt.registerErrorHandler(lambda _context, _error: None, None)  # errors come as exceptions: not on stderr too
+        libvirt.virEventRegisterDefaultImpl()
+
+        def run() -> None:
+            while True:
+                libvirt.virEventRunDefaultImpl()
+
+        # A timer that never does anything keeps the loop from returning for want of anything to wait for.
+        libvirt.virEventAddTimeout(60_000, lambda _timer, _context: None, None)
+        threading.Thread(target=run, name="libvirt-events", daemon=True).start()
+        _events_run = True
+
+
+class Hypervisor:
+    """``changed(name, event)`` is called in the event loop's thread: a guest's name and the lifecycle event (a
+    ``VIR_DOMAIN_EVENT_…``), or ``("", -1)`` for a lost connection."""
+
+    def __init__(self, uri: str, changed: Callable[[str, int], None]) -> None:
+        self._uri = uri
+        self._changed = changed
+        self._connection: Any = None
+        self._lock = threading.Lock()
+        self._loop: asyncio.AbstractEventLoop | None = None
+
+    async def call(self, work: Callable[_P, _T], *args: _P.args, **kwargs: _P.kwargs) -> _T:
+        """Runs blocking work in a thread; libvirt's errors come as DriverError."""
+        self._loop = asyncio.get_running_loop()
+        try:
+            return await in_thread(work, *args, **kwargs)
+        except libvirt.libvirtError as error:
+            raise DriverError(f"libvirt: {error}") from error
+
+    def connection(self) -> Any:
+        """The open connection; opens it if need be. Blocks; raises libvirtError."""
+        with self._lock:
+            if self._connection is not None and self._connection.isAlive():
+                return self._connection
+            self._drop()
+            _run_events()
+            connection = libvirt.open(self._uri)
+            connection.registerCloseCallback(self._closed, None)
+            connection.domainEventRegisterAny(None, libvirt.VIR_DOMAIN_EVENT_ID_LIFECYCLE, self._lifecycle, None)
+            self._connection = connection
+            return connection
+
+    def find(self, name: str) -> Any:
+        """The running guest of that name, None where there is none. Blocks; raises libvirtError."""
+        try:
+            return self.connection().lookupByName(name)
+        except libvirt.libvirtError as error:
+            if error.get_error_code() == libvirt.VIR_ERR_NO_DOMAIN:
+                return None
+            raise
+
+    async def close(self) -> None:
+        self._changed = lambda _name, _event: None
+        await asyncio.to_thread(self._close)
+
+    def _close(self) -> None:
+        with self._lock:
+            self._drop()
+
+    def _drop(self) -> None:
+        connection, self._connection = self._connection, None
+        if connection is not None:
+            with contextlib.suppress(libvirt.libvirtError):
+                connection.unregisterCloseCallback()
+            with contextlib.suppress(libvirt.libvirtError):
+                connection.close()
+
+    def _closed(self, _connection: Any, _reason: int, _context: None) -> None:
+        self._tell("", -1)
+
+    def _lifecycle(self, _connection: Any, domain: Any, event: int, _detail: int, _context: None) -> None:
+        self._tell(domain.name(), event)
+
+    def _tell(self, name: str, event: int) -> None:
+        if self._loop is not None:
+            with contextlib.suppress(RuntimeError):  # the loop is closed: nobody is left to be told
+                self._loop.call_soon_threadsafe(lambda: self._changed(name, event))
+
+
+def gone(error: libvirt.libvirtError) -> bool:
+    """Whether the guest ended between being found and being talked to."""
+    return error.get_error_code() in (libvirt.VIR_ERR_NO_DOMAIN, libvirt.VIR_ERR_OPERATION_INVALID)

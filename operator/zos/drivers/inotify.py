@@ -1,0 +1,67 @@
+"""File system notifications (inotify(7)) in the event loop; the standard library has none."""
+
+from __future__ import annotations
+
+import asyncio
+import ctypes
+import errno
+import os
+from collections.abc import Callable, Iterable
+from pathlib import Path
+
+MODIFY = 0x2
+CLOSE_WRITE = 0x8
+MOVED_FROM = 0x40
+MOVED_TO = 0x80
+CREATE = 0x100
+DELETE = 0x200
+DELETE_SELF = 0x400
+ONLYDIR = 0x01000000
+#: Anything that adds, replaces or removes what a directory lists.
+ENTRIES = MOVED_FROM | MOVED_TO | CREATE | DELETE | DELETE_SELF | CLOSE_WRITE | ONLYDIR
+
+_libc = ctypes.CDLL(None, use_errno=True)
+
+
+class Inotify:
+    """Calls ``changed`` when something happens in one of the watched directories. Bursts come as one call."""
+
+    def __init__(self, changed: Callable[[], None]) -> None:
+        self._changed = changed
+        self._watches: dict[Path, int] = {}
+        self._fd = _check(_libc.inotify_init1(os.O_NONBLOCK | os.O_CLOEXEC))
+        asyncio.get_running_loop().add_reader(self._fd, self._read)
+
+    def watch(self, directories: Iterable[Path], mask: int = ENTRIES) -> None:
+        """Watches exactly these directories from now on; those that don't exist are passed over."""
+        wanted = set(directories)
+        for gone in self._watches.keys() - wanted:
+            _libc.inotify_rm_watch(self._fd, self._watches.pop(gone))
+        for path in wanted:
+            watch = _libc.inotify_add_watch(self._fd, os.fsencode(path), mask)  # again for one that was replaced
+            if watch >= 0:
+                self._watches[path] = watch
+            elif ctypes.get_errno() in (errno.ENOENT, errno.ENOTDIR):
+                self._watches.pop(path, None)
+            else:
+                _check(watch)
+
+    def close(self) -> None:
+        if self._fd >= 0:
+            asyncio.get_running_loop().remove_reader(self._fd)
+            os.close(self._fd)
+            self._fd = -1
+
+    def _read(self) -> None:
+        try:
+            os.read(self._fd, 65536)
+        except BlockingIOError:
+            return
+        self._changed()
+
+
+def _check(result: int) -> int:
+    if result < 0:
+        number = ctypes.get_errno()
+        raise OSError(number, os.strerror(number))
+    return result

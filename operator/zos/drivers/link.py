@@ -1,0 +1,371 @@
+"""Network namespaces, bridges, veth pairs, taps and routes, by netlink.
+
+Whose an interface is stands in its alias, whose a namespace is in the alias of its loopback. Routes are ours by their
+protocol number.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import errno
+import fcntl
+import os
+import re
+import struct
+from collections.abc import Callable, Mapping, Sequence
+from ipaddress import ip_interface, ip_network
+from pathlib import Path
+from typing import Any, ClassVar
+
+from pyroute2 import AsyncIPRoute
+from pyroute2.netlink.exceptions import NetlinkError
+
+from zos.drivers import DriverError, netns
+from zos.drivers.process import ProcessError, run
+from zos.plan import names
+from zos.plan.diff import Observed, Op
+from zos.plan.items import Bridge, Item, Netns, Route, Tap, Veth
+
+ALIAS = "zos:"
+#: Routes with this protocol number are ours (iproute2 leaves 3..255 to administrators; /etc/iproute2/rt_protos).
+ROUTE_PROTOCOL = 122
+#: Names that plan/names.py gives to links in the node's own namespace: ours even where a crash left no alias.
+_NAME = re.compile(r"[blu]-[a-z2-7]{10}|t-[a-z2-7]{10}-\d+")
+#: Bridges on the segments of the node's own NICs: drivers/segment.py.
+SEGMENT = re.compile(r"p-[a-z2-7]{10}")
+#: For taps: frames to 01:80:c2:00:00:03 to 0f go the way of all frames, and so through the guard. Left to itself the bridge
+#: keeps them (IEEE 802.1D), without asking any hook in the case of LLDP, but learns their sender all the same: a forged one
+#: would bring a machine its neighbour's traffic.
+GROUP_FORWARD = 0xFFF8
+_IFF_UP = 1
+_AF_INET, _AF_INET6 = 2, 10
+_RT_TABLE_MAIN = 254
+_SCOPE_LINK = 253
+
+
+class Link:
+    """An interface as the kernel shows it."""
+
+    def __init__(self, space: str, message: Any) -> None:
+        self.space = space
+        self.index = int(message["index"])
+        self.up = bool(message["flags"] & _IFF_UP)
+        self.name = str(message.get_attr("IFLA_IFNAME"))
+        self.mtu = int(message.get_attr("IFLA_MTU") or 0)
+        self.alias = str(message.get_attr("IFLA_IFALIAS") or "")
+        self.master = message.get_attr("IFLA_MASTER")
+        self.group_forward = message.get_nested("IFLA_LINKINFO", "IFLA_INFO_SLAVE_DATA", "IFLA_BRPORT_GROUP_FWD_MASK")
+        self.peer = message.get_attr("IFLA_LINK")
+        self.kind = str(message.get_nested("IFLA_LINKINFO", "IFLA_INFO_KIND") or "")
+        self.tap = message.get_nested("IFLA_LINKINFO", "IFLA_INFO_DATA", "IFLA_TUN_TYPE") == 2
+
+    @property
+    def owner(self) -> str:
+        return self.alias.removeprefix(ALIAS) if self.alias.startswith(ALIAS) else ""
+
+    @property
+    def ours(self) -> bool:
+        return self.alias.startswith(ALIAS) or _NAME.fullmatch(self.name) is not None
+
+
+class _Space:
+    """A namespace as the kernel shows it."""
+
+    def __init__(self, name: str, links: list[Link], addresses: list[Any], routes: list[Any]) -> None:
+        self.name = name
+        self.links = {link.index: link for link in links}
+        self.by_name = {link.name: link for link in links}
+        self.routes = routes
+        self._addresses: dict[int, set[str]] = {}
+        for message in addresses:
+            if message["scope"] != _SCOPE_LINK:
+                local = message.get_attr("IFA_LOCAL") or message.get_attr("IFA_ADDRESS")
+                self._addresses.setdefault(message["index"], set()).add(f"{local}/{message['prefixlen']}")
+
+    def addresses(self, link: Link, wanted: Sequence[str]) -> tuple[str, ...]:
+        """In the words of ``wanted`` where they mean the same."""
+        found = self._addresses.get(link.index, set())
+        if found == {str(ip_interface(address)) for address in wanted}:
+            return tuple(wanted)
+        return tuple(sorted(found))
+
+
+class LinkDriver:
+    ITEMS: ClassVar[tuple[type[Item], ...]] = (Netns, Bridge, Veth, Tap, Route)
+    SLOW: ClassVar[bool] = False
+
+    def __init__(self) -> None:
+        self._watch: netns.Watch | None = None
+
+    async def observe(self, wanted: Sequence[Item]) -> Mapping[str, Observed]:
+        ours = netns.ours()
+        if self._watch is not None:
+            await self._watch.follow(ours)
+        seen = await asyncio.gather(*(_look(name) for name in ("", *sorted(ours))))
+        spaces = {space.name: space for space in seen if space is not None}
+        plan = {item.key: item for item in wanted}
+        observed: dict[str, Observed] = {}
+        for space in spaces.values():
+            if space.name:
+                lo = space.by_name.get("lo")
+                item = Netns(name=space.name) if lo is not None and lo.up and lo.alias.startswith(ALIAS) else None
+                key = f"netns/{space.name}"
+                observed[key] = Observed(key, item, lo.owner if lo is not None else "")
+            for link in space.links.values():
+                if link.ours and not space.name and (seen_item := _item_of(link, spaces, plan)) is not None:
+                    observed[seen_item.key] = seen_item
+            for route in space.routes:
+                if (found := _route_of(route, space)) is not None:
+                    observed[found.key] = Observed(found.key, found)
+        return observed
+
+    async def apply(self, op: Op) -> None:
+        try:
+            match op.item:
+                case None:
+                    await self._remove(op)
+                case Netns():
+                    await _make_netns(op.item)
+                case Bridge() | Tap():
+                    await _make_port(op.item)
+                case Veth():
+                    await _make_veth(op.item)
+                case Route():
+                    await _make_route(op.item)
+                case _:
+                    raise AssertionError(op)
+        except NetlinkError as error:
+            raise DriverError(f"{op.key}: {os.strerror(error.code)}") from error
+        except (OSError, ProcessError) as error:
+            raise DriverError(f"{op.key}: {error}") from error
+
+    def watch(self, dirty: Callable[[], None]) -> None:
+        groups = (netns.LINKS, netns.ADDRESSES, netns.ADDRESSES6, netns.ROUTES, netns.ROUTES6)
+        self._watch = netns.Watch(netns.ROUTE, groups, dirty)
+
+    async def close(self) -> None:
+        if self._watch is not None:
+            self._watch.close()
+
+    async def _remove(self, op: Op) -> None:
+        kind, _, rest = op.key.partition("/")
+        if kind == "netns":
+            if self._watch is not None:
+                await self._watch.follow(netns.ours() - {rest})
+            if rest in netns.ours():
+                await run("ip", "netns", "delete", rest)
+            return
+        space, _, name = rest.partition("/")
+        if space and space not in netns.ours():
+            return
+        async with netns.netlink(space) as sock:
+            if kind == "route":
+                await _delete_route(sock, name)
+            else:
+                for index in await sock.link_lookup(ifname=name):
+                    await gone_is_fine(sock.link("del", index=index))
+
+
+async def _look(name: str) -> _Space | None:
+    """None: the namespace went away meanwhile."""
+    try:
+        async with netns.netlink(name) as sock:
+            links = [Link(name, message) async for message in await sock.get_links()]
+            addresses = [message async for message in await sock.get_addr()]
+            routes = [
+                message async for message in await sock.get_routes(table=_RT_TABLE_MAIN) if message["proto"] == ROUTE_PROTOCOL
+            ]
+            return _Space(name, links, addresses, routes)
+    except (DriverError, FileNotFoundError):
+        return None
+
+
+def _item_of(link: Link, spaces: Mapping[str, _Space], plan: Mapping[str, Item]) -> Observed | None:
+    """What a link of ours in the node's own namespace amounts to; None: not an affair of this driver."""
+    space = spaces[link.space]
+    key = f"link/{link.space}/{link.name}"
+    wanted = plan.get(key)
+    item: Item | None = None
+    whole = link.up and link.alias.startswith(ALIAS)
+    master = space.links.get(link.master)
+    bridge = master.name if master is not None else None
+    if isinstance(wanted, Tap) and bridge == names.segment(wanted.bridge):
+        bridge = wanted.bridge
+    match link.kind:
+        case "bridge" if SEGMENT.fullmatch(link.name):
+            return None
+        case "bridge":
+            item = Bridge(netns=link.space, name=link.name, mtu=link.mtu) if whole else None
+        case "tun" if link.tap:
+            whole = whole and link.group_forward == GROUP_FORWARD
+            item = Tap(name=link.name, bridge=bridge, mtu=link.mtu) if whole and bridge is not None else None
+        case "veth":
+            item = _veth_of(link, bridge, spaces, wanted) if whole else None
+        case _:
+            return None
+    return Observed(key, item, link.owner)
+
+
+def _veth_of(link: Link, bridge: str | None, spaces: Mapping[str, _Space], wanted: Item | None) -> Veth | None:
+    for space in spaces.values():
+        peer = space.links.get(link.peer)
+        if peer is None or peer.kind != "veth" or peer.peer != link.index or not peer.up or peer.alias != link.alias:
+            continue
+        if peer is link or peer.mtu != link.mtu:
+            continue
+        near = wanted.addresses if isinstance(wanted, Veth) else ()
+        far = wanted.peer_addresses if isinstance(wanted, Veth) else ()
+        return Veth(
+            netns=link.space,
+            name=link.name,
+            peer_netns=space.name,
+            peer_name=peer.name,
+            mtu=link.mtu,
+            bridge=bridge,
+            addresses=spaces[link.space].addresses(link, near),
+            peer_addresses=space.addresses(peer, far),
+        )
+    return None
+
+
+def _route_of(message: Any, space: _Space) -> Route | None:
+    device = space.links.get(message.get_attr("RTA_OIF"))
+    if device is None:
+        return None
+    anywhere = "0.0.0.0" if message["family"] == _AF_INET else "::"
+    destination = f"{message.get_attr('RTA_DST') or anywhere}/{message['dst_len']}"
+    gateway = message.get_attr("RTA_GATEWAY")
+    return Route(netns=space.name, destination=destination, device=device.name, gateway=str(gateway) if gateway else None)
+
+
+async def _make_netns(item: Netns) -> None:
+    if item.name not in netns.ours():
+        await run("ip", "netns", "add", item.name)
+
+    def settings() -> None:
+        for path in ("ipv4/ip_forward", "ipv6/conf/all/forwarding"):
+            Path(f"/proc/sys/net/{path}").write_text("1\n")
+
+    await netns.inside(item.name, settings)
+    async with netns.netlink(item.name) as sock:
+        (lo,) = await sock.link_lookup(ifname="lo")
+        await sock.link("set", index=lo, state="up")
+        await sock.link("set", index=lo, IFLA_IFALIAS=ALIAS + item.owner)  # last: it says that the rest is done
+
+
+async def _make_port(item: Bridge | Tap) -> None:
+    space = item.netns if isinstance(item, Bridge) else ""
+    kind = "bridge" if isinstance(item, Bridge) else "tun"
+    async with netns.netlink(space) as sock:
+        link = await find(sock, space, item.name)
+        if link is not None and (link.kind != kind or (kind == "tun" and not link.tap)):
+            await gone_is_fine(sock.link("del", index=link.index))
+            link = None
+        if link is None and isinstance(item, Tap):
+            await asyncio.to_thread(_persistent_tap, item.name)
+        elif link is None:
+            await sock.link("add", ifname=item.name, kind=kind, mtu=item.mtu)
+        link = await _need(sock, space, item.name)
+        await no_addresses_of_its_own(space, item.name)
+        if isinstance(item, Tap):
+            bridge = await find(sock, "", names.segment(item.bridge)) or await _need(sock, "", item.bridge)
+            if link.master != bridge.index:
+                await sock.link("set", index=link.index, master=bridge.index)
+            await sock.brport("set", index=link.index, IFLA_BRPORT_GROUP_FWD_MASK=GROUP_FORWARD)
+        await sock.link("set", index=link.index, mtu=item.mtu, state="up", IFLA_IFALIAS=ALIAS + item.owner)
+
+
+async def _make_veth(item: Veth) -> None:
+    async with netns.netlink(item.netns) as sock, netns.netlink(item.peer_netns) as other:
+        link = await find(sock, item.netns, item.name)
+        peer = await find(other, item.peer_netns, item.peer_name)
+        if link is None or peer is None or link.kind != "veth" or link.peer != peer.index or peer.peer != link.index:
+            for half, where in ((link, sock), (peer, other)):
+                if half is not None:
+                    await gone_is_fine(where.link("del", index=half.index))
+            far = {"ifname": item.peer_name, "net_ns_fd": item.peer_netns} if item.peer_netns else {"ifname": item.peer_name}
+            await sock.link("add", ifname=item.name, kind="veth", peer=far)
+            link, peer = await _need(sock, item.netns, item.name), await _need(other, item.peer_netns, item.peer_name)
+        if not item.addresses:
+            await no_addresses_of_its_own(item.netns, item.name)
+        master = 0
+        if item.bridge is not None:
+            master = (await _need(sock, item.netns, item.bridge)).index
+        if (link.master or 0) != master:
+            await sock.link("set", index=link.index, master=master)
+        await _set_addresses(other, peer, item.peer_addresses)
+        await other.link("set", index=peer.index, mtu=item.mtu, state="up", IFLA_IFALIAS=ALIAS + item.owner)
+        await _set_addresses(sock, link, item.addresses)
+        await sock.link("set", index=link.index, mtu=item.mtu, state="up", IFLA_IFALIAS=ALIAS + item.owner)
+
+
+async def _set_addresses(sock: AsyncIPRoute, link: Link, wanted: Sequence[str]) -> None:
+    messages = [message async for message in await sock.get_addr(index=link.index)]
+    found = _Space("", [link], messages, []).addresses(link, ())
+    right = {str(ip_interface(address)) for address in wanted}
+    for address in right - set(found):
+        interface = ip_interface(address)
+        await sock.addr("add", index=link.index, address=str(interface.ip), prefixlen=interface.network.prefixlen)
+    for address in set(found) - right:
+        interface = ip_interface(address)
+        await sock.addr("del", index=link.index, address=str(interface.ip), prefixlen=interface.network.prefixlen)
+
+
+async def _make_route(item: Route) -> None:
+    async with netns.netlink(item.netns) as sock:
+        device = await _need(sock, item.netns, item.device)
+        request: dict[str, Any] = {"dst": str(ip_network(item.destination)), "oif": device.index, "proto": ROUTE_PROTOCOL}
+        request["family"] = _AF_INET if ip_network(item.destination).version == 4 else _AF_INET6
+        if item.gateway is not None:
+            request["gateway"] = item.gateway
+        await sock.route("replace", **request)
+
+
+async def _delete_route(sock: AsyncIPRoute, destination: str) -> None:
+    network = ip_network(destination)
+    family = _AF_INET if network.version == 4 else _AF_INET6
+    await gone_is_fine(sock.route("del", dst=str(network), proto=ROUTE_PROTOCOL, family=family))
+
+
+async def find(sock: AsyncIPRoute, space: str, name: str) -> Link | None:
+    async for message in await sock.get_links():
+        if message.get_attr("IFLA_IFNAME") == name:
+            return Link(space, message)
+    return None
+
+
+async def _need(sock: AsyncIPRoute, space: str, name: str) -> Link:
+    link = await find(sock, space, name)
+    if link is None:
+        raise DriverError(f"no interface {name}" + (f" in {space}" if space else ""))
+    return link
+
+
+async def gone_is_fine(request: Any) -> None:
+    try:
+        await request
+    except NetlinkError as error:
+        if error.code not in (errno.ENODEV, errno.ESRCH, errno.ENOENT):
+            raise
+
+
+async def no_addresses_of_its_own(space: str, name: str) -> None:
+    """No IPv6 link-local address on the node's side: guests must not find the node's own services there."""
+
+    def disable() -> None:
+        with contextlib.suppress(FileNotFoundError):  # a kernel without IPv6
+            Path(f"/proc/sys/net/ipv6/conf/{name}/disable_ipv6").write_text("1\n")
+
+    await netns.inside(space, disable)
+
+
+def _persistent_tap(name: str) -> None:
+    """TUNSETIFF and TUNSETPERSIST (linux/if_tun.h); with the vnet header that QEMU asks for."""
+    fd = os.open("/dev/net/tun", os.O_RDWR | os.O_CLOEXEC)
+    try:
+        tap, no_packet_info, vnet_header = 0x0002, 0x1000, 0x4000
+        fcntl.ioctl(fd, 0x400454CA, struct.pack("16sH22x", name.encode(), tap | no_packet_info | vnet_header))
+        fcntl.ioctl(fd, 0x400454CB, 1)
+    finally:
+        os.close(fd)

@@ -1,0 +1,180 @@
+"""WireGuard in text: the configuration file of wg(8), the userspace API, and the launcher of a userspace interface.
+
+Formats: wg(8) CONFIGURATION FILE FORMAT; https://www.wireguard.com/xplatform/.
+"""
+
+from __future__ import annotations
+
+import base64
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+
+from zos.plan.items import WireGuard, WireGuardPeer
+
+#: Routes into WireGuard interfaces; not those of the link driver.
+ROUTE_PROTOCOL = 123
+
+
+@dataclass(frozen=True)
+class Live:
+    """A running interface. ``endpoints`` are where each peer was heard from or is called at, by public key; the peers
+    themselves carry none. ``met`` are those that a session was ever made with."""
+
+    public_key: str
+    listen_port: int
+    peers: tuple[WireGuardPeer, ...]
+    endpoints: Mapping[str, str]
+    met: frozenset[str]
+
+
+def configuration(item: WireGuard, private_key: str, learned: Mapping[str, str]) -> str:
+    """For ``wg setconf`` and ``wg syncconf``. ``learned`` endpoints stand in for peers that have none of their own."""
+    lines = ["[Interface]", f"PrivateKey = {private_key}", f"ListenPort = {item.listen_port}"]
+    for peer in item.peers:
+        lines += ["", "[Peer]", f"PublicKey = {peer.public_key}"]
+        if peer.allowed_ips:
+            lines.append(f"AllowedIPs = {', '.join(peer.allowed_ips)}")
+        if endpoint := peer.endpoint or learned.get(peer.public_key):
+            lines.append(f"Endpoint = {endpoint}")
+        lines.append(f"PersistentKeepalive = {peer.keepalive}")
+    return "\n".join(lines) + "\n"
+
+
+def setup(item: WireGuard) -> str:
+    """For ``ip -batch`` in the router's namespace, once the interface is there."""
+    lines = [f"address replace {address} dev {item.name}" for address in item.addresses]
+    lines.append(f"link set {item.name} mtu {item.mtu} up")
+    lines += [f"route replace {route} dev {item.name} proto {ROUTE_PROTOCOL}" for route in item.routes]
+    return "\n".join(lines) + "\n"
+
+
+def callable_peers(item: WireGuard, learned: Mapping[str, str]) -> tuple[WireGuardPeer, ...]:
+    """Peers that can be called, with the endpoint to call them at."""
+    return tuple(
+        replace(peer, endpoint=endpoint) for peer in item.peers if (endpoint := peer.endpoint or learned.get(peer.public_key))
+    )
+
+
+def call(peer: WireGuardPeer, *, again: bool) -> list[str]:
+    """Arguments for ``wg set <interface>`` that make it call a peer at once. ``again``: forget that it was called already;
+    WireGuard itself repeats an unanswered call after five seconds only, and every change of the protocol's mind costs that."""
+    start = ["peer", peer.public_key, "remove"] if again else []
+    return [
+        *start, "peer", peer.public_key, "endpoint", peer.endpoint or "", "persistent-keepalive", "1",
+        "allowed-ips", ",".join(peer.allowed_ips),
+    ]  # fmt: skip
+
+
+def hang_up(peer: WireGuardPeer) -> list[str]:
+    """Arguments for ``wg set <interface>`` that end what `call` began, session untouched."""
+    return ["peer", peer.public_key, "persistent-keepalive", str(peer.keepalive)]
+
+
+#: Arguments of the launcher, after its name: interface, namespace, directory of its files, wireguard-go.
+#: It becomes wireguard-go itself, so that the supervisor watches the right process; what needs the interface to exist is done
+#: by a child meanwhile. Who calls first has a session at once: a keepalive of one second, for a moment, calls every peer that
+#: can be called, instead of waiting until somebody has something to send.
+LAUNCHER = """
+set -eu
+name=$1 netns=$2 files=$3 program=$4
+rm -f "$files/up" "/run/wireguard/$name.sock"
+ip link delete "$name" 2>/dev/null || true
+ip -n "$netns" link delete "$name" 2>/dev/null || true
+ip netns exec "$netns" true
+(
+  trap 'kill $$' EXIT
+  n=0
+  until [ -S "/run/wireguard/$name.sock" ]; do n=$((n + 1)); [ $n -lt 250 ]; sleep 0.02; done
+  wg setconf "$name" "$files/conf"
+  ip link set "$name" netns "$netns"
+  ip -n "$netns" -batch "$files/setup"
+  trap - EXIT
+  : > "$files/up"
+  if [ -s "$files/calls" ]; then
+    wg set "$name" $(sed 's/^/peer /; s/ [0-9]*$/ persistent-keepalive 1/' "$files/calls")
+    sleep 1
+    wg set "$name" $(sed 's/^/peer /; s/ \\([0-9]*\\)$/ persistent-keepalive \\1/' "$files/calls")
+  fi
+) &
+export WG_PROCESS_FOREGROUND=1
+exec "$program" -f "$name"
+"""
+
+
+def parse_uapi(text: str) -> Live:
+    """The answer to ``get=1``. Raises ValueError and KeyError for anything else."""
+    interface: dict[str, str] = {}
+    peers: list[WireGuardPeer] = []
+    endpoints: dict[str, str] = {}
+    met: set[str] = set()
+    current: dict[str, str] | None = None
+    allowed: list[str] = []
+
+    def finish() -> None:
+        if current is not None:
+            key = _base64(current["public_key"])
+            keepalive = int(current.get("persistent_keepalive_interval", "0"))
+            peers.append(WireGuardPeer(public_key=key, allowed_ips=tuple(sorted(allowed)), keepalive=keepalive))
+            if "endpoint" in current:
+                endpoints[key] = current["endpoint"]
+            if current.get("last_handshake_time_sec", "0") != "0":
+                met.add(key)
+
+    for line in text.splitlines():
+        field, _, value = line.partition("=")
+        if field == "public_key":
+            finish()
+            current, allowed = {field: value}, []
+        elif field == "allowed_ip":
+            allowed.append(value)
+        elif field == "errno" and value != "0":
+            raise ValueError(f"errno {value}")
+        elif current is None:
+            interface[field] = value
+        else:
+            current[field] = value
+    finish()
+    public = _public_of(bytes.fromhex(interface["private_key"])) if "private_key" in interface else ""
+    return Live(public, int(interface.get("listen_port", "0")), _sorted(peers), endpoints, frozenset(met))
+
+
+def parse_dump(text: str) -> Live:
+    """The output of ``wg show <interface> dump``. Raises ValueError and IndexError for anything else."""
+    first, *rest = text.splitlines()
+    _, public, port, _ = first.split("\t")
+    peers: list[WireGuardPeer] = []
+    endpoints: dict[str, str] = {}
+    met: set[str] = set()
+    for line in rest:
+        key, _, endpoint, allowed, handshake, _, _, keepalive = line.split("\t")
+        ips = () if allowed == "(none)" else tuple(sorted(allowed.split(",")))
+        peers.append(WireGuardPeer(public_key=key, allowed_ips=ips, keepalive=int(keepalive) if keepalive != "off" else 0))
+        if endpoint != "(none)":
+            endpoints[key] = endpoint
+        if handshake != "0":
+            met.add(key)
+    return Live(public, int(port), _sorted(peers), endpoints, frozenset(met))
+
+
+def same_peers(live: tuple[WireGuardPeer, ...], wanted: tuple[WireGuardPeer, ...]) -> bool:
+    """But for endpoints, which move with their peers. A keepalive of one second is a call in progress."""
+    found = {peer.public_key: peer for peer in live}
+    return found.keys() == {peer.public_key for peer in wanted} and all(
+        (there := found[peer.public_key]).keepalive in (1, peer.keepalive)
+        and sorted(there.allowed_ips) == sorted(peer.allowed_ips)
+        for peer in wanted
+    )
+
+
+def _sorted(peers: list[WireGuardPeer]) -> tuple[WireGuardPeer, ...]:
+    return tuple(sorted(peers, key=lambda peer: peer.public_key))
+
+
+def _base64(key: str) -> str:
+    return base64.b64encode(bytes.fromhex(key)).decode()
+
+
+def _public_of(private: bytes) -> str:
+    from nacl.public import PrivateKey
+
+    return base64.b64encode(bytes(PrivateKey(private).public_key)).decode()

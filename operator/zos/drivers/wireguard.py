@@ -1,0 +1,385 @@
+"""WireGuard interfaces: the kernel's where it has them, else wireguard-go's under the supervisor.
+
+Both are made in the node's namespace and then moved into the router's, so that their UDP socket stays in the node's. What a
+userspace interface needs lies in files beside it, learned endpoints included: when its process dies, its launcher brings it
+back as it was, with the agent or without.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import hashlib
+import json
+import logging
+import os
+import shutil
+from collections.abc import Callable, Mapping, Sequence
+from ipaddress import ip_interface, ip_network
+from pathlib import Path
+from typing import Any, ClassVar, Literal
+
+from pyroute2.netlink.exceptions import NetlinkError
+
+from zos.drivers import DriverError, netns
+from zos.drivers.keyring import Keyring
+from zos.drivers.process import ProcessError, run
+from zos.drivers.service import Supervised, Supervisor
+from zos.drivers.wgtext import (
+    LAUNCHER,
+    ROUTE_PROTOCOL,
+    Live,
+    call,
+    callable_peers,
+    configuration,
+    hang_up,
+    parse_dump,
+    parse_uapi,
+    same_peers,
+    setup,
+)
+from zos.plan.diff import Observed, Op
+from zos.plan.items import Item, WireGuard, WireGuardPeer
+
+log = logging.getLogger("zos.wireguard")
+
+_SOCKETS = Path("/run/wireguard")
+_ALIAS = "zos-wireguard:"
+#: Seconds between looks at where peers without an endpoint were heard from.
+_LEARN = 5.0
+_START = 8.0
+#: How often a new peer is called, and the pause after each call, in seconds. Later WireGuard's own repetitions do.
+_CALLS = 16
+_BETWEEN_CALLS = 0.25
+Kind = Literal["kernel", "userspace"]
+
+
+async def probe() -> Kind:
+    """What this kernel offers."""
+    name = f"zosprobe{os.getpid() % 100000}"
+    async with netns.netlink("") as sock:
+        try:
+            await sock.link("add", ifname=name, kind="wireguard")
+        except NetlinkError:
+            return "userspace"
+        for index in await sock.link_lookup(ifname=name):
+            await sock.link("del", index=index)
+    return "kernel"
+
+
+class WireGuardDriver:
+    """``state`` holds a directory per interface; ``program`` is wireguard-go."""
+
+    ITEMS: ClassVar[tuple[type[Item], ...]] = (WireGuard,)
+    SLOW: ClassVar[bool] = False
+
+    def __init__(self, state: Path, keyring: Keyring, scan: Path, logs: Path, program: str, kind: Kind) -> None:
+        self._files = state / "wireguard"
+        self._files.mkdir(parents=True, exist_ok=True, mode=0o700)
+        self._keyring = keyring
+        self._program = program
+        self.kind: Kind = kind
+        self._supervisor = Supervisor(scan, logs, "zos-wg-")
+        self._watch: netns.Watch | None = None
+        self._learner: asyncio.Task[None] | None = None
+        self._background: set[asyncio.Task[None]] = set()
+
+    async def observe(self, wanted: Sequence[Item]) -> Mapping[str, Observed]:
+        ours = netns.ours()
+        if self._watch is not None:
+            await self._watch.follow(ours)
+        services = await self._supervisor.services() if self.kind == "userspace" else {}
+        plan = {item.key: item for item in wanted if isinstance(item, WireGuard)}
+        observed: dict[str, Observed] = {}
+        for directory in self._files.glob("*"):
+            try:
+                card = json.loads((directory / "card").read_text())
+                space, owner = str(card["netns"]), str(card["owner"])
+            except (OSError, ValueError, KeyError, TypeError):
+                if directory.name not in services:
+                    shutil.rmtree(directory, ignore_errors=True)  # half-made: nothing was started with it
+                continue
+            key = f"wireguard/{space}/{directory.name}"
+            service = services.get(directory.name)
+            supervised = self.kind == "kernel" or (service is not None and service.up)
+            item = plan.get(key)
+            live = await self._live(space, directory.name) if supervised else None
+            observed[key] = Observed(key, await self._judge(item, space, directory, live, card), owner)
+        return observed
+
+    async def apply(self, op: Op) -> None:
+        try:
+            if op.item is None:
+                await self._remove(*op.key.split("/")[1:])
+            else:
+                assert isinstance(op.item, WireGuard)
+                await self._make(op.item)
+        except TimeoutError:
+            raise DriverError(f"{op.key}: it doesn't start; see its log") from None
+        except NetlinkError as error:
+            raise DriverError(f"{op.key}: {os.strerror(error.code)}") from error
+        except OSError as error:
+            raise DriverError(f"{op.key}: {error}") from error
+
+    def watch(self, dirty: Callable[[], None]) -> None:
+        groups = (netns.LINKS, netns.ADDRESSES, netns.ADDRESSES6, netns.ROUTES, netns.ROUTES6)
+        self._watch = netns.Watch(netns.ROUTE, groups, dirty)
+        if self.kind == "userspace":
+            self._supervisor.watch(dirty)
+            self._learner = asyncio.create_task(self._learn())
+
+    async def close(self) -> None:
+        if self._watch is not None:
+            self._watch.close()
+        self._supervisor.close()
+        for task in (*self._background, *((self._learner,) if self._learner is not None else ())):
+            task.cancel()
+            with contextlib.suppress(asyncio.CancelledError):
+                await task
+
+    # -- looking -------------------------------------------------------------------------------------------------------
+
+    async def _live(self, space: str, name: str) -> Live | None:
+        try:
+            if self.kind == "userspace":
+                return parse_uapi(await _ask(name))
+            return parse_dump((await run("wg", "show", name, "dump", netns=space)).stdout)
+        except (OSError, ProcessError, ValueError, KeyError, IndexError):
+            return None
+
+    async def _judge(
+        self, item: WireGuard | None, space: str, directory: Path, live: Live | None, card: dict[str, Any]
+    ) -> WireGuard | None:
+        """The wanted item itself where everything is as it should be."""
+        if item is None or live is None:
+            # Enough to tell whose port it is, for those that wait for it.
+            return WireGuard(
+                netns=space, name=directory.name, public_key="", listen_port=int(card.get("port", 0)), mtu=0,
+                addresses=(), routes=(), peers=(),
+            )  # fmt: skip
+        right = (
+            card.get("digest") == _digest(item)
+            and live.public_key == item.public_key
+            and live.listen_port == item.listen_port
+            and same_peers(live.peers, item.peers)
+            and await _interface_right(item)
+        )
+        return item if right else None
+
+    # -- making --------------------------------------------------------------------------------------------------------
+
+    async def _make(self, item: WireGuard) -> None:
+        private = self._keyring.private(item.public_key)
+        if private is None:
+            raise DriverError(f"this node has no key {item.public_key}: its state directory was lost or replaced")
+        directory = self._files / item.name
+        live = await self._live(item.netns, item.name)
+        learned = self._learned(item, directory, live)
+        known = {peer.public_key for peer in live.peers} if live is not None else set()
+        await asyncio.to_thread(self._write, item, directory, private, learned, done=False)
+        if self.kind == "userspace":
+            argv = ("/bin/sh", "-c", LAUNCHER, f"wireguard {item.name}", item.name, item.netns, str(directory), self._program)
+            service = Supervised(item.name, argv, owner=item.owner)
+            await self._supervisor.ensure(service)
+            async with asyncio.timeout(_START):
+                while not (directory / "up").exists() or not await _exists(item.netns, item.name):  # noqa: ASYNC110
+                    await asyncio.sleep(0.02)
+        elif not await _exists(item.netns, item.name):
+            await self._make_in_kernel(item, directory)
+        if live is not None:
+            await run("wg", "syncconf", item.name, str(directory / "conf"), netns=item.netns)
+            await self._trim(item)
+            await run("ip", "-batch", str(directory / "setup"), netns=item.netns)
+        self._call(item, [peer for peer in callable_peers(item, learned) if peer.public_key not in known])
+        await asyncio.to_thread(self._write, item, directory, private, learned, done=True)
+
+    async def _make_in_kernel(self, item: WireGuard, directory: Path) -> None:
+        async with netns.netlink("") as sock:
+            for index in await sock.link_lookup(ifname=item.name):
+                await sock.link("del", index=index)
+            await sock.link("add", ifname=item.name, kind="wireguard")
+            (index,) = await sock.link_lookup(ifname=item.name)
+            await sock.link("set", index=index, IFLA_IFALIAS=_ALIAS + item.owner)
+            await run("wg", "setconf", item.name, str(directory / "conf"))
+            await sock.link("set", index=index, net_ns_fd=item.netns)
+        await run("ip", "-batch", str(directory / "setup"), netns=item.netns)
+
+    def _write(self, item: WireGuard, directory: Path, private: str, learned: Mapping[str, str], *, done: bool) -> None:
+        """``done`` says that the interface is as the files say; until then it counts as wrong."""
+        directory.mkdir(parents=True, exist_ok=True, mode=0o700)
+        _replace(directory / "conf", configuration(item, private, learned))
+        _replace(directory / "setup", setup(item))
+        _replace(
+            directory / "calls", "".join(f"{peer.public_key} {peer.keepalive}\n" for peer in callable_peers(item, learned))
+        )
+        card = {
+            "netns": item.netns,
+            "owner": item.owner,
+            "port": item.listen_port,
+            "digest": _digest(item) if done else "",
+            "public_key": item.public_key,
+            "item": {
+                "peers": [[p.public_key, p.endpoint, list(p.allowed_ips), p.keepalive] for p in item.peers],
+            },
+            "learned": dict(sorted(learned.items())),
+        }
+        _replace(directory / "card", json.dumps(card))
+
+    async def _trim(self, item: WireGuard) -> None:
+        """Takes addresses and routes off a running interface that it should not have; ``setup`` adds the missing ones."""
+        async with netns.netlink(item.netns) as sock:
+            (index,) = await sock.link_lookup(ifname=item.name)
+            right = {str(ip_interface(address)) for address in item.addresses}
+            async for message in await sock.get_addr(index=index, family=2):
+                address, length = message.get_attr("IFA_ADDRESS"), message["prefixlen"]
+                if f"{address}/{length}" not in right:
+                    await sock.addr("del", index=index, address=address, prefixlen=length)
+            for route in await _routes(sock, index):
+                if route not in {str(ip_network(wanted)) for wanted in item.routes}:
+                    await sock.route("del", dst=route, oif=index, proto=ROUTE_PROTOCOL)
+
+    def _call(self, item: WireGuard, peers: list[WireGuardPeer]) -> None:
+        """Begins sessions with new peers, beside the loop: whoever comes up last finds the others waiting."""
+        if not peers:
+            return
+
+        async def work() -> None:
+            with contextlib.suppress(ProcessError):
+                for attempt in range(_CALLS):
+                    live = await self._live(item.netns, item.name)
+                    if live is None:
+                        return
+                    left = [peer for peer in peers if peer.public_key not in live.met]
+                    if not left:
+                        break
+                    words = [word for peer in left for word in call(peer, again=attempt > 0)]
+                    await run("wg", "set", item.name, *words, netns=item.netns)
+                    await asyncio.sleep(_BETWEEN_CALLS)
+                words = [word for peer in peers for word in hang_up(peer)]
+                await run("wg", "set", item.name, *words, netns=item.netns)
+
+        task = asyncio.create_task(work())
+        self._background.add(task)
+        task.add_done_callback(self._background.discard)
+
+    async def _remove(self, space: str, name: str) -> None:
+        if self.kind == "userspace":
+            await self._supervisor.remove(name)
+            (_SOCKETS / f"{name}.sock").unlink(missing_ok=True)
+        for where in ("", *((space,) if space in netns.ours() else ())):
+            async with netns.netlink(where) as sock:
+                for index in await sock.link_lookup(ifname=name):
+                    await sock.link("del", index=index)
+        await asyncio.to_thread(shutil.rmtree, self._files / name, ignore_errors=True)
+
+    # -- learned endpoints ---------------------------------------------------------------------------------------------
+
+    def _learned(self, item: WireGuard, directory: Path, live: Live | None) -> dict[str, str]:
+        try:
+            saved: dict[str, str] = dict(json.loads((directory / "card").read_text())["learned"])
+        except (OSError, ValueError, KeyError, TypeError):
+            saved = {}
+        heard = {**saved, **(live.endpoints if live is not None else {})}
+        return {
+            peer.public_key: heard[peer.public_key] for peer in item.peers if peer.endpoint is None and peer.public_key in heard
+        }
+
+    async def _learn(self) -> None:
+        """Keeps where peers without an endpoint were heard from, for the launcher."""
+        while True:
+            await asyncio.sleep(_LEARN)
+            for directory in list(self._files.glob("*")):
+                try:
+                    await self._learn_one(directory)
+                except (OSError, ValueError, KeyError, TypeError) as error:
+                    log.debug("%s: %s", directory.name, error)
+
+    async def _learn_one(self, directory: Path) -> None:
+        card = json.loads((directory / "card").read_text())
+        nameless = {key for key, endpoint, _, _ in card["item"]["peers"] if endpoint is None}
+        if not nameless or not card["digest"]:
+            return
+        live = parse_uapi(await _ask(directory.name))
+        heard = {**card["learned"], **{k: e for k, e in live.endpoints.items() if k in nameless}}
+        if heard == card["learned"]:
+            return
+        conf = (directory / "conf").read_text()
+        _replace(directory / "conf", _with_endpoints(conf, heard))
+        keepalives = {key: keepalive for key, _, _, keepalive in card["item"]["peers"]}
+        reachable = [key for key, endpoint, _, _ in card["item"]["peers"] if endpoint is not None or key in heard]
+        _replace(directory / "calls", "".join(f"{key} {keepalives[key]}\n" for key in reachable))
+        _replace(directory / "card", json.dumps({**card, "learned": heard}))
+
+
+async def _ask(name: str) -> str:
+    """A running userspace interface's answer over its socket."""
+    async with asyncio.timeout(2):
+        reader, writer = await asyncio.open_unix_connection(str(_SOCKETS / f"{name}.sock"))
+        try:
+            writer.write(b"get=1\n\n")
+            return (await reader.readuntil(b"\n\n")).decode()
+        except asyncio.IncompleteReadError as error:
+            raise ValueError("no answer") from error
+        finally:
+            writer.close()
+
+
+async def _exists(space: str, name: str) -> bool:
+    async with netns.netlink(space) as sock:
+        return bool(await sock.link_lookup(ifname=name))
+
+
+async def _interface_right(item: WireGuard) -> bool:
+    try:
+        async with netns.netlink(item.netns) as sock:
+            for index in await sock.link_lookup(ifname=item.name):
+                (link,) = [message async for message in await sock.get_links(index)]
+                found = {
+                    f"{message.get_attr('IFA_ADDRESS')}/{message['prefixlen']}"
+                    async for message in await sock.get_addr(index=index, family=2)
+                }
+                return (
+                    bool(link["flags"] & 1)
+                    and link.get_attr("IFLA_MTU") == item.mtu
+                    and found == {str(ip_interface(address)) for address in item.addresses}
+                    and set(await _routes(sock, index)) == {str(ip_network(route)) for route in item.routes}
+                )
+    except (DriverError, NetlinkError, OSError):
+        pass
+    return False
+
+
+async def _routes(sock: Any, index: int) -> list[str]:
+    """Destinations of our routes into an interface."""
+    return [
+        f"{message.get_attr('RTA_DST')}/{message['dst_len']}"
+        async for message in await sock.get_routes(oif=index, family=2)
+        if message["proto"] == ROUTE_PROTOCOL and message.get_attr("RTA_OIF") == index
+    ]
+
+
+def _with_endpoints(conf: str, learned: Mapping[str, str]) -> str:
+    """The configuration with learned endpoints put in, or exchanged, for the peers that have one."""
+    sections = conf.split("[Peer]\n")
+    result = sections[:1]
+    for section in sections[1:]:
+        key = section.partition("PublicKey = ")[2].partition("\n")[0]
+        if key in learned:
+            kept = [line for line in section.rstrip("\n").split("\n") if not line.startswith("Endpoint = ")]
+            blank = "\n\n" if section.endswith("\n\n") else "\n"
+            section = "\n".join([*kept, f"Endpoint = {learned[key]}"]) + blank
+        result.append(section)
+    return "[Peer]\n".join(result)
+
+
+def _digest(item: WireGuard) -> str:
+    parts = (item.netns, item.name, item.public_key, item.listen_port, item.mtu, item.addresses, item.routes, item.peers)
+    return hashlib.sha256(repr(parts).encode()).hexdigest()[:32]
+
+
+def _replace(path: Path, text: str) -> None:
+    new = path.with_name(f".{path.name}.new")
+    fd = os.open(new, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
+    with open(fd, "w", encoding="utf-8") as file:
+        file.write(text)
+    new.rename(path)

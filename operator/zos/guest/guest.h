@@ -1,0 +1,74 @@
+/* The init of a container-mode guest: what its parts share. */
+#ifndef ZOS_GUEST_H
+#define ZOS_GUEST_H
+
+#include <stdbool.h>
+#include <stddef.h>
+#include <stdint.h>
+
+enum { MAX_INTERFACES = 16, MAX_ADDRESSES = 16, MAX_ROUTES = 32, MAX_DISKS = 64, MAX_FILES = 64, MAX_WORDS = 4096 };
+
+struct route { char *destination, *gateway; };
+
+struct interface {
+	char *mac, *ipv6; /* ipv6: NULL, "slaac" or "off" */
+	unsigned mtu;
+	char *addresses[MAX_ADDRESSES];
+	struct route routes[MAX_ROUTES];
+	size_t n_addresses, n_routes;
+};
+
+struct disk { char *serial, *format, *path; };
+struct file { char *path, *content; size_t size; unsigned mode; };
+
+/* See operator/zos/plan/guest.py, the writer. */
+struct config {
+	char *hostname, *root, *workdir, *user;
+	struct interface interfaces[MAX_INTERFACES];
+	struct disk disks[MAX_DISKS];
+	struct file files[MAX_FILES];
+	size_t n_interfaces, n_disks, n_files, n_env, n_args;
+	char *env[MAX_WORDS + 1], *args[MAX_WORDS + 1]; /* NULL-terminated */
+	int stop_signal;
+	unsigned stop_seconds;
+};
+
+/* init.c. fail() tells the host why this guest can't run, and ends it. It does not return. */
+void fail(const char *format, ...) __attribute__((noreturn, format(printf, 1, 2)));
+void status(const char *format, ...) __attribute__((format(printf, 1, 2)));
+void *must_alloc(size_t size);
+/* A printf into memory of its own. */
+char *text(const char *format, ...) __attribute__((format(printf, 1, 2)));
+
+/* config.c: reads what the device `path` says; `text` is kept and pointed into. */
+void config_read(const char *path, struct config *config);
+
+/* devices.c */
+void modules_load(const char *list);
+/* Path of the block device with this serial (static memory); waits for it a while. NULL: there is none. */
+const char *disk_find(const char *serial);
+int uevents_open(void);
+/* Handles what the kernel says: a disk that grew. */
+void uevents_read(int fd);
+/* The power button's event device, or -1. */
+int button_open(void);
+bool button_pressed(int fd);
+
+/* mounts.c */
+void mount_basics(void);
+void mount_root(const char *serial);
+void mount_enter(void);
+bool mount_switch(void);
+void mount_disks(const struct config *config);
+void mount_grow(const char *device);
+void write_files(const struct config *config);
+void unmount_all(void);
+void make_parents(const char *path, unsigned mode);
+
+/* network.c */
+void network_up(const struct config *config);
+
+/* process.c: starts the entrypoint as asked, in a session of its own on the console. Gives its pid. */
+int process_start(const struct config *config);
+
+#endif

@@ -1,0 +1,215 @@
+"""Contract: reserves addresses of a farm, all or nothing, and keeps them for its life.
+
+An address goes through three writes: the contract's status says that it is being taken (guarded by the contract's
+resourceVersion: two leaders can't choose differently), a Claim makes it exclusive among contracts, then the status says that
+it is reserved. Who is served first when addresses are short: the oldest contract whose wish fits, so a large wish that cannot
+be met does not keep smaller ones waiting.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from ipaddress import IPv4Address
+from itertools import chain, islice
+
+from zos.api.contract import Claim, Contract, ContractStatus
+from zos.api.core import Namespace
+from zos.api.farm import Farm, FarmSpec, ipv4_of
+from zos.api.meta import Reason
+from zos.api.publicip import PublicIP
+from zos.world.resolution import ClaimWanted, Resolution, Verdict, ready, waiting
+from zos.world.store import Indexes, Reader
+
+INDEXES = (
+    Indexes(Farm),
+    Indexes(Namespace),
+    Indexes(
+        Claim,
+        {
+            "farm": lambda claim: [claim.spec.farm] if claim.spec.farm else [],
+            "holder": lambda claim: [claim.spec.holder.uid],
+        },
+    ),
+    Indexes(Contract, {"farm": lambda contract: [contract.spec.farm]}),
+    Indexes(PublicIP, {"contract": lambda ip: [f"{ip.namespace}/{ip.spec.contract}"]}),
+)
+
+
+def resolve(contract: Contract, world: Reader) -> Resolution:
+    own = dict(world.where_view(Claim, "holder", contract.uid, lambda claim: (ipv4_of(claim.spec.thing), bool(claim.uid))))
+    held = _reserved(contract, own, world)
+    users = _users(contract, world)
+    if contract.deleting:
+        return _settle(contract, held, users, _leaving(users), waits_for=tuple(users.values()))
+    wanted = contract.spec.public_ipv4
+    if wanted < len(held):
+        return _shrink(contract, world, held, users)
+    if wanted == len(held):
+        return _settle(contract, held, users, ready(_summary(held, users)))
+    return _grow(contract, world, held, own, users)
+
+
+def _reserved(contract: Contract, own: Mapping[IPv4Address, bool], world: Reader) -> list[IPv4Address]:
+    """What the contract has for good. A status that was lost (restored without it) is made from the claims again."""
+    if contract.status.observed_generation < 0 and not contract.status.reserved:
+        return sorted(address for address, written in own.items() if written)
+    return [a for a in map(ipv4_of, contract.status.reserved) if a in own or not _elsewhere(a, contract, world)]
+
+
+def _elsewhere(address: IPv4Address, contract: Contract, world: Reader) -> bool:
+    """Whether another contract has an address."""
+    holder = world.view(Claim, "", claim_name(address), lambda claim: claim.spec.holder.uid)
+    return holder is not None and holder != contract.uid
+
+
+def claim_name(address: IPv4Address) -> str:
+    return f"ipv4.{address}"
+
+
+def _users(contract: Contract, world: Reader) -> dict[IPv4Address | str, str]:
+    """Who uses the contract: address (or, without an IPv4 address, uid) → PublicIP by name."""
+    found: dict[IPv4Address | str, str] = {}
+    holders = {entry.uid: ipv4_of(entry.ip) for entry in contract.status.in_use}
+    users = world.where_view(PublicIP, "contract", f"{contract.namespace}/{contract.name}", lambda ip: (ip.uid, ip.name))
+    for uid, name in users:
+        found[holders.get(uid, uid)] = f"PublicIP {name}"
+    return found
+
+
+def _leaving(users: dict[IPv4Address | str, str]) -> Verdict:
+    return waiting(Reason.DELETING, f"waiting for {', '.join(users.values())}" if users else "releasing its addresses")
+
+
+def _grow(
+    contract: Contract,
+    world: Reader,
+    held: list[IPv4Address],
+    own: Mapping[IPv4Address, bool],
+    users: dict[IPv4Address | str, str],
+) -> Resolution:
+    farm = world.view(Farm, "", contract.spec.farm, lambda farm: (farm.name, farm.spec, farm.deleting))
+    if farm is None:
+        problem = waiting(Reason.DEPENDENCY_NOT_READY, f"farm {contract.spec.farm} does not exist")
+        return _settle(contract, held, users, problem)
+    name, spec, leaving = farm
+    if leaving:
+        return _settle(contract, held, users, waiting(Reason.DEPENDENCY_NOT_READY, f"farm {name} is being deleted"))
+    if spec.allowed_namespaces is not None:
+        labels = world.view(Namespace, "", contract.namespace, lambda namespace: namespace.metadata.labels) or {}
+        if not spec.allowed_namespaces.matches(labels):
+            problem = waiting(
+                Reason.INVALID_SPEC,
+                f"farm {name} does not admit namespace {contract.namespace}: its allowedNamespaces selects by label, "
+                "ask the farm's administrator",
+            )
+            return _settle(contract, held, users, problem)
+    missing = contract.spec.public_ipv4 - len(held)
+    begun = [a for a in map(ipv4_of, contract.status.taking) if spec.gives(a) and not _elsewhere(a, contract, world)]
+    taking = begun[:missing]
+    if len(taking) == missing and all(own.get(address) for address in taking):
+        return _settle(contract, sorted([*held, *taking]), users, ready())
+    if len(taking) < missing:
+        # Not tracked: what is found is taken hold of at once.
+        taken = set(world.glance_where(Claim, "farm", name, lambda claim: ipv4_of(claim.spec.thing)))
+        taken |= _left_by_others(name, spec, world)
+        free = spec.size - sum(1 for address in taken if spec.gives(address)) - sum(1 for a in taking if a not in taken)
+        promised = sum(_ahead(contract, world, free))
+        if missing - len(taking) > free - promised:
+            return _settle(contract, held, users, _exhausted(contract, world, len(held), free, promised))
+        untaken = (a for a in spec.addresses() if a not in taken and a not in taking and not _claimed(a, world))
+        chosen = list(islice(untaken, promised, promised + missing - len(taking)))
+        if len(taking) + len(chosen) < missing:  # farms at odds: another one has given some of these addresses
+            return _settle(contract, held, users, _exhausted(contract, world, len(held), len(chosen), promised))
+        taking += chosen
+    return _settle(contract, held, users, waiting(Reason.PROGRESSING, f"taking {missing} addresses"), taking=taking)
+
+
+def _left_by_others(farm: str, spec: FarmSpec, world: Reader) -> set[IPv4Address]:
+    """Addresses of this farm that were another's once and are held there still."""
+    left = world.glance(Farm, lambda other: () if other.name == farm else other.status.out_of_range)
+    return spec.among(chain.from_iterable(left))
+
+
+def _claimed(address: IPv4Address, world: Reader) -> bool:
+    return world.glance_at(Claim, "", claim_name(address), lambda _: True) is not None
+
+
+def _exhausted(contract: Contract, world: Reader, held: int, free: int, promised: int) -> Verdict:
+    # Wakes the contract when the farm's numbers change: one change for all that came free together. Where they tell of
+    # something else than the claims known here, one of the two is about to change.
+    if world.view(Farm, "", contract.spec.farm, lambda farm: farm.status.ipv4.free) != free:
+        world.where_view(Claim, "farm", contract.spec.farm, lambda claim: claim.name)
+    available = f"{free} free" + (f" ({promised} of them promised to older contracts)" if promised else "")
+    return waiting(
+        Reason.INSUFFICIENT_CAPACITY,
+        f"farm {contract.spec.farm}: {contract.spec.public_ipv4} asked, {held} held, {available}; "
+        "waiting for addresses to come free or the farm to grow",
+    )
+
+
+def _ahead(contract: Contract, world: Reader, free: int) -> Iterator[int]:
+    """How many of the free addresses each older contract of the farm is about to take."""
+    waiting_ = world.where_view(Contract, "farm", contract.spec.farm, _wish)
+    mine = (contract.metadata.creation_timestamp, contract.namespace, contract.name)
+    for uid, age, missing in waiting_:
+        if uid != contract.uid and age < mine and 0 < missing <= free:
+            free -= missing
+            yield missing
+
+
+def _wish(contract: Contract) -> tuple[str, tuple[str, str, str], int]:
+    """(uid, age, how many addresses it has not even begun to take)."""
+    has = len(contract.status.reserved) + len(contract.status.taking)
+    age = (contract.metadata.creation_timestamp, contract.namespace, contract.name)
+    return contract.uid, age, 0 if contract.deleting else max(0, contract.spec.public_ipv4 - has)
+
+
+def _shrink(contract: Contract, world: Reader, held: list[IPv4Address], users: dict[IPv4Address | str, str]) -> Resolution:
+    """Gives back unused addresses only, those that the farm no longer offers first, then the highest."""
+    surplus = len(held) - contract.spec.public_ipv4
+    spec = world.view(Farm, "", contract.spec.farm, lambda farm: farm.spec)
+    unused = [address for address in held if address not in users]
+    unused.sort(key=lambda address: (spec is not None and spec.gives(address), -int(address)))
+    kept = sorted(set(held) - set(unused[:surplus]))
+    if len(unused) >= surplus:
+        return _settle(contract, kept, users, ready(_summary(kept, users)))
+    using = [f"{user} ({address})" for address, user in users.items() if isinstance(address, IPv4Address)]
+    return _settle(
+        contract,
+        kept,
+        users,
+        waiting(
+            Reason.CONFLICT,
+            f"asked to shrink to {contract.spec.public_ipv4}, but {len(using)} addresses are in use by "
+            f"{', '.join(using)}: delete a PublicIP or ask for more",
+        ),
+    )
+
+
+def _summary(held: list[IPv4Address], users: dict[IPv4Address | str, str]) -> str:
+    return f"{len(held)} addresses reserved, {sum(1 for address in held if address in users)} in use"
+
+
+def _settle(
+    contract: Contract,
+    held: list[IPv4Address],
+    users: dict[IPv4Address | str, str],
+    verdict: Verdict,
+    waits_for: tuple[str, ...] = (),
+    taking: Sequence[IPv4Address] = (),
+) -> Resolution:
+    in_use = tuple(entry for entry in contract.status.in_use if ipv4_of(entry.ip) in users and ipv4_of(entry.ip) in held)
+    if verdict.ready and not verdict.message:
+        verdict = ready(_summary(held, users))
+    return Resolution(
+        verdict=verdict,
+        status=ContractStatus(
+            reserved=tuple(map(str, held)),
+            taking=tuple(map(str, taking)),
+            in_use=in_use,
+            free=len(held) - len(in_use),
+        ),
+        guarded=True,
+        claims=tuple(ClaimWanted(claim_name(address), str(address), contract.spec.farm) for address in (*held, *taking)),
+        waits_for=waits_for,
+    )

@@ -1,0 +1,137 @@
+"""What a network is on one node: a router namespace, a bridge for machines, WireGuard, and what may pass."""
+
+from __future__ import annotations
+
+from ipaddress import IPv4Address, IPv4Network
+
+from zos.api.meta import Reason
+from zos.api.network import WIREGUARD_RANGE
+from zos.api.nodeworkload import NetworkOnNode, NodeWorkload
+from zos.kinds import Report
+from zos.plan import names
+from zos.plan.facts import Facts
+from zos.plan.items import Bridge, Firewall, Item, Netns, Route, Sysctl, Veth, WireGuard, WireGuardPeer
+from zos.plan.lowered import Lowered
+from zos.plan.outcome import Outcome
+from zos.world.resolution import ready, waiting
+
+#: Addresses of the pairs between the node and its routers; the network's port, unique on the node, picks one.
+_UPLINKS = IPv4Address("100.126.0.0")
+
+
+def lower(workload: NodeWorkload, facts: Facts) -> Lowered:
+    network = workload.spec.network
+    assert network is not None
+    uid, owner = workload.spec.owner.uid, workload.metadata.name
+    router, bridge, uplink = names.router(uid), names.bridge(uid), names.uplink(uid)
+    near, far = _uplink_addresses(network.listen_port)
+    netns = Netns(owner=owner, name=router)
+    forwarding = Sysctl(owner=owner, path="net/ipv4/ip_forward", value="1")
+    switch = Bridge(owner=owner, name=bridge, mtu=network.mtu)
+    lan = Veth(
+        owner=owner,
+        needs=(netns.key, switch.key),
+        name=names.lan(uid),
+        bridge=bridge,
+        peer_netns=router,
+        peer_name="lan",
+        mtu=network.mtu,
+        peer_addresses=(f"{IPv4Network(network.subnet)[1]}/24",),
+    )
+    wan = Veth(
+        owner=owner,
+        needs=(netns.key,),
+        name=uplink,
+        peer_netns=router,
+        peer_name="wan",
+        mtu=1500,
+        addresses=(f"{near}/31",),
+        peer_addresses=(f"{far}/31",),
+    )
+    default = Route(owner=owner, needs=(wan.key,), netns=router, destination="0.0.0.0/0", device="wan", gateway=str(near))
+    inside = Firewall(
+        owner=owner, needs=(netns.key,), netns=router, name=names.table(uid), body=_router_rules(network, names.wireguard(uid))
+    )
+    outside = Firewall(owner=owner, name=names.table(uid), body=_node_rules(uplink, str(far)))
+    mesh = WireGuard(
+        owner=owner,
+        needs=(netns.key, inside.key),
+        netns=router,
+        name=names.wireguard(uid),
+        public_key=network.public_key,
+        listen_port=network.listen_port,
+        mtu=network.mtu,
+        addresses=(f"{network.wireguard_address}/{IPv4Network(WIREGUARD_RANGE).prefixlen}",),
+        routes=(network.ip_range,),
+        peers=tuple(
+            WireGuardPeer(
+                public_key=peer.public_key,
+                endpoint=peer.endpoint,
+                allowed_ips=tuple(sorted(peer.allowed_ips)),
+                keepalive=peer.keepalive or 0,
+            )
+            for peer in sorted(network.peers, key=lambda peer: peer.public_key)
+        ),
+    )
+    items: tuple[Item, ...] = (netns, forwarding, switch, lan, wan, default, inside, outside, mesh)
+    return Lowered(items)
+
+
+def report(workload: NodeWorkload, facts: Facts, lowered: Lowered, outcome: Outcome) -> Report:
+    for item in lowered.items:
+        if item.key in outcome.failed:
+            return Report(waiting(Reason.FAILED, f"{item.key}: {outcome.failed[item.key]}"))
+    for item in lowered.items:
+        if item.key in outcome.pending:
+            return Report(waiting(Reason.PROGRESSING, f"{item.key}: {outcome.pending[item.key]}"))
+        if item.key in outcome.blocked:
+            return Report(waiting(Reason.PROGRESSING, f"{item.key} waits for {outcome.blocked[item.key]}"))
+    return Report(ready())
+
+
+def _uplink_addresses(port: int) -> tuple[IPv4Address, IPv4Address]:
+    near = _UPLINKS + 2 * port
+    return near, near + 1
+
+
+def _router_rules(network: NetworkOnNode, wireguard: str) -> str:
+    """Inside is free, out is masqueraded, in from outside is only what was asked for."""
+    return f"""
+chain input {{
+  type filter hook input priority filter; policy drop;
+  iifname "lo" accept
+  ct state established,related accept
+  iifname {{ "lan", "{wireguard}" }} icmp type {{ echo-request, destination-unreachable, time-exceeded }} accept
+}}
+chain forward {{
+  type filter hook forward priority filter; policy drop;
+  tcp flags syn / syn,rst tcp option maxseg size set rt mtu
+  ct state established,related accept
+  iifname "lan" ip saddr != {network.subnet} drop
+  iifname {{ "lan", "{wireguard}" }} oifname {{ "lan", "{wireguard}" }} accept
+  iifname "lan" oifname "wan" accept
+}}
+chain postrouting {{
+  type nat hook postrouting priority srcnat; policy accept;
+  oifname "wan" masquerade
+}}"""
+
+
+def _node_rules(uplink: str, router: str) -> str:
+    """On the node: out is masqueraded; nothing new goes in, to another network or to the node itself."""
+    return f"""
+chain input {{
+  type filter hook input priority filter - 5; policy accept;
+  iifname "{uplink}" ct state established,related accept
+  iifname "{uplink}" drop
+}}
+chain forward {{
+  type filter hook forward priority filter - 5; policy accept;
+  iifname "{uplink}" oifname "u-*" drop
+  oifname "{uplink}" ct state established,related accept
+  oifname "{uplink}" drop
+}}
+chain postrouting {{
+  type nat hook postrouting priority srcnat; policy accept;
+  ip saddr {router} oifname != "u-*" masquerade
+}}"""

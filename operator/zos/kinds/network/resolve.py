@@ -1,0 +1,404 @@
+"""Network: which nodes and laptops belong to it, what each owns, and who serves whom."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from ipaddress import IPv4Network
+
+from zos.api.core import Secret
+from zos.api.gridnode import GridNode, NodeHold
+from zos.api.meta import Reason
+from zos.api.network import Network, NetworkAccessStatus, NetworkNodeStatus, NetworkStatus
+from zos.api.nodeworkload import NetworkOnNode, NodeWorkload
+from zos.api.zmachine import ZMachine
+from zos.kinds.network.topology import Caller, Member, endpoint, laptop_file, subranges, topology, wireguard_address
+from zos.plan import names
+from zos.world.heartbeat import Heartbeat
+from zos.world.resolution import PRIVATE_KEY, Hold, Resolution, SecretWanted, Verdict, Workload, ready, waiting
+from zos.world.store import Indexes, Reader
+
+INDEXES = (
+    Indexes(GridNode),
+    Indexes(Heartbeat),
+    Indexes(Secret),
+    Indexes(ZMachine, {"network": lambda machine: [f"{machine.namespace}/{machine.spec.network.name}"]}),
+    Indexes(NodeWorkload, {"owner": lambda workload: [workload.spec.owner.uid]}),
+)
+
+
+@dataclass
+class _Problems:
+    """What keeps the network from being whole, worst first when it is judged."""
+
+    found: list[tuple[Reason, str]] = field(default_factory=list)
+
+    def add(self, reason: Reason, message: str) -> None:
+        self.found.append((reason, message))
+
+
+@dataclass(frozen=True)
+class _Seat:
+    """A node's share in the network: its port and key, held on the GridNode."""
+
+    port: int
+    public_key: str
+    held: bool
+    ipv4: str | None
+    ipv6: str | None
+
+
+def resolve(network: Network, world: Reader) -> Resolution:
+    machines = world.where_view(
+        ZMachine,
+        "network",
+        f"{network.namespace}/{network.name}",
+        lambda machine: (machine.uid, machine.name, machine.status.node_name),
+    )
+    if network.deleting:
+        return _deleting(network, machines)
+    problems = _Problems()
+    wanted = _members(network, machines)
+    ranges = _allocate(network, wanted, problems)
+    seats = {name: seat for name in wanted if name in ranges and (seat := _seat(network, name, world, problems))}
+    members = {
+        name: Member(name, ranges[name], seat.public_key, seat.port, seat.ipv4, seat.ipv6) for name, seat in seats.items()
+    }
+    alive = {name: world.view(Heartbeat, "", name, lambda heartbeat: heartbeat.alive) for name in wanted}
+    relay = _relay(network, members, alive, problems)
+    access = _access(network, members, ranges, relay, alive, world, problems)
+    hidden = [member.name for member in members.values() if not member.accessible]
+    relays = {name: relay for name in hidden if relay is not None}
+    if hidden and relay is None:
+        problems.add(
+            Reason.DEPENDENCY_NOT_READY,
+            f"no accessible node can be the relay: {', '.join(hidden)} cut off; add a node with an IPv4 endpoint to spec.nodes",
+        )
+    callers = [
+        Caller(entry.name, entry.subnet, entry.public_key, entry.node)
+        for entry in access
+        if entry.public_key and entry.node in members
+    ]
+    mesh = topology(network.spec.ip_range, members.values(), callers, relays)
+    for one, other in mesh.apart:
+        problems.add(
+            Reason.DEPENDENCY_NOT_READY,
+            f"nodes {one} and {other} have no common address family: add a node with IPv4 and IPv6",
+        )
+    reported = dict(world.where_view(NodeWorkload, "owner", network.uid, _reported))
+    nodes = _node_status(wanted, ranges, members, relays, relay, alive, reported)
+    workloads = tuple(
+        Workload(
+            name,
+            NetworkOnNode(
+                ip_range=network.spec.ip_range,
+                mtu=network.spec.mtu,
+                subnet=member.subnet,
+                wireguard_address=str(wireguard_address(member.subnet)),
+                listen_port=member.listen_port,
+                public_key=member.public_key,
+                peers=mesh.peers[name],
+            ),
+        )
+        for name, member in members.items()
+    )
+    living = {uid for uid, *_ in machines}
+    return Resolution(
+        verdict=_judge(nodes, reported, problems),
+        status=NetworkStatus(
+            nodes=nodes,
+            access=access,
+            addresses=tuple(entry for entry in network.status.addresses if entry.uid in living),
+            relay=relay if relays or access else None,
+            ready_nodes=f"{sum(node.ready for node in nodes)}/{len(wanted)}",
+        ),
+        guarded=True,
+        holds=tuple(
+            Hold(
+                GridNode.key_of("", name),
+                NodeHold(
+                    uid=network.uid,
+                    owner=f"Network {network.namespace}/{network.name}",
+                    listen_port=seat.port,
+                    public_key=seat.public_key,
+                ),
+            )
+            for name, seat in seats.items()
+        ),
+        releases=tuple(GridNode.key_of("", node.name) for node in network.status.nodes if node.name not in wanted),
+        secrets=_secrets(network, members, access),
+        workloads=workloads,
+    )
+
+
+def _deleting(network: Network, machines: tuple[tuple[str, str, str | None], ...]) -> Resolution:
+    users = tuple(f"ZMachine {name}" for _, name, _ in machines)
+    message = f"waiting for {', '.join(users)} to be deleted" if users else "being removed from its nodes"
+    return Resolution(
+        verdict=waiting(Reason.DELETION_BLOCKED if users else Reason.DELETING, message),
+        releases=tuple(GridNode.key_of("", node.name) for node in network.status.nodes),
+        waits_for=users,
+    )
+
+
+def _members(network: Network, machines: tuple[tuple[str, str, str | None], ...]) -> tuple[str, ...]:
+    """Names of the nodes: listed ones in their order, then those that machines brought in, in the order they came."""
+    listed = [node.name for node in network.spec.nodes]
+    housing = {node for _, _, node in machines if node}
+    came = [node.name for node in network.status.nodes if node.name in housing]
+    return tuple(dict.fromkeys([*listed, *came, *(node for _, _, node in machines if node)]))
+
+
+def _allocate(network: Network, wanted: tuple[str, ...], problems: _Problems) -> Mapping[str, str]:
+    """Sub-range of each node, and of each laptop under ``access/<name>``. Sticky; laptops come first."""
+    had = {f"access/{entry.name}": entry.subnet for entry in network.status.access}
+    had |= {entry.name: entry.subnet for entry in network.status.nodes}
+    asked = {f"access/{entry.name}": entry.subnet for entry in network.spec.access}
+    asked |= dict.fromkeys(wanted) | {entry.name: entry.subnet for entry in network.spec.nodes}
+    given = {holder: had[holder] for holder in asked if holder in had}
+    taken = {subnet: holder for holder, subnet in given.items()}
+    for holder, subnet in asked.items():
+        if subnet is None or given.get(holder) == subnet:
+            continue
+        if holder in given:
+            problems.add(
+                Reason.CONFLICT,
+                f"{_called(holder)} has sub-range {given[holder]} for the network's life: it can't change to {subnet}",
+            )
+        elif subnet in taken:
+            problems.add(Reason.CONFLICT, f"sub-range {subnet} asked for {_called(holder)} belongs to {_called(taken[subnet])}")
+            asked[holder] = ""  # not to be given another one behind the user's back
+        else:
+            given[holder] = subnet
+            taken[subnet] = holder
+    free = (subnet for subnet in subranges(network.spec.ip_range) if subnet not in taken)
+    without: list[str] = []
+    for holder, subnet in asked.items():
+        if holder in given or subnet == "":
+            continue
+        found = next(free, None)
+        if found is None:
+            without.append(_called(holder))
+        else:
+            given[holder] = found
+            taken[found] = holder
+    if without:
+        total = (1 << (24 - IPv4Network(network.spec.ip_range).prefixlen)) - 2
+        problems.add(
+            Reason.INSUFFICIENT_CAPACITY,
+            f"all {total} sub-ranges of {network.spec.ip_range} are used: none left for {', '.join(without)}; "
+            "remove nodes or laptops, or make a network with a larger range",
+        )
+    return given
+
+
+def _called(holder: str) -> str:
+    kind, _, name = holder.rpartition("/")
+    return f"laptop {name}" if kind else f"node {name}"
+
+
+def _seat(network: Network, name: str, world: Reader, problems: _Problems) -> _Seat | None:
+    def look(node: GridNode) -> tuple[str, _Seat | None]:
+        place = node.endpoint
+        hold = node.status.by_holder.get(network.uid)
+        if hold is not None and hold.listen_port and hold.public_key:
+            return "", _Seat(hold.listen_port, hold.public_key, True, place.ipv4, place.ipv6)
+        if node.deleting:
+            return "is being deleted", None
+        ports = {other.listen_port for other in node.status.holds}
+        keys = {other.public_key for other in node.status.holds}
+        span = node.spec.wireguard_ports
+        port = next((port for port in range(span.from_, span.to + 1) if port not in ports), None)
+        key = next((key for key in node.status.prekeys if key not in keys), None)
+        if port is None:
+            return f"has no WireGuard port left: all of {span.from_}-{span.to} are used", None
+        if key is None:
+            return "has offered no WireGuard key yet: is its agent running?", None
+        return "", _Seat(port, key, False, place.ipv4, place.ipv6)
+
+    seen = world.view(GridNode, "", name, look)
+    if seen is None:
+        problems.add(Reason.DEPENDENCY_NOT_READY, f"node {name} does not exist: kubectl get gridnodes shows those that do")
+        return None
+    complaint, seat = seen
+    if seat is None:
+        reason = Reason.INSUFFICIENT_CAPACITY if "port left" in complaint else Reason.DEPENDENCY_NOT_READY
+        problems.add(reason, f"node {name} {complaint}")
+    return seat
+
+
+def _relay(
+    network: Network, members: Mapping[str, Member], alive: Mapping[str, bool | None], problems: _Problems
+) -> str | None:
+    """The node that serves hidden nodes, and laptops that ask for none. It moves only when it dies or another is asked."""
+    asked, current = network.spec.relay, network.status.relay
+    fit = [name for name, member in members.items() if member.ipv4]
+    if asked is not None and asked not in fit:
+        why = "is not a node of this network" if asked not in members else "has no IPv4 endpoint"
+        problems.add(Reason.INVALID_SPEC, f"relay {asked} {why}")
+    changed = network.metadata.generation != network.status.observed_generation
+    if asked in fit and alive.get(asked) is not False and (current is None or changed):
+        return asked
+    if current in fit and alive.get(current or "") is not False:
+        return current
+    candidates = [name for name in (asked, *fit) if name in fit and alive.get(name)]
+    if candidates:
+        return candidates[0]
+    return current if current in fit else next(iter(fit), None)
+
+
+def _access(
+    network: Network,
+    members: Mapping[str, Member],
+    ranges: Mapping[str, str],
+    relay: str | None,
+    alive: Mapping[str, bool | None],
+    world: Reader,
+    problems: _Problems,
+) -> tuple[NetworkAccessStatus, ...]:
+    before = {entry.name: entry for entry in network.status.access}
+    found: list[NetworkAccessStatus] = []
+    for laptop in network.spec.access:
+        subnet = ranges.get(f"access/{laptop.name}")
+        if subnet is None:
+            continue
+        secret = f"{network.name}-{laptop.name}-wireguard"
+        seen = world.view(
+            Secret,
+            network.namespace,
+            secret,
+            lambda obj: (any(owner.uid == network.uid for owner in obj.metadata.owner_references), obj.text("publicKey")),
+        )
+        message: str | None = None
+        if seen is not None and not seen[0]:
+            message = f"Secret {secret} exists and belongs to something else: delete it or rename the laptop"
+            problems.add(Reason.CONFLICT, f"laptop {laptop.name}: {message}")
+        node = _access_node(laptop.node, before.get(laptop.name), members, relay)
+        if node is None:
+            message = message or _no_access(laptop.node, members)
+            problems.add(Reason.DEPENDENCY_NOT_READY, f"laptop {laptop.name}: {message}")
+        elif alive.get(node) is False:
+            message = f"its access node {node} is down; set access[].node to move it and fetch the Secret again"
+            problems.add(Reason.NODE_UNREACHABLE, f"laptop {laptop.name}: {message}")
+        found.append(
+            NetworkAccessStatus(
+                name=laptop.name,
+                subnet=subnet,
+                public_key=laptop.public_key or (seen[1] if seen is not None and seen[0] else None),
+                node=node,
+                secret=secret if seen is None or seen[0] else None,
+                message=message,
+            )
+        )
+    return tuple(found)
+
+
+def _access_node(
+    asked: str | None, before: NetworkAccessStatus | None, members: Mapping[str, Member], relay: str | None
+) -> str | None:
+    """A laptop's file names its access node, so it stays for life unless the user moves it."""
+    if asked is not None:
+        return asked if asked in members and members[asked].ipv4 else None
+    if before is not None and before.node in members:
+        return before.node
+    return relay
+
+
+def _no_access(asked: str | None, members: Mapping[str, Member]) -> str:
+    if asked is None:
+        return "no node of the network has an IPv4 endpoint that it could connect to"
+    return f"access node {asked} " + ("is not a node of this network" if asked not in members else "has no IPv4 endpoint")
+
+
+def _secrets(
+    network: Network, members: Mapping[str, Member], access: tuple[NetworkAccessStatus, ...]
+) -> tuple[SecretWanted, ...]:
+    own_keys = {laptop.name for laptop in network.spec.access if laptop.public_key}
+    return tuple(
+        SecretWanted(
+            name=entry.secret,
+            values={
+                "wg0.conf": laptop_file(
+                    network.spec.ip_range,
+                    entry.subnet,
+                    members[entry.node],
+                    None if entry.name in own_keys else PRIVATE_KEY,
+                    network.spec.mtu,
+                )
+            },
+            key_pair=entry.name not in own_keys,
+        )
+        for entry in access
+        if entry.secret and entry.node is not None and entry.node in members
+    )
+
+
+@dataclass(frozen=True)
+class _Reported:
+    """What a node's agent says of its part; ``failed``: more than just not yet."""
+
+    done: bool = False
+    failed: bool = False
+    message: str | None = None
+
+
+def _node_status(
+    wanted: tuple[str, ...],
+    ranges: Mapping[str, str],
+    members: Mapping[str, Member],
+    relays: Mapping[str, str],
+    relay: str | None,
+    alive: Mapping[str, bool | None],
+    reported: Mapping[str, _Reported],
+) -> tuple[NetworkNodeStatus, ...]:
+    found: list[NetworkNodeStatus] = []
+    for name in wanted:
+        if name not in ranges:
+            continue
+        member = members.get(name)
+        report = reported.get(names.node_namespace(name), _Reported())
+        done, message = report.done, report.message
+        if alive.get(name) is False:
+            done, message = False, "its agent does not answer"
+        found.append(
+            NetworkNodeStatus(
+                name=name,
+                subnet=ranges[name],
+                public_key=member and member.public_key,
+                listen_port=member and member.listen_port,
+                endpoint=endpoint(member, member) if member and member.accessible else None,
+                role="accessible" if member and member.accessible else "hidden",
+                relay=bool(relays) and name == relay,
+                ready=done,
+                message=message,
+            )
+        )
+    return tuple(found)
+
+
+def _reported(workload: NodeWorkload) -> tuple[str, _Reported]:
+    condition = workload.status.condition("Ready")
+    if condition is None:
+        return workload.namespace, _Reported()
+    current = condition.observed_generation == workload.metadata.generation
+    if current and condition.status == "True":
+        return workload.namespace, _Reported(done=True)
+    failed = current and condition.reason == Reason.FAILED
+    return workload.namespace, _Reported(failed=failed, message=condition.message or None)
+
+
+def _judge(nodes: tuple[NetworkNodeStatus, ...], reported: Mapping[str, _Reported], problems: _Problems) -> Verdict:
+    if problems.found:
+        first = problems.found[0][0]
+        return waiting(first, "; ".join(message for _, message in problems.found))
+    down = [node.name for node in nodes if node.message == "its agent does not answer"]
+    if down:
+        return waiting(Reason.NODE_UNREACHABLE, f"nodes whose agent does not answer: {', '.join(down)}")
+    late = [node for node in nodes if not node.ready]
+    if late:
+        told = "; ".join(f"{node.name}: {node.message}" if node.message else node.name for node in late)
+        failed = any(reported[place].failed for node in late if (place := names.node_namespace(node.name)) in reported)
+        reason = Reason.FAILED if failed else Reason.PROGRESSING
+        return waiting(reason, f"{len(nodes) - len(late)} of {len(nodes)} nodes ready, waiting for {told}")
+    count = "1 node" if len(nodes) == 1 else f"{len(nodes)} nodes"
+    return ready(f"{count} connected" if nodes else "no nodes yet: they join with their first machine")

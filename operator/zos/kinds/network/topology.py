@@ -1,0 +1,182 @@
+"""Who talks to whom: members of a network in, the WireGuard peers of each out.
+
+The rules are those of the API's documentation. own(x) is what a member answers for itself: its sub-range and its WireGuard
+address. NA(q) is what hidden nodes and laptops that q serves own. Everything here is a value.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from ipaddress import IPv4Address, IPv4Network
+
+from zos.api.network import WIREGUARD_RANGE
+from zos.api.nodeworkload import Peer
+
+HIDDEN_KEEPALIVE = 20
+LAPTOP_KEEPALIVE = 25
+
+
+@dataclass(frozen=True)
+class Member:
+    """A node of the network. Without addresses it is hidden: it calls others, nobody calls it."""
+
+    name: str
+    subnet: str
+    public_key: str
+    listen_port: int
+    ipv4: str | None = None
+    ipv6: str | None = None
+
+    @property
+    def accessible(self) -> bool:
+        return bool(self.ipv4 or self.ipv6)
+
+
+@dataclass(frozen=True)
+class Caller:
+    """A hidden node or a laptop: reached only through the node that serves it."""
+
+    name: str
+    subnet: str
+    public_key: str
+    server: str
+
+
+def wireguard_address(subnet: str) -> IPv4Address:
+    """``a.b.c.0/24`` → ``100.64.b.c``."""
+    _, b, c, _ = IPv4Network(subnet).network_address.packed
+    return IPv4Address(bytes([100, 64, b, c]))
+
+
+def own(subnet: str) -> tuple[str, str]:
+    return subnet, f"{wireguard_address(subnet)}/32"
+
+
+def endpoint(member: Member, caller: Member | None = None) -> str | None:
+    """Where ``caller`` (None: anyone with IPv4) reaches a node: IPv4 before IPv6; None without a common family."""
+    if member.ipv4 and (caller is None or caller.ipv4):
+        return f"{member.ipv4}:{member.listen_port}"
+    if member.ipv6 and caller is not None and caller.ipv6:
+        return f"[{member.ipv6}]:{member.listen_port}"
+    return None
+
+
+@dataclass(frozen=True)
+class Topology:
+    """Peers of every node; pairs of accessible nodes that can't reach each other (no common family, nobody with both)."""
+
+    peers: Mapping[str, tuple[Peer, ...]]
+    apart: tuple[tuple[str, str], ...] = ()
+
+
+def topology(ip_range: str, members: Iterable[Member], laptops: Iterable[Caller], relays: Mapping[str, str]) -> Topology:
+    """``relays`` says which accessible node serves each hidden one; a hidden node that has none gets no peers."""
+    nodes = {member.name: member for member in sorted(members, key=lambda member: member.name)}
+    accessible = [member for member in nodes.values() if member.accessible]
+    hidden = [member for member in nodes.values() if not member.accessible]
+    callers = [
+        *(
+            Caller(member.name, member.subnet, member.public_key, relays[member.name])
+            for member in hidden
+            if relays.get(member.name) in nodes
+        ),
+        *sorted((laptop for laptop in laptops if laptop.server in nodes), key=lambda laptop: laptop.name),
+    ]
+    served: dict[str, list[Caller]] = {}
+    for caller in callers:
+        served.setdefault(caller.server, []).append(caller)
+    answers = {
+        member.name: (*own(member.subnet), *(entry for caller in served.get(member.name, ()) for entry in own(caller.subnet)))
+        for member in accessible
+    }
+    peers: dict[str, tuple[Peer, ...]] = {}
+    apart: list[tuple[str, str]] = []
+    for member in accessible:
+        direct, unreached = _direct(member, accessible, answers)
+        for other in unreached:
+            between = _between(member, other, accessible)
+            if between is None:
+                apart.append((member.name, other.name))
+            else:
+                direct[between].extend(answers[other.name])
+        peers[member.name] = _sorted(
+            [
+                *(
+                    Peer(public_key=nodes[name].public_key, endpoint=endpoint(nodes[name], member), allowed_ips=tuple(allowed))
+                    for name, allowed in direct.items()
+                ),
+                *(Peer(public_key=caller.public_key, allowed_ips=own(caller.subnet)) for caller in served.get(member.name, ())),
+            ]
+        )
+    for member in hidden:
+        relay = nodes.get(relays.get(member.name, ""))
+        peers[member.name] = (
+            ()
+            if relay is None
+            else (
+                Peer(
+                    public_key=relay.public_key,
+                    endpoint=endpoint(relay),
+                    allowed_ips=(ip_range, WIREGUARD_RANGE),
+                    keepalive=HIDDEN_KEEPALIVE,
+                ),
+            )
+        )
+    return Topology(peers, tuple(pair for pair in apart if pair[0] < pair[1]))
+
+
+def _direct(
+    member: Member, accessible: Sequence[Member], answers: Mapping[str, tuple[str, ...]]
+) -> tuple[dict[str, list[str]], list[Member]]:
+    """What each directly reachable node answers for, and the nodes that are not directly reachable."""
+    direct: dict[str, list[str]] = {}
+    unreached: list[Member] = []
+    for other in accessible:
+        if other.name == member.name:
+            continue
+        if endpoint(other, member) is None:
+            unreached.append(other)
+        else:
+            direct[other.name] = list(answers[other.name])
+    return direct, unreached
+
+
+def _between(one: Member, other: Member, accessible: Sequence[Member]) -> str | None:
+    """The first node that both reach: the same for both directions, so packets come back the way they went."""
+    for candidate in accessible:
+        if candidate.ipv4 and candidate.ipv6 and candidate.name not in (one.name, other.name):
+            return candidate.name
+    return None
+
+
+def _sorted(peers: Iterable[Peer]) -> tuple[Peer, ...]:
+    return tuple(sorted(peers, key=lambda peer: peer.public_key))
+
+
+def laptop_file(ip_range: str, subnet: str, server: Member, private_key: str | None, mtu: int) -> str:
+    """A wg-quick file (wg-quick(8)). Without a private key there is a line that says where to put one's own."""
+    key = f"PrivateKey = {private_key}" if private_key else "# PrivateKey = the private half of the publicKey that you gave"
+    return "\n".join(
+        [
+            "[Interface]",
+            key,
+            f"Address = {wireguard_address(subnet)}/32",
+            f"MTU = {mtu}",
+            "",
+            "[Peer]",
+            f"PublicKey = {server.public_key}",
+            f"Endpoint = {endpoint(server)}",
+            f"AllowedIPs = {ip_range}, {WIREGUARD_RANGE}",
+            f"PersistentKeepalive = {LAPTOP_KEEPALIVE}",
+            "",
+        ]
+    )
+
+
+def subranges(ip_range: str) -> Iterator[str]:
+    """Every /24 that may be given by itself: from the third one of the range on."""
+    first, *rest = ip_range.split("/")
+    base = int(IPv4Address(first))
+    for index in range(2, 1 << (24 - int(rest[0]))):
+        yield f"{IPv4Address(base + (index << 8))}/24"

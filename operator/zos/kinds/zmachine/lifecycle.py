@@ -1,0 +1,80 @@
+"""Whether a guest should run now: its policy, how it ended, and how often it has crashed of late."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from zos.api.meta import Reason
+from zos.api.zmachine import RunPolicy
+from zos.plan.facts import DomainFact
+from zos.plan.lowered import Problem
+
+#: Four ends within this many seconds are a crash loop.
+WINDOW = 120.0
+LOOP = 4
+#: Seconds between tries in a crash loop, before jitter.
+SLOW = 60.0
+
+
+@dataclass(frozen=True)
+class Course:
+    """``running``: what the guest should be now; ``wake_at``: when to ask again (seconds since the epoch)."""
+
+    running: bool
+    problem: Problem | None = None
+    wake_at: float | None = None
+
+
+def course(policy: RunPolicy, fact: DomainFact | None, now: float, uid: str, *, mended: bool = False) -> Course:
+    """What to do with a guest. ``fact`` is None before it was ever made; ``uid`` spreads the jitter; ``mended``: it would be
+    started with something else than last time, so there is no reason to wait."""
+    if policy is RunPolicy.HALTED:
+        return Course(False, Problem(Reason.SUSPENDED, "runPolicy is Halted"))
+    if fact is None or fact.running or fact.ended in ("", "stopped"):
+        return Course(True)
+    how = _told(fact)
+    if policy is RunPolicy.ONCE or (policy is RunPolicy.ON_FAILURE and fact.ended == "exit" and fact.exit_code == 0):
+        failed = fact.ended == "crash" or fact.exit_code != 0
+        return Course(False, Problem(Reason.FAILED if failed else Reason.COMPLETED, how))
+    if mended:
+        return Course(True)
+    recent = _streak(fact)
+    delay = _delay(recent, uid)
+    due = (fact.ended_at or now) + delay
+    if recent >= LOOP:
+        problem = Problem(
+            Reason.CRASH_LOOP,
+            f"{how}; it ended {recent} times in a row, tried again about every {SLOW:.0f} s: see its console log",
+        )
+        return Course(due <= now, problem, None if due <= now else due)
+    if due <= now:
+        return Course(True)
+    return Course(False, Problem(Reason.PROGRESSING, f"{how}; starting again in {due - now:.0f} s"), due)
+
+
+def _told(fact: DomainFact) -> str:
+    if fact.problem:
+        return fact.problem
+    if fact.ended == "crash" or fact.exit_code is None:
+        return "the guest died"
+    return f"the entrypoint ended with exit code {fact.exit_code}"
+
+
+def _streak(fact: DomainFact) -> int:
+    """How many of the last ends followed each other closely, slow tries of a loop included."""
+    ends = sorted({*fact.crashes, *([fact.ended_at] if fact.ended_at is not None else [])})
+    count = 1
+    for earlier, later in zip(reversed(ends[:-1]), reversed(ends[1:]), strict=True):
+        gap = later - earlier
+        if gap > (WINDOW if count < LOOP else WINDOW + SLOW):
+            break
+        count += 1
+    within = sum(1 for end in ends if ends[-1] - end <= WINDOW) if ends else 0
+    return count if count >= LOOP and (within >= LOOP or count > LOOP) else min(count, LOOP - 1)
+
+
+def _delay(recent: int, uid: str) -> float:
+    """Seconds: 1, 2, 4, then slow; up to a quarter more or less, constant for the object, so that a node's guests spread."""
+    base = SLOW if recent >= LOOP else float(2 ** (recent - 1))
+    jitter = (sum(uid.encode()) % 51) / 100 - 0.25
+    return base * (1 + jitter)

@@ -1,0 +1,309 @@
+"""A machine on its node: image, root disk, config, tap with its guard, and the guest."""
+
+from __future__ import annotations
+
+import hashlib
+from dataclasses import dataclass, replace
+from datetime import UTC, datetime
+from ipaddress import ip_address
+from pathlib import PurePosixPath
+
+from zos.api.meta import Condition, Reason
+from zos.api.network import WIREGUARD_RANGE
+from zos.api.nodeworkload import MachineOnNode, MachineState, NodeWorkload
+from zos.api.zmachine import RunPolicy
+from zos.kinds import Report
+from zos.kinds.zmachine import guard
+from zos.kinds.zmachine.lifecycle import course
+from zos.plan import names
+from zos.plan.facts import DomainFact, Facts, ImageFact
+from zos.plan.guest import LIMIT, GuestConfig, GuestFile, GuestInterface, GuestMount, GuestRoute
+from zos.plan.items import Bridge, Disk, Domain, File, Firewall, GuestDisk, GuestNic, Image, Item, Segment, Tap
+from zos.plan.lowered import Lowered, Problem
+from zos.plan.outcome import Outcome
+from zos.world.resolution import Verdict, ready, waiting
+
+#: Where a machine finds its programs when its image does not say.
+_PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
+_ROOT = "zos-root"
+_PUBLIC_MTU = 1500
+
+
+def lower(workload: NodeWorkload, facts: Facts) -> Lowered:
+    machine, uid, owner = _machine(workload), workload.spec.owner.uid, workload.metadata.name
+    image = Image(owner=owner, ref=machine.image)
+    fact = facts.images.get(machine.image)
+    if fact is None:
+        told = facts.image_problems.get(machine.image)
+        return Lowered((image,), Problem(Reason.IMAGE_INVALID, told) if told else None)
+    if fact.has_disk_image:
+        return Lowered(
+            (image,), Problem(Reason.IMAGE_INVALID, "the image is a virtual machine's (/image.raw): not supported yet")
+        )
+    environment = _environment(machine, fact, workload.metadata.name, facts)
+    argv = machine.entrypoint or (*fact.entrypoint, *fact.command)
+    missing = _missing(argv, fact, environment)
+    if missing is not None:
+        return Lowered((image,), Problem(Reason.INVALID_SPEC, missing))
+    text = _config(machine, fact, argv, environment, facts).render()
+    if len(text) > LIMIT:
+        return Lowered((image,), Problem(Reason.INVALID_SPEC, "env, keys and entrypoint together are more than 1 MiB"))
+    path = f"machines/{uid}/config"
+    config = File(owner=owner, path=path, content=text)
+    root = Disk(owner=owner, name=f"root-{uid}", size=machine.root_size, format="ext4")
+    ports = _ports(machine, uid, owner)
+    domain = Domain(
+        owner=owner,
+        needs=(
+            image.key,
+            root.key,
+            config.key,
+            *(tap.key for tap in ports.taps),
+            *(guard.key for guard in ports.guards),
+            *(f"disk/mount-{disk.mount_uid}" for disk in machine.disks),
+        ),
+        name=_domain(uid),
+        uuid=uid,
+        cpu=machine.cpu,
+        memory=machine.memory,
+        image=fact.digest,
+        root=GuestDisk(disk=root.name, serial=_ROOT),
+        disks=tuple(GuestDisk(disk=f"mount-{disk.mount_uid}", serial=_serial(disk.mount_uid)) for disk in machine.disks),
+        nics=ports.nics,
+        config=path,
+        config_digest=hashlib.sha256(text.encode()).hexdigest(),
+        running=False,
+        incarnation=machine.restarted_at or "",
+    )
+    known = facts.domains.get(domain.name)
+    mended = known is not None and known.recipe not in ("", domain.recipe)
+    asked = course(machine.run_policy, known, facts.now, uid, mended=mended)
+    domain = replace(domain, running=asked.running)
+    items: tuple[Item, ...] = (image, root, config, *ports.segments, *ports.taps, *ports.guards, domain)
+    return Lowered(items, asked.problem, asked.wake_at)
+
+
+def _machine(workload: NodeWorkload) -> MachineOnNode:
+    assert workload.spec.machine is not None
+    return workload.spec.machine
+
+
+def _domain(uid: str) -> str:
+    return f"zos-{names.ident(uid)}"
+
+
+def _serial(mount_uid: str) -> str:
+    return names.ident(mount_uid, 16)
+
+
+def _environment(machine: MachineOnNode, image: ImageFact, workload: str, facts: Facts) -> dict[str, str]:
+    """The image's variables, overridden by the user's."""
+    found = {"PATH": _PATH}
+    found |= dict(entry.split("=", 1) for entry in image.environment if "=" in entry)
+    found |= machine.env
+    return found | {
+        sealed.name: facts.secrets[workload, sealed.name]
+        for sealed in machine.sealed_env
+        if (workload, sealed.name) in facts.secrets
+    }
+
+
+def _missing(argv: tuple[str, ...], image: ImageFact, environment: dict[str, str]) -> str | None:
+    """Why the entrypoint can't be run, as far as the image tells."""
+    if not argv or not argv[0]:
+        return "the image names no entrypoint: set spec.entrypoint"
+    program = argv[0]
+    if image.provides(program, environment["PATH"]) is not False:
+        return None
+    where = str(PurePosixPath("/", image.working_dir, program)) if "/" in program else f"PATH ({environment['PATH']})"
+    return f"entrypoint {program} not found in the image: no executable at {where}; set spec.entrypoint to one that exists"
+
+
+def _config(
+    machine: MachineOnNode, image: ImageFact, argv: tuple[str, ...], environment: dict[str, str], facts: Facts
+) -> GuestConfig:
+    keys = "".join(f"{key}\n" for key in machine.ssh_authorized_keys)
+    return GuestConfig(
+        hostname=machine.hostname,
+        argv=argv,
+        environment=tuple(sorted(environment.items())),
+        working_dir=image.working_dir,
+        user=image.user,
+        interfaces=_interfaces(machine, facts.nameservers),
+        mounts=tuple(GuestMount(serial=_serial(disk.mount_uid), path=disk.mount_path) for disk in machine.disks),
+        nameservers=facts.nameservers,
+        files=(GuestFile(path="/root/.ssh/authorized_keys", content=keys, mode=0o600),) if keys else (),
+        stop_signal=image.stop_signal,
+        root=_ROOT,
+    )
+
+
+@dataclass(frozen=True)
+class _Ports:
+    """A machine's taps with what guards them, and what else they stand on."""
+
+    taps: tuple[Tap, ...]
+    guards: tuple[Firewall, ...]
+    segments: tuple[Segment, ...]
+    nics: tuple[GuestNic, ...]
+
+
+def _ports(machine: MachineOnNode, uid: str, owner: str) -> _Ports:
+    taps: list[Tap] = []
+    guards: list[Firewall] = []
+    segments: list[Segment] = []
+
+    def plug(ground: Bridge | Segment, bridge: str, mtu: int, mac: str, ipv4: str | None, ipv6: str | None) -> None:
+        name = names.tap(uid, len(taps))
+        table = f"{names.table(uid)}-{len(taps)}"
+        guards.append(Firewall(owner=owner, family="bridge", name=table, body=guard.body(name, mac, ipv4, ipv6)))
+        taps.append(Tap(owner=owner, needs=(ground.key, guards[-1].key), name=name, bridge=bridge, mtu=mtu))
+
+    for nic in machine.nics:
+        bridge = Bridge(name=names.bridge(nic.network_uid), mtu=nic.mtu)
+        plug(bridge, bridge.name, nic.mtu, nic.mac, nic.ip, None)
+    macs = [nic.mac for nic in machine.nics]
+    if (public := machine.public_nic) is not None:
+        segment = Segment(owner=owner, interface=public.interface)
+        segments.append(segment)
+        plug(segment, public.interface, _PUBLIC_MTU, public.mac, _plain(public.ipv4), _plain(public.ipv6))
+        macs.append(public.mac)
+    nics = tuple(GuestNic(tap=tap.name, mac=mac) for tap, mac in zip(taps, macs, strict=True))
+    return _Ports(tuple(taps), tuple(guards), tuple(segments), nics)
+
+
+def _plain(address: str | None) -> str | None:
+    return address.partition("/")[0] if address else None
+
+
+def _interfaces(machine: MachineOnNode, nameservers: tuple[str, ...]) -> tuple[GuestInterface, ...]:
+    """With a public IPv4 address, its gateway is the way to the world and the private one only that to the network."""
+    public = machine.public_nic
+    away = public is not None and public.gateway is not None
+    found = [
+        GuestInterface(
+            mac=nic.mac,
+            mtu=nic.mtu,
+            addresses=(f"{nic.ip}/{nic.prefixlen}",),
+            routes=tuple(
+                GuestRoute(destination=destination, gateway=nic.gateway)
+                for destination in (_private(nic.ip_range, nameservers) if away else ("0.0.0.0/0",))
+            ),
+        )
+        for nic in machine.nics
+    ]
+    if public is not None:
+        route = GuestRoute(destination="0.0.0.0/0", gateway=public.gateway or "")
+        found.append(
+            GuestInterface(
+                mac=public.mac,
+                mtu=_PUBLIC_MTU,
+                ipv6="slaac" if public.ipv6 else "off",
+                addresses=(public.ipv4,) if public.ipv4 else (),
+                routes=(route,) if public.gateway else (),
+            )
+        )
+    return tuple(found)
+
+
+def _private(ip_range: str, nameservers: tuple[str, ...]) -> tuple[str, ...]:
+    """What is reached through the private network: its range, its laptops, and name servers that only the node can reach."""
+    local = (server for server in nameservers if (ip := ip_address(server)).version == 4 and not ip.is_global)
+    return (ip_range, WIREGUARD_RANGE, *(f"{server}/32" for server in local))
+
+
+def report(workload: NodeWorkload, facts: Facts, lowered: Lowered, outcome: Outcome) -> Report:
+    machine, uid = _machine(workload), workload.spec.owner.uid
+    image, fact = facts.images.get(machine.image), facts.domains.get(_domain(uid))
+    verdict = _verdict(machine, lowered, outcome, fact)
+    return Report(verdict, machine=_state(machine, image, fact), conditions=_conditions(image, fact, lowered))
+
+
+def _verdict(machine: MachineOnNode, lowered: Lowered, outcome: Outcome, fact: DomainFact | None) -> Verdict:
+    image = Image(ref=machine.image)
+    if image.key in outcome.failed:
+        return waiting(Reason.IMAGE_INVALID, outcome.failed[image.key])
+    for item in lowered.items:
+        if item.key in outcome.failed:
+            return waiting(Reason.FAILED, f"{item.key}: {outcome.failed[item.key]}")
+    if lowered.problem is not None:
+        done = lowered.problem.reason is Reason.COMPLETED
+        return Verdict(done, lowered.problem.reason, lowered.problem.message)
+    if image.key in outcome.pending or len(lowered.items) == 1:
+        return waiting(Reason.IMAGE_PULLING, outcome.pending.get(image.key, f"fetching {machine.image}"))
+    for item in lowered.items:
+        if item.key in outcome.blocked:
+            return waiting(Reason.PROGRESSING, f"{item.key} waits for {outcome.blocked[item.key]}")
+        if item.key in outcome.pending:
+            return waiting(Reason.PROGRESSING, f"{item.key}: {outcome.pending[item.key]}")
+    if fact is None or not fact.running:
+        return waiting(Reason.PROGRESSING, "the guest is starting")
+    if not fact.booted:
+        return waiting(Reason.PROGRESSING, "the guest boots")
+    return ready("the guest runs")
+
+
+def _state(machine: MachineOnNode, image: ImageFact | None, fact: DomainFact | None) -> MachineState:
+    state = MachineState(mode="container" if image else None, image_digest=image.digest if image else None)
+    if fact is None:
+        return state
+    started = None
+    if fact.started_at is not None:
+        started = datetime.fromtimestamp(int(fact.started_at), UTC).isoformat().replace("+00:00", "Z")
+    return state.model_copy(
+        update={
+            "state": _word(machine, fact),
+            "restarts": fact.restarts,
+            "started_at": started,
+            "console": fact.console,
+            "accelerator": fact.accelerator,
+        }
+    )
+
+
+def _word(machine: MachineOnNode, fact: DomainFact) -> str:
+    if fact.running:
+        return "Running"
+    if fact.ended == "exit" and fact.exit_code == 0 and machine.run_policy in (RunPolicy.ONCE, RunPolicy.ON_FAILURE):
+        return "Completed"
+    if fact.ended in ("exit", "crash"):
+        return "Crashed"
+    return "Stopped" if fact.ended == "stopped" else "Pending"
+
+
+def _conditions(image: ImageFact | None, fact: DomainFact | None, lowered: Lowered) -> tuple[Condition, ...]:
+    running = fact is not None and fact.running
+    booted = fact is not None and fact.booted
+    found = [
+        Condition(
+            type="ImageReady",
+            status="True" if image else "False",
+            reason=Reason.SUCCEEDED if image else Reason.IMAGE_PULLING,
+            message=image.digest if image else "",
+        ),
+        Condition(
+            type="Running",
+            status="True" if booted else "False",
+            reason=Reason.SUCCEEDED if booted else Reason.PROGRESSING,
+        ),
+    ]
+    if fact is not None and fact.accelerator == "tcg":
+        found.append(
+            Condition(
+                type="SoftwareEmulation",
+                status="True",
+                reason=Reason.SOFTWARE_EMULATION,
+                message="this node has no usable KVM: the guest runs, slowly",
+            )
+        )
+    if fact is not None and running and fact.outdated:
+        found.append(
+            Condition(
+                type="RestartRequired",
+                status="True",
+                reason=Reason.RESTART_REQUIRED,
+                message=f"{', '.join(fact.outdated)} changed: kubectl annotate zm NAME --overwrite "
+                "zos.grid.tf/restartedAt=$(date -Is) restarts it",
+            )
+        )
+    return tuple(found)

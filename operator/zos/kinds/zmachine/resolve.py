@@ -1,0 +1,355 @@
+"""ZMachine: where a machine runs, its private address, and what its node must make of it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from ipaddress import IPv4Address, IPv4Network
+
+from zos.api.core import Secret
+from zos.api.gridnode import GridNode, NodeHold, Resources
+from zos.api.meta import RESTARTED_AT, Condition, Reason
+from zos.api.network import Network, NetworkAddress
+from zos.api.nodeworkload import DiskOnNode, MachineOnNode, MachineState, Nic, NodeWorkload, PublicNic
+from zos.api.zmachine import ZMachine, ZMachineStatus, minimum_root_size
+from zos.api.zmount import ZMount
+from zos.kinds.zmachine import publicaddress
+from zos.kinds.zmachine.publicaddress import Public
+from zos.plan import names
+from zos.world import placement
+from zos.world.heartbeat import Heartbeat
+from zos.world.resolution import Hold, Resolution, SecretValue, Verdict, Workload, ready, waiting
+from zos.world.store import Indexes, Reader
+
+INDEXES = (
+    *placement.INDEXES,
+    *publicaddress.INDEXES,
+    Indexes(Heartbeat, {"alive": lambda heartbeat: ["yes" if heartbeat.alive else "no"]}),
+    Indexes(Network),
+    Indexes(ZMount),
+    Indexes(Secret),
+    Indexes(NodeWorkload, {"owner": lambda workload: [workload.spec.owner.uid]}),
+)
+
+
+class _Waiting(Exception):
+    """What the machine waits for; ends a resolution early."""
+
+    def __init__(self, reason: Reason, message: str) -> None:
+        super().__init__(message)
+        self.verdict = waiting(reason, message)
+
+    @classmethod
+    def because(cls, verdict: Verdict) -> _Waiting:
+        return cls(verdict.reason, verdict.message)
+
+
+@dataclass(frozen=True)
+class _Disk:
+    """A disk as the machine sees it: on ``node`` if it is somewhere, ``pinned`` if it can't move from there."""
+
+    name: str
+    path: str
+    uid: str
+    node: str | None
+    pinned: bool
+    ready: bool
+    size: int
+
+
+@dataclass(frozen=True)
+class _Net:
+    uid: str
+    ip_range: str
+    mtu: int
+    subnets: Mapping[str, str]
+    addresses: tuple[NetworkAddress, ...]
+
+
+def resolve(machine: ZMachine, world: Reader) -> Resolution:
+    held = placement.held_on(world, machine.uid)
+    network_key = Network.key_of(machine.namespace, machine.spec.network.name)
+    if machine.deleting:
+        pools = (network_key, *((GridNode.key_of("", held),) if held else ()))
+        return Resolution(verdict=waiting(Reason.DELETING, "being stopped and removed"), releases=pools)
+    status = _status(machine, None, None, None, world)
+    node: str | None = held
+    holds: tuple[Hold, ...] = ()
+    try:
+        network = _network(machine, world)
+        disks = _disks(machine, world)
+        public = _public(machine, world)
+        node = _node(machine, world, held, disks, network, public.farm if public else None)
+        public_nic = _public_nic(public, node, world)
+        capacity = _capacity(machine, node, world)
+        holds = (capacity,)
+        status = _status(machine, node, None, public, world)
+        address = _address(machine, node, network)
+        holds = (capacity, Hold(network_key, address))
+        status = _status(machine, node, address.ip, public, world)
+        for disk in disks:
+            if disk.node != node or not disk.ready:
+                raise _Waiting(Reason.DEPENDENCY_NOT_READY, f"disk {disk.name} is not ready on node {node} yet")
+        secrets = _secrets(machine, world)
+    except _Waiting as problem:
+        # What runs is left as it is: a machine is not stopped because something it once needed is gone.
+        return Resolution(problem.verdict, status, holds=holds, workloads=_as_it_is(machine, node, world))
+    spec = _workload(machine, node, address, network, disks)
+    spec = spec.model_copy(update={"root_size": capacity.entry.storage, "public_nic": public_nic})
+    workload = Workload(node, spec, secrets)
+    verdict, conditions = _judge(machine, node, world)
+    return Resolution(verdict, status, holds=holds, workloads=(workload,), conditions=conditions)
+
+
+def _network(machine: ZMachine, world: Reader) -> _Net:
+    name = machine.spec.network.name
+    found = world.view(
+        Network,
+        machine.namespace,
+        name,
+        lambda network: (
+            network.deleting,
+            _Net(
+                network.uid,
+                network.spec.ip_range,
+                network.spec.mtu,
+                {node.name: node.subnet for node in network.status.nodes if node.public_key},
+                network.status.addresses,
+            ),
+        ),
+    )
+    if found is None:
+        raise _Waiting(Reason.DEPENDENCY_NOT_READY, f"network {name} does not exist in this namespace")
+    leaving, network = found
+    if leaving and not any(entry.uid == machine.uid for entry in network.addresses):
+        raise _Waiting(Reason.DEPENDENCY_NOT_READY, f"network {name} is being deleted")
+    return network
+
+
+def _disks(machine: ZMachine, world: Reader) -> tuple[_Disk, ...]:
+    found: list[_Disk] = []
+    for wish in machine.spec.disks:
+        seen = world.view(
+            ZMount,
+            machine.namespace,
+            wish.name,
+            lambda mount: (
+                mount.uid,
+                mount.status.node_name,
+                mount.status.used or mount.spec.node_name is not None,
+                bool((condition := mount.status.condition("Ready")) and condition.status == "True"),
+                mount.status.used_by,
+                mount.deleting,
+                mount.spec.size,
+                mount.spec.node_name,
+            ),
+        )
+        if seen is None:
+            raise _Waiting(Reason.DEPENDENCY_NOT_READY, f"disk {wish.name} does not exist: apply a ZMount of that name")
+        uid, node, pinned, done, user, leaving, size, asked = seen
+        if leaving and user != machine.name:
+            raise _Waiting(Reason.DEPENDENCY_NOT_READY, f"disk {wish.name} is being deleted")
+        if user is not None and user != machine.name:
+            raise _Waiting(Reason.CONFLICT, f"disk {wish.name} is used by ZMachine {user}: a disk has one machine at a time")
+        mine = user == machine.name  # the disk itself decides whose it is
+        found.append(_Disk(wish.name, wish.mount_path, uid, node or asked, pinned, done and mine, size))
+    return tuple(found)
+
+
+def _public(machine: ZMachine, world: Reader) -> Public | None:
+    found = publicaddress.find(machine, world)
+    if isinstance(found, Verdict):
+        raise _Waiting.because(found)
+    return found
+
+
+def _public_nic(public: Public | None, node: str, world: Reader) -> PublicNic | None:
+    if public is None:
+        return None
+    interface = publicaddress.interface(public, node, world)
+    if isinstance(interface, Verdict):
+        raise _Waiting.because(interface)
+    return public.nic(interface)
+
+
+def _node(machine: ZMachine, world: Reader, held: str | None, disks: tuple[_Disk, ...], network: _Net, farm: str | None) -> str:
+    pinned = {disk.node: disk.name for disk in disks if disk.pinned and disk.node}
+    asked = machine.spec.node_name
+    if asked is not None and world.view(GridNode, "", asked, lambda node: True) is None:
+        raise _Waiting(Reason.DEPENDENCY_NOT_READY, f"node {asked} does not exist: kubectl get gridnodes shows those that do")
+    if len(pinned) > 1:
+        where = ", ".join(f"{disk} on {node}" for node, disk in pinned.items())
+        raise _Waiting(Reason.CONFLICT, f"its disks are on different nodes ({where}): a machine needs all on one")
+    chosen = held or asked or next(iter(pinned), None)
+    for node, disk in pinned.items():
+        if node != chosen:
+            raise _Waiting(Reason.CONFLICT, f"disk {disk} is on node {node}, the machine on {chosen}: a disk does not move")
+    if chosen is not None:
+        return chosen
+    need = _need(machine)
+    need = need.model_copy(update={"storage": need.storage + sum(disk.size for disk in disks)})
+    best, why = placement.best(world, need, network.subnets, farm)
+    if best is None:
+        raise _Waiting(Reason.INSUFFICIENT_CAPACITY, f"no node fits: {why}")
+    return best
+
+
+def _need(machine: ZMachine, had: NodeHold | None = None) -> Resources:
+    """What the machine takes of its node. Disks count for themselves; a root never shrinks, as little as a disk does."""
+    spec = machine.spec
+    return Resources(
+        cpu=spec.cpu,
+        memory=spec.memory + placement.GUEST_OVERHEAD,
+        storage=max(spec.root_size or minimum_root_size(spec.cpu, spec.memory), had.storage if had else 0),
+    )
+
+
+def _capacity(machine: ZMachine, node: str, world: Reader) -> Hold:
+    had = placement.holding(world, machine.uid, node)
+    need = _need(machine, had)
+    more = Resources(
+        cpu=need.cpu - (had.cpu if had else 0),
+        memory=need.memory - (had.memory if had else 0),
+        storage=need.storage - (had.storage if had else 0),
+    )
+    lack: str | None = None
+    if more.cpu > 0 or more.memory > 0 or more.storage > 0:
+        if world.view(GridNode, "", node, lambda found: True) is None:
+            raise _Waiting(Reason.DEPENDENCY_NOT_READY, f"node {node} does not exist any more")
+        lack = placement.shortage(world, more, node)
+    if lack is not None and not had:
+        raise _Waiting(Reason.INSUFFICIENT_CAPACITY, f"node {node} lacks {lack}")
+    if lack is not None:
+        raise _Waiting(Reason.INSUFFICIENT_CAPACITY, f"node {node} can't give it more: {lack}; it runs as it was")
+    return Hold(
+        GridNode.key_of("", node),
+        NodeHold(
+            uid=machine.uid,
+            owner=f"ZMachine {machine.namespace}/{machine.name}",
+            cpu=need.cpu,
+            memory=need.memory,
+            storage=need.storage,
+        ),
+    )
+
+
+def _address(machine: ZMachine, node: str, network: _Net) -> NetworkAddress:
+    """The machine's private address: what it has, what it asks for, or the lowest free one."""
+    name, asked = machine.spec.network.name, machine.spec.network.ip
+    if node not in network.subnets:
+        raise _Waiting(Reason.DEPENDENCY_NOT_READY, f"network {name} is not on node {node} yet: it joins by itself")
+    subnet = IPv4Network(network.subnets[node])
+    taken = {entry.ip: entry for entry in network.addresses if entry.uid != machine.uid}
+    had = next((entry.ip for entry in network.addresses if entry.uid == machine.uid and entry.node == node), None)
+    if asked is not None:
+        if IPv4Address(asked) not in subnet:
+            raise _Waiting(
+                Reason.INVALID_SPEC, f"network.ip {asked} is outside {subnet}, the sub-range of {name} on node {node}"
+            )
+        if asked in (str(subnet[0]), str(subnet[1]), str(subnet[-1])):
+            raise _Waiting(Reason.INVALID_SPEC, f"network.ip {asked} is not for machines: take {subnet[2]} to {subnet[-2]}")
+        if asked in taken:
+            raise _Waiting(Reason.CONFLICT, f"network.ip {asked} is taken by ZMachine {taken[asked].machine}")
+    ip = asked or had or next((str(ip) for ip in list(subnet.hosts())[1:] if str(ip) not in taken), None)
+    if ip is None:
+        raise _Waiting(Reason.INSUFFICIENT_CAPACITY, f"all 253 addresses of {subnet} (network {name}, node {node}) are used")
+    return NetworkAddress(ip=ip, machine=machine.name, uid=machine.uid, node=node)
+
+
+def _secrets(machine: ZMachine, world: Reader) -> tuple[SecretValue, ...]:
+    found: list[SecretValue] = []
+    for variable in machine.spec.env:
+        if variable.value_from is None:
+            continue
+        ref = variable.value_from.secret_key_ref
+        seen = world.view(
+            Secret,
+            machine.namespace,
+            ref.name,
+            lambda secret: (secret.uid, secret.metadata.resource_version, dict(secret.data), secret),
+        )
+        if seen is None:
+            raise _Waiting(Reason.DEPENDENCY_NOT_READY, f"Secret {ref.name} (env {variable.name}) does not exist")
+        uid, version, data, secret = seen
+        if ref.key not in data:
+            raise _Waiting(Reason.DEPENDENCY_NOT_READY, f"Secret {ref.name} has no key {ref.key} (env {variable.name})")
+        found.append(SecretValue(variable.name, f"{uid}/{version}/{ref.key}", secret.text(ref.key) or ""))
+    return tuple(found)
+
+
+def _workload(machine: ZMachine, node: str, address: NetworkAddress, network: _Net, disks: tuple[_Disk, ...]) -> MachineOnNode:
+    spec = machine.spec
+    subnet = IPv4Network(network.subnets[node])
+    nic = Nic(
+        network_uid=network.uid,
+        mac=names.mac(f"{machine.uid}/{network.uid}"),
+        ip=address.ip,
+        prefixlen=subnet.prefixlen,
+        gateway=str(subnet[1]),
+        mtu=network.mtu,
+        ip_range=network.ip_range,
+    )
+    return MachineOnNode(
+        hostname=machine.name,
+        image=spec.image,
+        cpu=spec.cpu,
+        memory=spec.memory,
+        root_size=machine.spec.root_size,
+        nics=(nic,),
+        disks=tuple(DiskOnNode(name=disk.name, mount_uid=disk.uid, mount_path=disk.path) for disk in disks),
+        entrypoint=spec.entrypoint,
+        env={variable.name: variable.value for variable in spec.env if variable.value is not None},
+        ssh_authorized_keys=spec.ssh_authorized_keys,
+        run_policy=spec.run_policy,
+        restarted_at=machine.metadata.annotations.get(RESTARTED_AT),
+    )
+
+
+def _as_it_is(machine: ZMachine, node: str | None, world: Reader) -> tuple[Workload, ...]:
+    """What was asked of the node last time, asked again unchanged."""
+    if node is None:
+        return ()
+    seen = world.where_view(NodeWorkload, "owner", machine.uid, lambda workload: (workload.namespace, workload.spec.machine))
+    return tuple(
+        Workload(node, spec) for namespace, spec in seen if spec is not None and namespace == names.node_namespace(node)
+    )
+
+
+def _state(machine: ZMachine, world: Reader) -> NodeWorkload | None:
+    seen = world.where_view(NodeWorkload, "owner", machine.uid, lambda workload: workload)
+    return next(iter(seen), None)
+
+
+def _status(machine: ZMachine, node: str | None, ip: str | None, public: Public | None, world: Reader) -> ZMachineStatus:
+    workload = _state(machine, world)
+    state = (workload.status.machine if workload else None) or MachineState()
+    return ZMachineStatus(
+        node_name=node,
+        mode=state.mode,
+        ip=ip,
+        public_ipv4=public and public.ipv4 and public.ipv4.partition("/")[0],
+        public_ipv6=public and public.ipv6 and public.ipv6.partition("/")[0],
+        console=state.console,
+        image_digest=state.image_digest,
+        restarts=state.restarts,
+        started_at=state.started_at,
+        state=state.state,
+    )
+
+
+def _judge(machine: ZMachine, node: str, world: Reader) -> tuple[Verdict, tuple[Condition, ...]]:
+    if world.view(Heartbeat, "", node, lambda heartbeat: heartbeat.alive) is False:
+        message = f"the agent of node {node} does not answer; the machine may still run"
+        return waiting(Reason.NODE_UNREACHABLE, message), ()
+    workload = _state(machine, world)
+    condition = workload.status.condition("Ready") if workload else None
+    if workload is None or condition is None or condition.observed_generation != workload.metadata.generation:
+        return waiting(Reason.PROGRESSING, f"node {node} is making it"), ()
+    further = tuple(
+        Condition(type=other.type, status=other.status, reason=other.reason, message=other.message)
+        for other in workload.status.conditions
+        if other.type not in ("Ready", "Reconciling", "Stalled")
+    )
+    if condition.status == "True":
+        return ready(condition.message), further
+    return waiting(Reason(condition.reason), condition.message), further

@@ -1,0 +1,130 @@
+"""ZMount: which node a disk is on, and whether it fits there."""
+
+from __future__ import annotations
+
+from zos.api.gridnode import GridNode, NodeHold, Resources
+from zos.api.meta import Reason
+from zos.api.nodeworkload import MountOnNode, NodeWorkload
+from zos.api.zmachine import ZMachine
+from zos.api.zmount import ZMount, ZMountStatus
+from zos.world import placement
+from zos.world.heartbeat import Heartbeat
+from zos.world.resolution import Hold, Resolution, Verdict, Workload, ready, waiting
+from zos.world.store import Indexes, Reader
+
+INDEXES = (
+    *placement.INDEXES,
+    Indexes(Heartbeat, {"alive": lambda heartbeat: ["yes" if heartbeat.alive else "no"]}),
+    Indexes(ZMachine, {"disk": lambda machine: [f"{machine.namespace}/{disk.name}" for disk in machine.spec.disks]}),
+    Indexes(NodeWorkload, {"owner": lambda workload: [workload.spec.owner.uid]}),
+)
+
+
+def resolve(mount: ZMount, world: Reader) -> Resolution:
+    user = _user(mount, world)
+    held = placement.held_on(world, mount.uid)
+    if mount.deleting:
+        who = (f"ZMachine {user[0]}",) if user else ()
+        return Resolution(
+            verdict=waiting(Reason.DELETION_BLOCKED, f"ZMachine {user[0]} uses it: delete the machine or take the disk out")
+            if user
+            else waiting(Reason.DELETING, "being erased"),
+            releases=(GridNode.key_of("", held),) if held else (),
+            waits_for=who,
+        )
+    status = mount.status.model_copy(update={"used_by": user and user[0]})
+    node, problem = _place(mount, world, held, user)
+    if node is None:
+        assert problem is not None
+        return Resolution(problem, status.model_copy(update={"node_name": None}))
+    lack = _lack(mount, node, world)
+    if lack is not None:
+        keep = Workload(node, MountOnNode(size=mount.status.size or mount.spec.size))
+        return Resolution(lack, status, workloads=(keep,) if held == node and mount.status.size else ())
+    verdict, size = _judge(mount, node, world)
+    if mount.spec.node_name not in (None, node):
+        verdict = waiting(
+            Reason.CONFLICT,
+            f"the disk is on node {node} and holds data: it does not move to {mount.spec.node_name}; set nodeName to {node}",
+        )
+    used = mount.status.used or (user is not None and user[1] == node and verdict.ready)
+    return Resolution(
+        verdict=verdict,
+        status=ZMountStatus(node_name=node, size=size, used_by=user and user[0], used=used),
+        releases=(GridNode.key_of("", held),) if held and held != node else (),
+        holds=(
+            Hold(
+                GridNode.key_of("", node),
+                NodeHold(uid=mount.uid, owner=f"ZMount {mount.namespace}/{mount.name}", storage=mount.spec.size),
+            ),
+        ),
+        workloads=(Workload(node, MountOnNode(size=mount.spec.size)),),
+    )
+
+
+def _user(mount: ZMount, world: Reader) -> tuple[str, str | None] | None:
+    """The machine (name, its node) that has the disk: who has it already, else the oldest that asks."""
+    asking = world.where_view(
+        ZMachine,
+        "disk",
+        f"{mount.namespace}/{mount.name}",
+        lambda machine: (machine.name, machine.status.node_name, machine.deleting),
+    )
+    current = next((machine for machine in asking if machine[0] == mount.status.used_by), None)
+    chosen = current or next((machine for machine in asking if not machine[2]), None)
+    return chosen and chosen[:2]
+
+
+def _place(
+    mount: ZMount, world: Reader, held: str | None, user: tuple[str, str | None] | None
+) -> tuple[str | None, Verdict | None]:
+    if held is not None and (mount.status.used or (user is not None and user[1] == held)):
+        return held, None  # where its data is, or is about to be, whatever is asked
+    asked = mount.spec.node_name
+    if asked is not None:
+        if world.view(GridNode, "", asked, lambda node: True) is None:
+            return None, waiting(Reason.DEPENDENCY_NOT_READY, f"node {asked} does not exist")
+        return asked, None
+    if held is not None and (user is None or user[1] is None):
+        return held, None
+    if user is not None and user[1] is not None:
+        return user[1], None  # never used, so there is no data to keep: it goes where its first machine is
+    node, why = placement.best(world, Resources(storage=mount.spec.size))
+    if node is None:
+        size = placement.amount(mount.spec.size)
+        return None, waiting(Reason.INSUFFICIENT_CAPACITY, f"no node can take a disk of {size}: {why}")
+    return node, None
+
+
+def _lack(mount: ZMount, node: str, world: Reader) -> Verdict | None:
+    """Whether the node has room for what the disk does not hold there yet."""
+
+    hold = placement.holding(world, mount.uid, node)
+    more = mount.spec.size - (hold.storage if hold else 0)
+    if more <= 0:
+        return None
+    lack = placement.shortage(world, Resources(storage=more), node)
+    return (lack and waiting(Reason.INSUFFICIENT_CAPACITY, f"node {node} lacks {lack}")) or None
+
+
+def _judge(mount: ZMount, node: str, world: Reader) -> tuple[Verdict, int | None]:
+    seen = next(iter(world.where_view(NodeWorkload, "owner", mount.uid, _reported)), None)
+    if world.view(Heartbeat, "", node, lambda heartbeat: heartbeat.alive) is False:
+        return waiting(Reason.NODE_UNREACHABLE, f"the agent of node {node} does not answer"), mount.status.size
+    if seen is None:
+        return waiting(Reason.PROGRESSING, f"node {node} is making it"), mount.status.size
+    current, done, reason, message, size = seen
+    if done and current:
+        return ready(), size
+    if reason is None or not current:
+        return waiting(Reason.PROGRESSING, message or f"node {node} is making it"), mount.status.size
+    return waiting(Reason(reason), f"node {node}: {message}"), mount.status.size
+
+
+def _reported(workload: NodeWorkload) -> tuple[bool, bool, str | None, str, int | None]:
+    condition = workload.status.condition("Ready")
+    size = workload.status.mount.size if workload.status.mount else None
+    if condition is None:
+        return False, False, None, "", size
+    current = condition.observed_generation == workload.metadata.generation
+    return current, condition.status == "True", condition.reason, condition.message, size

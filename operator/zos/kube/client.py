@@ -1,0 +1,252 @@
+"""The API server: authenticated requests, errors as types. Makes no decisions and retries nothing."""
+
+from __future__ import annotations
+
+import json
+import ssl
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import aiohttp
+from kubernetes.aio.client import Configuration
+from kubernetes.aio.config import load_incluster_config, load_kube_config
+
+from zos.api.meta import Key, Object
+
+#: Connections at once. One API server on two cores is saturated by fewer.
+_CONNECTIONS = 16
+_TIMEOUT = 30.0
+_PAGE = 500
+
+PatchType = Literal["apply", "merge", "json"]
+_CONTENT = {
+    "apply": "application/apply-patch+yaml",
+    "merge": "application/merge-patch+json",
+    "json": "application/json-patch+json",
+}
+Raw = dict[str, Any]
+
+
+class ApiError(Exception):
+    """The API server refused. ``status`` is the HTTP code, ``reason`` Kubernetes' word for it (``Conflict``, ``Invalid``)."""
+
+    def __init__(self, status: int, reason: str, message: str) -> None:
+        super().__init__(message)
+        self.status = status
+        self.reason = reason
+
+
+class NotFound(ApiError):
+    """404: no such object, or no such kind."""
+
+
+class Conflict(ApiError):
+    """409: it changed meanwhile, exists already, or another manager owns a field."""
+
+
+class Unavailable(Exception):
+    """The API server can't be reached, or is in no state to answer (429, 5xx). Try later."""
+
+
+@dataclass(frozen=True)
+class Access:
+    """How to reach an API server, from a kubeconfig or from the pod's service account. Tokens that rotate are read anew."""
+
+    configuration: Configuration
+
+    @classmethod
+    async def load(cls, kubeconfig: str | None) -> Access:
+        """Raises OSError or kubernetes' ConfigException when there is no usable configuration."""
+        configuration = Configuration()
+        if kubeconfig:
+            await load_kube_config(config_file=kubeconfig, client_configuration=configuration)  # type: ignore[no-untyped-call]
+        else:
+            load_incluster_config(client_configuration=configuration)  # type: ignore[no-untyped-call]
+        return cls(configuration)
+
+    @property
+    def server(self) -> str:
+        return str(self.configuration.host).rstrip("/")
+
+    async def authorization(self) -> str | None:
+        """The Authorization header, None with client certificates."""
+        settings = await self.configuration.auth_settings()
+        token = settings.get("BearerToken", {}).get("value")
+        return str(token) if token else None
+
+    def ssl(self) -> ssl.SSLContext:
+        context = ssl.create_default_context(
+            cafile=self.configuration.ssl_ca_cert, cadata=getattr(self.configuration, "ca_cert_data", None)
+        )
+        if self.configuration.cert_file:
+            context.load_cert_chain(self.configuration.cert_file, self.configuration.key_file)
+        if not self.configuration.verify_ssl:
+            context.check_hostname = False
+            context.verify_mode = ssl.CERT_NONE
+        return context
+
+
+def path_of(model: type[Object], namespace: str = "", name: str = "", subresource: str = "") -> str:
+    """URL path of an object, or of a collection. No namespace of a namespaced kind: all namespaces."""
+    version = model.API_VERSION
+    parts = ["api" if "/" not in version else "apis", version]
+    if namespace and model.NAMESPACED:
+        parts += ["namespaces", namespace]
+    parts += [part for part in (model.PLURAL, name, subresource) if part]
+    return "/" + "/".join(parts)
+
+
+class Client:
+    """``wrote`` is called after each write with (kind, verb, HTTP status; 0: no answer), for metrics."""
+
+    def __init__(self, access: Access, *, wrote: Callable[[str, str, int], None] = lambda *_: None) -> None:
+        self.access = access
+        self._wrote = wrote
+        self._session: aiohttp.ClientSession | None = None
+
+    async def close(self) -> None:
+        if self._session is not None:
+            await self._session.close()
+            self._session = None
+
+    async def get(self, model: type[Object], namespace: str, name: str) -> Raw | None:
+        """None: there is none."""
+        try:
+            return await self.request("GET", path_of(model, namespace, name))
+        except NotFound:
+            return None
+
+    async def keys(self, model: type[Object], namespace: str = "", *, name: str = "") -> dict[Key, str]:
+        """Every object's key and resourceVersion, without the objects; only the one called ``name`` if given."""
+        found: dict[Key, str] = {}
+        params = {"limit": str(_PAGE)}
+        if name:
+            params["fieldSelector"] = f"metadata.name={name}"
+        headers = {"Accept": "application/json;as=PartialObjectMetadataList;g=meta.k8s.io;v=v1"}
+        while True:
+            page = await self.request("GET", path_of(model, namespace), params=params, headers=headers)
+            for item in page.get("items") or ():
+                meta = item["metadata"]
+                found[model.key_of(meta.get("namespace", ""), meta["name"])] = meta["resourceVersion"]
+            if not (token := page.get("metadata", {}).get("continue")):
+                return found
+            params["continue"] = token
+
+    async def objects(self, model: type[Object], namespace: str = "", *, labels: str = "") -> list[Raw]:
+        """Whole objects, page by page."""
+        items: list[Raw] = []
+        params = {"limit": str(_PAGE)} | ({"labelSelector": labels} if labels else {})
+        while True:
+            page = await self.request("GET", path_of(model, namespace), params=params)
+            items += page.get("items") or ()
+            if not (token := page.get("metadata", {}).get("continue")):
+                return items
+            params["continue"] = token
+
+    async def create(self, model: type[Object], namespace: str, body: Mapping[str, Any]) -> Raw:
+        """Raises Conflict when it exists."""
+        return await self._write("create", model, "POST", path_of(model, namespace), body)
+
+    async def replace(self, model: type[Object], namespace: str, name: str, body: Mapping[str, Any]) -> Raw:
+        """Raises Conflict when ``body``'s resourceVersion is not the current one."""
+        return await self._write("replace", model, "PUT", path_of(model, namespace, name), body)
+
+    async def patch(
+        self,
+        model: type[Object],
+        namespace: str,
+        name: str,
+        body: Mapping[str, Any] | list[Any],
+        *,
+        type: PatchType = "merge",
+        subresource: str = "",
+        manager: str = "",
+    ) -> Raw:
+        """``apply`` is a server-side apply that takes over what others own; it needs ``manager``."""
+        params = {"fieldManager": manager} if manager else {}
+        if type == "apply":
+            params["force"] = "true"
+        path = path_of(model, namespace, name, subresource)
+        return await self._write(type, model, "PATCH", path, body, params=params, content=_CONTENT[type])
+
+    async def delete(self, model: type[Object], namespace: str, name: str, *, uid: str = "") -> None:
+        """Gone already: fine. ``uid``: only that incarnation."""
+        body: Raw = {"propagationPolicy": "Background"}
+        if uid:
+            body["preconditions"] = {"uid": uid}
+        try:
+            await self._write("delete", model, "DELETE", path_of(model, namespace, name), body)
+        except NotFound:
+            return
+        except Conflict:
+            if not uid:
+                raise
+
+    async def request(
+        self,
+        method: str,
+        path: str,
+        *,
+        params: Mapping[str, str] | None = None,
+        body: object = None,
+        headers: Mapping[str, str] | None = None,
+    ) -> Raw:
+        """One request. Raises ApiError (or its subclasses) and Unavailable."""
+        session = self._session or self._open()
+        sent = {"Accept": "application/json", **(headers or {})}
+        try:
+            if authorization := await self.access.authorization():
+                sent["Authorization"] = authorization
+            data = json.dumps(body, separators=(",", ":")).encode() if body is not None else None
+            if data is not None:
+                sent.setdefault("Content-Type", "application/json")
+            async with session.request(method, self.access.server + path, params=params, data=data, headers=sent) as response:
+                answer = await response.read()
+        except (aiohttp.ClientError, TimeoutError, OSError) as error:
+            raise Unavailable(f"{self.access.server}: {error or type(error).__name__}") from error
+        if response.status < 400:
+            return json.loads(answer) if answer else {}
+        raise _error(response.status, answer)
+
+    async def _write(
+        self,
+        verb: str,
+        model: type[Object],
+        method: str,
+        path: str,
+        body: object,
+        *,
+        params: Mapping[str, str] | None = None,
+        content: str = "application/json",
+    ) -> Raw:
+        status = 0
+        try:
+            answer = await self.request(method, path, params=params, body=body, headers={"Content-Type": content})
+            status = 200
+        except ApiError as error:
+            status = error.status
+            raise
+        else:
+            return answer
+        finally:
+            self._wrote(model.KIND, verb, status)
+
+    def _open(self) -> aiohttp.ClientSession:
+        self._session = aiohttp.ClientSession(
+            connector=aiohttp.TCPConnector(limit=_CONNECTIONS, ssl=self.access.ssl()),
+            timeout=aiohttp.ClientTimeout(total=_TIMEOUT, sock_connect=5),
+        )
+        return self._session
+
+
+def _error(status: int, answer: bytes) -> Exception:
+    try:
+        parsed = json.loads(answer)
+        reason, message = str(parsed.get("reason", "")), str(parsed.get("message", ""))
+    except (ValueError, AttributeError):
+        reason, message = "", answer.decode(errors="replace")[:300]
+    if status == 429 or status >= 500:
+        return Unavailable(f"HTTP {status}: {message}")
+    kind = {404: NotFound, 409: Conflict}.get(status, ApiError)
+    return kind(status, reason, message or f"HTTP {status}")

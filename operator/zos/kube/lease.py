@@ -1,0 +1,29 @@
+"""Heartbeats: a Lease that its holder renews."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime
+
+from zos.api.core import Lease
+from zos.kube.client import Client, Conflict, NotFound, Raw
+
+
+async def renew(client: Client, namespace: str, name: str, holder: str, duration: int) -> None:
+    """Renews a Lease that only ``holder`` writes, making it where it is missing: one request when it exists.
+
+    ``duration`` in seconds. Raises ApiError and Unavailable.
+    """
+    spec: Raw = {"holderIdentity": holder, "leaseDurationSeconds": duration, "renewTime": now()}
+    try:
+        await client.patch(Lease, namespace, name, {"spec": spec})
+    except NotFound:
+        body = {"apiVersion": Lease.API_VERSION, "kind": Lease.KIND, "metadata": {"name": name}, "spec": spec}
+        try:
+            await client.create(Lease, namespace, body)
+        except Conflict:
+            await client.patch(Lease, namespace, name, {"spec": spec})
+
+
+def now() -> str:
+    """The time as a MicroTime."""
+    return datetime.now(UTC).isoformat(timespec="microseconds").replace("+00:00", "Z")

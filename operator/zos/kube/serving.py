@@ -1,0 +1,36 @@
+"""What a process tells about itself over HTTP: /metrics (Prometheus) and /healthz."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from aiohttp import web
+from prometheus_client import CONTENT_TYPE_LATEST, REGISTRY, CollectorRegistry, generate_latest
+
+
+async def serve(
+    address: str, healthy: Callable[[], str | None], registry: CollectorRegistry = REGISTRY
+) -> tuple[web.AppRunner, int]:
+    """Listens on ``host:port`` (port 0: any) until the runner's ``cleanup``; gives the port too. ``healthy`` says what is
+    wrong, None: nothing. Raises OSError when the address can't be had."""
+
+    async def metrics(_: web.Request) -> web.Response:
+        return web.Response(body=generate_latest(registry), headers={"Content-Type": CONTENT_TYPE_LATEST})
+
+    async def health(_: web.Request) -> web.Response:
+        wrong = healthy()
+        return web.Response(status=503 if wrong else 200, text=f"{wrong or 'ok'}\n")
+
+    app = web.Application()
+    app.router.add_get("/metrics", metrics)
+    app.router.add_get("/healthz", health)
+    runner = web.AppRunner(app, access_log=None)
+    await runner.setup()
+    host, _, port = address.rpartition(":")
+    site = web.TCPSite(runner, host.strip("[]") or None, int(port))
+    try:
+        await site.start()
+    except OSError:
+        await runner.cleanup()
+        raise
+    return runner, int(runner.addresses[0][1])

@@ -1,0 +1,97 @@
+"""What lowering may know of the node: observations, as values. Lowering decides on nothing else."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Literal
+
+
+@dataclass(frozen=True, kw_only=True)
+class ImageFact:
+    """An unpacked image. ``config_*`` come from the OCI image config; ``files`` answers which of the well-known paths
+    exist inside (``/image.raw``, ``/boot/vmlinuz``). ``user`` is the OCI config's (``name-or-id[:group-or-id]``).
+    ``executables`` are the programs' real paths, ``links`` the targets of all symlinks by their own real path; None: too many
+    to know them all."""
+
+    digest: str
+    has_disk_image: bool = False
+    has_kernel: bool = False
+    entrypoint: tuple[str, ...] = ()
+    command: tuple[str, ...] = ()
+    environment: tuple[str, ...] = ()  # "NAME=value"
+    working_dir: str = "/"
+    user: str = ""
+    stop_signal: int = 15
+    executables: frozenset[str] | None = None
+    links: Mapping[str, str] = field(default_factory=dict, repr=False, compare=False)
+
+    def provides(self, program: str, path: str) -> bool | None:
+        """Whether a guest finds ``program`` (a path, or a name looked for in ``path``, a PATH). None: not known."""
+        if self.executables is None:
+            return None
+        if "/" in program:
+            places = [f"{self.working_dir}/{program}" if not program.startswith("/") else program]
+        else:
+            places = [f"{directory or self.working_dir}/{program}" for directory in path.split(":")]
+        return any(self._real(place) in self.executables for place in places)
+
+    def _real(self, path: str) -> str | None:
+        """The path with all links followed as inside the image; None: a circle. A file that is not there has a path too."""
+        left = [part for part in reversed(path.split("/")) if part not in ("", ".")]
+        real: list[str] = []
+        hops = 0
+        while left:
+            part = left.pop()
+            if part == "..":
+                del real[-1:]
+                continue
+            target = self.links.get("/" + "/".join([*real, part]))
+            if target is None:
+                real.append(part)
+                continue
+            hops += 1
+            if hops > 40:
+                return None
+            if target.startswith("/"):
+                real.clear()
+            left += [piece for piece in reversed(target.split("/")) if piece not in ("", ".")]
+        return "/" + "/".join(real)
+
+
+@dataclass(frozen=True, kw_only=True)
+class DomainFact:
+    """What is known of a guest. ``crashes`` are times (seconds, the agent's monotonic-enough wall clock) of the last
+    unexpected ends; ``exit_code`` is the entrypoint's (128 + n for signal n), None while it runs or when it died without
+    a word. ``ended``: the entrypoint ended (exit); the guest died (crash); it was asked to, rebooted or went down with the
+    node (stopped). ``problem`` is what the guest's init could not do. ``outdated`` names what the guest runs with otherwise
+    than wanted, until it is restarted. ``booted``: it runs, and so does its entrypoint. ``recipe``: what it was started with
+    last (`Domain.recipe`)."""
+
+    running: bool
+    booted: bool = False
+    started_at: float | None = None
+    ended_at: float | None = None
+    ended: Literal["", "exit", "crash", "stopped"] = ""
+    exit_code: int | None = None
+    restarts: int = 0
+    crashes: tuple[float, ...] = ()
+    accelerator: Literal["kvm", "tcg"] | None = None
+    console: str | None = None
+    problem: str = ""
+    outdated: tuple[str, ...] = ()
+    recipe: str = ""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Facts:
+    """``images`` by ref; ``image_problems`` by ref (why an image can't be used); ``secrets`` are opened sealed values by
+    (workload name, variable); ``now`` in seconds since the epoch."""
+
+    node: str
+    now: float
+    nameservers: tuple[str, ...] = ()
+    images: Mapping[str, ImageFact] = field(default_factory=dict)
+    image_problems: Mapping[str, str] = field(default_factory=dict)
+    domains: Mapping[str, DomainFact] = field(default_factory=dict)
+    secrets: Mapping[tuple[str, str], str] = field(default_factory=dict, repr=False)

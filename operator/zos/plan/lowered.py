@@ -1,0 +1,26 @@
+"""What lowering one NodeWorkload gives."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from zos.api.meta import Reason
+from zos.plan.items import Item
+
+
+@dataclass(frozen=True)
+class Problem:
+    """Why a workload can't be carried out further for now."""
+
+    reason: Reason
+    message: str
+
+
+@dataclass(frozen=True)
+class Lowered:
+    """``items`` must exist; ``problem`` says why there are not more of them. ``wake_at`` (seconds since the epoch) asks to
+    be lowered again by then (a backoff that ends)."""
+
+    items: tuple[Item, ...] = ()
+    problem: Problem | None = None
+    wake_at: float | None = None

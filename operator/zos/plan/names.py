@@ -1,0 +1,69 @@
+"""The one naming function for kernel objects: short, collision-free names from identities of any length."""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+import re
+
+
+def ident(uid: str, length: int = 10) -> str:
+    """Lower-case base32 of a SHA-256: 50 bits by default, so 15 bytes hold a prefix and this."""
+    return base64.b32encode(hashlib.sha256(uid.encode()).digest()).decode().lower()[:length]
+
+
+def readable(prefix: str, identity: str, limit: int = 63) -> str:
+    """A DNS label that people recognise and that never collides: sanitised prefix, dash, hash of the whole identity."""
+    label = re.sub(r"[^a-z0-9]+", "-", prefix.lower()).strip("-") or "x"
+    return f"{label[: limit - 11].strip('-')}-{ident(identity)}"
+
+
+def node_namespace(node: str) -> str:
+    """``zos-node-<node>``; derived where the node's name has dots or is too long for a label."""
+    plain = f"zos-node-{node}"
+    if len(plain) <= 63 and re.fullmatch(r"[a-z0-9]([-a-z0-9]*[a-z0-9])?", node):
+        return plain
+    return readable(plain, node)
+
+
+def mac(uid: str) -> str:
+    """A stable, unicast, locally administered MAC address for an identity."""
+    digest = bytearray(hashlib.sha256(uid.encode()).digest()[:6])
+    digest[0] = (digest[0] & 0xFC) | 0x02
+    return ":".join(f"{byte:02x}" for byte in digest)
+
+
+def router(network_uid: str) -> str:
+    """Network namespace of a network's router on a node."""
+    return f"zos-{ident(network_uid)}"
+
+
+def bridge(network_uid: str) -> str:
+    return f"b-{ident(network_uid)}"
+
+
+def lan(network_uid: str) -> str:
+    """Node side of the pair between a network's bridge and its router (there called ``lan``)."""
+    return f"l-{ident(network_uid)}"
+
+
+def uplink(network_uid: str) -> str:
+    """Node side of the pair between the node and a network's router (there called ``wan``)."""
+    return f"u-{ident(network_uid)}"
+
+
+def wireguard(network_uid: str) -> str:
+    return f"w-{ident(network_uid)}"
+
+
+def segment(interface: str) -> str:
+    """Bridge of ours that a NIC of the node's is a port of, so that machines are on its segment."""
+    return f"p-{ident(interface)}"
+
+
+def tap(machine_uid: str, index: int = 0) -> str:
+    return f"t-{ident(machine_uid)}-{index}"
+
+
+def table(uid: str) -> str:
+    return f"zos-{ident(uid)}"

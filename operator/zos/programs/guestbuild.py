@@ -1,0 +1,171 @@
+"""Builds what container-mode guests boot: Debian's cloud kernel as it is, and an initramfs of the project's own init.
+
+``python -m zos.programs.guestbuild --output DIR`` prints ``DIR/<key>``, in which ``vmlinuz`` and ``initramfs`` are. The key
+names the kernel's version and the init's sources: what exists under it is right and is not built again.
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import hashlib
+import lzma
+import os
+import re
+import shutil
+import sys
+import tempfile
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+
+from zos.drivers.process import ProcessError, Result, run
+
+_META = "linux-image-cloud-amd64"
+_SOURCES = Path(__file__).parent.parent / "guest"
+_CFLAGS = ("-std=gnu17", "-O2", "-static", "-s", "-Wall", "-Wextra", "-D_GNU_SOURCE")
+
+#: What the guest loads at every boot (the bus last, so that each driver is there when its device appears), and what only
+#: where a disk needs it.
+_MODULES = {
+    "always": ("virtio_blk", "virtio_net", "virtiofs", "overlay", "button", "evdev", "virtio_pci"),
+    "btrfs": ("crc32c-intel", "btrfs"),
+}
+#: Raise it when this file makes something else of the same sources.
+_RECIPE = "1"
+
+
+class BuildError(Exception):
+    """What is missing, and how to get it."""
+
+
+def build(output: Path, deb: Path | None = None) -> Path:
+    """Gives the directory with kernel and initramfs, made unless it exists. Raises BuildError, ProcessError."""
+    package, version = _offered() if deb is None else _inside(deb)
+    target = output / f"{version}-{_digest(_SOURCES.glob('*.[ch]'))}"
+    if (target / "initramfs").exists():
+        return target
+    missing = [tool for tool in ("gcc", "depmod", "dpkg-deb") if shutil.which(tool) is None]
+    if missing:
+        raise BuildError(f"missing: {', '.join(missing)}; run: apt-get install gcc libc6-dev kmod dpkg")
+    output.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(prefix=".new-", dir=output) as work:
+        room = Path(work)
+        deb = deb or _download(package, version, room)
+        _run("dpkg-deb", "-x", str(deb), str(room / "kernel"), timeout=300)
+        made = room / "made"
+        made.mkdir()
+        shutil.copy(next((room / "kernel" / "boot").glob("vmlinuz-*")), made / "vmlinuz")
+        init = room / "init"
+        _run("gcc", *_CFLAGS, "-o", str(init), *map(str, sorted(_SOURCES.glob("*.c"))), timeout=300)
+        files = {"init": init.read_bytes(), **_modules(room / "kernel")}
+        (made / "initramfs").write_bytes(b"".join(_cpio(files)))
+        try:
+            made.rename(target)
+        except OSError:
+            if not (target / "initramfs").exists():  # else somebody else built the same in the meantime
+                raise
+    return target
+
+
+def _offered() -> tuple[str, str]:
+    """Package and version of the kernel that this Debian offers."""
+    shown = _run("apt-cache", "show", "--no-all-versions", _META, check=False)
+    found = re.search(r"^Depends: (linux-image-[^ ]+-cloud-amd64) \(= ([^)]+)\)", shown.stdout, re.MULTILINE)
+    if found is None:
+        raise BuildError(f"this machine's package lists don't know {_META}; run: apt-get update")
+    return found[1], found[2]
+
+
+def _inside(deb: Path) -> tuple[str, str]:
+    package, version = (_run("dpkg-deb", "-f", str(deb), "Package", "Version")).stdout.splitlines()
+    return package.partition(": ")[2], version.partition(": ")[2]
+
+
+def _download(package: str, version: str, room: Path) -> Path:
+    print(f"downloading {package} {version}", file=sys.stderr)
+    # apt-get writes to the working directory, and knows no option for another.
+    command = ["apt-get", "-q", "-o", "APT::Sandbox::User=root", "download", f"{package}={version}"]
+    _run("env", "-C", str(room), *command, timeout=1800)
+    return next(room.glob("*.deb"))
+
+
+def _modules(kernel: Path) -> dict[str, bytes]:
+    """By path in the initramfs: modules, and a list for each group in the order in which they load."""
+    release = next((kernel / "lib" / "modules").iterdir())
+    _run("depmod", "-b", str(kernel), release.name, timeout=120)
+    needs: dict[str, list[str]] = {}
+    for line in (release / "modules.dep").read_text().splitlines():
+        path, _, others = line.partition(":")
+        needs[path] = others.split()
+    by_name = {_name(path): path for path in needs}
+    built_in = {_name(path) for path in (release / "modules.builtin").read_text().split()}
+    files: dict[str, bytes] = {}
+    for group, names in _MODULES.items():
+        order: list[str] = []
+        for name in names:
+            if name in by_name:
+                # modules.dep names what is needed in the reverse of the order of loading.
+                order += [path for path in (*reversed(needs[by_name[name]]), by_name[name]) if path not in order]
+            elif name not in built_in:
+                raise BuildError(f"the kernel has no module {name}")
+        for path in order:
+            files[f"modules/{_name(path)}.ko"] = _content(release / path)
+        files[f"modules/{group}"] = "".join(f"/modules/{_name(path)}.ko\n" for path in order).encode()
+    return files
+
+
+def _name(path: str) -> str:
+    return Path(path).name.partition(".ko")[0]
+
+
+def _content(module: Path) -> bytes:
+    """The module, not compressed: the guest's processor may be an emulated one."""
+    if module.suffix == ".zst":
+        _run("zstd", "-d", "-q", str(module))
+        module = module.with_suffix("")
+    content = module.read_bytes()
+    return lzma.decompress(content) if module.suffix == ".xz" else content
+
+
+def _run(*argv: str, timeout: float = 30.0, check: bool = True) -> Result:
+    return asyncio.run(run(*argv, timeout=timeout, check=check))
+
+
+def _digest(sources: Iterable[Path]) -> str:
+    digest = hashlib.sha256(repr((_RECIPE, _CFLAGS, _MODULES)).encode())
+    for source in sorted(sources):
+        digest.update(source.name.encode() + b"\0" + source.read_bytes())
+    return digest.hexdigest()[:12]
+
+
+def _cpio(files: dict[str, bytes]) -> Iterator[bytes]:
+    """A "newc" archive (Documentation/driver-api/early-userspace/buffer-format.rst) of executables, with their directories
+    and the mount points and the console that init needs before it can make anything."""
+    directories = sorted({"dev", "proc", "sys", "image", "own", "root", *(path.rpartition("/")[0] for path in files)} - {""})
+    entries = [(name, 0o040755, 0, 0, b"") for name in directories]
+    entries.append(("dev/console", 0o020600, 5, 1, b""))
+    entries += [(name, 0o100755, 0, 0, content) for name, content in files.items()]
+    entries.append(("TRAILER!!!", 0, 0, 0, b""))
+    for inode, (name, mode, major, minor, content) in enumerate(entries, 1):
+        encoded = name.encode() + b"\0"
+        # inode, mode, uid, gid, links, mtime, size, device (2), special device (2), length of the name, checksum
+        numbers = (inode, mode, 0, 0, 1, 0, len(content), 0, 0, major, minor, len(encoded), 0)
+        header = b"070701" + b"".join(b"%08x" % number for number in numbers) + encoded
+        yield header + b"\0" * (-len(header) % 4)
+        yield content + b"\0" * (-len(content) % 4)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(prog="zos-guestbuild", description=(__doc__ or "").partition("\n")[0])
+    parser.add_argument("--output", type=Path, required=True, help="directory of all builds")
+    parser.add_argument("--deb", type=Path, help="a kernel package to take instead of the one that Debian offers")
+    arguments = parser.parse_args()
+    try:
+        print(build(arguments.output.absolute(), arguments.deb))
+    except (BuildError, ProcessError) as error:
+        sys.exit(f"guestbuild: {error}")
+
+
+if __name__ == "__main__":
+    os.umask(0o022)
+    main()

@@ -1,0 +1,17 @@
+"""Heartbeat: whether a node's agent is alive, as the controller itself judged it (never an object of the API)."""
+
+from __future__ import annotations
+
+from typing import ClassVar
+
+from zos.api.meta import Object
+
+
+class Heartbeat(Object):
+    """Named after its node. ``alive`` is decided on the controller's clock from the Lease renewals that it saw arrive."""
+
+    KIND: ClassVar[str] = "Heartbeat"
+    PLURAL: ClassVar[str] = "heartbeats"
+    NAMESPACED: ClassVar[bool] = False
+
+    alive: bool

@@ -1,0 +1,117 @@
+"""Where an object goes: which nodes can take it, and which of them is the best."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+from zos.api.gridnode import GridNode, NodeHold, Resources
+from zos.api.meta import format_quantity
+from zos.world.heartbeat import Heartbeat
+from zos.world.store import Indexes, Reader
+
+INDEXES = (
+    Indexes(GridNode, {"holder": lambda node: node.status.by_holder}),
+    Indexes(Heartbeat),
+)
+
+#: Memory that a guest costs the node beside its own (QEMU, virtiofsd), in bytes.
+GUEST_OVERHEAD = 128 * 2**20
+
+
+@dataclass(frozen=True)
+class Candidate:
+    name: str
+    free: Resources
+    capacity: Resources
+    open: bool  # takes new objects
+    farm: str | None = None
+    public: bool = False  # has an interface on its farm's public segment
+
+
+def held_on(world: Reader, uid: str) -> str | None:
+    """Name of the node on which an object holds something already."""
+    return next(iter(world.where_view(GridNode, "holder", uid, _name)), None)
+
+
+def holding(world: Reader, uid: str, node: str) -> NodeHold | None:
+    """What an object holds on that node."""
+    holds = world.where_view(GridNode, "holder", uid, lambda found: (found.name, found.status.by_holder[uid]))
+    return dict(holds).get(node)
+
+
+def _name(node: GridNode) -> str:
+    return node.name
+
+
+def candidate(node: GridNode) -> Candidate:
+    spec, status = node.spec, node.status
+    takes_new = not (spec.unschedulable or node.deleting)
+    return Candidate(node.name, status.unheld, status.capacity, takes_new, spec.farm, spec.public_interface is not None)
+
+
+def lacks(need: Resources, node: Candidate) -> str | None:
+    """What the node has too little of, with the numbers; None if it fits."""
+    lacking = [
+        f"{name}: {show(asked)} asked, {show(max(free, 0))} free of {show(total)}"
+        for name, asked, free, total, show in (
+            ("cpu", need.cpu, node.free.cpu, node.capacity.cpu, str),
+            ("memory", need.memory, node.free.memory, node.capacity.memory, amount),
+            ("storage", need.storage, node.free.storage, node.capacity.storage, amount),
+        )
+        if asked > free
+    ]
+    return "; ".join(lacking) or None
+
+
+def shortage(world: Reader, need: Resources, node: str) -> str | None:
+    """What a node has too little of; None if it fits, which is to be held at once. Unlike a fit, a shortage is remembered:
+    its end resolves the asker again."""
+
+    def look(found: GridNode) -> str | None:
+        return lacks(need, candidate(found))
+
+    return world.view(GridNode, "", node, look) if world.glance_at(GridNode, "", node, look) else None
+
+
+def best(world: Reader, need: Resources, preferred: Iterable[str] = (), farm: str | None = None) -> tuple[str | None, str]:
+    """The node that fits best: a preferred one, then the one with the most free memory, so that load spreads.
+
+    With ``farm`` only nodes on that farm's public segment fit. Gives (None, why not) when no node fits; the reason names
+    every node with what it lacks.
+    """
+    first = frozenset(preferred)
+    alive = frozenset(world.where_view(Heartbeat, "alive", "yes", lambda heartbeat: heartbeat.name))
+    # What is found stays (it becomes a hold), whatever happens to free capacity: only who found nothing waits for changes.
+    fitting = [node for node in world.glance(GridNode, candidate) if _unfit(node, alive, need, farm) is None]
+    if not fitting:
+        reasons = [_unfit(node, alive, need, farm) for node in world.all_view(GridNode, candidate)]
+        return None, "; ".join(reason for reason in reasons if reason) or "the grid has no nodes"
+    return min(fitting, key=lambda node: (node.name not in first, -node.free.memory, node.name)).name, ""
+
+
+def off_segment(node: Candidate, farm: str) -> str | None:
+    """Why a machine with an address of ``farm`` can't be on the node; None if it can."""
+    if node.farm != farm:
+        return f"{node.name} is {f'of farm {node.farm}' if node.farm else 'of no farm'}, not of {farm}"
+    return None if node.public else f"{node.name} of farm {farm} has no publicInterface"
+
+
+def _unfit(node: Candidate, alive: frozenset[str], need: Resources, farm: str | None) -> str | None:
+    if farm is not None and (apart := off_segment(node, farm)) is not None:
+        return apart
+    if not node.open:
+        return f"{node.name} takes nothing new"
+    if node.name not in alive:
+        return f"{node.name} does not answer"
+    lack = lacks(need, node)
+    return lack and f"{node.name} lacks {lack}"
+
+
+def amount(size: int) -> str:
+    """Bytes for people: ``1.5Gi``."""
+    if size and size % 2**20:
+        for suffix, unit in (("Gi", 2**30), ("Mi", 2**20)):
+            if size >= unit:
+                return f"{size / unit:.1f}{suffix}"
+    return format_quantity(size)

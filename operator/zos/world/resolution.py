@@ -1,0 +1,117 @@
+"""What resolving an object gives: values only. The controller carries them out, in the order of the fields."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from zos.api.meta import Condition, Key, Reason, Status
+from zos.api.nodeworkload import Part
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """How an object stands: becomes its Ready condition (and Reconciling or Stalled), and an event when it changes."""
+
+    ready: bool
+    reason: Reason
+    message: str
+
+
+def ready(message: str = "") -> Verdict:
+    return Verdict(True, Reason.SUCCEEDED, message)
+
+
+def waiting(reason: Reason, message: str) -> Verdict:
+    """Not ready; the message says what is wrong and what to do."""
+    return Verdict(False, reason, message)
+
+
+@dataclass(frozen=True)
+class Hold:
+    """A share of a pool that one object must hold before anything that uses it is written.
+
+    ``pool`` is the object whose status records it; ``entry`` is the record, with the holder's uid in ``entry.uid``
+    (a `NodeHold` for GridNode.status.holds, a `NetworkAddress` for Network.status.addresses). The write is guarded by the
+    pool's resourceVersion, so two leaders can't hand out the same thing.
+    """
+
+    pool: Key
+    entry: Any
+
+
+@dataclass(frozen=True)
+class ClaimWanted:
+    """An exclusive hold of a named thing: a Claim object called ``name``, whose creation is the lock."""
+
+    name: str
+    thing: str
+    farm: str | None = None
+
+
+@dataclass(frozen=True)
+class Workload:
+    """A NodeWorkload that must exist on ``node``. ``secrets`` are sealed to the node's key by whoever writes it."""
+
+    node: str
+    spec: Part
+    secrets: tuple[SecretValue, ...] = ()
+
+
+@dataclass(frozen=True)
+class SecretValue:
+    """A value that only the node may read. ``source`` identifies it (Secret uid/resourceVersion), as sealing is randomised."""
+
+    name: str
+    source: str
+    value: str = field(repr=False)
+
+
+#: Stands for the private key in the values of a `SecretWanted`.
+PRIVATE_KEY = "{privateKey}"
+
+
+@dataclass(frozen=True)
+class SecretWanted:
+    """A Secret that must exist in the owner's namespace, owned by it, with these values.
+
+    ``key_pair``: it keeps a WireGuard key pair under ``privateKey`` and ``publicKey``. Whoever writes the Secret makes the
+    pair if there is none yet (that randomness is not resolving's) and puts the private key where a value says
+    `PRIVATE_KEY`.
+    """
+
+    name: str
+    values: Mapping[str, str] = field(hash=False)
+    key_pair: bool = False
+
+
+@dataclass(frozen=True)
+class Resolution:
+    """Everything that follows from one object and the world.
+
+    verdict: how it stands.
+    status: the kind's own status fields (conditions and observedGeneration are added by the writer); None leaves them.
+    guarded: the status is a pool that others hold shares of: write it only over the resourceVersion it was made from.
+    holds: shares of pools, taken first. releases: pools in which this object's share must be dropped.
+    objects: other Kubernetes objects that must exist (applied as they are).
+    conditions: further conditions beside Ready (type, status, reason, message).
+    claims: exclusive holds that the object must have; those it has and that are not listed are released.
+    obsolete: the object serves nothing any more and is deleted.
+    abandoned: nobody is left to take the agent's finalizer off, so the controller does.
+    waits_for: while being deleted, whom the deletion waits for; empty lets it go on.
+    """
+
+    verdict: Verdict
+    status: Status | None = None
+    guarded: bool = False
+    holds: tuple[Hold, ...] = ()
+    releases: tuple[Key, ...] = ()
+    claims: tuple[ClaimWanted, ...] = ()
+    obsolete: bool = False
+    abandoned: bool = False
+    objects: tuple[Mapping[str, Any], ...] = ()
+    secrets: tuple[SecretWanted, ...] = ()
+    workloads: tuple[Workload, ...] = ()
+    conditions: tuple[Condition, ...] = ()
+    waits_for: tuple[str, ...] = ()

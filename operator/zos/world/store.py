@@ -1,0 +1,241 @@
+"""The World: the controller's view of the cluster, with indexes and tracked reads.
+
+A resolution reads through a `Reader`, which records what it looked at. When something changes, `put` and `remove` answer
+with exactly the keys whose resolution looked at it, so nobody declares watches by hand.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import dataclass, field
+from typing import Any, NamedTuple, TypeVar, cast
+
+from zos.api.meta import Key, Object
+
+#: The values under which an object is found; or those with, for each, all of the object that who finds it that way looks at.
+#: The second makes a change of an object with many values cheap: only readers of a value whose part changed are asked.
+IndexFunction = Callable[[Any], Iterable[str] | Mapping[str, Any]]
+
+T = TypeVar("T", bound=Object)
+V = TypeVar("V")
+
+
+@dataclass(frozen=True)
+class Indexes:
+    """How objects of one kind are looked up."""
+
+    model: type[Object]
+    by: Mapping[str, IndexFunction] = field(default_factory=dict)
+
+
+class _Source(NamedTuple):
+    """What was read: one object (``by`` empty) or all objects with a value in an index."""
+
+    kind: str
+    by: str
+    value: str
+
+
+class _Change(NamedTuple):
+    """A source in which an object was, or is, or both (then something of it that matters there changed)."""
+
+    source: _Source
+    was: bool
+    is_: bool
+
+
+#: Stands for the whole object where an index gives no parts: any change may matter.
+_WHOLE = object()
+_Places = Mapping[str, Mapping[str, Any]]
+
+
+class _Read(NamedTuple):
+    """How it was read: through which function, and what that gave. No function: any change matters."""
+
+    view: Callable[[Any], Any] | None
+    result: Any
+
+
+def _object_source(key: Key) -> _Source:
+    return _Source(key.kind, "", f"{key.namespace}/{key.name}")
+
+
+class World:
+    """All objects known, by key and by index. Not thread-safe: it lives in one event loop."""
+
+    def __init__(self, kinds: Iterable[Indexes]) -> None:
+        self._indexes = {indexes.model.KIND: indexes for indexes in kinds}
+        self._objects: dict[str, dict[Key, Object]] = {kind: {} for kind in self._indexes}
+        self._places: dict[Key, _Places] = {}  # index → value → part, under which each object is found
+        self._members: dict[_Source, dict[Key, None]] = {}
+        self._readers: dict[_Source, dict[Key, list[_Read]]] = {}
+        self._sources: dict[Key, set[_Source]] = {}
+
+    def peek(self, key: Key) -> Object | None:
+        """An untracked read, for code that is no resolution."""
+        return self._objects[key.kind].get(key)
+
+    def all(self, kind: str) -> Iterable[Object]:
+        """Every object of a kind, untracked."""
+        return tuple(self._objects[kind].values())
+
+    def find(self, model: type[Object], index: str, value: str) -> tuple[Object, ...]:
+        """The objects with ``value`` in ``index``, oldest first, untracked."""
+        return tuple(self._select(_Source(model.KIND, index, value)))
+
+    def counts(self) -> Mapping[str, int]:
+        return {kind: len(objects) for kind, objects in self._objects.items()}
+
+    def put(self, obj: Object) -> frozenset[Key]:
+        """Stores a new or changed object. Gives the keys to resolve again: its own, and whoever read what changed."""
+        old = self._objects[obj.KIND].get(obj.key)
+        if old == obj:
+            return frozenset()
+        before, after = self._places.get(obj.key, {}), self._places_of(obj)
+        self._objects[obj.KIND][obj.key] = obj
+        self._places[obj.key] = after
+        return self._moved(obj.key, old, obj, before, after)
+
+    def remove(self, key: Key) -> frozenset[Key]:
+        """Forgets an object. Gives the keys to resolve again, its own among them."""
+        old = self._objects[key.kind].pop(key, None)
+        if old is None:
+            return frozenset()
+        return self._moved(key, old, None, self._places.pop(key), {})
+
+    def reader(self, key: Key) -> Reader:
+        """A reader for one resolution of ``key``. What the last one read is forgotten."""
+        self.forget(key)
+        return Reader(self, key)
+
+    def forget(self, key: Key) -> None:
+        """Drops what is known of the reads of ``key`` (it is gone, or about to be resolved again)."""
+        for source in self._sources.pop(key, ()):
+            readers = self._readers.get(source)
+            if readers is not None:
+                readers.pop(key, None)
+                if not readers:
+                    del self._readers[source]
+
+    def _places_of(self, obj: Object) -> _Places:
+        places: dict[str, Mapping[str, Any]] = {"*": {"": _WHOLE}}
+        for index, function in self._indexes[obj.KIND].by.items():
+            values = function(obj)
+            places[index] = values if isinstance(values, Mapping) else dict.fromkeys(values, _WHOLE)
+        return places
+
+    def _moved(self, key: Key, old: Object | None, new: Object | None, before: _Places, after: _Places) -> frozenset[Key]:
+        """Keeps the indexes; gives whom the change concerns."""
+        changes = [_Change(_object_source(key), old is not None, new is not None), *_changes(key.kind, before, after)]
+        for source, was, is_ in changes[1:]:
+            if is_ and not was:
+                self._members.setdefault(source, {})[key] = None
+            elif was and not is_:
+                self._members[source].pop(key, None)
+                if not self._members[source]:
+                    del self._members[source]
+        return frozenset({key, *self._affected(key, old, new, changes)})
+
+    def _affected(self, key: Key, old: Object | None, new: Object | None, changes: list[_Change]) -> Iterator[Key]:
+        """Readers who would see something else now. What stayed where it was is compared by itself: one change among many
+        objects that many read must not cost many times many."""
+        differing: dict[Callable[[Any], Any], bool] = {}  # many read through the same function
+        for source, was, is_ in changes:
+            for reader, reads in self._readers.get(source, {}).items():
+                for read in reads:
+                    if read.view is None or (source.by and was is not is_):  # one more or one less is always another result
+                        differs = True
+                    elif was and is_:
+                        if read.view not in differing:
+                            differing[read.view] = read.view(old) != read.view(new)
+                        differs = differing[read.view]
+                    else:
+                        differs = self._look(source, key, read.view) != read.result
+                    if differs:
+                        yield reader
+                        break
+
+    def _look(self, source: _Source, key: Key, view: Callable[[Any], Any]) -> Any:
+        if source.by:
+            return tuple(view(obj) for obj in self._select(source))
+        obj = self._objects[key.kind].get(key)
+        return None if obj is None else view(obj)
+
+    def _select(self, source: _Source) -> list[Object]:
+        objects = self._objects[source.kind]
+        found = [objects[key] for key in self._members.get(source, ())]
+        found.sort(key=lambda obj: (obj.metadata.creation_timestamp, obj.namespace, obj.name))
+        return found
+
+    def _record(self, reader: Key, source: _Source, read: _Read) -> None:
+        self._sources.setdefault(reader, set()).add(source)
+        self._readers.setdefault(source, {}).setdefault(reader, []).append(read)
+
+
+@dataclass(frozen=True)
+class Reader:
+    """The world as one resolution sees it: every read is remembered."""
+
+    _world: World
+    _key: Key
+
+    def get(self, model: type[T], namespace: str, name: str) -> T | None:
+        """One object, or None. Any change of it resolves the reader again."""
+        return cast("T | None", self._read_object(model, namespace, name, None))
+
+    def view(self, model: type[T], namespace: str, name: str, view: Callable[[T], V]) -> V | None:
+        """What ``view`` gives of one object (None: no such object). Only a change of that resolves the reader again."""
+        return cast("V | None", self._read_object(model, namespace, name, view))
+
+    def where(self, model: type[T], index: str, value: str) -> tuple[T, ...]:
+        """The objects with ``value`` in ``index``, oldest first. Any change among them resolves the reader again."""
+        source = _Source(model.KIND, index, value)
+        self._world._record(self._key, source, _Read(None, None))
+        return cast("tuple[T, ...]", tuple(self._world._select(source)))
+
+    def where_view(self, model: type[T], index: str, value: str, view: Callable[[T], V]) -> tuple[V, ...]:
+        """What ``view`` gives of each of them. Only a change of that resolves the reader again."""
+        source = _Source(model.KIND, index, value)
+        result = tuple(view(cast("T", obj)) for obj in self._world._select(source))
+        self._world._record(self._key, source, _Read(view, result))
+        return result
+
+    def glance_at(self, model: type[T], namespace: str, name: str, view: Callable[[T], V]) -> V | None:
+        """What ``view`` gives of one object, not remembered: for what is taken hold of at once."""
+        obj = self._world.peek(model.key_of(namespace, name))
+        return None if obj is None else view(cast("T", obj))
+
+    def glance_where(self, model: type[T], index: str, value: str, view: Callable[[T], V]) -> tuple[V, ...]:
+        """What ``view`` gives of the objects with ``value`` in ``index``, not remembered: for what is taken hold of at once."""
+        return tuple(view(cast("T", obj)) for obj in self._world._select(_Source(model.KIND, index, value)))
+
+    def glance(self, model: type[T], view: Callable[[T], V]) -> tuple[V, ...]:
+        """What ``view`` gives of every object of a kind, not remembered: for a choice that is kept once it is made."""
+        return tuple(view(cast("T", obj)) for obj in self._world._select(_Source(model.KIND, "*", "")))
+
+    def all(self, model: type[T]) -> tuple[T, ...]:
+        """Every object of a kind, oldest first."""
+        return self.where(model, "*", "")
+
+    def all_view(self, model: type[T], view: Callable[[T], V]) -> tuple[V, ...]:
+        return self.where_view(model, "*", "", view)
+
+    def _read_object(self, model: type[Object], namespace: str, name: str, view: Callable[[Any], Any] | None) -> object:
+        key = model.key_of(namespace, name)
+        obj = self._world.peek(key)
+        result = obj if view is None or obj is None else view(obj)
+        self._world._record(self._key, _object_source(key), _Read(view, result if view else None))
+        return result
+
+
+def _changes(kind: str, before: _Places, after: _Places) -> Iterator[_Change]:
+    nothing: Mapping[str, Any] = {}
+    for index in before.keys() | after.keys():
+        was, is_ = before.get(index, nothing), after.get(index, nothing)
+        for value, part in is_.items():
+            if value not in was:
+                yield _Change(_Source(kind, index, value), False, True)
+            elif part is _WHOLE or (was[value] is not part and was[value] != part):
+                yield _Change(_Source(kind, index, value), True, True)
+        for value in was.keys() - is_.keys():
+            yield _Change(_Source(kind, index, value), True, False)

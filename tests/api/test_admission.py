@@ -1,0 +1,169 @@
+"""What the API server refuses, in its own words; the message names the field and the rule."""
+
+from __future__ import annotations
+
+import copy
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from apiserver import ApiServer
+
+EXAMPLES = Path(__file__).parents[2] / "examples"
+
+NETWORK: dict[str, Any] = {"ipRange": "10.20.0.0/16", "nodes": [{"name": "n1"}], "access": [{"name": "laptop"}]}
+MACHINE: dict[str, Any] = {"image": "oci://registry.example/zos/hello:latest", "network": {"name": "private"}}
+MOUNT: dict[str, Any] = {"size": "1Gi"}
+NODE: dict[str, Any] = {"endpoint": {"ipv4": "198.51.100.7"}}
+FARM: dict[str, Any] = {"publicIPv4": [{"range": "203.0.113.16/28", "gateway": "203.0.113.17"}], "allowNonGlobal": True}
+CONTRACT: dict[str, Any] = {"farm": "f", "publicIPv4": 2}
+PUBLIC_IP: dict[str, Any] = {"contract": "c"}
+
+KEY = "xTIBA5rboUvnH4htodjb6e697QjLERt1NAB4mZqp8Dg="
+
+GOOD = [
+    ("Network", NETWORK),
+    ("Network", NETWORK | {"nodes": [{"name": "a.b", "subnet": "10.20.9.0/24"}], "access": [{"name": "l", "publicKey": KEY}]}),
+    ("ZMachine", MACHINE),
+    ("ZMachine", MACHINE | {"image": "oci://[::1]/x".replace("[::1]", "10.0.0.1:5000"), "memory": "250Mi", "rootSize": "500Mi"}),
+    ("ZMachine", MACHINE | {"image": "file:///srv/images/a.tar", "disks": [{"name": "d", "mountPath": "/data/.cache"}]}),
+    ("ZMachine", MACHINE | {"image": "https://images.example/a.tar.zst", "memory": 268435456}),
+    ("ZMachine", MACHINE | {"env": [{"name": "A", "value": ""}, {"name": "B", "valueFrom": {"secretKeyRef": {"name": "s", "key": "k"}}}]}),
+    ("ZMount", MOUNT),
+    ("ZMount", {"size": "1.5Gi"}),
+    ("GridNode", NODE),
+    ("GridNode", {}),
+    ("Farm", FARM),
+    ("Farm", {"publicIPv6": [{"prefix": "2001:db8:1::/64"}], "allowNonGlobal": True}),
+    ("Contract", CONTRACT),
+    ("PublicIP", PUBLIC_IP),
+    ("PublicIP", {"contract": "c", "ipv4": False}),
+    ("NameContract", {"name": "My_Name-1"}),
+]  # fmt: skip
+
+REFUSED = [
+    ("Network", NETWORK | {"ipRange": "10.20.0.0"}, "ipRange must be an IPv4 range"),
+    ("Network", NETWORK | {"ipRange": "banana"}, "ipRange must be an IPv4 range"),
+    ("Network", NETWORK | {"ipRange": "fd00::/48"}, "ipRange must be an IPv4 range"),
+    ("Network", NETWORK | {"ipRange": "8.8.0.0/16"}, "ipRange must be private"),
+    ("Network", NETWORK | {"ipRange": "172.0.0.0/8"}, "ipRange must be private"),
+    ("Network", NETWORK | {"ipRange": "10.20.1.0/16"}, "host bits must be zero"),
+    ("Network", NETWORK | {"ipRange": "10.20.0.0/24"}, "between a /8 and a /20"),
+    ("Network", NETWORK | {"mtu": 9}, "spec.mtu"),
+    ("Network", NETWORK | {"nodes": [{"name": "a", "subnet": "10.21.0.0/24"}]}, "nodes[].subnet must lie inside ipRange"),
+    ("Network", NETWORK | {"nodes": [{"name": "a", "subnet": "10.20.2.0/25"}]}, "nodes[].subnet must be exactly a /24"),
+    ("Network", NETWORK | {"nodes": [{"name": "a"}, {"name": "a"}]}, "Duplicate value"),
+    ("Network", NETWORK | {"nodes": [{"name": n, "subnet": "10.20.2.0/24"} for n in "ab"]}, "two must not share a sub-range"),
+    ("Network", NETWORK | {"nodes": [{"name": "a", "subnet": "10.20.2.0/24"}],
+                           "access": [{"name": "l", "subnet": "10.20.2.0/24"}]}, "access[].subnet must differ"),
+    ("Network", NETWORK | {"access": [{"name": "l", "publicKey": "short"}]}, "access[].publicKey must be a WireGuard public key"),
+    ("Network", NETWORK | {"access": [{"name": "Upper"}]}, "spec.access[0].name"),
+    ("ZMachine", MACHINE | {"memory": "249Mi"}, "memory must be at least 250Mi"),
+    ("ZMachine", MACHINE | {"memory": 1000}, "memory must be at least 250Mi"),
+    ("ZMachine", MACHINE | {"memory": "lots"}, "spec.memory"),
+    ("ZMachine", MACHINE | {"cpu": 0}, "cpu must be at least 1"),
+    ("ZMachine", MACHINE | {"cpu": -1}, "cpu must be at least 1"),
+    ("ZMachine", MACHINE | {"rootSize": "499Mi"}, "rootSize must be 0 (the minimum) or at least the minimum"),
+    ("ZMachine", MACHINE | {"cpu": 4, "memory": "4Gi", "rootSize": "1Gi"}, "rootSize must be 0 (the minimum) or at least"),
+    ("ZMachine", MACHINE | {"disks": [{"name": "d", "mountPath": "data"}]}, "disks[].mountPath must be absolute"),
+    ("ZMachine", MACHINE | {"disks": [{"name": "d", "mountPath": "/"}]}, "disks[].mountPath must not be /"),
+    ("ZMachine", MACHINE | {"disks": [{"name": "d", "mountPath": "/data/"}]}, "disks[].mountPath must be written plainly"),
+    ("ZMachine", MACHINE | {"disks": [{"name": "d", "mountPath": "/a/../b"}]}, "disks[].mountPath must be written plainly"),
+    ("ZMachine", MACHINE | {"disks": [{"name": n, "mountPath": "/d"} for n in "ab"]}, "disks[].mountPath must be different"),
+    ("ZMachine", MACHINE | {"disks": [{"name": "d", "mountPath": p} for p in ("/a", "/b")]}, "Duplicate value"),
+    ("ZMachine", MACHINE | {"image": "debian"}, "image must be oci://"),
+    ("ZMachine", MACHINE | {"image": "oci://host"}, "image must be oci://"),
+    ("ZMachine", MACHINE | {"image": "oci://host/UPPER"}, "image must be oci://"),
+    ("ZMachine", MACHINE | {"image": "file://relative"}, "image must be oci://"),
+    ("ZMachine", MACHINE | {"network": {"name": "n", "ip": "10.20.2"}}, "network.ip must be an IPv4 address"),
+    ("ZMachine", MACHINE | {"env": [{"name": "A"}]}, "exactly one of value and valueFrom"),
+    ("ZMachine", MACHINE | {"env": [{"name": "1A", "value": "x"}]}, "env[].name must be letters"),
+    ("ZMachine", MACHINE | {"runPolicy": "Sometimes"}, "spec.runPolicy"),
+    ("ZMachine", MACHINE | {"entrypoint": []}, "spec.entrypoint"),
+    ("ZMachine", {"image": "oci://a/b"}, "spec.network"),
+    ("ZMount", {"size": 0}, "size must be at least 16Mi"),
+    ("ZMount", {"size": "15Mi"}, "size must be at least 16Mi"),
+    ("ZMount", {"size": "-1Gi"}, "spec.size"),
+    ("ZMount", {}, "spec.size"),
+    ("GridNode", {"endpoint": {"ipv4": "host.example"}}, "endpoint.ipv4 must be an IPv4 address"),
+    ("GridNode", {"endpoint": {"ipv6": "1.2.3.4"}}, "endpoint.ipv6 must be an IPv6 address"),
+    ("GridNode", {"wireguardPorts": {"from": 5000, "to": 4000}}, "wireguardPorts.from must not be above"),
+    ("GridNode", {"publicInterface": "a-name-of-16-byte"}, "publicInterface must be the name of an interface"),
+    ("GridNode", {"gatewayDomain": "Gateways"}, "gatewayDomain must be a domain"),
+    ("Farm", {"publicIPv4": FARM["publicIPv4"]}, "publicIPv4[].range must be globally routable"),
+    ("Farm", {"publicIPv6": [{"prefix": "fd00::/64"}]}, "publicIPv6[].prefix must be globally routable"),
+    ("Farm", {"publicIPv6": [{"prefix": "::ffff:1.2.3.0/120"}], "allowNonGlobal": True}, "publicIPv6[].prefix must be"),
+    ("Farm", {"publicIPv6": [{"prefix": "2a02::/56"}]}, "publicIPv6[].prefix must be exactly a /64"),
+    ("Farm", FARM | {"publicIPv4": [{"range": "203.0.113.16/28", "gateway": "203.0.113.1"}]}, "gateway must be an address inside"),
+    ("Farm", FARM | {"publicIPv4": [{"range": "203.0.113.16/28", "gateway": "203.0.113.16"}]}, "not the network address"),
+    ("Farm", FARM | {"publicIPv4": [FARM["publicIPv4"][0], {"range": "203.0.113.16/29", "gateway": "203.0.113.18"}]}, "must not overlap"),
+    ("Farm", FARM | {"publicIPv4": [{"range": "nonsense", "gateway": "203.0.113.18"}]}, "publicIPv4[].range must be an IPv4 range"),
+    ("Contract", CONTRACT | {"publicIPv4": 0}, "publicIPv4 must be between 1 and 4096"),
+    ("Contract", CONTRACT | {"publicIPv4": 100000}, "publicIPv4 must be between 1 and 4096"),
+    ("PublicIP", {"contract": "c", "ipv4": False, "ipv6": False}, "at least one of ipv4 and ipv6 must be true"),
+    ("NameContract", {"name": "a.b"}, "name must be letters"),
+]  # fmt: skip
+
+CHANGES = [
+    ("Network", NETWORK, {"ipRange": "10.30.0.0/16"}, "ipRange is immutable"),
+    ("ZMount", MOUNT, {"size": "512Mi"}, "size must not shrink"),
+    ("ZMachine", MACHINE | {"nodeName": "n1"}, {"nodeName": "n2"}, "nodeName is immutable"),
+    ("ZMachine", MACHINE | {"rootSize": "4Gi"}, {"rootSize": "3Gi"}, "rootSize must not shrink"),
+    ("Contract", CONTRACT, {"farm": "other"}, "farm is immutable"),
+    ("PublicIP", PUBLIC_IP, {"contract": "other"}, "contract is immutable"),
+]
+
+
+def manifest(kind: str, spec: dict[str, Any], name: str = "admission") -> str:
+    body = {"apiVersion": "zos.grid.tf/v1alpha1", "kind": kind, "metadata": {"name": name}, "spec": spec}
+    return json.dumps(body)
+
+
+def dry(server: ApiServer, text: str) -> str:
+    return server.kubectl("create", "--dry-run=server", "-o", "json", "-f", "-", stdin=text)
+
+
+@pytest.mark.parametrize(("kind", "spec"), GOOD, ids=[f"{kind}-{i}" for i, (kind, _) in enumerate(GOOD)])
+def test_taken(apiserver: ApiServer, kind: str, spec: dict[str, Any]) -> None:
+    made = json.loads(dry(apiserver, manifest(kind, spec)))
+    for name, value in spec.items():
+        assert made["spec"][name] is not None, name
+        if not isinstance(value, (dict, list)):
+            assert made["spec"][name] == value
+
+
+@pytest.mark.parametrize(("kind", "spec", "words"), REFUSED, ids=[f"{kind}-{words}" for kind, _, words in REFUSED])
+def test_refused(apiserver: ApiServer, kind: str, spec: dict[str, Any], words: str) -> None:
+    with pytest.raises(RuntimeError) as refusal:
+        dry(apiserver, manifest(kind, spec))
+    assert words in str(refusal.value)
+    assert "rule evaluation error" not in str(refusal.value)
+
+
+@pytest.mark.parametrize(("kind", "spec", "change", "words"), CHANGES, ids=[words for *_, words in CHANGES])
+def test_changes_refused(apiserver: ApiServer, kind: str, spec: dict[str, Any], change: dict[str, Any], words: str) -> None:
+    apiserver.kubectl("create", "-f", "-", stdin=manifest(kind, spec, "changes"))
+    try:
+        with pytest.raises(RuntimeError) as refusal:
+            apiserver.kubectl("apply", "-f", "-", stdin=manifest(kind, copy.deepcopy(spec) | change, "changes"))
+        assert words in str(refusal.value)
+    finally:
+        apiserver.kubectl("delete", kind, "changes")
+
+
+def test_defaults_appear(apiserver: ApiServer) -> None:
+    made = json.loads(dry(apiserver, manifest("ZMachine", MACHINE)))
+    assert made["spec"]["runPolicy"] == "Always"
+    assert (made["spec"]["cpu"], made["spec"]["memory"]) == (1, "512Mi")
+    assert made["status"]["observedGeneration"] == -1
+    assert json.loads(dry(apiserver, manifest("Network", NETWORK)))["spec"]["mtu"] == 1420
+
+
+@pytest.mark.parametrize("path", sorted(EXAMPLES.glob("*.yaml")), ids=lambda path: path.name)
+def test_examples_are_taken(apiserver: ApiServer, path: Path) -> None:
+    for document in yaml.safe_load_all(path.read_text()):
+        document["metadata"]["name"] += "-dry"
+        dry(apiserver, json.dumps(document))

@@ -1,0 +1,266 @@
+"""Machines and disks, as a user has them: what they get, what they keep, and what they are told when something is wrong."""
+
+from __future__ import annotations
+
+import base64
+import io
+import shutil
+import tarfile
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from guests import Guests
+from harness import IMAGE, REGISTRY, Grid, obj, until
+
+STAY = "; while :; do sleep 1; done"
+
+
+@pytest.fixture
+def guests(grid: Grid, namespace: str) -> Iterator[Guests]:
+    made = Guests(grid, namespace)
+    made.network()
+    yield made
+    made.clear()
+
+
+def root(directory: Path, word: str = "") -> Path:
+    """A small root file system, with ``word`` in /word."""
+    (directory / "bin").mkdir(parents=True)
+    shutil.copy(shutil.which("busybox") or "/bin/busybox", directory / "bin/busybox")
+    for tool in ("sh", "cat", "sleep", "echo"):
+        (directory / "bin" / tool).symlink_to("busybox")
+    (directory / "word").write_text(word)
+    return directory
+
+
+def test_a_disk_outlives_machines_and_a_root_outlives_restarts(guests: Guests) -> None:
+    script = "cat /data/kept /kept; date +%s >/data/kept; echo of the root >/kept; sync; echo written" + STAY
+    guests.grid.apply(guests.namespace, obj("ZMount", "data", size="300Mi"))
+    guests.apply("one", script, disks=[{"name": "data", "mountPath": "/data"}])
+    guests.ready("one")
+    guests.prints("one", "^written$")
+    mount = guests.grid.get("zmount", "data", guests.namespace)
+    assert mount is not None
+    assert (mount["status"]["usedBy"], mount["status"]["nodeName"]) == ("one", "n1")
+    # Restarted: the root is still there.
+    guests.grid.kubectl("annotate", "zmachine", "one", "-n", guests.namespace, "--overwrite", "zos.grid.tf/restartedAt=now")
+    guests.prints("one", "^of the root$")
+    assert guests.status("one").get("restarts", 0) == 0
+    # Deleted and made again: the root is new, the disk is not.
+    stamps = [line for line in guests.prints("one", r"written\n(.*\n)*written$").splitlines() if line.isdigit()]
+    assert len(stamps) == 1
+    guests.delete("zmachine", "one")
+    guests.apply("two", "cat /data/kept /kept; echo read" + STAY, disks=[{"name": "data", "mountPath": "/data"}])
+    text = guests.prints("two", "^read$")
+    assert [line for line in text.splitlines() if line.isdigit()] > stamps
+    assert "of the root" not in text
+
+
+def test_a_disk_is_used_by_one_and_not_deleted_under_it(guests: Guests) -> None:
+    guests.grid.apply(guests.namespace, obj("ZMount", "data", size="64Mi"))
+    guests.apply("one", "echo up" + STAY, disks=[{"name": "data", "mountPath": "/data"}])
+    guests.ready("one")
+    guests.apply("two", "echo up" + STAY, disks=[{"name": "data", "mountPath": "/data"}])
+    guests.says("two", "one", "Conflict")
+    guests.grid.kubectl("delete", "zmount", "data", "-n", guests.namespace, "--wait=false")
+    guests.grid.says(guests.namespace, "zmount", "data", "one")
+    assert guests.status("one")["state"] == "Running"
+    guests.grid.kubectl("delete", "zmachine", "one", "two", "-n", guests.namespace, "--timeout=60s")
+    until(lambda: guests.grid.get("zmount", "data", guests.namespace) is None, 20, "the disk goes when nobody uses it")
+
+
+def test_a_disk_grows_under_a_running_machine_and_never_shrinks(guests: Guests) -> None:
+    guests.grid.apply(guests.namespace, obj("ZMount", "data", size="300Mi"))
+    guests.apply("one", "while :; do df -m /data; sleep 1; done", disks=[{"name": "data", "mountPath": "/data"}])
+    guests.prints("one", r"^/dev/vd. +300 ")
+    guests.grid.apply(guests.namespace, obj("ZMount", "data", size="400Mi"))
+    guests.prints("one", r"^/dev/vd. +400 ")
+    assert guests.status("one").get("restarts", 0) == 0
+    said = guests.grid.refused(guests.namespace, obj("ZMount", "data", size="200Mi"))
+    assert "shrink" in said
+
+
+def test_the_root_has_its_size_and_no_more(guests: Guests) -> None:
+    script = "dd if=/dev/zero of=/big bs=1M count=600; ls -l /big; rm /big; echo still >/here; cat /here" + STAY
+    guests.apply("one", script)
+    text = guests.prints("one", "^still$", 120)
+    assert "No space left on device" in text
+
+
+def test_environment_secrets_hostname_and_names(guests: Guests) -> None:
+    value = "pass word\nof two lines"
+    secret = {"apiVersion": "v1", "kind": "Secret", "metadata": {"name": "s"}, "stringData": {"k": value}}
+    guests.grid.apply(guests.namespace, secret)
+    guests.apply(
+        "one",
+        'echo "$PLAIN|$SECRET|"; hostname; pwd; nslookup registry.grid.example; echo all' + STAY,
+        env=[{"name": "PLAIN", "value": "a b"}, {"name": "SECRET", "valueFrom": {"secretKeyRef": {"name": "s", "key": "k"}}}],
+    )
+    text = guests.prints("one", "^all$")
+    assert f"a b|{value}|" in text
+    assert "\none\n/\n" in text
+    assert f"Address: {REGISTRY.partition(':')[0]}\n" in text or f"Address 1: {REGISTRY.partition(':')[0]}" in text
+    # What is in the workload object is sealed for the node.
+    workloads = guests.grid.kubectl("get", "nodeworkloads", "-n", "zos-node-n1", "-o", "yaml")
+    assert "pass word" not in workloads
+    assert base64.b64encode(value.encode()).decode() not in workloads
+
+
+def test_the_images_own_entrypoint(guests: Guests) -> None:
+    guests.apply("one", None)
+    guests.ready("one")
+    ip = guests.status("one")["ip"]
+    said = until(
+        lambda: guests.grid.run("n1", "ip", "netns", "exec", _router(guests), "wget", "-qO-", "-T", "3", f"http://{ip}/"), 20
+    )
+    assert "hello from one" in said
+
+
+def _router(guests: Guests) -> str:
+    return guests.grid.run("n1", "sh", "-c", "ls -t /run/netns | grep ^zos- | head -1").strip()
+
+
+def test_run_policies(guests: Guests) -> None:
+    guests.apply("once", "echo ran; exit 3", runPolicy="Once")
+    guests.apply("good", "echo ran; exit 0", runPolicy="OnFailure")
+    guests.apply("always", "echo up; sleep 4")
+    guests.says("once", "exit code 3", seconds=60)
+    until(lambda: guests.status("good").get("state") == "Completed", 60)
+    until(lambda: guests.status("always").get("restarts", 0) >= 2, 60)
+    assert guests.console("once").count("ran") == 1
+    assert guests.console("good").count("ran") == 1
+    guests.apply("always", "trap 'echo asked to stop; exit' TERM; echo up" + STAY, runPolicy="Halted")
+    guests.says("always", "Halted", "Suspended")
+    until(lambda: guests.status("always").get("state") == "Stopped", 40)
+    guests.apply("always", "trap 'echo asked to stop; exit' TERM; echo up again" + STAY)
+    guests.ready("always")
+    guests.prints("always", "^up again$")
+    guests.apply("always", "trap 'echo asked to stop; exit' TERM; echo up again" + STAY, runPolicy="Halted")
+    guests.prints("always", "^asked to stop$")
+
+
+def test_an_entrypoint_that_ends_at_once_is_a_crash_loop_until_mended(guests: Guests) -> None:
+    guests.apply("one", "echo broken; exit 9")
+    guests.says("one", "exit code 9", "CrashLoop", 90)
+    # Another try of the same would come in a minute; what was mended is tried at once.
+    guests.apply("one", "echo mended" + STAY)
+    guests.ready("one", seconds=30)
+
+
+def test_archives_and_directories_as_images(guests: Guests, tmp_path: Path) -> None:
+    archive = tmp_path / "root.tar.gz"
+    with tarfile.open(archive, "w:gz") as tar:
+        tar.add(root(tmp_path / "packed", "from the archive\n"), ".")
+    root(tmp_path / "tree", "from the tree\n")
+    guests.apply("archive", "cat /word" + STAY, image=f"file://{archive}")
+    guests.apply("tree", "cat /word" + STAY, image=f"file://{tmp_path}/tree")
+    guests.prints("archive", "^from the archive$")
+    guests.prints("tree", "^from the tree$")
+
+
+def test_bad_images_say_what_to_do_and_heal(guests: Guests, tmp_path: Path) -> None:
+    (tmp_path / "noise.tar").write_bytes(b"noise" * 10000)
+    outside = root(tmp_path / "outside")
+    (outside / "etc").symlink_to("../../../../etc")
+    late = tmp_path / "late.tar"
+    for name, image, words in (
+        ("unknown", f"oci://{REGISTRY}/zos/absent:1", "does not exist there; check name and tag"),
+        ("unreachable", "oci://198.51.100.250:5000/zos/hello:1", "can't be reached"),
+        ("noise", f"file://{tmp_path}/noise.tar", "not a tar archive"),
+        ("outside", f"file://{outside}", "/etc -> ../../../../etc leads out of the image's root"),
+        ("late", f"file://{late}", f"there is no {late} on this node"),
+    ):
+        guests.apply(name, "echo up" + STAY, image=image)
+        guests.says(name, words, "ImageInvalid", 60)
+    with tarfile.open(late, "w") as tar:
+        tar.add(root(tmp_path / "good"), ".")
+    # Nobody touches the machine: the image appears.
+    guests.ready("late", seconds=90)
+    guests.apply("unknown", "echo up" + STAY, image=IMAGE)
+    guests.ready("unknown", seconds=60)
+
+
+def test_an_entrypoint_that_the_image_has_not(guests: Guests) -> None:
+    absent = guests.spec("one", None, entrypoint=["/bin/absent", "x"])
+    guests.grid.apply(guests.namespace, absent)
+    guests.says("one", "entrypoint /bin/absent not found in the image", "InvalidSpec")
+    guests.apply("one", "echo up" + STAY)
+    guests.ready("one")
+
+
+def test_what_does_not_fit_is_told_in_numbers(guests: Guests) -> None:
+    guests.apply("huge", "echo up" + STAY, memory="500Gi")
+    said = guests.says("huge", "node n1 lacks memory: ", "InsufficientCapacity")
+    assert " asked, " in said["message"]
+    assert " free of 16" in said["message"]
+    guests.grid.apply(guests.namespace, obj("ZMount", "vast", size="5000Gi", nodeName="n1"))
+    guests.grid.says(guests.namespace, "zmount", "vast", "asked", "InsufficientCapacity")
+    guests.apply("huge", "echo up" + STAY, memory="256Mi")
+    guests.ready("huge")
+
+
+def test_unknown_things_are_waited_for(guests: Guests) -> None:
+    guests.apply("one", "echo up" + STAY, network={"name": "later"}, disks=[{"name": "later", "mountPath": "/data"}])
+    guests.says("one", "later", "DependencyNotReady")
+    guests.grid.apply(guests.namespace, obj("Network", "later", ipRange="10.30.0.0/16", nodes=[{"name": "n1"}]))
+    guests.grid.apply(guests.namespace, obj("ZMount", "later", size="64Mi"))
+    guests.ready("one")
+
+
+def test_a_changed_machine_runs_on_until_it_is_restarted(guests: Guests) -> None:
+    guests.apply("one", "echo up as $WORD" + STAY, env=[{"name": "WORD", "value": "first"}])
+    guests.prints("one", "up as first")
+    pid = guests.qemu("one")
+    guests.apply("one", "echo up as $WORD" + STAY, env=[{"name": "WORD", "value": "second"}], memory="300Mi")
+    until(
+        lambda: guests.grid.condition("zmachine", "one", guests.namespace, "RestartRequired")["status"] == "True",
+        20,
+        "RestartRequired",
+    )
+    message = guests.grid.condition("zmachine", "one", guests.namespace, "RestartRequired")["message"]
+    assert "memory, configuration changed" in message
+    assert guests.qemu("one") == pid
+    guests.grid.kubectl("annotate", "zmachine", "one", "-n", guests.namespace, "--overwrite", "zos.grid.tf/restartedAt=now")
+    guests.prints("one", "up as second")
+    guests.ready("one")
+    assert guests.grid.condition("zmachine", "one", guests.namespace, "RestartRequired")["status"] != "True"
+
+
+def test_pushed_later(guests: Guests, tmp_path: Path) -> None:
+    """An image that is published after the machine was asked for."""
+    name = f"{REGISTRY}/zos/late-{guests.namespace}:1"
+    guests.apply("one", None, image=f"oci://{name}")
+    guests.says("one", "does not exist there")
+    plain = ["--src-tls-verify=false", "--dest-tls-verify=false"]
+    guests.grid.run("cp", "skopeo", "copy", "-q", *plain, f"docker://{IMAGE.removeprefix('oci://')}", f"docker://{name}")
+    guests.ready("one", seconds=90)
+
+
+def test_keys_for_ssh(guests: Guests) -> None:
+    key = "ssh-ed25519 AAAAC3NzaC1lZDI1NTE5AAAAIJ0Zl0 me@example"
+    guests.apply("one", "cat /root/.ssh/authorized_keys; ls -l /root/.ssh; echo shown" + STAY, sshAuthorizedKeys=[key])
+    text = guests.prints("one", "^shown$")
+    assert key in text
+    assert "-rw-------" in text
+
+
+def test_hostile_archive_touches_nothing(guests: Guests, tmp_path: Path) -> None:
+    victim = tmp_path / "victim"
+    victim.mkdir()
+    (victim / "file").write_text("kept")
+    archive = tmp_path / "evil.tar"
+    with tarfile.open(archive, "w") as tar:
+        door = tarfile.TarInfo("door")
+        door.type, door.linkname = tarfile.SYMTYPE, str(victim)
+        tar.addfile(door)
+        through = tarfile.TarInfo("door/file")
+        through.size = 4
+        tar.addfile(through, io.BytesIO(b"evil"))
+    guests.apply("one", "echo up" + STAY, image=f"file://{archive}")
+    guests.says("one", "/door", "ImageInvalid")
+    with tarfile.open(archive, "w") as tar:
+        tar.addfile(tarfile.TarInfo("../../../../../../../../" + str(victim)[1:] + "/other"))
+    guests.says("one", "leads out of the archive's root", "ImageInvalid")
+    assert [(path.name, path.read_text()) for path in victim.iterdir()] == [("file", "kept")]

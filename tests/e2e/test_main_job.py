@@ -1,0 +1,146 @@
+"""The main job: machines on three nodes and a laptop reach each other over a private network."""
+
+from __future__ import annotations
+
+import base64
+import json
+
+import pytest
+
+from harness import CHECKOUT, IMAGE, Grid, obj, sh, until
+
+NODES = ("n1", "n2", "n3")
+
+
+@pytest.fixture
+def machines(grid: Grid, namespace: str) -> dict[str, str]:
+    """A machine on each node, Ready; name → private address."""
+    nodes = [{"name": name} for name in NODES]
+    grid.apply(namespace, obj("Network", "private", ipRange="10.20.0.0/16", nodes=nodes, access=[{"name": "laptop"}]))
+    for name in NODES:
+        grid.apply(
+            namespace, obj("ZMachine", f"m-{name}", image=IMAGE, memory="256Mi", nodeName=name, network={"name": "private"})
+        )
+    grid.ready(namespace, "network/private", *(f"zmachine/m-{name}" for name in NODES))
+    return {item["metadata"]["name"]: item["status"]["ip"] for item in grid.items("zmachines", namespace)}
+
+
+def connect(grid: Grid, namespace: str) -> None:
+    """The laptop takes the file from its Secret, as a user would."""
+    secret = grid.get("secret", "private-laptop-wireguard", namespace)
+    assert secret is not None
+    text = base64.b64decode(secret["data"]["wg0.conf"]).decode()
+    sh(str(CHECKOUT / "hack/laptop"), "--name", grid.name, input=text)
+
+
+def reach(grid: Grid, source: str, target: str) -> list[str]:
+    """[round trip, who answered] from inside the machine at ``source``."""
+    return grid.run("laptop", "curl", "-s", "-m", "15", f"http://{source}/cgi-bin/reach?{target}", check=False).split()
+
+
+def test_every_machine_reaches_every_other_and_so_does_the_laptop(grid: Grid, namespace: str, machines: dict[str, str]) -> None:
+    connect(grid, namespace)
+    for name, ip in machines.items():
+        assert f"hello from {name}" in until(
+            lambda ip=ip: grid.run("laptop", "curl", "-s", "-m", "5", f"http://{ip}/", check=False), 10
+        )
+    for source in machines.values():
+        for name, target in machines.items():
+            words = until(lambda s=source, t=target: reach(grid, s, t), 15, f"{source} → {target}")
+            assert words[-1] == name, words
+    network = grid.get("network", "private", namespace)
+    assert network is not None
+    by_name = {node["name"]: node for node in network["status"]["nodes"]}
+    assert (by_name["n3"]["role"], by_name["n1"]["role"]) == ("hidden", "accessible")
+    assert network["status"]["readyNodes"] == "3/3"
+    assert [node["subnet"] for node in network["status"]["nodes"]] == ["10.20.3.0/24", "10.20.4.0/24", "10.20.5.0/24"]
+
+
+def test_networks_with_the_same_range_do_not_meet(grid: Grid, namespace: str, machines: dict[str, str]) -> None:
+    grid.apply(namespace, obj("Network", "twin", ipRange="10.20.0.0/16", nodes=[{"name": "n1"}], access=[{"name": "l"}]))
+    grid.apply(
+        namespace,
+        obj("ZMachine", "stranger", image=IMAGE, memory="256Mi", nodeName="n1", network={"name": "twin", "ip": "10.20.3.99"}),
+    )
+    grid.ready(namespace, "network/twin", "zmachine/stranger")
+    connect(grid, namespace)
+    ours = machines["m-n1"]
+    assert reach(grid, ours, machines["m-n2"])[-1:] == ["m-n2"]
+    assert reach(grid, ours, "10.20.3.99") == [], "a machine of the other network answered"
+
+
+def test_out_to_the_world_but_not_in_and_not_to_the_node(grid: Grid, namespace: str, machines: dict[str, str]) -> None:
+    connect(grid, namespace)
+    for name, node in (("m-n1", "198.51.100.11"), ("m-n3", "192.168.50.13")):
+        out = reach(grid, machines[name], "198.51.100.2")  # the control plane's host stands for the internet
+        assert out, f"{name} can't ping the outside"
+        assert reach(grid, machines[name], node) == [], f"{name} reaches its own node"
+    stranger = grid.run(
+        "cp", "sh", "-c", "ip route replace 10.20.3.0/24 via 198.51.100.11; "
+        f"ping -c1 -W2 {machines['m-n1']}; ip route del 10.20.3.0/24", check=False,
+    )  # fmt: skip
+    assert "100% packet loss" in stranger
+
+
+def test_addresses_and_keys_survive_a_restart_of_everything(grid: Grid, namespace: str, machines: dict[str, str]) -> None:
+    def snapshot() -> str:
+        network = grid.get("network", "private", namespace)
+        assert network is not None
+        keep = [(n["name"], n["subnet"], n["listenPort"], n["publicKey"]) for n in network["status"]["nodes"]]
+        ips = {item["metadata"]["name"]: item["status"]["ip"] for item in grid.items("zmachines", namespace)}
+        secret = grid.get("secret", "private-laptop-wireguard", namespace)
+        assert secret is not None
+        return json.dumps([keep, ips, secret["data"]], sort_keys=True)
+
+    before = snapshot()
+    for host in ("n1", "n2", "n3", "cp"):
+        grid.minigrid("crash", host)
+    grid.minigrid("up")
+    grid.ready(namespace, "network/private", *(f"zmachine/m-{name}" for name in NODES), seconds=120)
+    assert snapshot() == before
+    connect(grid, namespace)
+    assert until(lambda: reach(grid, machines["m-n1"], machines["m-n3"])[-1:] == ["m-n3"], 30)
+
+
+def test_a_laptop_with_its_own_key_gets_a_file_without_one(grid: Grid, namespace: str) -> None:
+    key = "xTIBA5rboUvnH4htodjb6e697QjLERt1NAB4mZqp8Dg="
+    grid.apply(
+        namespace,
+        obj("Network", "net", ipRange="10.40.0.0/16", nodes=[{"name": "n1"}], access=[{"name": "own", "publicKey": key}]),
+    )
+    grid.ready(namespace, "network/net")
+    secret = grid.get("secret", "net-own-wireguard", namespace)
+    assert secret is not None
+    text = base64.b64decode(secret["data"]["wg0.conf"]).decode()
+    assert "\nPrivateKey" not in text
+    assert set(secret["data"]) == {"wg0.conf"}
+
+
+def test_what_is_asked_of_a_network_and_can_not_be(grid: Grid, namespace: str) -> None:
+    grid.apply(namespace, obj("Network", "net", ipRange="10.40.0.0/20", nodes=[{"name": "nowhere"}]))
+    grid.says(namespace, "network", "net", "node nowhere does not exist", "DependencyNotReady")
+    nodes = [{"name": "n1"}]
+    access = [{"name": f"l{number}"} for number in range(14)]
+    grid.apply(namespace, obj("Network", "net", ipRange="10.40.0.0/20", nodes=nodes, access=access))
+    grid.says(namespace, "network", "net", "all 14 sub-ranges of 10.40.0.0/20 are used", "InsufficientCapacity")
+    grid.apply(namespace, obj("Network", "net", ipRange="10.40.0.0/20", nodes=nodes))
+    grid.ready(namespace, "network/net")
+    machine = {"image": IMAGE, "memory": "256Mi", "nodeName": "n1"}
+    grid.apply(namespace, obj("ZMachine", "m", **machine, network={"name": "net", "ip": "10.40.99.5"}))
+    grid.says(namespace, "zmachine", "m", "network.ip 10.40.99.5 is outside", "InvalidSpec")
+    grid.apply(namespace, obj("ZMachine", "m", **machine, network={"name": "missing"}))
+    grid.says(namespace, "zmachine", "m", "network missing does not exist", "DependencyNotReady")
+
+
+def test_deleting_the_network_first_waits_and_then_finishes(grid: Grid, namespace: str) -> None:
+    grid.apply(
+        namespace,
+        obj("Network", "net", ipRange="10.40.0.0/16"),
+        obj("ZMachine", "m", image=IMAGE, memory="256Mi", network={"name": "net"}),
+    )
+    grid.ready(namespace, "zmachine/m")
+    grid.kubectl("delete", "network", "net", "-n", namespace, "--wait=false")
+    grid.says(namespace, "network", "net", "waits for ZMachine m", "DeletionBlocked")
+    assert grid.condition("zmachine", "m", namespace)["status"] == "True"
+    grid.kubectl("delete", "zmachine", "m", "-n", namespace, "--timeout=60s")
+    until(lambda: grid.get("network", "net", namespace) is None, 30)

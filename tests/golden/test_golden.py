@@ -1,0 +1,105 @@
+"""Objects in, resolution or plan out, as text to be reviewed.
+
+A case is ``<kind>/<name>.yaml``: the objects of the world, the one in question first. Beside it ``<name>.out.yaml`` says what
+follows.
+ZOS_UPDATE_GOLDEN=1 writes the outputs anew: read the difference before you commit it.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from zos.api.meta import Object
+from zos.api.nodeworkload import NodeWorkload
+from zos.controller.registry import KINDS, WATCHED, indexes
+from zos.kinds.network import lower as network
+from zos.kinds.zmachine import lower as zmachine
+from zos.kinds.zmount import lower as zmount
+from zos.plan.facts import DomainFact, Facts, ImageFact
+from zos.world.heartbeat import Heartbeat
+from zos.world.store import World
+
+HERE = Path(__file__).parent
+CASES = sorted(path for path in HERE.glob("*/*.yaml") if not path.name.endswith(".out.yaml"))
+MODELS: dict[str, type[Object]] = {model.KIND: model for model in (*WATCHED, Heartbeat)}
+LOWER = {"network": network, "machine": zmachine, "mount": zmount}
+
+
+def load(path: Path) -> tuple[list[Object], dict[str, Any]]:
+    """The objects, and the document without a kind (facts of a node), if there is one."""
+    objects: list[Object] = []
+    facts: dict[str, Any] = {}
+    for number, document in enumerate(yaml.safe_load_all(path.read_text())):
+        kind = document.pop("kind", None)
+        if kind is None:
+            facts = document
+            continue
+        meta = document["metadata"]
+        meta.setdefault("uid", f"uid-{meta['name']}")
+        meta.setdefault("generation", 1)
+        meta.setdefault("creationTimestamp", f"2026-01-01T00:00:{number:02d}Z")
+        if MODELS[kind].NAMESPACED:
+            meta.setdefault("namespace", "default")
+        objects.append(MODELS[kind].model_validate(document))
+    return objects, facts
+
+
+def plain(value: Any) -> Any:
+    if isinstance(value, (list, tuple)):
+        return [plain(one) for one in value]
+    if isinstance(value, dict):
+        return {str(key): plain(one) for key, one in value.items()}
+    if hasattr(value, "wire"):
+        return value.wire()
+    if dataclasses.is_dataclass(value) and not isinstance(value, type):
+        return {"is": type(value).__name__} | {f.name: plain(getattr(value, f.name)) for f in dataclasses.fields(value)}
+    return value if isinstance(value, (int, float, bool, type(None))) else str(value)
+
+
+def resolved(objects: list[Object]) -> dict[str, Any]:
+    world = World([*indexes()])
+    for obj in objects:
+        world.put(obj)
+    subject = objects[0]
+    resolution = KINDS[subject.KIND].resolve(subject, world.reader(subject.key))
+    found = plain(resolution)
+    return {name: value for name, value in found.items() if value not in (None, [], False) and name != "is"}
+
+
+def lowered(workload: NodeWorkload, facts: dict[str, Any]) -> dict[str, Any]:
+    part = next(name for name in LOWER if getattr(workload.spec, name) is not None)
+    known = Facts(
+        node="n1",
+        now=1000.0,
+        nameservers=tuple(facts.get("nameservers", ())),
+        images={ref: ImageFact(**fact) for ref, fact in facts.get("images", {}).items()},
+        image_problems=facts.get("image_problems", {}),
+        domains={name: DomainFact(**fact) for name, fact in facts.get("domains", {}).items()},
+    )
+    made = LOWER[part].lower(workload, known)
+    items = [{name: value for name, value in plain(item).items() if value not in (None, [])} for item in made.items]
+    return {"items": items, "problem": plain(made.problem), "wake_at": made.wake_at}
+
+
+@pytest.mark.parametrize("path", CASES, ids=lambda path: f"{path.parent.name}/{path.stem}")
+def test_golden(path: Path) -> None:
+    objects, facts = load(path)
+    subject = objects[0]
+    found = lowered(subject, facts) if isinstance(subject, NodeWorkload) else resolved(objects)
+    text = yaml.safe_dump(found, sort_keys=False, width=120, allow_unicode=True)
+    expected = path.with_name(f"{path.stem}.out.yaml")
+    if os.environ.get("ZOS_UPDATE_GOLDEN"):
+        expected.write_text(text)
+    assert expected.exists(), "no output yet: run with ZOS_UPDATE_GOLDEN=1 and review what it writes"
+    assert yaml.safe_load(text) == yaml.safe_load(expected.read_text())
+
+
+def test_there_are_cases_for_each_kind_of_work() -> None:
+    assert {path.parent.name for path in CASES} >= {name.lower() for name, kind in KINDS.items() if not kind.internal}
+    assert {path.stem for path in HERE.glob("*/*.out.yaml")} == {f"{path.stem}.out" for path in CASES}

@@ -1,0 +1,172 @@
+"""What end-to-end tests do: a minigrid through its own command, kubectl, commands on its hosts, waiting."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+CHECKOUT = Path(__file__).parent.parent
+REGISTRY = "198.51.100.2:5000"
+#: busybox with a small web server, in the grid's own registry.
+IMAGE = f"oci://{REGISTRY}/zos/hello:latest"
+
+
+def sh(*argv: str, check: bool = True, input: str | None = None, timeout: float = 120) -> str:
+    done = subprocess.run(argv, capture_output=True, text=True, input=input, timeout=timeout)
+    if check and done.returncode != 0:
+        raise AssertionError(f"{' '.join(argv)}\n{done.stdout}\n{done.stderr}")
+    return done.stdout + ("" if check else done.stderr)
+
+
+def until(condition: Callable[[], Any], seconds: float, what: str = "") -> Any:
+    """The first true answer; gives up after ``seconds``. An AssertionError in ``condition`` is a no."""
+    deadline = time.monotonic() + seconds
+    last: Any = None
+    while True:
+        try:
+            last = condition()
+        except AssertionError as error:
+            last = error
+        else:
+            if last:
+                return last
+        if time.monotonic() > deadline:
+            raise AssertionError(f"not within {seconds} s: {what or condition} ({last})")
+        time.sleep(0.1)
+
+
+@dataclass
+class Grid:
+    name: str
+
+    @property
+    def root(self) -> Path:
+        return Path("/var/lib/zos-minigrid") / self.name
+
+    def minigrid(self, verb: str, *words: str, check: bool = True, timeout: float = 300) -> str:
+        return sh(str(CHECKOUT / "hack/minigrid"), verb, "--name", self.name, *words, check=check, timeout=timeout)
+
+    def host(self, name: str) -> Any:
+        sys.path.insert(0, str(CHECKOUT / "hack"))
+        from gridlib.host import Host
+        from gridlib.layout import load
+
+        grid = load(self.name)
+        assert grid is not None
+        return Host(grid, name)
+
+    def run(self, host: str, *argv: str, check: bool = True, timeout: float = 120) -> str:
+        """A command on a host; without ``check`` whatever it said, errors too."""
+        return sh(*self.host(host).command(*argv), check=check, timeout=timeout)
+
+    def popen(self, host: str, *argv: str) -> subprocess.Popen[str]:
+        return subprocess.Popen(self.host(host).command(*argv), stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+
+    def kubectl(self, *words: str, check: bool = True, input: str | None = None, timeout: float = 120) -> str:
+        from apiserver import binary
+
+        return sh(
+            binary("kubectl"), "--kubeconfig", str(self.root / "kubeconfig"), *words, check=check, input=input, timeout=timeout
+        )
+
+    def apply(self, namespace: str, *objects: dict[str, Any]) -> None:
+        items = {"apiVersion": "v1", "kind": "List", "items": list(objects)}
+        self.kubectl("apply", "-n", namespace, "-f", "-", input=json.dumps(items))
+
+    def refused(self, namespace: str, obj: dict[str, Any]) -> str:
+        """What the API server says to an object that it must not take."""
+        said = self.kubectl("apply", "-n", namespace, "-f", "-", input=json.dumps(obj), check=False)
+        assert "created" not in said, f"it was taken: {obj}"
+        return said
+
+    def get(self, kind: str, name: str, namespace: str = "") -> dict[str, Any] | None:
+        where = ["-n", namespace] if namespace else []
+        said = self.kubectl("get", kind, name, *where, "-o", "json", "--ignore-not-found")
+        return json.loads(said) if said.strip() else None
+
+    def items(self, kind: str, namespace: str = "") -> list[dict[str, Any]]:
+        where = ["-n", namespace] if namespace else ["-A"]
+        return json.loads(self.kubectl("get", kind, *where, "-o", "json"))["items"]
+
+    def condition(self, kind: str, name: str, namespace: str, type: str = "Ready") -> dict[str, Any]:
+        obj = self.get(kind, name, namespace) or {}
+        found = [c for c in obj.get("status", {}).get("conditions", []) if c["type"] == type]
+        return found[0] if found else {"status": "Unknown", "reason": "", "message": ""}
+
+    def ready(self, namespace: str, *what: str, seconds: float = 90) -> None:
+        """``what``: kind/name. Waits as a user would, with kubectl wait."""
+        for one in what:
+            try:
+                self.kubectl(
+                    "wait", one, "-n", namespace, "--for=condition=Ready", f"--timeout={seconds}s", timeout=seconds + 10
+                )
+            except AssertionError as error:
+                shown = self.kubectl("get", one, "-n", namespace, "-o", "yaml", check=False)
+                raise AssertionError(f"{error}\n{shown}") from None
+
+    def says(self, namespace: str, kind: str, name: str, words: str, reason: str = "", seconds: float = 30) -> dict[str, Any]:
+        """Waits until the Ready condition is not True and its message has ``words``."""
+
+        def look() -> dict[str, Any] | None:
+            condition = self.condition(kind, name, namespace)
+            said = condition["status"] != "True" and words in condition["message"]
+            return condition if said and (not reason or condition["reason"] == reason) else None
+
+        try:
+            return until(look, seconds)
+        except AssertionError:
+            raise AssertionError(f"{kind} {name} says {self.condition(kind, name, namespace)}, not {words!r}") from None
+
+    def clean(self, namespace: str, seconds: float = 120) -> None:
+        """Empties a namespace and deletes it. (The other way round works too, but Kubernetes looks only every few seconds
+        whether a namespace has become empty.)"""
+        kinds = "zmachines,zmounts,networks,publicips,contracts,namecontracts"
+        self.kubectl("delete", kinds, "--all", "-n", namespace, f"--timeout={seconds}s", timeout=seconds + 10)
+        self.kubectl("delete", "namespace", namespace, "--wait=false", "--ignore-not-found")
+        until(lambda: self.get("namespace", namespace) is None, seconds, f"namespace {namespace} goes")
+
+    def describe(self) -> str:
+        """Every object with what its Ready condition says, and the last complaints of agents and controllers."""
+        lines: list[str] = []
+        try:
+            for item in self.items("gridnodes,networks,zmounts,zmachines,nodeworkloads,contracts,publicips"):
+                name = "/".join(filter(None, (item["metadata"].get("namespace"), item["metadata"]["name"])))
+                ready = [c for c in item.get("status", {}).get("conditions", []) if c["type"] == "Ready"]
+                said = f"{ready[0]['status']} {ready[0]['reason']}: {ready[0]['message']}" if ready else "nothing said"
+                leaving = " (being deleted)" if "deletionTimestamp" in item["metadata"] else ""
+                lines.append(f"{item['kind']} {name}{leaving}: {said}")
+        except (AssertionError, OSError, ValueError) as error:
+            lines.append(f"the API server: {error}")
+        for log in sorted(self.root.glob("hosts/*/log/*/current")):
+            if log.parent.name.startswith(("agent", "controller-1", "controller-2")):
+                told = [line for line in log.read_text(errors="replace").splitlines() if '"level": "info"' not in line]
+                lines += [f"--- {log.parent.parent.parent.name} {log.parent.name}", *(line[:600] for line in told[-6:])]
+        return "\n".join(lines)[-12000:]
+
+    def push_image(self) -> None:
+        """The example image, in the grid's registry."""
+        sh(str(CHECKOUT / "hack/images/push"), "--name", self.name, timeout=120)
+
+    def service_pid(self, host: str, service: str) -> int:
+        """As the host sees it."""
+        said = self.run(host, "s6-svstat", "-o", "pid", f"/run/service/{service}")
+        return int(said)
+
+    def kill(self, host: str, service: str) -> int:
+        """kill -9 of a supervised service; gives the pid that died. One that has just died is not killed twice."""
+
+        def kill() -> int | None:
+            pid = self.service_pid(host, service)
+            return pid if pid > 0 and not self.run(host, "kill", "-9", str(pid), check=False) else None
+
+        return int(until(kill, 10, f"{service} of {host} runs"))
+
+
+def obj(kind: str, name: str, **spec: Any) -> dict[str, Any]:
+    return {"apiVersion": "zos.grid.tf/v1alpha1", "kind": kind, "metadata": {"name": name}, "spec": spec}

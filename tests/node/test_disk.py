@@ -1,0 +1,156 @@
+"""Disks: real files, real file systems, a small file system of the test's own where space must run out."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from zos.drivers import DriverError
+from zos.drivers.disk import DiskDriver
+from zos.plan.diff import Op, diff
+from zos.plan.items import Disk
+
+MiB = 1 << 20
+
+
+@pytest.fixture
+def directory(tmp_path: Path) -> Path:
+    return tmp_path / "disks"
+
+
+def disk(size: int = 64 * MiB, *, name: str = "mount-1", format: str = "ext4", owner: str = "w-1") -> Disk:
+    return Disk(name=name, size=size, format=format, owner=owner)  # type: ignore[arg-type]
+
+
+async def converge(driver: DiskDriver, *wanted: Disk, released: frozenset[str] = frozenset()) -> list[str]:
+    ops = diff(wanted, await driver.observe(wanted), released)
+    for op in ops:
+        await driver.apply(op)
+    return [f"{op.verb} {op.key}" for op in ops]
+
+
+def kind_of(path: Path) -> str:
+    return subprocess.run(["blkid", "-p", "-o", "value", "-s", "TYPE", path], capture_output=True, text=True).stdout.strip()
+
+
+def reserved(path: Path) -> int:
+    return path.stat().st_blocks * 512
+
+
+@pytest.mark.parametrize("format", ["ext4", "btrfs"])
+async def test_a_new_disk_is_formatted_exact_and_reserved(directory: Path, format: str) -> None:
+    driver = DiskDriver(directory)
+    wanted = disk(300 * MiB + 4096, format=format)
+    assert await converge(driver, wanted) == ["create disk/mount-1"]
+    path = driver.path("mount-1")
+    assert path.stat().st_size == 300 * MiB + 4096
+    assert reserved(path) >= path.stat().st_size
+    assert kind_of(path) == format
+    assert await converge(driver, wanted) == []
+    observed = (await driver.observe([]))["disk/mount-1"]
+    assert (observed.item, observed.owner, observed.holds_data) == (wanted, "w-1", True)
+
+
+async def test_small_btrfs_and_too_small(directory: Path) -> None:
+    driver = DiskDriver(directory)
+    await converge(driver, disk(16 * MiB, format="btrfs"))
+    assert kind_of(driver.path("mount-1")) == "btrfs"
+    with pytest.raises(DriverError, match="at least 16Mi"):
+        await converge(driver, disk(16 * MiB, format="btrfs"), disk(MiB, name="mount-2", format="btrfs"))
+    assert not list(directory.glob("*mount-2*"))
+
+
+async def test_what_has_a_name_is_never_formatted(directory: Path) -> None:
+    driver = DiskDriver(directory)
+    directory.mkdir(exist_ok=True)
+    driver.path("mount-1").write_bytes(b"precious" + bytes(64 * MiB - 8))
+    # Its card is lost: adopted as it is, whoever asks.
+    assert await converge(driver, disk()) == ["update disk/mount-1"]
+    await driver.apply(Op("create", "disk/mount-1", disk()))
+    assert driver.path("mount-1").read_bytes()[:8] == b"precious"
+    with pytest.raises(DriverError, match="keeps what it holds"):
+        await converge(driver, disk(format="btrfs"))
+    assert driver.path("mount-1").read_bytes()[:8] == b"precious"
+
+
+async def test_it_grows_with_its_content_and_never_shrinks(directory: Path) -> None:
+    driver = DiskDriver(directory)
+    await converge(driver, disk(64 * MiB))
+    path = driver.path("mount-1")
+    head = path.read_bytes()
+    assert await converge(driver, disk(96 * MiB)) == ["update disk/mount-1"]
+    assert path.stat().st_size == 96 * MiB
+    assert reserved(path) >= 96 * MiB
+    assert path.read_bytes()[: 64 * MiB] == head
+    with pytest.raises(DriverError, match="has 96Mi and can't shrink to 64Mi"):
+        await converge(driver, disk(64 * MiB))
+    assert path.stat().st_size == 96 * MiB
+
+
+async def test_a_running_guest_is_told_instead_of_the_file(directory: Path) -> None:
+    told: list[tuple[Path, int]] = []
+
+    async def resize(path: Path, size: int) -> bool:
+        assert path.stat().st_size == 64 * MiB
+        assert reserved(path) >= size
+        told.append((path, size))
+        return True
+
+    driver = DiskDriver(directory, resize)
+    await converge(driver, disk(64 * MiB))
+    await converge(driver, disk(96 * MiB))
+    assert told == [(driver.path("mount-1"), 96 * MiB)]
+
+
+async def test_data_goes_only_when_released(directory: Path) -> None:
+    driver = DiskDriver(directory)
+    await converge(driver, disk())
+    assert await converge(driver) == []
+    assert await converge(driver, released=frozenset({"somebody"})) == []
+    assert await converge(driver, released=frozenset({"w-1"})) == ["remove disk/mount-1"]
+    assert list(directory.iterdir()) == []
+    await driver.apply(Op("remove", "disk/mount-1", observed=None))
+
+
+async def test_what_a_dead_agent_left_half_made_is_cleared(directory: Path) -> None:
+    directory.mkdir()
+    (directory / ".new-mount-1.raw").write_bytes(b"half")
+    (directory / "mount-2.json").write_text(json.dumps({"owner": "w", "format": "ext4"}))  # died before the rename
+    driver = DiskDriver(directory)
+    assert await driver.observe([]) == {}
+    assert await converge(driver, disk(), disk(name="mount-2")) == ["create disk/mount-1", "create disk/mount-2"]
+
+
+@pytest.fixture
+def small(tmp_path: Path) -> Iterator[Path]:
+    """A file system of 200 MiB."""
+    image, mount = tmp_path / "small.img", tmp_path / "small"
+    mount.mkdir()
+    with open(image, "wb") as file:
+        file.truncate(200 * MiB)
+    subprocess.run(["mkfs.ext4", "-q", "-m", "0", image], check=True)
+    subprocess.run(["mount", "-o", "loop", image, mount], check=True)
+    yield mount
+    subprocess.run(["umount", mount], check=True)
+
+
+async def test_no_space_says_the_numbers_and_leaves_nothing(small: Path) -> None:
+    driver = DiskDriver(small / "disks")
+    before = os.statvfs(small).f_bavail
+    with pytest.raises(DriverError, match=r"1Gi asked, 1[0-9.]+Mi free"):
+        await converge(driver, disk(1024 * MiB))
+    assert list((small / "disks").iterdir()) == []
+    assert os.statvfs(small).f_bavail >= before - 8
+    await converge(driver, disk(64 * MiB))
+    left = os.statvfs(small).f_bavail
+    with pytest.raises(DriverError, match="free on the node"):
+        await converge(driver, disk(512 * MiB))
+    assert driver.path("mount-1").stat().st_size == 64 * MiB
+    assert os.statvfs(small).f_bavail == left
+    await converge(driver, disk(128 * MiB))
+    assert reserved(driver.path("mount-1")) >= 128 * MiB

@@ -1,0 +1,416 @@
+"""Guests: a real libvirtd of the test's own, real guests under emulation."""
+
+from __future__ import annotations
+
+import asyncio
+import dataclasses
+import hashlib
+import os
+import shutil
+import signal
+import time
+import uuid
+from collections.abc import AsyncIterator, Iterator
+from pathlib import Path
+
+import pytest
+
+from hypervisor import Libvirt
+from zos.drivers.disk import DiskDriver
+from zos.drivers.domain import DomainDriver
+from zos.drivers.image import directory_of
+from zos.plan.diff import diff
+from zos.plan.facts import DomainFact
+from zos.plan.guest import GuestConfig, GuestFile, GuestInterface, GuestMount, GuestRoute
+from zos.plan.items import Disk, Domain, GuestDisk, GuestNic, Item
+from zos.programs.guestbuild import build
+
+MiB = 1 << 20
+DIGEST = "sha256:" + hashlib.sha256(b"busybox").hexdigest()
+TOOLS = ("sh", "echo", "sleep", "cat", "ip", "mount", "df", "env", "hostname", "id", "dd", "ls", "rm", "reboot", "kill", "seq")
+
+
+@pytest.fixture(scope="module")
+def libvirt() -> Iterator[Libvirt]:
+    libvirt = Libvirt()
+    yield libvirt
+    libvirt.close()
+
+
+@pytest.fixture(scope="module")
+def guest() -> Path:
+    return build(Path(os.environ.get("ZOS_CACHE", Path.home() / ".cache" / "zos")) / "guest")
+
+
+class Node:
+    """The drivers of a node and a place for its state."""
+
+    def __init__(self, state: Path, libvirt: Libvirt, guest: Path) -> None:
+        self.state, self.libvirt, self.guest = state, libvirt, guest
+        root = directory_of(state / "images", DIGEST) / "rootfs"
+        for name in ("bin", "etc"):
+            (root / name).mkdir(parents=True, exist_ok=True)
+        if not (root / "bin/busybox").exists():
+            shutil.copy("/bin/busybox", root / "bin/busybox")
+            for tool in TOOLS:
+                (root / "bin" / tool).symlink_to("busybox")
+            (root / "etc/passwd").write_text("root:x:0:0::/root:/bin/sh\nweb:x:33:34::/srv:/bin/sh\n")
+        self.start_agent()
+
+    def start_agent(self) -> None:
+        self.dirty = asyncio.Event()
+        self.domains = DomainDriver(
+            self.state,
+            self.state / "run",
+            self.guest,
+            uri=self.libvirt.uri,
+            accelerator="tcg",
+            libvirt_run=self.libvirt.base / "run" / "qemu",
+            libvirt_logs=self.libvirt.base / "log" / "qemu",
+            grace=15,
+        )
+        self.disks = DiskDriver(self.state / "disks", self.domains.resize_disk)
+        self.domains.watch(self.dirty.set)
+
+    async def restart_agent(self) -> None:
+        await self.domains.close()
+        self.start_agent()
+
+    async def converge(self, *wanted: Item) -> list[str]:
+        done = []
+        for driver, kind in ((self.disks, Disk), (self.domains, Domain)):
+            mine = [item for item in wanted if isinstance(item, kind)]
+            ops = diff(mine, await driver.observe(mine))
+            for op in ops:
+                await driver.apply(op)
+            done += [f"{op.verb} {op.key}" for op in ops]
+            await driver.observe(mine)
+        return done
+
+    async def fact(self, domain: Domain) -> DomainFact:
+        await self.domains.observe([domain])
+        return self.domains.facts()[domain.name]
+
+    async def ended(self, domain: Domain, seconds: float = 30) -> DomainFact:
+        """Waits, by the driver's own word, until it does not run."""
+        async with asyncio.timeout(seconds):
+            while True:
+                self.dirty.clear()
+                fact = await self.fact(domain)
+                if not fact.running:
+                    return fact
+                await self.dirty.wait()
+
+    def console(self, domain: Domain) -> str:
+        return (self.state / "machines" / domain.uuid / "console.log").read_text(errors="replace").replace("\r\n", "\n")
+
+    async def says(self, domain: Domain, words: str, seconds: float = 30) -> str:
+        deadline = time.monotonic() + seconds
+        while True:
+            try:
+                console = self.console(domain)
+            except FileNotFoundError:
+                console = ""
+            if words in console:
+                return console
+            assert time.monotonic() < deadline, console
+            await asyncio.sleep(0.05)
+
+    def domain(self, *argv: str, running: bool = True, mounts: tuple[GuestMount, ...] = (), taps: tuple[GuestNic, ...] = (),
+               identity: str = "", **config: object) -> Domain:  # fmt: skip
+        identity = identity or str(uuid.uuid4())
+        text = GuestConfig(hostname="web", argv=argv, mounts=mounts, **config).render()  # type: ignore[arg-type]
+        path = self.state / "machines" / identity / "config"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.with_suffix(".new").write_text(text)
+        path.with_suffix(".new").rename(path)
+        return Domain(
+            name=f"zos-{identity[:8]}",
+            uuid=identity,
+            owner="w-1",
+            cpu=1,
+            memory=256 * MiB,
+            image=DIGEST,
+            root=GuestDisk(disk=f"root-{identity}", serial="zos-root"),
+            disks=tuple(GuestDisk(disk=f"mount-{mount.serial}", serial=mount.serial) for mount in mounts),
+            nics=taps,
+            config=f"machines/{identity}/config",
+            config_digest=hashlib.sha256(text.encode()).hexdigest(),
+            running=running,
+        )
+
+    def root(self, domain: Domain, size: int = 64 * MiB) -> Disk:
+        return Disk(name=domain.root.disk, size=size, format="ext4", owner="w-1")
+
+
+@pytest.fixture
+async def node(tmp_path: Path, libvirt: Libvirt, guest: Path) -> AsyncIterator[Node]:
+    node = Node(tmp_path / "state", libvirt, guest)
+    yield node
+    for key, seen in (await node.domains.observe([])).items():
+        if isinstance(seen.item, Domain) and seen.item.running:
+            os.kill(libvirt.qemu(key.removeprefix("domain/")), signal.SIGKILL)
+    await node.domains.close()
+
+
+async def test_a_guest_with_everything(node: Node, libvirt: Libvirt) -> None:
+    libvirt.run("ip", "tuntap", "add", "t-zos-test", "mode", "tap")
+    libvirt.run("ip", "link", "set", "t-zos-test", "up")
+    mac = "02:00:00:aa:bb:cc"
+    script = "id; pwd; env; hostname; ip addr; ip route; cat /etc/resolv.conf /etc/hosts /srv/key; mount; echo said all"
+    domain = node.domain(
+        "sh", "-c", script,
+        mounts=(GuestMount(serial="disk1", path="/data"),),
+        taps=(GuestNic(tap="t-zos-test", mac=mac),),
+        environment=(("PATH", "/bin"), ("GREETING", "two\nlines & % signs")),
+        working_dir="/srv",
+        user="web",
+        interfaces=(
+            GuestInterface(
+                mac=mac, mtu=1420, addresses=("10.20.4.5/24",),
+                routes=(GuestRoute(destination="0.0.0.0/0", gateway="10.20.4.1"),),
+            ),
+        ),
+        nameservers=("192.0.2.53",),
+        hosts=(("10.20.4.1", "gateway"),),
+        files=(GuestFile(path="/srv/key", content="secret words\n", mode=0o644), GuestFile(path="/data/x", content="")),
+    )  # fmt: skip
+    data = Disk(name="mount-disk1", size=64 * MiB, format="btrfs", owner="w-2")
+    assert await node.converge(domain, node.root(domain), data) == [
+        "create disk/" + domain.root.disk,
+        "create disk/mount-disk1",
+        f"create domain/{domain.name}",
+    ]
+    console = await node.says(domain, "PATH=/bin")
+    for words in ("uid=33(web) gid=34", "\n/srv\n", "GREETING=two\nlines & % signs\n", "HOME=/srv"):
+        assert words in console
+    console = await node.says(domain, "said all")
+    for words in (
+        "\nweb\n",
+        f"link/ether {mac}",
+        "mtu 1420",
+        "inet 10.20.4.5/24",
+        "default via 10.20.4.1",
+        "nameserver 192.0.2.53",
+        "10.20.4.5\tweb",
+        "10.20.4.1\tgateway",
+        "secret words",
+        "zos-root on / type overlay",
+        "on /data type btrfs",
+    ):
+        assert words in console, console
+    fact = await node.ended(domain)
+    assert (fact.ended, fact.exit_code, fact.restarts, fact.accelerator) == ("exit", 0, 0, "tcg")
+    assert fact.console == str(node.state / "machines" / domain.uuid / "console.log")
+    libvirt.run("ip", "link", "del", "t-zos-test")
+
+
+async def test_an_unchanged_guest_is_left_alone_and_a_changed_one_asks_for_a_restart(node: Node) -> None:
+    domain = node.domain("sh", "-c", "echo up as $WORD; sleep 1000", environment=(("WORD", "one"),))
+    await node.converge(domain, node.root(domain))
+    await node.says(domain, "up as one")
+    pid = node.libvirt.qemu(domain.name)
+    assert await node.converge(domain, node.root(domain)) == []
+    changed = node.domain("sh", "-c", "echo up as $WORD; sleep 1000", environment=(("WORD", "two"),), identity=domain.uuid)
+    changed = dataclasses.replace(changed, memory=300 * MiB)
+    assert await node.converge(changed, node.root(domain)) == []
+    assert (await node.fact(changed)).outdated == ("memory", "configuration")
+    assert node.libvirt.qemu(domain.name) == pid
+    again = dataclasses.replace(changed, incarnation="asked")
+    assert await node.converge(again, node.root(domain)) == [f"update domain/{domain.name}"]
+    await node.says(domain, "up as two")
+    fact = await node.fact(again)
+    assert (fact.running, fact.outdated, fact.restarts) == (True, (), 0)
+
+
+async def test_what_a_guest_writes_stays_and_has_a_limit(node: Node) -> None:
+    script = (
+        "cat /kept /data/kept; echo root data >/kept; echo disk data >/data/kept; "
+        "dd if=/dev/zero of=/big bs=1M count=100; df /; rm /big"
+    )
+    mounts = (GuestMount(serial="disk1", path="/data"),)
+    domain = node.domain("sh", "-c", script, mounts=mounts)
+    disks = (node.root(domain), Disk(name="mount-disk1", size=64 * MiB, format="btrfs", owner="w-2"))
+    await node.converge(domain, *disks)
+    assert (await node.ended(domain)).exit_code == 0
+    assert "No space left on device" in node.console(domain)
+    assert list((directory_of(node.state / "images", DIGEST) / "rootfs").glob("*kept*")) == []
+    # The machine goes, its ZMount stays: a new machine finds what was on it, and a root of its own.
+    await node.converge(*disks)
+    other = node.domain("sh", "-c", "cat /kept /data/kept", mounts=mounts)
+    await node.converge(other, node.root(other), disks[1])
+    await node.ended(other)
+    assert "disk data" in node.console(other)
+    assert "root data" not in node.console(other)
+
+
+async def test_restarting_keeps_the_root(node: Node) -> None:
+    domain = node.domain("sh", "-c", "cat /kept; echo root data >/kept; exit 3")
+    await node.converge(domain, node.root(domain))
+    fact = await node.ended(domain)
+    assert (fact.ended, fact.exit_code) == ("exit", 3)
+    assert await node.converge(domain, node.root(domain)) == [f"update domain/{domain.name}"]
+    fact = await node.ended(domain)
+    assert fact.restarts == 1
+    assert "root data" in node.console(domain)
+
+
+async def test_a_disk_grows_under_a_running_guest(node: Node) -> None:
+    script = "while sleep 0.2; do df -m /data / | cat; done"
+    domain = node.domain("sh", "-c", script, mounts=(GuestMount(serial="disk1", path="/data"),))
+    data = Disk(name="mount-disk1", size=300 * MiB, format="btrfs", owner="w-2")
+    await node.converge(domain, node.root(domain), data)
+    await node.says(domain, " 300 ")
+    grown = (node.root(domain, 128 * MiB), dataclasses.replace(data, size=400 * MiB))
+    assert await node.converge(domain, *grown) == [f"update disk/{domain.root.disk}", "update disk/mount-disk1"]
+    console = await node.says(domain, " 400 ")
+    assert "/dev/vda                   400" in console
+    await asyncio.sleep(0.5)
+    root = [line for line in node.console(domain).splitlines() if line.startswith("zos-root")]
+    assert int(root[0].split()[1]) < 64 < int(root[-1].split()[1])
+    assert await node.converge(domain, *grown) == []
+
+
+async def test_it_tells_when_the_entrypoint_runs(node: Node) -> None:
+    domain = node.domain("sh", "-c", "echo up; sleep 1000")
+    await node.converge(domain, node.root(domain))
+    assert not (await node.fact(domain)).booted
+    assert "up" not in node.console(domain)
+    async with asyncio.timeout(20):
+        while not (await node.fact(domain)).booted:
+            node.dirty.clear()
+            await node.dirty.wait()  # nobody asks again and again
+    await node.says(domain, "up", 1)
+    await node.restart_agent()
+    assert (await node.fact(domain)).booted
+
+
+async def test_a_graceful_stop(node: Node) -> None:
+    domain = node.domain("sh", "-c", "trap 'echo asked to stop; exit 7' TERM; echo up; while :; do sleep 0.1; done")
+    await node.converge(domain, node.root(domain))
+    await node.says(domain, "up")
+    began = time.monotonic()
+    stopped = dataclasses.replace(domain, running=False)
+    assert await node.converge(stopped, node.root(domain)) == [f"update domain/{domain.name}"]
+    assert time.monotonic() - began < 8
+    assert "asked to stop" in node.console(domain)
+    fact = await node.fact(stopped)
+    assert (fact.running, fact.ended, fact.exit_code, fact.crashes) == (False, "stopped", 7, ())
+    assert await node.converge(stopped, node.root(domain)) == []
+
+
+async def test_one_that_does_not_want_to_stop_is_stopped(node: Node) -> None:
+    domain = node.domain("sh", "-c", "trap '' TERM; echo up; while :; do sleep 1; done", stop_seconds=2)
+    await node.converge(domain, node.root(domain))
+    await node.says(domain, "up")
+    await node.converge(node.root(domain))  # not wanted any more
+    observed = await node.domains.observe([])
+    assert observed == {}
+    assert [path.name for path in (node.state / "machines" / domain.uuid).iterdir()] == ["config"]
+    assert list((node.libvirt.base / "log" / "qemu").glob(f"{domain.name}*")) == []
+    assert list((node.libvirt.base / "run" / "qemu").glob(f"*{domain.name}*")) == []
+    assert list((node.libvirt.base / "lib" / "qemu").glob(f"*{domain.name}*")) == []
+
+
+@pytest.mark.parametrize(
+    ("argv", "words"),
+    [
+        (("/absent",), "entrypoint /absent: No such file or directory"),
+        (("/etc/passwd",), "entrypoint /etc/passwd: Permission denied"),
+    ],
+)
+async def test_what_init_can_not_start_it_says(node: Node, argv: tuple[str, ...], words: str) -> None:
+    domain = node.domain(*argv)
+    await node.converge(domain, node.root(domain))
+    fact = await node.ended(domain)
+    assert (fact.ended, fact.exit_code, fact.problem) == ("exit", 127, words)
+
+
+async def test_crashes_are_seen_and_counted(node: Node) -> None:
+    panic = "echo up; cat /go 2>/dev/null && echo c >/proc/sysrq-trigger; sleep 1000"
+    domain = node.domain("sh", "-c", panic, files=(GuestFile(path="/go", content="go"),))
+    await node.converge(domain, node.root(domain))
+    fact = await node.ended(domain)  # a kernel panic
+    assert (fact.ended, fact.exit_code, len(fact.crashes)) == ("crash", None, 1)
+    calm = node.domain("sh", "-c", "rm /go; echo calm; sleep 1000", identity=domain.uuid)
+    await node.converge(calm, node.root(domain))
+    await node.says(calm, "calm")
+    os.kill(node.libvirt.qemu(domain.name), signal.SIGKILL)
+    fact = await node.ended(calm)
+    assert (fact.ended, fact.restarts, len(fact.crashes)) == ("crash", 1, 2)
+    await node.converge(calm, node.root(domain))
+    await node.says(calm, "calm\n", 30)
+    (pidfile,) = (node.libvirt.base / "run" / "qemu").glob(f"*-{domain.name}-fs0-fs.pid")
+    os.kill(int(pidfile.read_text()), signal.SIGKILL)  # virtiofsd: the guest's root is gone
+    fact = await node.ended(calm, 10)
+    assert (fact.ended, len(fact.crashes)) == ("crash", 3)
+
+
+async def test_a_reboot_from_inside_is_no_crash(node: Node) -> None:
+    domain = node.domain("sh", "-c", "reboot; sleep 1000")
+    await node.converge(domain, node.root(domain))
+    fact = await node.ended(domain)
+    assert (fact.ended, fact.crashes) == ("stopped", ())
+
+
+async def test_guests_outlive_agent_and_libvirtd(node: Node, libvirt: Libvirt) -> None:
+    domain = node.domain("sh", "-c", "i=0; while :; do i=$((i+1)); echo tick $i; sleep 0.2; done")
+    await node.converge(domain, node.root(domain))
+    await node.says(domain, "tick 3\n")
+    pid = libvirt.qemu(domain.name)
+    await node.restart_agent()
+    (node.state / "machines" / domain.uuid / "domain.json").unlink()  # what it is, the guest itself tells
+    (node.state / "machines" / domain.uuid / "run.json").unlink()
+    assert await node.converge(domain, node.root(domain)) == []
+    node.dirty.clear()
+    libvirt.libvirtd.kill()
+    libvirt.libvirtd.wait()
+    await asyncio.wait_for(node.dirty.wait(), 5)
+    libvirt.start_libvirtd()
+    deadline = time.monotonic() + 10
+    while True:
+        try:
+            assert await node.converge(domain, node.root(domain)) == []
+            break
+        except Exception:
+            assert time.monotonic() < deadline
+            await asyncio.sleep(0.2)
+    fact = await node.fact(domain)
+    assert (fact.running, fact.restarts) == (True, 0)
+    assert libvirt.qemu(domain.name) == pid
+    ticks = node.console(domain).count("tick")
+    await node.says(domain, f"tick {ticks + 5}\n")
+
+
+async def test_guests_that_went_down_with_the_node_did_not_crash(node: Node) -> None:
+    domain = node.domain("sh", "-c", "echo up; sleep 1000")
+    await node.converge(domain, node.root(domain))
+    await node.says(domain, "up")
+    await node.domains.close()
+    os.kill(node.libvirt.qemu(domain.name), signal.SIGKILL)
+    (node.state / "run" / "boot").unlink()  # what a reboot forgets
+    node.start_agent()
+    fact = await node.ended(domain)
+    assert (fact.ended, fact.crashes) == ("stopped", ())
+    assert await node.converge(domain, node.root(domain)) == [f"update domain/{domain.name}"]
+
+
+async def test_the_image_is_read_only_below(node: Node) -> None:
+    domain = node.domain("sh", "-c", "echo changed >/etc/passwd; cat /etc/passwd; rm /bin/busybox; ls /bin; echo done")
+    await node.converge(domain, node.root(domain))
+    await node.ended(domain)
+    assert "changed" in node.console(domain)
+    root = directory_of(node.state / "images", DIGEST) / "rootfs"
+    assert (root / "bin/busybox").exists()
+    assert "changed" not in (root / "etc/passwd").read_text()
+
+
+async def test_a_missing_directory_of_all_guests_hides_nothing(node: Node) -> None:
+    domain = node.domain("sleep", "1000")
+    await node.converge(domain, node.root(domain))
+    shutil.rmtree(node.state / "machines")
+    seen = await node.domains.observe([domain])
+    assert seen[domain.key].item == domain
+    assert await node.converge() == [f"remove domain/{domain.name}"]
+    shutil.rmtree(node.state / "machines", ignore_errors=True)
+    assert await node.domains.observe([]) == {}

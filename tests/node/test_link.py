@@ -1,0 +1,215 @@
+"""Namespaces, bridges, pairs, taps and routes in the real kernel, under names that only this test has."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import os
+import signal
+import subprocess
+from collections.abc import AsyncIterator
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from zos.drivers import DriverError
+from zos.drivers.link import LinkDriver
+from zos.drivers.sysctl import SysctlDriver
+from zos.plan import names
+from zos.plan.diff import Op, diff
+from zos.plan.items import Bridge, Item, Netns, Route, Sysctl, Tap, Veth
+from zos.plan.order import schedule
+
+UID = f"test-link-{os.getpid()}"
+ROUTER, BRIDGE, LAN, WAN, TAP = (
+    names.router(UID), names.bridge(UID), names.lan(UID), names.uplink(UID), names.tap(UID),
+)  # fmt: skip
+
+NETNS = Netns(name=ROUTER, owner="w-net")
+SWITCH = Bridge(name=BRIDGE, mtu=1420, owner="w-net")
+PAIR = Veth(
+    name=LAN,
+    bridge=BRIDGE,
+    peer_netns=ROUTER,
+    peer_name="lan",
+    mtu=1420,
+    peer_addresses=("10.99.4.1/24",),
+    owner="w-net",
+    needs=(NETNS.key, SWITCH.key),
+)
+UPLINK = Veth(
+    name=WAN,
+    peer_netns=ROUTER,
+    peer_name="wan",
+    mtu=1500,
+    addresses=("100.126.255.0/31",),
+    peer_addresses=("100.126.255.1/31",),
+    owner="w-net",
+    needs=(NETNS.key,),
+)
+DEFAULT = Route(
+    netns=ROUTER, destination="0.0.0.0/0", device="wan", gateway="100.126.255.0", owner="w-net", needs=(UPLINK.key,)
+)
+PORT = Tap(name=TAP, bridge=BRIDGE, mtu=1420, owner="w-vm", needs=(SWITCH.key,))
+ALL: tuple[Item, ...] = (NETNS, SWITCH, PAIR, UPLINK, DEFAULT, PORT)
+MINE = {item.key for item in ALL}
+
+
+def sh(command: str) -> str:
+    return subprocess.run(["sh", "-c", command], capture_output=True, text=True).stdout
+
+
+@pytest.fixture
+async def driver() -> AsyncIterator[LinkDriver]:
+    driver = LinkDriver()
+    yield driver
+    await driver.close()
+    for link in (LAN, WAN, TAP, BRIDGE):
+        sh(f"ip link del {link} 2>/dev/null")
+    sh(f"ip netns del {ROUTER} 2>/dev/null")
+
+
+async def converge(driver: LinkDriver, *wanted: Item) -> list[str]:
+    """Only what belongs to this test is touched, whatever else is on the machine."""
+    seen = {key: thing for key, thing in (await driver.observe(wanted)).items() if key in MINE}
+    ops = {op.key: op for op in diff(wanted, seen)}
+    plan = schedule(ops.values(), {item.key: item for item in wanted}, seen)
+    done: set[str] = set()
+    while ready := [key for key, needs in plan.after.items() if key not in done and needs <= done]:
+        await asyncio.gather(*(driver.apply(ops[key]) for key in ready))
+        done |= set(ready)
+    return sorted(f"{ops[key].verb} {key.split('/')[0]}" for key in ops)
+
+
+async def test_a_router_is_made_works_and_is_left_alone(driver: LinkDriver) -> None:
+    assert len(await converge(driver, *ALL)) == 6
+    assert await converge(driver, *ALL) == []
+    assert await converge(LinkDriver(), *ALL) == []  # another agent sees the same
+    assert "1 received" in sh(f"ip netns exec {ROUTER} ping -c1 -W1 100.126.255.0")
+    assert "via 100.126.255.0 dev wan proto 122" in sh(f"ip -n {ROUTER} route show default")
+    link = json.loads(sh(f"ip -d -json link show {TAP}"))[0]
+    assert (link["master"], link["mtu"], link["ifalias"]) == (BRIDGE, 1420, "zos:w-vm")
+    assert link["linkinfo"]["info_data"]["persist"]
+    assert sh(f"ip netns exec {ROUTER} cat /proc/sys/net/ipv4/ip_forward").strip() == "1"
+    for near in (BRIDGE, LAN, TAP):
+        assert "inet6" not in sh(f"ip address show {near}")
+    owners = {key: thing.owner for key, thing in (await driver.observe(ALL)).items() if key in MINE}
+    assert owners[NETNS.key] == owners[PAIR.key] == "w-net"
+    assert owners[PORT.key] == "w-vm"
+
+
+@pytest.mark.parametrize(
+    ("harm", "mends"),
+    [
+        (f"ip link del {BRIDGE}", {"create link", "update link"}),
+        (f"ip link del {LAN}", {"create link"}),
+        (f"ip -n {ROUTER} link del wan", {"create link", "create route"}),
+        (f"ip -n {ROUTER} route del default", {"create route"}),
+        (f"ip -n {ROUTER} route replace default dev wan proto 122", {"update route"}),
+        (f"ip -n {ROUTER} address del 10.99.4.1/24 dev lan", {"update link"}),
+        (f"ip -n {ROUTER} address add 10.99.5.1/24 dev lan", {"update link"}),
+        (f"ip link set {TAP} nomaster", {"update link"}),
+        (f"ip link set {TAP} type bridge_slave group_fwd_mask 0", {"update link"}),
+        (f"ip link set {LAN} down", {"update link"}),
+        (f"ip link set {LAN} mtu 1300", {"update link"}),
+        (f"ip link del {TAP}; ip link add {TAP} type bridge", {"update link"}),
+        (f"ip netns del {ROUTER}", {"create netns", "create link", "create route"}),
+        (f"ip link set dev {LAN} alias ''", {"update link"}),
+    ],
+)
+async def test_drift_of_every_kind_is_mended_and_nothing_else_touched(driver: LinkDriver, harm: str, mends: set[str]) -> None:
+    await converge(driver, *ALL)
+    sh(harm)
+    await asyncio.sleep(0.1)  # a deleted namespace dies a moment later
+    done = await converge(driver, *ALL)
+    for _ in range(3):  # what fell with what was harmed is seen on the next look
+        more = await converge(driver, *ALL)
+        done += more
+        if not more:
+            break
+    assert await converge(driver, *ALL) == []
+    assert set(done) == mends
+    assert "1 received" in sh(f"ip netns exec {ROUTER} ping -c1 -W1 100.126.255.0")
+
+
+async def test_changed_addresses_change_in_place(driver: LinkDriver) -> None:
+    await converge(driver, *ALL)
+    index = json.loads(sh(f"ip -json link show {WAN}"))[0]["ifindex"]
+    moved = replace(UPLINK, addresses=("100.126.255.2/31",), peer_addresses=("100.126.255.3/31",))
+    wanted = tuple(moved if item is UPLINK else item for item in ALL if item is not DEFAULT)
+    await converge(driver, *wanted)
+    assert json.loads(sh(f"ip -json link show {WAN}"))[0]["ifindex"] == index
+    assert await converge(driver, *wanted) == []
+
+
+async def test_removal_leaves_nothing(driver: LinkDriver) -> None:
+    await converge(driver, *ALL)
+    driver.watch(lambda: None)
+    await driver.observe(ALL)  # with sockets open in the namespace
+    assert len(await converge(driver)) == 6
+    assert await converge(driver) == []
+    for name in (ROUTER, BRIDGE, LAN, WAN, TAP):
+        assert name not in sh("ip link; ip netns")
+    for op in (Op("remove", item.key) for item in ALL):
+        await driver.apply(op)  # gone already: fine
+
+
+async def test_half_made_things_without_a_mark_are_ours_by_name(driver: LinkDriver) -> None:
+    sh(f"ip link add {BRIDGE} type bridge; ip netns add {ROUTER}; ip tuntap add {TAP} mode tap")
+    seen = await driver.observe(())
+    for item in (SWITCH, NETNS, PORT):
+        assert seen[item.key].item is None
+    assert len(await converge(driver)) == 3
+    assert BRIDGE not in sh("ip link")
+
+
+async def test_what_is_missing_is_named(driver: LinkDriver) -> None:
+    with pytest.raises(DriverError, match=f"no interface {BRIDGE}"):
+        await driver.apply(Op("create", PORT.key, PORT))
+    with pytest.raises(DriverError, match=f"no network namespace {ROUTER}"):
+        await driver.apply(Op("create", PAIR.key, PAIR))
+    sh(f"ip link del {TAP}")
+
+
+async def test_changes_are_noticed_inside_namespaces_too(driver: LinkDriver) -> None:
+    dirty = asyncio.Event()
+    driver.watch(dirty.set)
+    await converge(driver, *ALL)
+    for harm in (f"ip -n {ROUTER} route del default", f"ip link set {LAN} down", f"ip netns del {ROUTER}"):
+        await driver.observe(ALL)
+        await asyncio.sleep(0.3)
+        dirty.clear()
+        sh(harm)
+        await asyncio.wait_for(dirty.wait(), 1)
+    await asyncio.sleep(0.3)
+    assert not Path(f"/run/netns/{ROUTER}").exists()
+    # No socket of ours keeps the dead namespace, and with it its half of the pair, alive.
+    assert WAN not in sh("ip link")
+
+
+async def test_kernel_settings(driver: LinkDriver) -> None:
+    await converge(driver, NETNS)
+    sysctl = SysctlDriver()
+    item = Sysctl(netns=ROUTER, path="net/ipv4/conf/all/rp_filter", value="2")
+    for op in diff([item], await sysctl.observe([item])):
+        await sysctl.apply(op)
+    assert sh(f"ip netns exec {ROUTER} cat /proc/sys/net/ipv4/conf/all/rp_filter").strip() == "2"
+    assert diff([item], await sysctl.observe([item])) == []
+    assert diff([], await sysctl.observe([])) == []
+    with pytest.raises(DriverError, match="is no kernel setting"):
+        await sysctl.apply(Op("create", "x", replace(item, path="../../etc/passwd")))
+
+
+async def test_no_signal_of_a_child_reaches_the_agent(driver: LinkDriver) -> None:
+    told: list[int] = []
+    loop = asyncio.get_running_loop()
+    loop.add_signal_handler(signal.SIGTERM, told.append, 1)
+    try:
+        for _ in range(5):
+            await converge(driver, *ALL)
+            await converge(driver)
+        await asyncio.sleep(0.2)
+    finally:
+        loop.remove_signal_handler(signal.SIGTERM)
+    assert told == []

@@ -1,0 +1,415 @@
+"""Passes of a node with drivers that are dicts and everything else real."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from zos.agent.converge import Converger, Pass
+from zos.agent.simulation import Node, drivers
+from zos.api.meta import Meta, Reason
+from zos.api.nodeworkload import MountOnNode, NodeWorkload, NodeWorkloadSpec, Owner
+from zos.kinds import Report
+from zos.plan.diff import Observed, Op
+from zos.plan.facts import Facts, ImageFact
+from zos.plan.items import Disk, Domain, File, GuestDisk, Image, Item, Netns, Service
+from zos.plan.lowered import Lowered
+from zos.plan.outcome import Outcome
+from zos.world.resolution import ready, waiting
+
+
+def workload(name: str, *, deleting: bool = False, created: str = "2030-01-01T00:00:00Z", generation: int = 1) -> NodeWorkload:
+    return NodeWorkload(
+        metadata=Meta(
+            name=name, namespace="zos-node-n", uid=name, generation=generation, creation_timestamp=created,
+            deletion_timestamp="2030-01-02T00:00:00Z" if deleting else None, finalizers=("zos.grid.tf/agent",),
+        ),
+        spec=NodeWorkloadSpec(
+            owner=Owner(kind="ZMount", namespace="default", name=name, uid=name), mount=MountOnNode(size=1)
+        ),
+    )  # fmt: skip
+
+
+class Script:
+    """A workload kind whose lowering is written down per workload."""
+
+    def __init__(self) -> None:
+        self.wants: dict[str, Callable[[Facts], Lowered]] = {}
+
+    def lower(self, workload: NodeWorkload, facts: Facts) -> Lowered:
+        return self.wants[workload.name](facts)
+
+    def report(self, workload: NodeWorkload, facts: Facts, lowered: Lowered, outcome: Outcome) -> Report:
+        for key, error in outcome.failed.items():
+            return Report(waiting(Reason.FAILED, f"{key}: {error}"))
+        for key, what in outcome.pending.items():
+            return Report(waiting(Reason.PROGRESSING, f"{key}: {what}"))
+        for key, need in outcome.blocked.items():
+            return Report(waiting(Reason.DEPENDENCY_NOT_READY, f"{key} waits for {need}"))
+        return Report(ready())
+
+
+@dataclass
+class Bench:
+    """A node, its agent's converger, and a clock that only the test moves."""
+
+    node: Node = field(default_factory=Node)
+    script: Script = field(default_factory=Script)
+    workloads: dict[str, NodeWorkload] = field(default_factory=dict)
+    time: float = 1000.0
+    dirty: asyncio.Event = field(default_factory=asyncio.Event)
+    slow: list[tuple[Op, bool]] = field(default_factory=list)
+
+    def __post_init__(self) -> None:
+        self.restart()
+
+    def restart(self) -> None:
+        """A new agent on the same node."""
+        served = drivers(self.node)
+
+        def facts(workloads: Mapping[str, NodeWorkload]) -> Facts:
+            images = served[1].facts()  # type: ignore[attr-defined]
+            return Facts(node="n", now=self.time, images={ref: f for ref, f in images.items() if isinstance(f, ImageFact)})
+
+        self.converger = Converger(
+            served,
+            lambda _: self.script,
+            facts,
+            changed=self.dirty.set,
+            slow_done=lambda op, ok: self.slow.append((op, ok)),
+            clock=lambda: self.time,
+            wall=lambda: self.time,
+        )
+        self.converger.watch()
+
+    def want(self, name: str, *items: Item) -> None:
+        self.wants(name, lambda _: Lowered(tuple(replace(item, owner=name) for item in items)))
+
+    def wants(self, name: str, lower: Callable[[Facts], Lowered]) -> None:
+        self.script.wants[name] = lower
+        before = self.workloads.get(name)
+        self.workloads[name] = workload(name, generation=before.metadata.generation + 1 if before is not None else 1)
+
+    def delete(self, name: str) -> None:
+        self.workloads[name] = workload(name, deleting=True)
+
+    async def once(self, *, may_remove: bool = True) -> Pass:
+        self.dirty.clear()
+        return await self.converger.converge(self.workloads, may_remove=may_remove)
+
+    async def settled(self) -> Pass:
+        """Passes until nothing asks for another one."""
+        for _ in range(50):
+            result = await self.once()
+            if self.converger._executor.running:
+                await asyncio.wait_for(self.dirty.wait(), 5)
+            elif not result.again and not self.dirty.is_set():
+                return result
+        raise AssertionError("it doesn't settle")
+
+
+@pytest.fixture
+async def bench() -> Bench:
+    return Bench()
+
+
+DISK = Disk(name="mount-1", size=1, format="ext4")
+
+
+async def test_what_is_wanted_is_made_and_then_left_alone(bench: Bench) -> None:
+    bench.want("w", DISK, Netns(name="r"))
+    result = await bench.once()
+    assert result.reports["w"].verdict.ready
+    assert set(bench.node.things) == {"disk/mount-1", "netns/r"}
+    writes = bench.node.writes
+    bench.converger.resync()
+    again = await bench.once()
+    assert (again.done, bench.node.writes) == ((), writes)
+
+
+async def test_a_failure_stays_its_own_and_is_tried_again_later(bench: Bench) -> None:
+    bench.want("bad", Netns(name="bad"), Service(name="s", argv=("x",), needs=("netns/bad",)))
+    bench.want("good", Netns(name="good"))
+    bench.node.faults["netns/bad"] = "no more namespaces"
+    result = await bench.once()
+    assert result.reports["good"].verdict.ready
+    assert result.reports["bad"].verdict.message == "netns/bad: no more namespaces"
+    assert result.wake_at is not None
+    assert result.wake_at > bench.time
+    del bench.node.faults["netns/bad"]
+    assert not (await bench.once()).reports["bad"].verdict.ready  # not before its time
+    bench.time = result.wake_at
+    assert (await bench.once()).reports["bad"].verdict.ready
+
+
+async def test_retries_become_rarer_but_a_changed_item_is_tried_at_once(bench: Bench) -> None:
+    bench.want("w", File(path="f", content="1"))
+    bench.node.faults["file/f"] = "disk full"
+    waits = []
+    for _ in range(12):
+        result = await bench.once()
+        assert result.wake_at is not None
+        waits.append(result.wake_at - bench.time)
+        bench.time = result.wake_at
+    assert waits[0] < 2
+    assert waits[5] > 20
+    assert all(wait <= 360 for wait in waits)
+    await bench.once()
+    bench.want("w", File(path="f", content="2"))
+    del bench.node.faults["file/f"]
+    assert (await bench.once()).reports["w"].verdict.ready
+
+
+async def test_one_broken_workload_stays_its_own_problem_and_keeps_what_it_has(bench: Bench) -> None:
+    bench.want("w", Netns(name="w"))
+    bench.want("other", Netns(name="o"))
+    await bench.settled()
+
+    def explode(facts: Facts) -> Lowered:
+        raise KeyError("bug")
+
+    bench.wants("w", explode)
+    bench.want("other", Netns(name="o2"))
+    result = await bench.settled()
+    assert result.reports["w"].verdict.reason is Reason.FAILED
+    assert result.reports["other"].verdict.ready
+    assert set(bench.node.things) == {"netns/w", "netns/o2"}
+
+
+async def test_data_survives_everything_but_an_explicit_deletion(bench: Bench) -> None:
+    bench.want("w", DISK, Netns(name="r"))
+    await bench.settled()
+    bench.workloads.clear()  # as an empty API server would show it
+    result = await bench.settled()
+    assert set(bench.node.things) == {"disk/mount-1"}
+    assert [thing.key for thing in result.quarantined] == ["disk/mount-1"]
+    bench.want("w")  # it is wanted again, without the disk
+    assert set(bench.node.things) == {"disk/mount-1"}
+    bench.delete("w")
+    result = await bench.settled()
+    assert bench.node.things == {}
+    assert result.clean == {"w"}
+
+
+async def test_nothing_is_removed_before_the_workloads_are_known(bench: Bench) -> None:
+    bench.want("w", DISK, Netns(name="r"))
+    await bench.settled()
+    bench.restart()
+    del bench.workloads["w"]
+    bench.want("new", Netns(name="n"))
+    result = await bench.once(may_remove=False)
+    assert set(bench.node.things) == {"disk/mount-1", "netns/r", "netns/n"}
+    assert (result.reports, result.clean) == ({}, frozenset())
+
+
+async def test_a_deletion_is_over_when_nothing_is_left_and_not_before(bench: Bench) -> None:
+    bench.want("w", DISK, Netns(name="r"))
+    await bench.settled()
+    bench.delete("w")
+    bench.node.faults["netns/r"] = "busy"
+    result = await bench.once()
+    assert result.clean == frozenset()
+    assert result.reports["w"].verdict == waiting(Reason.DELETION_BLOCKED, "remove netns/r: busy")
+    del bench.node.faults["netns/r"]
+    assert result.wake_at is not None
+    bench.time = result.wake_at
+    assert (await bench.once()).clean == {"w"}
+
+
+async def test_a_shared_thing_goes_with_the_last_who_wants_it(bench: Bench) -> None:
+    bench.want("a", Netns(name="shared"))
+    bench.want("b", Netns(name="shared"))
+    await bench.settled()
+    bench.delete("a")
+    result = await bench.settled()
+    assert result.clean == {"a"}
+    assert set(bench.node.things) == {"netns/shared"}
+    del bench.workloads["a"]
+    bench.delete("b")
+    await bench.settled()
+    assert bench.node.things == {}
+
+
+async def test_two_who_want_one_thing_differently_the_older_wins(bench: Bench) -> None:
+    bench.want("old", File(path="f", content="old"))
+    bench.want("young", File(path="f", content="young"))
+    bench.workloads["young"] = workload("young", created="2031-01-01T00:00:00Z")
+    result = await bench.settled()
+    assert result.reports["old"].verdict.ready
+    assert result.reports["young"].verdict.message == "file/f: old wants it differently"
+
+
+async def test_slow_work_runs_beside_and_its_end_goes_on_with_the_rest(bench: Bench) -> None:
+    image = Image(ref="oci://r/i:1")
+
+    def machine(facts: Facts) -> Lowered:
+        items: tuple[Item, ...] = (replace(image, owner="vm"),)
+        if image.ref in facts.images:
+            items += (Disk(name="root-1", size=1, format="ext4", owner="vm"),)
+        return Lowered(items)
+
+    bench.node.delay = 0.05
+    bench.wants("vm", machine)
+    bench.want("other", Netns(name="o"))
+    first = await bench.once()
+    assert first.reports["other"].verdict.ready
+    assert first.reports["vm"].verdict.message == "image/oci://r/i:1: in progress"
+    last = await bench.settled()
+    assert last.reports["vm"].verdict.ready
+    assert "disk/root-1" in bench.node.things
+    assert [(op.key, ok) for op, ok in bench.slow] == [(image.key, True)]
+
+
+async def test_a_new_agent_takes_nothing_down_that_it_only_does_not_know_yet(bench: Bench) -> None:
+    """What a driver knows of things may depend on which of them are wanted."""
+    image = Image(ref="oci://r/i:1")
+    served: set[str] = set()
+
+    def machine(facts: Facts) -> Lowered:
+        items: tuple[Item, ...] = (replace(image, owner="vm"),)
+        if image.ref in facts.images:
+            items += (Netns(name="r", owner="vm"),)
+        return Lowered(items)
+
+    bench.wants("vm", machine)
+    await bench.settled()
+    bench.restart()
+    images = bench.converger._drivers[1]
+    observe, facts = images.observe, images.facts  # type: ignore[attr-defined]
+
+    async def asked(wanted: Sequence[Item]) -> Mapping[str, Observed]:
+        served.clear()
+        served.update(item.ref for item in wanted if isinstance(item, Image))
+        return {key: seen for key, seen in (await observe(wanted)).items() if key.removeprefix("image/") in served}
+
+    images.observe = asked  # type: ignore[method-assign]
+    images.facts = lambda: {ref: fact for ref, fact in facts().items() if ref in served}  # type: ignore[attr-defined]
+    writes = bench.node.writes
+    result = await bench.settled()
+    assert bench.node.writes == writes
+    assert result.reports["vm"].verdict.ready
+
+
+async def test_slow_work_that_nobody_wants_any_more_is_called_off(bench: Bench) -> None:
+    bench.node.delay = 60
+    bench.want("vm", Image(ref="oci://r/huge:1"))
+    await bench.once()
+    bench.delete("vm")
+    result = await bench.settled()
+    assert result.clean == {"vm"}
+    assert bench.node.things == {}
+
+
+async def test_a_guest_stands_on_its_disk_and_leaves_before_it(bench: Bench) -> None:
+    root = Disk(name="root-1", size=1, format="ext4")
+    guest = Domain(
+        name="g", uuid="u", cpu=1, memory=1, image="i", root=GuestDisk(disk="root-1", serial="r"), disks=(), nics=(),
+        config="c", config_digest="", running=True, needs=("disk/root-1",),
+    )  # fmt: skip
+    bench.want("vm", root, guest)
+    await bench.settled()
+    bench.node.delay = 0.05
+    bench.delete("vm")
+    first = await bench.once()
+    assert set(bench.node.things) == {"disk/root-1", "domain/g"}
+    assert first.clean == frozenset()
+    assert (await bench.settled()).clean == {"vm"}
+
+
+async def test_drift_is_noticed_and_mended(bench: Bench) -> None:
+    bench.want("w", Netns(name="r"))
+    await bench.settled()
+    bench.node.lose("netns/r")
+    assert bench.dirty.is_set()
+    result = await bench.once()
+    assert [op.key for op in result.done] == ["netns/r"]
+    assert set(bench.node.things) == {"netns/r"}
+
+
+async def test_what_does_not_stick_does_not_spin(bench: Bench) -> None:
+    bench.want("w", Netns(name="r"))
+    quick = bench.converger._drivers[0]
+
+    async def pretend(op: Op) -> None:
+        bench.node.writes += 1
+
+    quick.apply = pretend  # type: ignore[method-assign]
+    for _ in range(5):
+        result = await bench.once()
+    assert bench.node.writes == 1
+    assert "not there as it should be" in result.reports["w"].verdict.message
+
+
+async def test_a_subsystem_that_is_away_holds_up_its_items_and_removes_nothing(bench: Bench) -> None:
+    bench.want("w", Netns(name="r"))
+    bench.want("gone", Netns(name="g"))
+    await bench.settled()
+    quick = bench.converger._drivers[0]
+    observe = quick.observe
+
+    async def away(wanted: object) -> dict[str, object]:
+        raise OSError("connection refused")
+
+    quick.observe = away  # type: ignore[assignment]
+    bench.converger.resync()
+    bench.delete("gone")
+    bench.want("new", Netns(name="n"))
+    result = await bench.once()
+    assert result.clean == frozenset()
+    assert "the node can't see what it has: OSError: connection refused" in result.reports["gone"].verdict.message
+    assert result.reports["w"].verdict.ready  # as far as anyone can tell
+    assert "connection refused" in result.reports["new"].verdict.message
+    assert set(bench.node.things) == {"netns/r", "netns/g"}
+    quick.observe = observe
+    assert result.wake_at is not None
+    bench.time = result.wake_at
+    result = await bench.settled()
+    assert result.clean == {"gone"}
+    assert result.reports["new"].verdict.ready
+
+
+NAMES = st.integers(0, 5)
+WANTED = st.dictionaries(
+    st.sampled_from(["a", "b", "c"]),
+    st.lists(st.tuples(NAMES, st.sampled_from(["1", "2"]), st.frozensets(NAMES, max_size=2)), max_size=5),
+)
+
+
+@settings(max_examples=150, deadline=None)
+@given(st.lists(WANTED, min_size=1, max_size=4), st.dictionaries(NAMES, st.sampled_from(["1", "2"])))
+def test_whatever_is_wanted_whatever_is_there_it_settles_and_then_does_nothing(
+    wishes: list[dict[str, list[tuple[int, str, frozenset[int]]]]], there: dict[int, str]
+) -> None:
+    async def story() -> None:
+        bench = Bench()
+        for n, content in there.items():
+            bench.node.things[f"file/{n}"] = File(path=str(n), content=content, owner="stranger")
+        for wish in wishes:
+            bench.workloads.clear()
+            for name, files in wish.items():
+                items = {
+                    n: File(path=str(n), content=content, needs=tuple(f"file/{m}" for m in sorted(needs) if m < n))
+                    for n, content, needs in files
+                }
+                bench.want(name, *items.values())
+            result = await bench.settled()
+            wanted = bench.converger._wanted
+            possible: dict[str, Item] = {}
+            for key in sorted(wanted):  # needs point to smaller numbers only
+                if all(need in possible for need in wanted[key].needs):
+                    possible[key] = wanted[key]
+            assert set(bench.node.things) == set(possible) | (set(bench.node.things) & set(wanted))
+            for key, item in possible.items():
+                assert bench.node.things[key] == item
+            writes = bench.node.writes
+            bench.converger.resync()
+            await bench.settled()
+            assert bench.node.writes == writes
+            assert set(result.reports) == set(wish)
+
+    asyncio.run(story())

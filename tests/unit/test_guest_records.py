@@ -1,0 +1,142 @@
+"""What the node writes down of its guests, and what it concludes from it."""
+
+from __future__ import annotations
+
+import json
+import xml.etree.ElementTree as ElementTree
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from zos.drivers.domainrun import Machine, Run, boot_of
+from zos.drivers.domainxml import NAMESPACE, Places, Start, device_name, domain_xml, item_of, item_text, start_of
+from zos.plan.items import Domain, GuestDisk, GuestNic
+
+ITEM = Domain(
+    owner="w-1",
+    needs=("image/x",),
+    name="zos-abc",
+    uuid="1a11e7ed-08db-4a23-a8a7-110b1cfb398a",
+    cpu=2,
+    memory=512 << 20,
+    image="sha256:" + "0" * 64,
+    root=GuestDisk(disk="root-1", serial="zos-root"),
+    disks=(GuestDisk(disk="mount-1", serial="one"), GuestDisk(disk="mount-2", serial="two")),
+    nics=(GuestNic(tap="t-1", mac="02:00:00:00:00:01"),),
+    config="machines/1/config",
+    config_digest="d",
+    running=True,
+    incarnation="<&'\">]]>",
+)
+START = Start(item=ITEM, started_at=100.5, boot="boot-1", accelerator="tcg")
+PLACES = Places(
+    state=Path("/s"), machine=Path("/s/machines/1"), kernel=Path("/g/k"), initramfs=Path("/g/i"), virtiofsd=Path("/s/v")
+)
+
+
+def test_an_item_survives_being_written_down() -> None:
+    again = item_of(json.loads(json.dumps(item_text(ITEM))))
+    assert again == ITEM
+    assert (again.owner, again.needs) == ("w-1", ())
+
+
+def test_a_guest_carries_what_it_was_started_with() -> None:
+    root = ElementTree.fromstring(domain_xml(START, PLACES))
+    carried = root.find(f"metadata/{{{NAMESPACE}}}start")
+    assert carried is not None
+    assert carried.text is not None
+    assert start_of(carried.text) == START
+
+
+def test_disks_come_in_order_and_nothing_shares_a_place_on_the_bus() -> None:
+    many = replace(ITEM, disks=tuple(GuestDisk(disk=f"mount-{i}", serial=f"s{i}") for i in range(40)))
+    root = ElementTree.fromstring(domain_xml(replace(START, item=many), PLACES))
+    serials = [disk.findtext("serial") for disk in root.iter("disk")]
+    assert serials == [*(f"s{i}" for i in range(40)), "zos-root", "zos-status", "zos-config"]
+    assert [target.get("dev") for target in root.iterfind(".//disk/target")] == [device_name(i) for i in range(43)]
+    places = [(address.get("slot"), address.get("function")) for address in root.iter("address")]
+    assert len(set(places)) == len(places) == 43 + 2
+    assert all(address.get("multifunction") == "on" for address in root.iter("address") if address.get("function") == "0")
+    assert root.find("devices/disk/readonly") is not None  # the configuration
+    assert all(driver.get("discard") == "ignore" for driver in root.iterfind(".//disk/driver"))
+
+
+def test_device_names() -> None:
+    assert [device_name(i) for i in (0, 25, 26, 27, 701, 702)] == ["vda", "vdz", "vdaa", "vdab", "vdzz", "vdaaa"]
+
+
+BEGUN = Run().begun(START)
+
+
+@pytest.mark.parametrize(
+    ("run", "status", "ended", "code", "counted"),
+    [
+        (BEGUN, "exited 0", "exit", 0, 1),
+        (BEGUN, "exited 137", "exit", 137, 1),
+        (BEGUN, "failed entrypoint /x: No such file or directory", "exit", 127, 1),
+        (BEGUN, "running", "crash", None, 1),
+        (BEGUN, "", "crash", None, 1),
+        (BEGUN, "stopping", "crash", None, 1),  # pressed by somebody else, then cut off
+        (BEGUN, "stopped 143", "stopped", 143, 0),
+        (BEGUN, "rebooted 143", "stopped", 143, 0),
+        (replace(BEGUN, stopping=True), "running", "stopped", None, 0),
+        (replace(BEGUN, stopping=True), "exited 1", "stopped", 1, 0),
+        (replace(BEGUN, boot="an earlier one"), "running", "stopped", None, 0),
+        (replace(BEGUN, boot="an earlier one"), "exited 3", "exit", 3, 1),
+        (BEGUN, "exited many", "exit", None, 1),
+    ],
+)
+def test_how_a_run_ended(run: Run, status: str, ended: str, code: int | None, counted: int) -> None:
+    end = run.finished(status, 200.0, "boot-1")
+    assert (end.ended, end.exit_code, end.ended_at, len(end.crashes)) == (ended, code, 200.0, counted)
+    assert end.over
+    assert end.problem == (status.removeprefix("failed ") if status.startswith("failed") else "")
+
+
+def test_restarts_count_what_nobody_asked_for() -> None:
+    run = Run()
+    assert run.over
+    for status, restarts in (("exited 1", 0), ("running", 1), ("stopped 0", 2), ("exited 0", 2), ("exited 0", 3)):
+        run = run.begun(START)
+        assert (run.over, run.restarts, run.ended) == (False, restarts, "")
+        run = run.finished(status, 200.0, "boot-1")
+    for second in range(100):
+        run = run.begun(START).finished("running", float(second), "boot-1")
+    assert run.crashes == tuple(float(second) for second in range(90, 100))
+
+
+def test_crashes_are_those_of_the_same_recipe() -> None:
+    run = Run().begun(START).finished("running", 1.0, "boot-1").begun(START).finished("running", 2.0, "boot-1")
+    assert run.crashes == (1.0, 2.0)
+    other = replace(START, item=replace(ITEM, config_digest="mended"))
+    assert other.item.recipe != ITEM.recipe == replace(ITEM, running=False, incarnation="x").recipe
+    assert run.begun(other).crashes == ()
+    assert run.begun(other).restarts == 2
+
+
+def test_records_survive_and_broken_ones_are_none(tmp_path: Path) -> None:
+    machine = Machine(tmp_path / "m")
+    assert (machine.card(), machine.run(), machine.status()) == (None, Run(), "")
+    machine.write_card(ITEM)
+    machine.write_run(BEGUN)
+    machine.clear_status()
+    assert machine.card() == replace(ITEM, running=False)
+    assert machine.run() == BEGUN
+    assert machine.status() == ""
+    assert (machine.directory / "status").stat().st_size == 512
+    (machine.directory / "status").write_bytes(b"exited 4\n" + bytes(503))
+    assert machine.status() == "exited 4"
+    (machine.directory / "domain.json").write_text('{"name": 1')
+    (machine.directory / "run.json").write_text("[]")
+    assert (machine.card(), machine.run()) == (None, Run())
+    (machine.directory / "config").write_text("another driver's")
+    machine.remove()
+    assert [path.name for path in machine.directory.iterdir()] == ["config"]
+
+
+def test_a_boot_has_a_name_until_the_next(tmp_path: Path) -> None:
+    first = boot_of(tmp_path / "run")
+    assert boot_of(tmp_path / "run") == first
+    (tmp_path / "run" / "boot").unlink()
+    assert boot_of(tmp_path / "run") != first

@@ -1,0 +1,173 @@
+"""Order of operations: needs first, removals the other way round, circles and missing needs as values."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+from hypothesis import given
+from hypothesis import strategies as st
+
+from zos.plan.diff import Observed, Op
+from zos.plan.items import (
+    Bridge,
+    Disk,
+    Domain,
+    File,
+    Firewall,
+    GuestDisk,
+    GuestNic,
+    Item,
+    Netns,
+    Route,
+    Service,
+    Tap,
+    Veth,
+    WireGuard,
+)
+from zos.plan.order import Schedule, schedule
+
+
+def create(*items: Item) -> list[Op]:
+    return [Op("create", item.key, item) for item in items]
+
+
+def remove(*items: Item) -> list[Op]:
+    return [Op("remove", item.key, observed=Observed(item.key, item, item.owner)) for item in items]
+
+
+def run(plan: Schedule) -> list[str]:
+    """One order in which the schedule lets its operations run."""
+    done: list[str] = []
+    left = dict(plan.after)
+    while left:
+        ready = sorted(key for key, waits in left.items() if waits <= set(done))
+        assert ready, "the schedule contradicts itself"
+        done += ready
+        for key in ready:
+            del left[key]
+    return done
+
+
+def service(name: str, *needs: str) -> Service:
+    return Service(name=name, argv=("x",), needs=tuple(f"service/{need}" for need in needs))
+
+
+def as_wanted(*items: Item) -> dict[str, Item]:
+    return {item.key: item for item in items}
+
+
+NETNS = Netns(name="r", owner="net")
+BRIDGE = Bridge(name="b", mtu=1500, owner="net")
+LAN = Veth(name="l", peer_netns="r", peer_name="lan", mtu=1500, bridge="b", owner="net")
+WG = WireGuard(netns="r", name="w", public_key="k", listen_port=1, mtu=1420, addresses=(), routes=(), peers=(), owner="net")
+ROUTE = Route(netns="r", destination="0.0.0.0/0", device="w", owner="net")
+TABLE = Firewall(netns="r", name="t", body="", owner="net")
+TAP = Tap(name="t-1", bridge="b", mtu=1500, owner="vm")
+ROOT = Disk(name="root-1", size=1, format="ext4", owner="vm")
+DATA = Disk(name="mount-1", size=1, format="ext4", owner="mount")
+CONFIG = File(path="c", content="", owner="vm")
+GUEST = Domain(
+    name="d",
+    uuid="u",
+    cpu=1,
+    memory=1,
+    image="i",
+    root=GuestDisk(disk="root-1", serial="r"),
+    disks=(GuestDisk(disk="mount-1", serial="m"),),
+    nics=(GuestNic(tap="t-1", mac="m"),),
+    config="c",
+    config_digest="",
+    running=True,
+    owner="vm",
+)
+
+
+def test_needs_come_first_and_the_rest_runs_in_parallel() -> None:
+    a, b, c, alone = service("a"), service("b", "a"), service("c", "b"), service("alone")
+    plan = schedule(create(c, b, a, alone), as_wanted(a, b, c, alone), {})
+    assert plan.after == {
+        "service/a": frozenset(),
+        "service/alone": frozenset(),
+        "service/b": frozenset({"service/a"}),
+        "service/c": frozenset({"service/b"}),
+    }
+
+
+def test_what_is_right_already_is_no_obstacle() -> None:
+    a, b = service("a"), service("b", "a")
+    plan = schedule(create(b), as_wanted(a, b), {a.key: Observed(a.key, a)})
+    assert plan.after == {b.key: frozenset()}
+
+
+def test_a_need_that_nobody_makes_blocks_what_stands_on_it_and_nothing_else() -> None:
+    b, c, alone = service("b", "missing"), service("c", "b"), service("alone")
+    plan = schedule(create(b, c, alone), as_wanted(b, c, alone), {})
+    assert plan.blocked == {"service/b": "service/missing", "service/c": "service/b"}
+    assert set(plan.after) == {"service/alone"}
+
+
+def test_a_need_on_its_way_out_or_held_up_blocks() -> None:
+    old, new = service("old"), service("new", "old")
+    plan = schedule([*create(new), *remove(old)], as_wanted(new), {old.key: Observed(old.key, old)})
+    assert plan.blocked == {"service/new": "service/old"}
+    plan = schedule(create(new), as_wanted(old, new), {old.key: Observed(old.key, old)}, held=frozenset({old.key}))
+    assert plan.blocked == {"service/new": "service/old"}
+
+
+def test_a_circle_is_named_and_what_is_behind_it_waits() -> None:
+    a, b, c = service("a", "b"), service("b", "a"), service("c", "a")
+    plan = schedule(create(a, b, c), as_wanted(a, b, c), {})
+    assert set(plan.cycles) == {"service/a", "service/b"}
+    assert plan.cycles["service/a"].count("→") == 2
+    assert plan.blocked == {"service/c": "service/a"}
+    alone = service("me", "me")
+    assert schedule(create(alone), as_wanted(alone), {}).cycles == {"service/me": "service/me → service/me"}
+
+
+def test_a_node_is_taken_down_from_the_top() -> None:
+    things = [NETNS, BRIDGE, LAN, WG, ROUTE, TABLE, TAP, ROOT, DATA, CONFIG, GUEST]
+    order = run(schedule(remove(*things), {}, {}))
+    before = [(GUEST, TAP), (GUEST, ROOT), (GUEST, DATA), (GUEST, CONFIG), (TAP, BRIDGE), (LAN, BRIDGE), (LAN, NETNS)]
+    before += [(WG, NETNS), (TABLE, NETNS), (ROUTE, NETNS), (ROUTE, WG)]
+    for first, later in before:
+        assert order.index(first.key) < order.index(later.key), f"{first.key} before {later.key}"
+
+
+def test_a_disk_goes_only_after_the_guest_let_go_of_it() -> None:
+    smaller = replace(GUEST, disks=())
+    update = Op("update", GUEST.key, smaller, Observed(GUEST.key, GUEST, "vm"))
+    plan = schedule([update, *remove(DATA)], as_wanted(smaller), {})
+    assert plan.after[DATA.key] == {GUEST.key}
+
+
+def test_the_next_holder_of_a_port_waits_for_the_last() -> None:
+    new = replace(WG, netns="r2", name="w2", needs=())
+    plan = schedule([*create(new), *remove(WG)], as_wanted(new), {WG.key: Observed(WG.key, WG)})
+    assert plan.after[new.key] == {WG.key}
+
+
+def test_broken_things_are_removed_in_order_too() -> None:
+    ops = [Op("remove", key, observed=Observed(key, None, "net")) for key in ("netns/r", "link//l", "wireguard/r/w")]
+    order = run(schedule(ops, {}, {}))
+    assert order[-1] == "netns/r"
+
+
+@given(
+    st.lists(st.tuples(st.integers(0, 11), st.frozensets(st.integers(0, 13), max_size=3)), unique_by=lambda n: n[0]),
+    st.frozensets(st.integers(0, 13)),
+)
+def test_every_operation_is_scheduled_blocked_or_in_a_circle(
+    nodes: list[tuple[int, frozenset[int]]], there: frozenset[int]
+) -> None:
+    items = [service(str(n), *map(str, sorted(needs))) for n, needs in nodes]
+    observed = {f"service/{n}": Observed(f"service/{n}", service(str(n))) for n in there}
+    missing = [item for item in items if item.key not in observed]
+    plan = schedule(create(*missing), as_wanted(*items), observed)
+    parts = [set(plan.after), set(plan.blocked), set(plan.cycles)]
+    assert set().union(*parts) == {item.key for item in missing}
+    assert sum(map(len, parts)) == len(missing)
+    run(plan)
+    possible: set[str] = set(observed)
+    while more := {item.key for item in missing if item.key not in possible and set(item.needs) <= possible}:
+        possible |= more
+    assert set(plan.after) == possible - set(observed)

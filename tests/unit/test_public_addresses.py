@@ -1,0 +1,380 @@
+"""Allocation of public addresses: random lives of farms, contracts and public addresses keep the invariants."""
+
+from __future__ import annotations
+
+from collections import Counter
+from ipaddress import IPv4Address, IPv4Network
+
+import pytest
+from hypothesis import settings
+from hypothesis import strategies as st
+from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule
+
+from zos.api.contract import Claim, ClaimHolder, ClaimSpec, Contract, ContractSpec, NameContract, NameContractSpec
+from zos.api.core import Namespace
+from zos.api.farm import Farm, FarmSpec, NamespaceSelector, PublicIPv4Range, PublicIPv6Prefix
+from zos.api.meta import Key, Meta, Object, Reason
+from zos.api.publicip import PublicIP, PublicIPSpec, slaac
+from zos.api.zmachine import MachineNetwork, ZMachine, ZMachineSpec
+from zos.kinds.claim import resolve as claim
+from zos.kinds.contract import resolve as contract
+from zos.kinds.farm import resolve as farm
+from zos.kinds.namecontract import resolve as namecontract
+from zos.kinds.publicip import resolve as publicip
+from zos.world.resolution import Resolution
+from zos.world.store import Indexes, World
+
+KINDS = {"Farm": farm, "Contract": contract, "Claim": claim, "NameContract": namecontract, "PublicIP": publicip}
+
+
+def merged() -> list[Indexes]:
+    by: dict[type[Object], dict] = {}
+    for module in KINDS.values():
+        for indexes in module.INDEXES:
+            by.setdefault(indexes.model, {}).update(indexes.by)
+    return [Indexes(model, functions) for model, functions in by.items()]
+
+
+class Grid:
+    """A cluster in memory: carries resolutions out at once, in any order, until nothing more follows."""
+
+    def __init__(self) -> None:
+        self.world = World(merged())
+        self.verdicts: dict[Key, Resolution] = {}
+        self.dirty: set[Key] = set()
+        self.count = 0
+
+    def meta(self, name: str, namespace: str = "") -> Meta:
+        self.count += 1
+        return Meta(name=name, namespace=namespace, uid=f"uid-{self.count}", creation_timestamp=f"{self.count:09d}")
+
+    def put(self, obj: Object) -> None:
+        self.dirty |= self.world.put(obj)
+
+    def get(self, model: type[Object], name: str, namespace: str = "") -> Object | None:
+        return self.world.peek(model.key_of(namespace, name))
+
+    def delete(self, obj: Object) -> None:
+        meta = obj.metadata.model_copy(update={"deletion_timestamp": "now"})
+        self.put(obj.model_copy(update={"metadata": meta}))
+
+    def settle(self) -> None:
+        for _ in range(3000):
+            if not self.dirty:
+                return
+            key = min(self.dirty)
+            self.dirty.discard(key)
+            obj = self.world.peek(key)
+            if obj is None or key.kind not in KINDS:
+                self.world.forget(key)
+                continue
+            self.carry_out(obj, KINDS[key.kind].resolve(obj, self.world.reader(key)))
+        raise AssertionError(f"does not settle: {self.dirty}")
+
+    def carry_out(self, obj: Object, resolution: Resolution) -> None:
+        self.verdicts[obj.key] = resolution
+        if resolution.obsolete:
+            self.dirty |= self.world.remove(obj.key)
+            return
+        going = obj.deleting and not resolution.waits_for
+        for pool in resolution.releases if going or not obj.deleting else ():
+            self.hold(pool, obj.uid, None)
+        for hold in resolution.holds:
+            self.hold(hold.pool, obj.uid, hold.entry)
+        wanted = {} if going else {wish.name: wish for wish in resolution.claims}
+        for other in self.world.all("Claim"):
+            if other.spec.holder.uid == obj.uid and other.name not in wanted:
+                self.dirty |= self.world.remove(other.key)
+        for wish in wanted.values():
+            seen = self.get(Claim, wish.name)
+            if seen is None:
+                holder = ClaimHolder(kind=obj.KIND, namespace=obj.namespace, name=obj.name, uid=obj.uid)
+                spec = ClaimSpec(holder=holder, thing=wish.thing, farm=wish.farm)
+                self.put(Claim(metadata=self.meta(wish.name), spec=spec))
+            else:
+                assert seen.spec.holder.uid == obj.uid, "a resolution wanted what another holds"
+        if going:
+            self.dirty |= self.world.remove(obj.key)
+        elif resolution.status is not None:
+            status = resolution.status.model_copy(update={"observed_generation": obj.metadata.generation})
+            self.put(self.world.peek(obj.key).model_copy(update={"status": status}))
+
+    def hold(self, pool: Key, uid: str, entry: object) -> None:
+        obj = self.world.peek(pool)
+        if obj is not None:
+            others = tuple(e for e in obj.status.in_use if e.uid != uid)
+            in_use = (*others, entry) if entry else others
+            if in_use != obj.status.in_use and (entry is None or entry not in obj.status.in_use):
+                self.put(obj.model_copy(update={"status": obj.status.model_copy(update={"in_use": in_use})}))
+
+
+def a_farm(grid: Grid, *ranges: str, name: str = "farm", **more: object) -> Farm:
+    spec = FarmSpec(
+        public_ipv4=tuple(PublicIPv4Range(range=r, gateway=str(IPv4Network(r)[1])) for r in ranges),
+        public_ipv6=(PublicIPv6Prefix(prefix="2001:db8:1::/64"),),
+        **more,
+    )
+    old = grid.get(Farm, name)
+    made = Farm(metadata=old.metadata, spec=spec, status=old.status) if old else Farm(metadata=grid.meta(name), spec=spec)
+    grid.put(made)
+    return made
+
+
+def a_contract(grid: Grid, name: str, number: int, namespace: str = "ns", farm: str = "farm") -> Contract:
+    spec = ContractSpec(farm=farm, public_ipv4=number)
+    old = grid.get(Contract, name, namespace)
+    made = old.model_copy(update={"spec": spec}) if old else Contract(metadata=grid.meta(name, namespace), spec=spec)
+    grid.put(made)
+    return made
+
+
+def an_ip(grid: Grid, name: str, contract: str, **more: bool) -> PublicIP:
+    made = PublicIP(metadata=grid.meta(name, "ns"), spec=PublicIPSpec(contract=contract, **more))
+    grid.put(made)
+    return made
+
+
+def address(grid: Grid, name: str) -> str | None:
+    found = grid.get(PublicIP, name, "ns").status.ipv4
+    return found and found.address
+
+
+def verdict(grid: Grid, obj: Object):
+    return grid.verdicts[obj.key].verdict
+
+
+@pytest.fixture
+def grid() -> Grid:
+    made = Grid()
+    made.put(Namespace(metadata=made.meta("ns").model_copy(update={"labels": {"tier": "gold"}})))
+    return made
+
+
+def test_addresses_go_from_farm_to_contract_to_public_ip(grid: Grid) -> None:
+    a_farm(grid, "203.0.113.16/29")
+    a_contract(grid, "c", 2)
+    an_ip(grid, "a", "c")
+    an_ip(grid, "b", "c")
+    third = an_ip(grid, "third", "c")
+    grid.settle()
+    assert grid.get(Contract, "c", "ns").status.reserved == ("203.0.113.18", "203.0.113.19")
+    assert (address(grid, "a"), address(grid, "b")) == ("203.0.113.18/29", "203.0.113.19/29")
+    assert grid.get(PublicIP, "a", "ns").status.ipv4.gateway == "203.0.113.17"
+    assert verdict(grid, third).reason == Reason.INSUFFICIENT_CAPACITY
+    assert "all 2 addresses of contract c are in use" in verdict(grid, third).message
+    counts = grid.get(Farm, "farm").status.ipv4
+    assert (counts.total, counts.held, counts.free) == (5, 2, 3)
+
+
+def test_exhaustion_is_all_or_nothing_with_numbers_and_heals(grid: Grid) -> None:
+    a_farm(grid, "203.0.113.16/29")
+    a_contract(grid, "first", 4)
+    late = a_contract(grid, "late", 2)
+    grid.settle()
+    assert verdict(grid, late).reason == Reason.INSUFFICIENT_CAPACITY
+    assert "farm farm: 2 asked, 0 held, 1 free" in verdict(grid, late).message
+    assert grid.get(Contract, "late", "ns").status.reserved == ()
+    a_farm(grid, "203.0.113.16/29", "203.0.113.32/29")
+    grid.settle()
+    assert len(grid.get(Contract, "late", "ns").status.reserved) == 2
+
+
+def test_shrinking_gives_back_only_unused_addresses(grid: Grid) -> None:
+    a_farm(grid, "203.0.113.16/28")
+    a_contract(grid, "c", 3)
+    an_ip(grid, "a", "c")
+    an_ip(grid, "b", "c")
+    grid.settle()
+    asked = a_contract(grid, "c", 1)
+    grid.settle()
+    assert len(grid.get(Contract, "c", "ns").status.reserved) == 2
+    assert verdict(grid, asked).reason == Reason.CONFLICT
+    assert "PublicIP a (203.0.113.18), PublicIP b (203.0.113.19)" in verdict(grid, asked).message
+    grid.delete(grid.get(PublicIP, "a", "ns"))
+    grid.settle()
+    assert grid.get(Contract, "c", "ns").status.reserved == ("203.0.113.19",)
+    assert address(grid, "b") == "203.0.113.19/28"
+
+
+def test_a_contract_in_use_waits_for_its_users(grid: Grid) -> None:
+    a_farm(grid, "203.0.113.16/28")
+    a_contract(grid, "c", 1)
+    an_ip(grid, "a", "c")
+    grid.settle()
+    grid.delete(grid.get(Contract, "c", "ns"))
+    grid.settle()
+    assert grid.verdicts[Contract.key_of("ns", "c")].waits_for == ("PublicIP a",)
+    grid.delete(grid.get(PublicIP, "a", "ns"))
+    grid.settle()
+    assert grid.get(Contract, "c", "ns") is None
+    assert not grid.world.all("Claim")
+
+
+def test_a_removed_range_keeps_serving_what_is_held_and_says_so(grid: Grid) -> None:
+    made = a_farm(grid, "203.0.113.16/29", "203.0.113.32/29")
+    a_contract(grid, "c", 7)
+    for number in range(7):
+        an_ip(grid, f"ip{number}", "c", ipv4=True)
+    grid.settle()
+    before = {f"ip{n}": grid.get(PublicIP, f"ip{n}", "ns").status.ipv4 for n in range(7)}
+    a_farm(grid, "203.0.113.16/29")
+    grid.settle()
+    assert before == {f"ip{n}": grid.get(PublicIP, f"ip{n}", "ns").status.ipv4 for n in range(7)}
+    assert grid.get(Farm, "farm").status.out_of_range == ("203.0.113.34", "203.0.113.35")
+    assert "kept until released: 203.0.113.34, 203.0.113.35" in verdict(grid, made).message
+
+
+def test_farms_that_overlap_name_each_other(grid: Grid) -> None:
+    one = a_farm(grid, "203.0.113.0/24", name="one")
+    two = a_farm(grid, "203.0.113.64/26", name="two")
+    grid.settle()
+    assert "203.0.113.0/24 of farm one overlaps 203.0.113.64/26 of farm two" in verdict(grid, one).message
+    assert verdict(grid, two).reason == Reason.CONFLICT
+
+
+def test_a_broadcast_address_is_no_gateway(grid: Grid) -> None:
+    ranges = (PublicIPv4Range(range="203.0.113.16/28", gateway="203.0.113.31"),)
+    made = Farm(metadata=grid.meta("farm"), spec=FarmSpec(public_ipv4=ranges))
+    grid.put(made)
+    grid.settle()
+    assert "203.0.113.31 is the broadcast address of 203.0.113.16/28" in verdict(grid, made).message
+
+
+def test_only_admitted_namespaces_may_contract(grid: Grid) -> None:
+    a_farm(grid, "203.0.113.16/28", allowed_namespaces=NamespaceSelector(match_labels={"tier": "platinum"}))
+    made = a_contract(grid, "c", 1)
+    grid.settle()
+    assert verdict(grid, made).reason == Reason.INVALID_SPEC
+    assert "does not admit namespace ns" in verdict(grid, made).message
+    a_farm(grid, "203.0.113.16/28", allowed_namespaces=NamespaceSelector(match_labels={"tier": "gold"}))
+    grid.settle()
+    assert len(grid.get(Contract, "c", "ns").status.reserved) == 1
+
+
+def test_one_machine_uses_an_address_and_keeps_it(grid: Grid) -> None:
+    a_farm(grid, "203.0.113.16/28")
+    a_contract(grid, "c", 1)
+    an_ip(grid, "a", "c")
+    for name in ("late", "later"):
+        spec = ZMachineSpec(image="oci://r/i:t", network=MachineNetwork(name="n"), public_ip="a")
+        grid.put(ZMachine(metadata=grid.meta(name, "ns"), spec=spec))
+    grid.settle()
+    assert grid.get(PublicIP, "a", "ns").status.machine == "late"
+    older = ZMachine(metadata=grid.meta("old", "ns").model_copy(update={"creation_timestamp": "0"}), spec=spec)
+    grid.put(older)
+    grid.settle()
+    assert grid.get(PublicIP, "a", "ns").status.machine == "late"
+
+
+def test_slaac_address_is_eui64() -> None:
+    from ipaddress import IPv6Network
+
+    assert str(slaac(IPv6Network("2001:db8:1::/64"), "02:00:5e:10:00:01")) == "2001:db8:1:0:0:5eff:fe10:1".replace(
+        ":0:0:", "::"
+    )
+
+
+def test_orphaned_claims_are_collected(grid: Grid) -> None:
+    holder = ClaimHolder(kind="Contract", namespace="ns", name="gone", uid="gone")
+    grid.put(Claim(metadata=grid.meta("ipv4.203.0.113.20"), spec=ClaimSpec(holder=holder, thing="203.0.113.20", farm="farm")))
+    grid.settle()
+    assert not grid.world.all("Claim")
+
+
+def test_a_name_has_one_holder_and_goes_to_the_next(grid: Grid) -> None:
+    made = {}
+    for namespace, name in (("ns", "Example"), ("other", "example"), ("ns", "EXAMPLE")):
+        obj = NameContract(metadata=grid.meta(f"n{len(made)}", namespace), spec=NameContractSpec(name=name))
+        grid.put(obj)
+        made[len(made)] = obj
+    grid.settle()
+    assert [verdict(grid, obj).ready for obj in made.values()] == [True, False, False]
+    assert "held by another namespace" in verdict(grid, made[1]).message
+    assert "held by NameContract n0" in verdict(grid, made[2]).message
+    grid.delete(grid.get(NameContract, "n0", "ns"))
+    grid.settle()
+    assert [verdict(grid, obj).ready for obj in (made[1], made[2])] == [True, False]
+
+
+@pytest.mark.parametrize(("one", "two"), [("a-b", "a_b"), ("-a", "x-a"), ("-a", "0-2da"), ("a", "a-"), ("a-", "a-2d")])
+def test_claim_names_are_valid_and_never_collide(one: str, two: str) -> None:
+    import re
+
+    names = [namecontract.claim_name(name) for name in (one, two)]
+    assert names[0] != names[1]
+    label = r"[a-z0-9]([-a-z0-9]*[a-z0-9])?"
+    assert all(re.fullmatch(rf"{label}(\.{label})*", name) for name in names)
+
+
+RANGES = ["203.0.113.0/29", "203.0.113.8/29", "203.0.113.16/28", "203.0.113.32/30", "203.0.113.0/28"]
+
+
+class Lives(RuleBasedStateMachine):
+    """Creates, grows, shrinks, deletes and edits ranges in any order."""
+
+    @initialize()
+    def begin(self) -> None:
+        self.grid = Grid()
+        self.seen: dict[str, str] = {}
+        a_farm(self.grid, RANGES[0])
+        self.grid.settle()
+
+    @rule(ranges=st.lists(st.sampled_from(RANGES[:4]), unique=True, max_size=4))
+    def edit_ranges(self, ranges: list[str]) -> None:
+        a_farm(self.grid, *ranges)
+        self.grid.settle()
+
+    @rule(name=st.sampled_from("abcde"), number=st.integers(1, 6))
+    def ask(self, name: str, number: int) -> None:
+        obj = self.grid.get(Contract, name, "ns")
+        if obj is None or not obj.deleting:
+            a_contract(self.grid, name, number)
+            self.grid.settle()
+
+    @rule(name=st.sampled_from("abcdefgh"), contract=st.sampled_from("abcde"))
+    def use(self, name: str, contract: str) -> None:
+        if self.grid.get(PublicIP, name, "ns") is None:
+            an_ip(self.grid, name, contract)
+            self.grid.settle()
+
+    @rule(name=st.sampled_from("abcdefgh"), kind=st.sampled_from([Contract, PublicIP]))
+    def drop(self, name: str, kind: type[Object]) -> None:
+        obj = self.grid.get(kind, name, "ns")
+        if obj is not None:
+            self.grid.delete(obj)
+            self.grid.settle()
+
+    @invariant()
+    def holds(self) -> None:
+        if not hasattr(self, "grid"):
+            return
+        contracts = {obj.uid: obj for obj in self.grid.world.all("Contract")}
+        claims = self.grid.world.all("Claim")
+        assert all(c.spec.holder.uid in contracts for c in claims), "leaked"
+        held = {uid: sorted(c.spec.thing for c in claims if c.spec.holder.uid == uid) for uid in contracts}
+        for uid, obj in contracts.items():
+            assert sorted(obj.status.reserved) == held[uid], "status and claims differ"
+            uses = [entry.ip for entry in obj.status.in_use]
+            assert set(uses) <= set(held[uid])
+            assert max(Counter(uses).values(), default=0) <= 1
+            if not obj.deleting and len(held[uid]) < obj.spec.public_ipv4:
+                assert verdict(self.grid, obj).reason == Reason.INSUFFICIENT_CAPACITY
+        the_farm = self.grid.get(Farm, "farm")
+        outside = {c.spec.thing for c in claims if not the_farm.spec.gives(IPv4Address(c.spec.thing))}
+        assert set(the_farm.status.out_of_range) == outside
+        now: dict[str, str] = {}
+        for ip in self.grid.world.all("PublicIP"):
+            if ip.status.ipv4 and ip.uid:
+                now[ip.uid] = ip.status.ipv4.address.split("/")[0]
+        for uid, had in self.seen.items():
+            if uid in now:
+                assert now[uid] == had, "an address moved"
+        assert max(Counter(now.values()).values(), default=0) <= 1, "an address given twice"
+        living = {ip.uid for ip in self.grid.world.all("PublicIP")}
+        lost = {uid for uid in self.seen if uid in living and uid not in now}
+        assert not lost, "an address was dropped"
+        self.seen = now
+
+
+Lives.TestCase.settings = settings(max_examples=300, stateful_step_count=25, deadline=None)
+TestLives = Lives.TestCase

@@ -1,0 +1,36 @@
+"""Quantities, and copies of models."""
+
+from __future__ import annotations
+
+import pytest
+
+from zos.api.gridnode import GridNodeStatus, NodeHold
+from zos.api.meta import format_quantity, parse_quantity
+
+
+@pytest.mark.parametrize(
+    ("text", "amount"),
+    [
+        ("0", 0), ("1Gi", 2**30), ("500Mi", 500 * 2**20), ("1.5Gi", 3 * 2**29), ("2k", 2000), ("1e3", 1000), ("100m", 1),
+        (7, 7), ("1Ki", 1024), ("1G", 10**9), (" 1Gi ", 2**30), ("3Ti", 3 * 2**40),
+    ],
+)  # fmt: skip
+def test_quantities_are_read_as_kubernetes_reads_them(text: str | int, amount: int) -> None:
+    assert parse_quantity(text) == amount
+
+
+@pytest.mark.parametrize("text", ["", "Gi", "1Gb", "x", "1 Gi Gi"])
+def test_anything_else_is_refused(text: str) -> None:
+    with pytest.raises(ValueError, match="quantity"):
+        parse_quantity(text)
+
+
+def test_there_and_back() -> None:
+    for amount in (0, 1, 1000, 1024, 2**30, 3 * 2**29, 2**30 + 1):
+        assert parse_quantity(format_quantity(amount)) == amount
+
+
+def test_a_copy_remembers_nothing_that_is_no_longer_true() -> None:
+    status = GridNodeStatus(holds=(NodeHold(uid="a", owner="x"),))
+    assert set(status.by_holder) == {"a"}
+    assert status.model_copy(update={"holds": ()}).by_holder == {}

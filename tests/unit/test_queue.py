@@ -1,0 +1,74 @@
+"""The queue: each key once, one worker for each, backoff, and nobody woken for nothing."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+
+from zos.api.meta import Key
+from zos.kube.queue import Queue
+
+
+def key(name: str) -> Key:
+    return Key("ZMount", "n", name)
+
+
+def queue() -> Queue:
+    return Queue(time.monotonic, lambda: 1.0)
+
+
+async def test_a_key_wakes_one_worker_and_each_key_gets_one() -> None:
+    made, got = queue(), []
+
+    async def worker() -> None:
+        while True:
+            found = await made.get()
+            got.append(found.name)
+            made.done(found)
+
+    workers = [asyncio.create_task(worker()) for _ in range(100)]
+    await asyncio.sleep(0)
+    made.add(key("a"))
+    assert sum(idle.done() for idle in made._idle) == 0
+    assert len(made._idle) == 99
+    for name in "bcd":
+        made.add(key(name))
+        made.add(key(name))
+    await asyncio.sleep(0.01)
+    assert sorted(got) == ["a", "b", "c", "d"]
+    made.add(key("late"), 0.05)
+    made.add(key("later"), 0.1)
+    made.add(key("later"), 0.08)
+    began = time.monotonic()
+    while len(got) < 6:
+        await asyncio.sleep(0.001)
+    assert got[4:] == ["late", "later"]
+    assert 0.07 < time.monotonic() - began < 0.5
+    for task in workers:
+        task.cancel()
+    await asyncio.gather(*workers, return_exceptions=True)
+
+
+async def test_a_worker_that_goes_as_it_is_woken_leaves_the_key_to_another() -> None:
+    made = queue()
+    first, second = asyncio.create_task(made.get()), asyncio.create_task(made.get())
+    await asyncio.sleep(0)
+    made.add(key("a"))
+    first.cancel()
+    assert await asyncio.wait_for(second, 1) == key("a")
+
+
+async def test_what_is_added_while_it_is_worked_on_comes_again_and_failures_wait_longer() -> None:
+    made = queue()
+    made.add(key("a"))
+    assert await made.get() == key("a")
+    made.add(key("a"))
+    assert len(made) == 0
+    made.done(key("a"))
+    assert await asyncio.wait_for(made.get(), 1) == key("a")
+    assert made.failed(key("a")) == 0.2
+    began = time.monotonic()
+    assert await asyncio.wait_for(made.get(), 1) == key("a")
+    assert time.monotonic() - began > 0.19
+    assert made.failed(key("a")) == 0.4
+    assert made.waiting == 1
