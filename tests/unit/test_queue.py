@@ -72,3 +72,25 @@ async def test_what_is_added_while_it_is_worked_on_comes_again_and_failures_wait
     assert time.monotonic() - began > 0.19
     assert made.failed(key("a")) == 0.4
     assert made.waiting == 1
+
+
+async def test_what_rests_is_heard_at_once_then_seldom_and_at_the_end() -> None:
+    made = Queue(time.monotonic, lambda: 1.0, lambda found: 0.1 if found.name == "sum" else 0.0)
+    made.add(key("sum"))
+    assert await asyncio.wait_for(made.get(), 0.05) == key("sum")
+    made.done(key("sum"))
+    for _ in range(5):
+        made.add(key("sum"))
+        made.add(key("other"))
+        assert await made.get() == key("other")
+        made.done(key("other"))
+    began = time.monotonic()
+    assert await asyncio.wait_for(made.get(), 1) == key("sum")
+    assert time.monotonic() - began > 0.08
+    made.add(key("sum"))  # changed while it is worked on
+    made.done(key("sum"))
+    assert await asyncio.wait_for(made.get(), 1) == key("sum")
+    made.done(key("sum"))
+    await asyncio.sleep(0.12)
+    made.add(key("sum"))
+    assert await asyncio.wait_for(made.get(), 0.05) == key("sum")

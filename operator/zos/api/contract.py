@@ -6,6 +6,7 @@ from typing import ClassVar
 
 from pydantic import Field
 
+from zos.api.farm import ipv4_of
 from zos.api.meta import Model, Object, Status
 from zos.api.schema import AGE, READY, REASON, Column, Rule, rules
 
@@ -136,3 +137,8 @@ class Claim(Object):
     SELECTABLE = (".spec.holder.uid",)
 
     spec: ClaimSpec
+
+    @property
+    def by_farm(self) -> dict[str, int]:
+        """Its farm and its address, as a number. Empty for names."""
+        return {self.spec.farm: int(ipv4_of(self.spec.thing))} if self.spec.farm else {}

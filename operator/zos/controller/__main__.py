@@ -34,7 +34,7 @@ async def main() -> None:
     arguments = parse()
     # Nearly everything the controller has is the world, which stays. Python's defaults go through all of it again and again
     # while objects come in, which took a third of the time.
-    gc.set_threshold(50_000, 20, 20)
+    gc.set_threshold(500_000, 20, 20)
     log.configure(arguments.log_level, identity=arguments.identity)
     stop = asyncio.Event()
     for number in (signal.SIGTERM, signal.SIGINT):

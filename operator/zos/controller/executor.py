@@ -12,7 +12,7 @@ import hashlib
 import json
 import logging
 from collections.abc import Awaitable, Callable, Iterable, Mapping
-from typing import Any
+from typing import Any, Protocol
 
 from zos.api.contract import Claim, ClaimHolder, ClaimSpec
 from zos.api.core import Secret
@@ -34,21 +34,30 @@ log = logging.getLogger("zos.executor")
 
 MANAGER = "zos-controller"
 OWNER_UID = f"{GROUP}/owner-uid"
-#: Seconds that plain progress may take before it is worth a write of its own; and when more than so many objects are being
-#: written, which progress would only slow down.
+#: Seconds that plain progress may take before it is worth a write of its own. When more than so many objects are being written,
+#: which progress would only slow down: until when not at all, and how often it is looked whether that is over.
 _PATIENCE = 1.0
-_BUSY, _PATIENCE_WHEN_BUSY = 32, 30.0
+_BUSY, _PATIENCE_WHEN_BUSY, _LOOK_WHEN_BUSY = 32, 30.0, 3.0
+
+
+class Absorb(Protocol):
+    def __call__(self, key: Key, raw: Raw | None, foreseen: Object | None = None) -> None: ...
 
 
 class Executor:
-    """``absorb`` puts what the API server answered into the World; ``changed`` hands on keys to resolve again."""
+    """``absorb`` puts what the API server answered into the World, given with it the object that was foreseen, if one was;
+    ``changed`` hands on keys to resolve again.
+
+    What an object's own resolution brought about does not resolve it again: looking twice must give the same
+    (tests/golden sees to it).
+    """
 
     def __init__(
         self,
         client: Client,
         world: World,
         ledger: Ledger,
-        absorb: Callable[[Key, Raw | None], None],
+        absorb: Absorb,
         changed: Callable[[frozenset[Key]], None],
         again: Callable[[Key, float], None],
         clock: Callable[[], float],
@@ -77,7 +86,7 @@ class Executor:
             return _nothing()
         if obj.deleting:
             return self._delete(obj, kind, resolution)
-        waiters = [self._ledger.hold(hold.pool, hold.entry) for hold in resolution.holds]
+        waiters = [self._ledger.hold(hold.pool, hold.entry, obj.key) for hold in resolution.holds]
         waiters += [self._ledger.release(pool, obj.uid) for pool in resolution.releases]
         # Only what this resolution saw: what comes while it is carried out may be another leader's, who saw more.
         wanted = {wish.name for wish in resolution.claims}
@@ -147,7 +156,7 @@ class Executor:
             return 0.0
         waited = self._clock() - self._since.setdefault(obj.key, self._clock())
         if self._underway > _BUSY and waited < _PATIENCE_WHEN_BUSY:
-            return max(_PATIENCE, _PATIENCE - waited)
+            return _LOOK_WHEN_BUSY
         return _PATIENCE - waited
 
     # -- deletion
@@ -391,7 +400,7 @@ class Executor:
 
     async def _write_status(self, obj: Object, status: Status) -> None:
         current = self._world.peek(obj.key)
-        if current is None or current.uid != obj.uid or not hasattr(current, "status"):
+        if current is None or current.uid != obj.uid or not hasattr(current, "status") or current.status == status:
             return
         patch = status_patch(current.status, status)
         if not patch:
@@ -402,7 +411,7 @@ class Executor:
             )
         except NotFound:
             return
-        self._absorb(obj.key, raw)
+        self._absorb(obj.key, raw, current.model_copy(update={"status": status}))
 
     async def _tell(self, obj: Object, verdict: Verdict) -> None:
         if not hasattr(obj, "status"):

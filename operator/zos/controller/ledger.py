@@ -55,9 +55,10 @@ class Ledger:
         self._open: dict[Key, _Open] = {}
         self._tasks: dict[Key, asyncio.Task[None]] = {}
 
-    def hold(self, pool: Key, entry: Any) -> asyncio.Future[None] | None:
-        """Takes a share; None if it is recorded already, else done when it is written (raises `Lost`)."""
-        return self._set(pool, entry.uid, entry)
+    def hold(self, pool: Key, entry: Any, by: Key | None = None) -> asyncio.Future[None] | None:
+        """Takes a share; None if it is recorded already, else done when it is written (raises `Lost`). ``by``: whose
+        resolution asks for it, which needs no second look to see it there."""
+        return self._set(pool, entry.uid, entry, by)
 
     def release(self, pool: Key, uid: str) -> asyncio.Future[None] | None:
         """Gives a share back; None if there is none."""
@@ -99,7 +100,7 @@ class Ledger:
         if key in self._open:
             self._drop(key)
 
-    def _set(self, pool: Key, uid: str, entry: Any | None) -> asyncio.Future[None] | None:
+    def _set(self, pool: Key, uid: str, entry: Any | None, by: Key | None = None) -> asyncio.Future[None] | None:
         obj: Any = self._world.peek(pool)
         name = KINDS[pool.kind].pool
         if obj is None or name is None:
@@ -110,20 +111,20 @@ class Ledger:
             return self._join(pool) if entry is not None else None
         others = tuple(other for other in entries if other.uid != uid)
         updated = {name: (*others, entry) if entry is not None else others}
-        return self._put(pool, obj.model_copy(update={"status": obj.status.model_copy(update=updated)}))
+        return self._put(pool, obj.model_copy(update={"status": obj.status.model_copy(update=updated)}), by)
 
     def _join(self, key: Key) -> asyncio.Future[None] | None:
         """Waits for what is being written already; it may be what the caller relies on."""
         opened = self._open.get(key)
         return self._waiter(opened) if opened is not None else None
 
-    def _put(self, key: Key, obj: Object) -> asyncio.Future[None]:
+    def _put(self, key: Key, obj: Object, by: Key | None = None) -> asyncio.Future[None]:
         opened = self._open.get(key)
         if opened is None:
             base = self._world.peek(key)
             assert base is not None
             opened = self._open[key] = _Open(base)
-        self._changed(self._world.put(obj))
+        self._changed(self._world.put(obj) - {by})
         if key not in self._tasks:
             self._tasks[key] = asyncio.create_task(self._flush(key))
         return self._waiter(opened)

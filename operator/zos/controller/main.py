@@ -58,7 +58,7 @@ class Controller:
         self._observers: list[Callable[[str, str, int], None]] = []
         self._client = Client(access, wrote=self._wrote)
         self.world = World([*indexes()])
-        self._queue = Queue(time.monotonic, lambda: random.uniform(0.8, 1.2))
+        self._queue = Queue(time.monotonic, lambda: random.uniform(0.8, 1.2), lambda key: KINDS[key.kind].rest)
         self._ledger = Ledger(self._client, self.world, self._absorb, self._changed, MANAGER)
         self._executor = Executor(
             self._client, self.world, self._ledger, self._absorb, self._changed, self._queue.add, time.monotonic
@@ -78,7 +78,7 @@ class Controller:
         self._observers.append(observer)
 
     def _wrote(self, kind: str, verb: str, status: int) -> None:
-        metrics.WRITES.labels(kind, verb, str(status)).inc()
+        metrics.written(kind, verb, str(status)).inc()
         for observer in self._observers:
             observer(kind, verb, status)
 
@@ -140,8 +140,9 @@ class Controller:
                 return
         self._absorb(key, raw)
 
-    def _absorb(self, key: Key, raw: Raw | None) -> None:
-        """Takes what the API server says of an object: from the watch, or as the answer to a write of ours."""
+    def _absorb(self, key: Key, raw: Raw | None, foreseen: Object | None = None) -> None:
+        """Takes what the API server says of an object: from the watch, or as the answer to a write of ours. One that is as
+        it was ``foreseen`` concerns all but itself."""
         if key.kind == Lease.KIND:
             self._heard_lease(key, raw)
             return
@@ -166,7 +167,8 @@ class Controller:
         if isinstance(obj, GridNode):
             self._nodes[names.node_namespace(obj.name)] = obj.name
             self._beat.set()
-        self._changed(self.world.put(self._ledger.rebase(key, obj)))
+        keys = self.world.put(self._ledger.rebase(key, obj))
+        self._changed(keys - {key} if foreseen is not None and _same(obj, foreseen) else keys)
 
     def _bury(self, uid: str) -> None:
         """What is gone must not come back through an answer that was on its way: nobody would tell of its end again."""
@@ -260,14 +262,14 @@ class Controller:
                 await self._executor.carry_out(obj, self._resolve(obj))
             except (Lost, ApiError, Unavailable) as error:
                 pause = self._queue.failed(key)
-                metrics.RESOLVED.labels(key.kind, "retried").inc()
+                metrics.resolved(key.kind, "retried").inc()
                 log.info("again in %.1f s: %s", pause, error, extra=_fields(key, obj))
             except Exception:
                 pause = self._queue.failed(key)
-                metrics.RESOLVED.labels(key.kind, "broken").inc()
+                metrics.resolved(key.kind, "broken").inc()
                 log.exception("a bug; again in %.1f s", pause, extra=_fields(key, obj))
             else:
-                metrics.RESOLVED.labels(key.kind, "done").inc()
+                metrics.resolved(key.kind, "done").inc()
                 self._queue.done(key)
 
     def _broken(self, obj: Object, message: str) -> Resolution:
@@ -295,14 +297,20 @@ class Controller:
             return KINDS[obj.KIND].resolve(obj, reader)
         except Exception as error:
             log.exception("resolving failed", extra=_fields(obj.key, obj))
-            metrics.RESOLVED.labels(obj.KIND, "broken").inc()
+            metrics.resolved(obj.KIND, "broken").inc()
             if obj.deleting or not KINDS[obj.KIND].finalized:
                 raise
             message = f"the controller could not resolve it ({type(error).__name__}: {error}): please report this"
             self._queue.add(obj.key, 30.0)
             return self._broken(obj, message)
         finally:
-            metrics.DURATION.labels(obj.KIND).observe(time.perf_counter() - started)
+            metrics.duration(obj.KIND).observe(time.perf_counter() - started)
+
+
+def _same(one: Object, other: Object) -> bool:
+    """Whether two versions of an object say the same."""
+    meta = one.metadata.model_copy(update={"resource_version": other.metadata.resource_version})
+    return one.model_copy(update={"metadata": meta}) == other
 
 
 def _older(raw: Raw, current: Object) -> bool:

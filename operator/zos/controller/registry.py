@@ -34,13 +34,15 @@ from zos.world.store import Indexes, Reader
 @dataclass(frozen=True)
 class Kind:
     """``pool``: the list in the status that records who holds what of it. ``shared``: status fields that are the agent's.
-    ``finalized``: users write it and it is cleaned up after."""
+    ``finalized``: users write it and it is cleaned up after. ``rest``: seconds between two resolutions of one object, for
+    those that sum up many others."""
 
     model: type[Object]
     module: ModuleType
     finalized: bool = True
     pool: str | None = None
     shared: frozenset[str] = frozenset()
+    rest: float = 0.0
 
     @property
     def internal(self) -> bool:
@@ -66,7 +68,7 @@ KINDS: Mapping[str, Kind] = {
         Kind(Network, network, pool="addresses"),
         Kind(ZMachine, zmachine),
         Kind(ZMount, zmount),
-        Kind(Farm, farm),
+        Kind(Farm, farm, rest=0.25),
         Kind(Contract, contract, pool="in_use"),
         Kind(NameContract, namecontract),
         Kind(PublicIP, publicip),

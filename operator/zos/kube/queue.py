@@ -17,12 +17,19 @@ FIRST, LAST = 0.2, 60.0
 class Queue:
     """``clock`` gives seconds, ``jitter`` a factor around 1. A key that is added while it is worked on comes again.
 
+    ``rest`` gives the seconds for which a key that was done does not come again: for those that sum up many others, which
+    change together. The first change is heard at once, and the last is never lost.
+
     Each key wakes one worker: waking all of a thousand for every key would be most of what a controller does.
     """
 
-    def __init__(self, clock: Callable[[], float], jitter: Callable[[], float]) -> None:
+    def __init__(
+        self, clock: Callable[[], float], jitter: Callable[[], float], rest: Callable[[Key], float] = lambda _: 0.0
+    ) -> None:
         self._clock = clock
         self._jitter = jitter
+        self._rest = rest
+        self._resting: dict[Key, float] = {}  # until when
         self._ready: dict[Key, None] = {}  # insertion-ordered
         self._working: set[Key] = set()
         self._again: set[Key] = set()
@@ -53,7 +60,10 @@ class Queue:
             self._arm()
         elif key in self._working:
             self._again.add(key)
+        elif (left := self._resting.get(key, 0.0) - self._clock()) > 0:
+            self.add(key, left)
         else:
+            self._resting.pop(key, None)
             self._due.pop(key, None)
             self._ready[key] = None
             self._wake()
@@ -78,6 +88,8 @@ class Queue:
 
     def done(self, key: Key) -> None:
         self._failures.pop(key, None)
+        if (rest := self._rest(key)) > 0:
+            self._resting[key] = self._clock() + rest
         self._finish(key)
 
     def failed(self, key: Key) -> float:

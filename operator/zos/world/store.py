@@ -67,7 +67,7 @@ class World:
         self._indexes = {indexes.model.KIND: indexes for indexes in kinds}
         self._objects: dict[str, dict[Key, Object]] = {kind: {} for kind in self._indexes}
         self._places: dict[Key, _Places] = {}  # index → value → part, under which each object is found
-        self._members: dict[_Source, dict[Key, None]] = {}
+        self._members: dict[_Source, dict[Key, Any]] = {}  # with the part of each
         self._readers: dict[_Source, dict[Key, list[_Read]]] = {}
         self._sources: dict[Key, set[_Source]] = {}
 
@@ -128,9 +128,9 @@ class World:
         """Keeps the indexes; gives whom the change concerns."""
         changes = [_Change(_object_source(key), old is not None, new is not None), *_changes(key.kind, before, after)]
         for source, was, is_ in changes[1:]:
-            if is_ and not was:
-                self._members.setdefault(source, {})[key] = None
-            elif was and not is_:
+            if is_:
+                self._members.setdefault(source, {})[key] = after[source.by][source.value]
+            elif was:
                 self._members[source].pop(key, None)
                 if not self._members[source]:
                     del self._members[source]
@@ -200,14 +200,19 @@ class Reader:
         self._world._record(self._key, source, _Read(view, result))
         return result
 
+    def parts(self, model: type[T], index: str, value: str) -> tuple[Any, ...]:
+        """The parts that the index gives for ``value``, in no order. Any change among them resolves the reader again."""
+        self._world._record(self._key, _Source(model.KIND, index, value), _Read(None, None))
+        return self.glance_parts(model, index, value)
+
+    def glance_parts(self, model: type[T], index: str, value: str) -> tuple[Any, ...]:
+        """The same, not remembered. Costs next to nothing however many there are: no object is looked at."""
+        return tuple(self._world._members.get(_Source(model.KIND, index, value), {}).values())
+
     def glance_at(self, model: type[T], namespace: str, name: str, view: Callable[[T], V]) -> V | None:
         """What ``view`` gives of one object, not remembered: for what is taken hold of at once."""
         obj = self._world.peek(model.key_of(namespace, name))
         return None if obj is None else view(cast("T", obj))
-
-    def glance_where(self, model: type[T], index: str, value: str, view: Callable[[T], V]) -> tuple[V, ...]:
-        """What ``view`` gives of the objects with ``value`` in ``index``, not remembered: for what is taken hold of at once."""
-        return tuple(view(cast("T", obj)) for obj in self._world._select(_Source(model.KIND, index, value)))
 
     def glance(self, model: type[T], view: Callable[[T], V]) -> tuple[V, ...]:
         """What ``view`` gives of every object of a kind, not remembered: for a choice that is kept once it is made."""

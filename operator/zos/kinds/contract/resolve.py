@@ -26,7 +26,7 @@ INDEXES = (
     Indexes(
         Claim,
         {
-            "farm": lambda claim: [claim.spec.farm] if claim.spec.farm else [],
+            "farm": lambda claim: claim.by_farm,
             "holder": lambda claim: [claim.spec.holder.uid],
         },
     ),
@@ -110,21 +110,20 @@ def _grow(
         return _settle(contract, sorted([*held, *taking]), users, ready())
     if len(taking) < missing:
         # Not tracked: what is found is taken hold of at once.
-        taken = set(world.glance_where(Claim, "farm", name, lambda claim: ipv4_of(claim.spec.thing)))
-        taken |= _left_by_others(name, spec, world)
-        free = spec.size - sum(1 for address in taken if spec.gives(address)) - sum(1 for a in taking if a not in taken)
+        taken = set(world.glance_parts(Claim, "farm", name)) | _left_by_others(name, spec, world) | {*map(int, taking)}
+        free = spec.size - len(spec.given(taken))
         promised = sum(_ahead(contract, world, free))
         if missing - len(taking) > free - promised:
             return _settle(contract, held, users, _exhausted(contract, world, len(held), free, promised))
-        untaken = (a for a in spec.addresses() if a not in taken and a not in taking and not _claimed(a, world))
-        chosen = list(islice(untaken, promised, promised + missing - len(taking)))
+        untaken = (n for n in spec.numbers() if n not in taken and not _claimed(IPv4Address(n), world))
+        chosen = [IPv4Address(number) for number in islice(untaken, promised, promised + missing - len(taking))]
         if len(taking) + len(chosen) < missing:  # farms at odds: another one has given some of these addresses
             return _settle(contract, held, users, _exhausted(contract, world, len(held), len(chosen), promised))
         taking += chosen
     return _settle(contract, held, users, waiting(Reason.PROGRESSING, f"taking {missing} addresses"), taking=taking)
 
 
-def _left_by_others(farm: str, spec: FarmSpec, world: Reader) -> set[IPv4Address]:
+def _left_by_others(farm: str, spec: FarmSpec, world: Reader) -> set[int]:
     """Addresses of this farm that were another's once and are held there still."""
     left = world.glance(Farm, lambda other: () if other.name == farm else other.status.out_of_range)
     return spec.among(chain.from_iterable(left))
@@ -138,7 +137,7 @@ def _exhausted(contract: Contract, world: Reader, held: int, free: int, promised
     # Wakes the contract when the farm's numbers change: one change for all that came free together. Where they tell of
     # something else than the claims known here, one of the two is about to change.
     if world.view(Farm, "", contract.spec.farm, lambda farm: farm.status.ipv4.free) != free:
-        world.where_view(Claim, "farm", contract.spec.farm, lambda claim: claim.name)
+        world.parts(Claim, "farm", contract.spec.farm)
     available = f"{free} free" + (f" ({promised} of them promised to older contracts)" if promised else "")
     return waiting(
         Reason.INSUFFICIENT_CAPACITY,

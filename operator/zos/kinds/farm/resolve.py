@@ -7,7 +7,7 @@ from ipaddress import IPv4Address, IPv6Address, IPv6Interface
 from itertools import chain
 
 from zos.api.contract import Claim
-from zos.api.farm import AddressCount, Farm, FarmStatus, PrefixCount, ipv4_of
+from zos.api.farm import AddressCount, Farm, FarmStatus, PrefixCount
 from zos.api.meta import Reason
 from zos.api.publicip import PublicIP
 from zos.world.resolution import Resolution, Verdict, ready, waiting
@@ -15,23 +15,23 @@ from zos.world.store import Indexes, Reader
 
 INDEXES = (
     Indexes(Farm),
-    Indexes(Claim, {"farm": lambda claim: [claim.spec.farm] if claim.spec.farm else []}),
+    Indexes(Claim, {"farm": lambda claim: claim.by_farm}),
     Indexes(PublicIP, {"farm": lambda ip: [ip.status.farm] if ip.status.farm else []}),
 )
 
 
 def resolve(farm: Farm, world: Reader) -> Resolution:
-    held = {ipv4_of(thing) for thing in world.where_view(Claim, "farm", farm.name, lambda claim: claim.spec.thing)}
+    held = frozenset(world.parts(Claim, "farm", farm.name))
     if farm.deleting:
         return _deleting(farm, held)
-    total = sum(range_.size for range_ in farm.spec.public_ipv4)
-    given = {address for address in held if farm.spec.gives(address)}
+    total = farm.spec.size
+    given = farm.spec.given(held)
     others = world.all_view(Farm, lambda other: () if other.name == farm.name else other.status.out_of_range)
     lent = farm.spec.among(chain.from_iterable(others))  # another farm's once, and held there still
     taken = world.where_view(PublicIP, "farm", farm.name, lambda ip: ip.status.ipv6 and ip.status.ipv6.address)
     ipv6 = [IPv6Interface(address).ip for address in taken if address]
     prefixes = [prefix.network for prefix in farm.spec.public_ipv6]
-    outside: list[IPv4Address | IPv6Address] = [*sorted(held - given)]
+    outside: list[IPv4Address | IPv6Address] = [*map(IPv4Address, sorted(held - given))]
     outside += sorted(IPv6Address(ip) for ip in ipv6 if not any(ip in prefix for prefix in prefixes))
     return Resolution(
         verdict=_judge(farm, world, outside),
@@ -43,11 +43,11 @@ def resolve(farm: Farm, world: Reader) -> Resolution:
     )
 
 
-def _deleting(farm: Farm, held: set[IPv4Address]) -> Resolution:
+def _deleting(farm: Farm, held: frozenset[int]) -> Resolution:
     count = len(held)
     return Resolution(
         verdict=waiting(Reason.DELETING, "waiting for its addresses to be released" if held else "being deleted"),
-        waits_for=(f"contracts that hold {count} of its addresses, among them {min(held)}",) if held else (),
+        waits_for=(f"contracts that hold {count} of its addresses, among them {IPv4Address(min(held))}",) if held else (),
     )
 
 
