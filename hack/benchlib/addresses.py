@@ -21,7 +21,7 @@ from zos.api.publicip import PublicIP
 from zos.kube.client import Raw
 
 CONTRACTS, EACH = 100, 10
-ROUNDS = 3
+ROUNDS = 5
 #: Addresses that are held, by so many contracts, when a controller comes anew; how often it does.
 HELD, HOLDERS, RESTARTS = 5000, 50, 3
 _FARM = "bench"

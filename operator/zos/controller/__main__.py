@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import argparse
 import asyncio
-import gc
 import os
 import signal
 import socket
 
+from zos.controller.collector import Collector
 from zos.controller.main import Controller, Settings, run
 from zos.kube import log
 from zos.kube.serving import serve
@@ -32,9 +32,7 @@ def parse() -> argparse.Namespace:
 
 async def main() -> None:
     arguments = parse()
-    # Nearly everything the controller has is the world, which stays. Python's defaults go through all of it again and again
-    # while objects come in, which took a third of the time.
-    gc.set_threshold(500_000, 20, 20)
+    Collector.configure()
     log.configure(arguments.log_level, identity=arguments.identity)
     stop = asyncio.Event()
     for number in (signal.SIGTERM, signal.SIGINT):

@@ -20,6 +20,7 @@ from zos.api.meta import Key, Meta, Object, Reason, version_number
 from zos.api.nodeworkload import NodeWorkload
 from zos.api.rbac import AGENT, CONTROLLER, CONTROLLER_NAMESPACE
 from zos.controller import metrics
+from zos.controller.collector import Collector
 from zos.controller.executor import MANAGER, Executor
 from zos.controller.ledger import Ledger, Lost
 from zos.controller.liveness import Liveness
@@ -58,7 +59,9 @@ class Controller:
         self._observers: list[Callable[[str, str, int], None]] = []
         self._client = Client(access, wrote=self._wrote)
         self.world = World([*indexes()])
-        self._queue = Queue(time.monotonic, lambda: random.uniform(0.8, 1.2), lambda key: KINDS[key.kind].rest)
+        self._queue = Queue(
+            time.monotonic, lambda: random.uniform(0.8, 1.2), lambda key: KINDS[key.kind].rest, Collector().collect
+        )
         self._ledger = Ledger(self._client, self.world, self._absorb, self._changed, MANAGER)
         self._executor = Executor(
             self._client, self.world, self._ledger, self._absorb, self._changed, self._queue.add, time.monotonic

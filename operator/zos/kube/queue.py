@@ -18,17 +18,23 @@ class Queue:
     """``clock`` gives seconds, ``jitter`` a factor around 1. A key that is added while it is worked on comes again.
 
     ``rest`` gives the seconds for which a key that was done does not come again: for those that sum up many others, which
-    change together. The first change is heard at once, and the last is never lost.
+    change together. The first change is heard at once, and the last is never lost. ``idle`` is called when nothing is ready
+    or worked on any more.
 
     Each key wakes one worker: waking all of a thousand for every key would be most of what a controller does.
     """
 
     def __init__(
-        self, clock: Callable[[], float], jitter: Callable[[], float], rest: Callable[[Key], float] = lambda _: 0.0
+        self,
+        clock: Callable[[], float],
+        jitter: Callable[[], float],
+        rest: Callable[[Key], float] = lambda _: 0.0,
+        idle: Callable[[], None] = lambda: None,
     ) -> None:
         self._clock = clock
         self._jitter = jitter
         self._rest = rest
+        self._nothing_left = idle
         self._resting: dict[Key, float] = {}  # until when
         self._ready: dict[Key, None] = {}  # insertion-ordered
         self._working: set[Key] = set()
@@ -77,6 +83,8 @@ class Queue:
                 del self._ready[key]
                 self._working.add(key)
                 return key
+            if not self._working:
+                self._nothing_left()
             idle: asyncio.Future[None] = asyncio.get_running_loop().create_future()
             self._idle.append(idle)
             try:
