@@ -24,7 +24,7 @@ from zos.plan import names
 
 NODES = ("n1", "n2", "n3")
 NETWORKS = 9
-ROUNDS = 5
+ROUNDS = 9
 #: Seconds of one transfer.
 TRANSFER = 3
 _MTU = 1420

@@ -136,6 +136,14 @@ async def test_two_routers_reach_each_other_and_are_left_alone(place: Place) -> 
     assert str(place.a.listen_port) not in sh(f"ip netns exec {A} ss -lun")
 
 
+async def test_it_has_precedence_over_guests(place: Place) -> None:
+    await place.converge(place.a)
+    pid = place.pid(WG_A)
+    assert os.getpriority(os.PRIO_PROCESS, pid) == -10
+    autogroup = Path(f"/proc/{pid}/autogroup")
+    assert not autogroup.exists() or autogroup.read_text().endswith(" nice -10\n")
+
+
 async def test_a_killed_process_comes_back_with_what_it_had_learned(place: Place) -> None:
     await place.converge(place.a, place.b)
     place.driver.watch(lambda: None)
