@@ -24,9 +24,9 @@ from zos.plan import names
 
 NODES = ("n1", "n2", "n3")
 NETWORKS = 9
-ROUNDS = 9
+ROUNDS = 21
 #: Seconds of one transfer.
-TRANSFER = 3
+TRANSFER = 2
 _MTU = 1420
 
 #: Runs on a node: waits for the router, then for each peer to answer a ping, and says when it has them all.
