@@ -86,6 +86,9 @@ class Executor:
             return _nothing()
         if obj.deleting:
             return self._delete(obj, kind, resolution)
+        fresh = kind.finalized and CONTROLLER_FINALIZER not in obj.metadata.finalizers
+        if fresh and kind.pool is not None:  # its status is guarded by the version that this changes: the rest follows it
+            return self._finalizers(obj, (*obj.metadata.finalizers, CONTROLLER_FINALIZER))
         waiters = [self._ledger.hold(hold.pool, hold.entry, obj.key) for hold in resolution.holds]
         waiters += [self._ledger.release(pool, obj.uid) for pool in resolution.releases]
         # Only what this resolution saw: what comes while it is carried out may be another leader's, who saw more.
