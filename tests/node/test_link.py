@@ -13,8 +13,8 @@ from pathlib import Path
 
 import pytest
 
-from zos.drivers import DriverError
-from zos.drivers.link import LinkDriver
+from zos.drivers import DriverError, netns
+from zos.drivers.link import LinkDriver, find
 from zos.drivers.sysctl import SysctlDriver
 from zos.plan import names
 from zos.plan.diff import Op, diff
@@ -162,6 +162,18 @@ async def test_half_made_things_without_a_mark_are_ours_by_name(driver: LinkDriv
         assert seen[item.key].item is None
     assert len(await converge(driver)) == 3
     assert BRIDGE not in sh("ip link")
+
+
+async def test_one_among_many_is_found_again_and_again(driver: LinkDriver) -> None:
+    await converge(driver, NETNS)
+    batch = "".join(f"link add d{number} type bridge\n" for number in range(200))
+    subprocess.run(["ip", "-n", ROUTER, "-batch", "-"], input=batch, text=True, check=True)
+    async with netns.netlink(ROUTER) as sock:
+        for name in ("lo", "d0", "d199", "d100", "d1") * 4:
+            link = await find(sock, ROUTER, name)
+            assert link is not None
+            assert link.name == name
+        assert await find(sock, ROUTER, "absent") is None
 
 
 async def test_what_is_missing_is_named(driver: LinkDriver) -> None:

@@ -329,10 +329,14 @@ async def _delete_route(sock: AsyncIPRoute, destination: str) -> None:
 
 
 async def find(sock: AsyncIPRoute, space: str, name: str) -> Link | None:
-    async for message in await sock.get_links():
-        if message.get_attr("IFLA_IFNAME") == name:
-            return Link(space, message)
-    return None
+    """Asked for by name: a list that is not read to its end keeps the socket busy for the next one (EBUSY)."""
+    try:
+        (message,) = await sock.link("get", ifname=name)
+    except NetlinkError as error:
+        if error.code == errno.ENODEV:
+            return None
+        raise
+    return Link(space, message)
 
 
 async def _need(sock: AsyncIPRoute, space: str, name: str) -> Link:
