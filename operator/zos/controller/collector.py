@@ -8,7 +8,7 @@ from __future__ import annotations
 import gc
 
 #: New objects (those that can be part of a cycle) that are worth a look when there is time; and that are too many to wait.
-_WORTH, _TOO_MANY = 50_000, 250_000
+_WORTH, _TOO_MANY = 50_000, 400_000
 #: Every so many looks, everything is gone through.
 _WHOLE = 20
 
