@@ -94,3 +94,22 @@ async def test_what_rests_is_heard_at_once_then_seldom_and_at_the_end() -> None:
     await asyncio.sleep(0.12)
     made.add(key("sum"))
     assert await asyncio.wait_for(made.get(), 0.05) == key("sum")
+
+
+async def test_who_asks_is_told_when_nothing_is_left() -> None:
+    told: list[int] = []
+    made = Queue(time.monotonic, lambda: 1.0, idle=lambda: told.append(1))
+    for name in "ab":
+        made.add(key(name))
+    first, second = await made.get(), await made.get()
+    made.done(first)
+    waiting = asyncio.create_task(made.get())
+    await asyncio.sleep(0)
+    assert not told  # one is worked on still
+    made.done(second)
+    other = asyncio.create_task(made.get())
+    await asyncio.sleep(0)
+    assert told == [1]
+    for task in (waiting, other):
+        task.cancel()
+    await asyncio.gather(waiting, other, return_exceptions=True)
