@@ -77,6 +77,8 @@ REFUSED = [
     ("ZMachine", MACHINE | {"image": "debian"}, "image must be oci://"),
     ("ZMachine", MACHINE | {"image": "oci://host"}, "image must be oci://"),
     ("ZMachine", MACHINE | {"image": "oci://host/UPPER"}, "image must be oci://"),
+    ("ZMachine", MACHINE | {"image": "oci://host//x"}, "image must be oci://"),
+    ("ZMachine", MACHINE | {"image": "oci://host/a/-b"}, "image must be oci://"),
     ("ZMachine", MACHINE | {"image": "file://relative"}, "image must be oci://"),
     ("ZMachine", MACHINE | {"network": {"name": "n", "ip": "10.20.2"}}, "network.ip must be an IPv4 address"),
     ("ZMachine", MACHINE | {"env": [{"name": "A"}]}, "exactly one of value and valueFrom"),
