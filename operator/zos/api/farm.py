@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import builtins
 from collections.abc import Collection, Iterable, Iterator
 from functools import cached_property, lru_cache
 from ipaddress import IPv4Address, IPv4Network, IPv6Network, ip_address
@@ -11,8 +12,6 @@ from pydantic import ConfigDict, Field
 
 from zos.api.meta import Model, Object, Status
 from zos.api.schema import AGE, READY, REASON, Column, Rule, ipv4, ipv4_range, rules
-
-range_ = range  # a field below has this name
 
 
 class PublicIPv4Range(Model):
@@ -64,10 +63,10 @@ class PublicIPv4Range(Model):
         return IPv4Network(self.range, strict=False)
 
     @cached_property
-    def numbers(self) -> range_:
+    def numbers(self) -> builtins.range:
         """All of its addresses, as numbers."""
         first = int(self.network.network_address)
-        return range_(first, first + self.network.num_addresses)
+        return builtins.range(first, first + self.network.num_addresses)
 
     @cached_property
     def reserved(self) -> frozenset[int]:
