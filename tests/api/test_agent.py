@@ -282,8 +282,8 @@ async def test_an_empty_list_from_our_own_cluster_erases_no_data(grid: Grid) -> 
         await grid.admin.patch(NodeWorkload, grid.namespace, "a", body)
         await grid.admin.delete(NodeWorkload, grid.namespace, "a")  # by force, past the agent
         began = time.monotonic()
-        while not (node := await grid.gridnode()).status.quarantined:
+        while not (node := await grid.gridnode()).status.quarantine:
             assert time.monotonic() - began < 10
             await asyncio.sleep(0.05)
-        assert node.status.quarantined == ("disk/mount-uid-a of a",)
+        assert [thing.uid for thing in node.status.quarantine] == ["uid-a"]
         assert "disk/mount-uid-a" in grid.node.things

@@ -18,7 +18,7 @@ from zos.agent.settings import Settings
 from zos.agent.snapshot import Snapshot
 from zos.agent.statuses import Statuses
 from zos.agent.workloads import Workloads
-from zos.api.gridnode import GridNode, NodeFeatures
+from zos.api.gridnode import GridNode, NodeFeatures, Quarantined
 from zos.api.meta import Key
 from zos.api.nodeworkload import NodeWorkload
 from zos.drivers import DomainSource, Driver, ImageSource
@@ -187,10 +187,10 @@ class Agent:
         if current:
             self._statuses.offer(workloads, result.reports, result.clean)
             self._node.workloads = workloads
-            quarantined = tuple(f"{thing.key} of {thing.owner}" if thing.owner else thing.key for thing in result.quarantined)
-            if quarantined != self._node.quarantined:
-                log.warning("data without an owner is left untouched: %s", ", ".join(quarantined) or "none any more")
-                self._node.quarantined = quarantined
+            quarantine = tuple(Quarantined(uid=thing.key.split("-", 1)[-1]) for thing in result.quarantined)
+            if quarantine != self._node.quarantine:
+                log.warning("without an owner, left untouched: %s", ", ".join(q.uid for q in quarantine) or "none any more")
+                self._node.quarantine = quarantine
             self._node.changed()
         return result
 

@@ -10,7 +10,7 @@ from zos import __version__
 from zos.agent import prekeys, surroundings
 from zos.agent.settings import Settings
 from zos.agent.statuses import replacing
-from zos.api.gridnode import Endpoint, GridNode, NodeFeatures
+from zos.api.gridnode import Endpoint, GridNode, NodeFeatures, Quarantined
 from zos.api.nodeworkload import NodeWorkload
 from zos.drivers.keyring import Keyring
 from zos.kube.client import ApiError, Client, NotFound, Raw, Unavailable
@@ -22,7 +22,7 @@ _LOOK = 60.0
 _RETRY = 3.0
 #: Our fields of GridNode.status, as on the wire. The rest is the controller's.
 _OURS = (
-    "capacity", "prekeys", "sealingKey", "features", "agentVersion", "reportedEndpoint", "nameservers", "quarantined",
+    "capacity", "prekeys", "sealingKey", "features", "agentVersion", "reportedEndpoint", "nameservers", "quarantine",
 )  # fmt: skip
 
 
@@ -48,7 +48,7 @@ class NodeStatus:
         self._endpoint: Endpoint | None = None
         self._nameservers: tuple[str, ...] = ()
         self.workloads: Mapping[str, NodeWorkload] = {}
-        self.quarantined: tuple[str, ...] = ()
+        self.quarantine: tuple[Quarantined, ...] = ()
         self.node: GridNode | None = None
 
     @property
@@ -118,7 +118,7 @@ class NodeStatus:
                         "agent_version": __version__,
                         "reported_endpoint": self._endpoint,
                         "nameservers": self._nameservers,
-                        "quarantined": self.quarantined,
+                        "quarantine": self.quarantine,
                     }
                 )
             }

@@ -8,7 +8,7 @@ from typing import ClassVar, Literal
 from pydantic import ConfigDict, Field
 
 from zos.api.meta import Model, Object, Quantity, Status
-from zos.api.schema import AGE, READY, REASON, Column, Rule, ipv4, ipv6, rules
+from zos.api.schema import AGE, READY, REASON, Column, Rule, each_cidr, ipv4, ipv6, keyed, rules
 
 
 class Endpoint(Model):
@@ -33,6 +33,64 @@ class PortRange(Model):
 
     to: int = Field(default=53999, ge=1024, le=65535)
     """The highest port."""
+
+
+class Offer(Model):
+    """Caps on what the agent reports; absent: all of it."""
+
+    cpu: int | None = Field(default=None, ge=0, le=65536)
+    """Virtual CPUs."""
+
+    memory: Quantity | None = None
+    """Bytes of RAM."""
+
+    storage: Quantity | None = None
+    """Bytes of disk."""
+
+
+class Egress(Model):
+    """Ranges in CIDR form, IPv4 or IPv6."""
+
+    deny: tuple[str, ...] = Field(default=(), max_length=64, json_schema_extra=each_cidr("egress.deny"))
+    """Closed as well, like the CIDRs of a cluster's pods and services."""
+
+    allow: tuple[str, ...] = Field(default=(), max_length=64, json_schema_extra=each_cidr("egress.allow"))
+    """Open although they would be closed. Stands above ``deny``."""
+
+
+class Recipient(Model):
+    """The object that gets what is in quarantine."""
+
+    kind: Literal["ZMount", "ZMachine"]
+    """Of the same kind as what it gets."""
+
+    namespace: str = Field(min_length=1, max_length=63)
+    """Its namespace."""
+
+    name: str = Field(min_length=1, max_length=253)
+    """Its name."""
+
+
+class QuarantineOrder(Model):
+    """An administrator's word on one thing in quarantine."""
+
+    model_config = ConfigDict(
+        json_schema_extra=rules(
+            Rule(
+                "has(self.giveTo) != (has(self.discard) && self.discard)",
+                "quarantine[] must have exactly one of giveTo and discard: true",
+            )
+        )
+    )
+
+    uid: str = Field(min_length=1, max_length=64)
+    """As ``status.quarantine`` shows it."""
+
+    give_to: Recipient | None = None
+    """It becomes that object's."""
+
+    discard: bool = False
+    """It is erased for good."""
 
 
 class GridNodeSpec(Model):
@@ -69,6 +127,17 @@ class GridNodeSpec(Model):
     wireguard_ports: PortRange = Field(default_factory=PortRange)
     """UDP ports for WireGuard, one for each network that has this node; they must be reachable from outside. A port that a
     network has stays its own whatever the range becomes."""
+
+    offer: Offer = Field(default_factory=Offer)
+    """The most that is used of what the agent says the node has."""
+
+    egress: Egress = Field(default_factory=Egress)
+    """Where machines on this node may connect to through it. Closed by default: the node itself, the networks it is connected to,
+    and link-local addresses."""
+
+    quarantine: tuple[QuarantineOrder, ...] = Field(default=(), max_length=256, json_schema_extra=keyed("uid"))
+    """What becomes of things on the node that belong to nobody any more (``status.quarantine``). Nothing happens to what is not
+    listed here."""
 
     unschedulable: bool = False
     """Nothing new is placed here; what is here stays, and what names this node in ``nodeName`` still comes."""
@@ -121,6 +190,37 @@ class NodeFeatures(Model):
     """``kernel``, or ``userspace`` where a program does it, more slowly. Empty: not found out yet."""
 
 
+class Quarantined(Model):
+    """What a node has of an object without a NodeWorkload (anymore)."""
+
+    uid: str = Field(max_length=64)
+    """That object's uid."""
+
+    kind: str = Field(default="", max_length=63)
+    """Its kind. Empty, like namespace and name, where the node does not know any more."""
+
+    namespace: str = Field(default="", max_length=63)
+    """Its namespace."""
+
+    name: str = Field(default="", max_length=253)
+    """Its name."""
+
+    running: bool = False
+    """A guest or a network that runs on."""
+
+    cpu: int = Field(default=0, ge=0)
+    """Virtual CPUs of a guest that runs."""
+
+    memory: Quantity = 0
+    """Bytes of RAM of a guest that runs."""
+
+    storage: Quantity = 0
+    """Bytes of disk."""
+
+    listen_port: int | None = Field(default=None, ge=1, le=65535)
+    """UDP port of a network's WireGuard interface."""
+
+
 class GridNodeStatus(Status):
     # by the agent
     capacity: Resources = Field(default_factory=Resources)
@@ -144,8 +244,9 @@ class GridNodeStatus(Status):
     nameservers: tuple[str, ...] = ()
     """The node's DNS servers, which its machines use as well."""
 
-    quarantined: tuple[str, ...] = ()
-    """Data on the node that no NodeWorkload owns. Nobody touches it; an administrator decides."""
+    quarantine: tuple[Quarantined, ...] = Field(default=(), max_length=1024)
+    """What is on the node and belongs to nobody any more. It stays as it is and counts as held, until its owner is back or an
+    administrator decides in ``spec.quarantine``."""
 
     # by the controller
     node_namespace: str | None = None

@@ -22,6 +22,9 @@ CONTROLLER_FINALIZER = f"{GROUP}/controller"
 #: Like ``kubectl rollout restart``: a new value (a time) restarts a machine.
 RESTARTED_AT = f"{GROUP}/restartedAt"
 
+#: On an object that is being deleted, with that object's own uid: what is on a node that does not answer is given up.
+ABANDON = f"{GROUP}/abandon"
+
 #: Held by the agent on a NodeWorkload, until the node is clean of it.
 AGENT_FINALIZER = f"{GROUP}/agent"
 
@@ -99,6 +102,13 @@ STALLED_REASONS = frozenset(
         Reason.QUARANTINED,
     }
 )
+
+
+class DeletionPolicy(StrEnum):
+    """What becomes of data when its user deletes the object."""
+
+    ERASE = "Erase"
+    RETAIN = "Retain"
 
 
 class Condition(Model):

@@ -137,10 +137,19 @@ class MachineOnNode(Model):
     restarted_at: str | None = None
     """The object's annotation of that name: a new value asks for a restart."""
 
+    adopt: str | None = None
+    """Uid of a machine of the node's quarantine whose root an administrator gives to this one."""
+
 
 class MountOnNode(Model):
     size: Quantity
     """Bytes to reserve."""
+
+    holds_data: bool = False
+    """A machine has had it: it must be there already, and an empty one is not made in its place."""
+
+    adopt: str | None = None
+    """Uid of a disk of the node's quarantine that an administrator gives to this one."""
 
 
 Part = NetworkOnNode | MachineOnNode | MountOnNode
@@ -160,6 +169,18 @@ class NodeWorkloadSpec(Model):
 
     mount: MountOnNode | None = None
     """A ZMount."""
+
+    erase: str | None = None
+    """The owner's uid, written before the deletion: what is here is not wanted any more, data included. A deletion without this
+    word lets go of what is on the node and takes nothing away: guests run on, data goes into quarantine."""
+
+    retain: bool = False
+    """With ``erase``: what holds data stays on the node, in quarantine; all else goes."""
+
+    @property
+    def unwanted(self) -> bool:
+        """Whether the word to take everything away was said, and of this owner."""
+        return bool(self.erase) and self.erase == self.owner.uid
 
     @classmethod
     def of(cls, owner: Owner, part: Part) -> NodeWorkloadSpec:
@@ -198,7 +219,15 @@ class MountState(Model):
     """Bytes that are reserved."""
 
 
+class NetworkState(Model):
+    lost_key: str | None = None
+    """The WireGuard public key of the spec whose private half this node has lost: another one is to be chosen."""
+
+
 class NodeWorkloadStatus(Status):
+    network: NetworkState | None = None
+    """What the agent sees of the network."""
+
     machine: MachineState | None = None
     """What the agent sees of the machine."""
 

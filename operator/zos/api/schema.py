@@ -56,6 +56,15 @@ def ipv6(what: str) -> Rule:
     return Rule("isIP(self) && ip(self).family() == 6", f"{what} must be an IPv6 address like 2001:db8::7")
 
 
+def each_cidr(what: str) -> JsonDict:
+    """For a list of ranges of either family."""
+    check = Rule(
+        "self.all(c, isCIDR(c) && c == string(cidr(c).masked()))",
+        f"{what} must be ranges like 192.168.0.0/16 or fd00::/8: their host bits must be zero",
+    )
+    return {**rules(check), "x-kubernetes-list-type": "set"}
+
+
 def ipv4_range(what: str, example: str) -> tuple[Rule, Rule]:
     """An IPv4 CIDR whose host bits are zero."""
     return (

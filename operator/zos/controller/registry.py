@@ -57,7 +57,7 @@ class Kind:
 
 _AGENTS = frozenset(
     {
-        "capacity", "prekeys", "sealing_key", "features", "agent_version", "reported_endpoint", "nameservers", "quarantined",
+        "capacity", "prekeys", "sealing_key", "features", "agent_version", "reported_endpoint", "nameservers", "quarantine",
     }
 )  # fmt: skip
 
