@@ -11,6 +11,7 @@ from typing import Any
 
 from zos.api.contract import Contract, NameContract
 from zos.api.farm import Farm
+from zos.api.gridnode import GridNode
 from zos.api.meta import CONTROLLER_FINALIZER, GROUP, VERSION, Object
 from zos.api.network import Network
 from zos.api.publicip import PublicIP
@@ -18,7 +19,7 @@ from zos.api.zmachine import ZMachine
 from zos.api.zmount import ZMount
 
 #: Kinds whose end the controller has to see to.
-FINALIZED: tuple[type[Object], ...] = (Farm, Contract, NameContract, Network, PublicIP, ZMount, ZMachine)
+FINALIZED: tuple[type[Object], ...] = (GridNode, Farm, Contract, NameContract, Network, PublicIP, ZMount, ZMachine)
 _NAME = f"finalizers.{GROUP}"
 _API_VERSION = "admissionregistration.k8s.io/v1"
 

@@ -20,9 +20,12 @@ class Secret(Object):
     data: dict[str, str] = Field(default_factory=dict)
 
     def text(self, key: str) -> str | None:
-        """The decoded value of one key, or None."""
-        value = self.data.get(key)
-        return None if value is None else base64.b64decode(value).decode()
+        """The decoded value of one key; None where there is none, or where it is no text (UTF-8 without NUL bytes)."""
+        try:
+            text = base64.b64decode(self.data[key], validate=True).decode()
+        except (KeyError, ValueError):
+            return None
+        return text if "\0" not in text else None
 
 
 class Namespace(Object):
@@ -52,3 +55,12 @@ class Lease(Object):
     API_VERSION: ClassVar[str] = "coordination.k8s.io/v1"
 
     spec: LeaseSpec = Field(default_factory=LeaseSpec)
+
+
+class CustomResourceDefinition(Object):
+    """apiextensions.k8s.io/v1: one on its way out takes all its objects along."""
+
+    KIND: ClassVar[str] = "CustomResourceDefinition"
+    PLURAL: ClassVar[str] = "customresourcedefinitions"
+    API_VERSION: ClassVar[str] = "apiextensions.k8s.io/v1"
+    NAMESPACED: ClassVar[bool] = False

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from functools import cached_property
 from typing import ClassVar, Literal
 
 from pydantic import ConfigDict, Field
 
-from zos.api.meta import Model, Object, Quantity, Status
+from zos.api.meta import ABANDON, Model, Object, Quantity, Status
 from zos.api.schema import AGE, READY, REASON, Column, Rule, each_cidr, ipv4, ipv6, keyed, rules
 
 
@@ -132,8 +133,8 @@ class GridNodeSpec(Model):
     """The most that is used of what the agent says the node has."""
 
     egress: Egress = Field(default_factory=Egress)
-    """Where machines on this node may connect to through it. Closed by default: the node itself, the networks it is connected to,
-    and link-local addresses."""
+    """Where machines on this node may connect to through it. Closed by default: the node itself, the networks that it is
+    connected to, and link-local addresses."""
 
     quarantine: tuple[QuarantineOrder, ...] = Field(default=(), max_length=256, json_schema_extra=keyed("uid"))
     """What becomes of things on the node that belong to nobody any more (``status.quarantine``). Nothing happens to what is not
@@ -266,16 +267,6 @@ class GridNodeStatus(Status):
         """The holds by their holder's uid."""
         return {hold.uid: hold for hold in self.holds}
 
-    @cached_property
-    def unheld(self) -> Resources:
-        """What nobody holds of the capacity; ``free`` says the same a moment later."""
-        held = self.holds
-        return Resources(
-            cpu=self.capacity.cpu - sum(hold.cpu for hold in held),
-            memory=self.capacity.memory - sum(hold.memory for hold in held),
-            storage=self.capacity.storage - sum(hold.storage for hold in held),
-        )
-
 
 class GridNode(Object):
     """A machine of the grid that runs workloads. An administrator applies it; its agent reports on it."""
@@ -300,6 +291,42 @@ class GridNode(Object):
 
     spec: GridNodeSpec = Field(default_factory=GridNodeSpec)
     status: GridNodeStatus = Field(default_factory=GridNodeStatus)
+
+    @property
+    def abandoned(self) -> bool:
+        """Whether an administrator has given up what is on the node."""
+        return self.deleting and self.metadata.annotations.get(ABANDON) == self.uid
+
+    @cached_property
+    def offered(self) -> Resources:
+        """What is used of the node: what its agent says it has, but no more than its administrator offers."""
+        told, most = self.status.capacity, self.spec.offer
+        return Resources(
+            cpu=told.cpu if most.cpu is None else min(told.cpu, most.cpu),
+            memory=told.memory if most.memory is None else min(told.memory, most.memory),
+            storage=told.storage if most.storage is None else min(told.storage, most.storage),
+        )
+
+    def allocated(self, holds: Iterable[NodeHold]) -> Resources:
+        """What ``holds`` take, and what is in quarantine and none of them is for."""
+        taken: list[NodeHold | Quarantined] = [*holds]
+        known = {hold.uid for hold in taken}
+        taken += [left for left in self.status.quarantine if left.uid not in known]
+        return Resources(
+            cpu=sum(one.cpu for one in taken),
+            memory=sum(one.memory for one in taken),
+            storage=sum(one.storage for one in taken),
+        )
+
+    @cached_property
+    def unheld(self) -> Resources:
+        """What nobody holds of what is offered; ``status.free`` says the same a moment later."""
+        held = self.allocated(self.status.holds)
+        return Resources(
+            cpu=self.offered.cpu - held.cpu,
+            memory=self.offered.memory - held.memory,
+            storage=self.offered.storage - held.storage,
+        )
 
     @property
     def endpoint(self) -> Endpoint:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from typing import ClassVar, Literal
 
 from pydantic import ConfigDict, Field
@@ -11,6 +12,14 @@ from zos.api.schema import AGE, READY, REASON, Column, Rule, ipv4_range, keyed, 
 
 #: Where the WireGuard addresses of every network lie (RFC 6598 space, so no private range collides).
 WIREGUARD_RANGE = "100.64.0.0/16"
+
+
+_KEY = re.compile(r"[A-Za-z0-9+/]{42}[AEIMQUYcgkosw048]=")
+
+
+def is_key(text: str | None) -> bool:
+    """Whether a text is a WireGuard key as ``wg`` prints it: 32 bytes in base64."""
+    return text is not None and _KEY.fullmatch(text) is not None
 
 
 class NetworkNode(Model):

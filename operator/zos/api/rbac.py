@@ -32,16 +32,15 @@ def agent_rules() -> list[dict[str, Any]]:
     ]
 
 
-def agent_objects(node: str, node_uid: str, namespace: str) -> tuple[Manifest, ...]:
-    """A node's namespace and what its agent may do: its own workloads, its own GridNode's status, its own Lease. All are
-    owned by the GridNode, so they leave the cluster with it."""
-    owner = [{"apiVersion": f"{GROUP}/v1alpha1", "kind": "GridNode", "name": node, "uid": node_uid}]
+def agent_objects(node: str, namespace: str) -> tuple[Manifest, ...]:
+    """A node's namespace and what its agent may do: its own workloads, its own GridNode's status, its own Lease. Nothing owns
+    them: a GridNode that is deleted by force must not take its node's workloads along. The controller removes them last."""
     labels = {f"{GROUP}/node-namespace": "true", "app.kubernetes.io/managed-by": CONTROLLER}
-    here = {"name": AGENT, "namespace": namespace, "labels": labels, "ownerReferences": owner}
-    cluster = {"name": namespace, "labels": labels, "ownerReferences": owner}
+    here = {"name": AGENT, "namespace": namespace, "labels": labels}
+    cluster = {"name": namespace, "labels": labels}
     subject = [{"kind": "ServiceAccount", "name": AGENT, "namespace": namespace}]
     return (
-        {"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": namespace, "labels": labels, "ownerReferences": owner}},
+        {"apiVersion": "v1", "kind": "Namespace", "metadata": cluster},
         {"apiVersion": "v1", "kind": "ServiceAccount", "metadata": here},
         {"apiVersion": f"{_RBAC}/v1", "kind": "Role", "metadata": here, "rules": agent_rules()},
         {
@@ -79,10 +78,14 @@ def controller_rules() -> list[dict[str, Any]]:
     return [
         _rule([GROUP], ["*"], everything),
         _rule([""], ["secrets"], everything),
-        _rule([""], ["namespaces"], ["get", "list", "watch", "create", "update", "patch"]),
-        _rule([""], ["serviceaccounts"], ["get", "create", "update", "patch"]),
+        _rule([""], ["namespaces"], ["get", "list", "watch", "create", "update", "patch", "delete"]),
+        _rule([""], ["serviceaccounts"], ["get", "create", "update", "patch", "delete"]),
         _rule([""], ["events"], ["create", "patch"]),
-        _rule([_RBAC], ["roles", "rolebindings", "clusterroles", "clusterrolebindings"], ["get", "create", "update", "patch"]),
+        _rule(
+            [_RBAC],
+            ["roles", "rolebindings", "clusterroles", "clusterrolebindings"],
+            ["get", "create", "update", "patch", "delete"],
+        ),
         _rule(["coordination.k8s.io"], ["leases"], ["get", "list", "watch", "create", "update", "patch"]),
         _rule(["apiextensions.k8s.io"], ["customresourcedefinitions"], ["get", "list", "watch"]),
     ]

@@ -64,7 +64,7 @@ _AGENTS = frozenset(
 KINDS: Mapping[str, Kind] = {
     kind.model.KIND: kind
     for kind in (
-        Kind(GridNode, gridnode, finalized=False, pool="holds", shared=_AGENTS),
+        Kind(GridNode, gridnode, pool="holds", shared=_AGENTS),
         Kind(Network, network, pool="addresses"),
         Kind(ZMachine, zmachine),
         Kind(ZMount, zmount),
