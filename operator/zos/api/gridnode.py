@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from functools import cached_property
-from typing import ClassVar, Literal
+from typing import Annotated, ClassVar, Literal
 
 from pydantic import ConfigDict, Field
 
@@ -49,13 +49,16 @@ class Offer(Model):
     """Bytes of disk."""
 
 
+Cidr = Annotated[str, Field(max_length=43)]
+
+
 class Egress(Model):
     """Ranges in CIDR form, IPv4 or IPv6."""
 
-    deny: tuple[str, ...] = Field(default=(), max_length=64, json_schema_extra=each_cidr("egress.deny"))
+    deny: tuple[Cidr, ...] = Field(default=(), max_length=64, json_schema_extra=each_cidr("egress.deny"))
     """Closed as well, like the CIDRs of a cluster's pods and services."""
 
-    allow: tuple[str, ...] = Field(default=(), max_length=64, json_schema_extra=each_cidr("egress.allow"))
+    allow: tuple[Cidr, ...] = Field(default=(), max_length=64, json_schema_extra=each_cidr("egress.allow"))
     """Open although they would be closed. Stands above ``deny``."""
 
 
