@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import signal
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -11,6 +12,16 @@ import pytest
 sys.path.insert(0, str(Path(__file__).parent))
 
 import apiserver as servers
+
+
+def pytest_configure() -> None:
+    """A run that is told to end takes away what it has made, as on ^C."""
+    signal.signal(signal.SIGTERM, _interrupted)
+
+
+def _interrupted(number: int, _: object) -> None:
+    signal.signal(number, signal.SIG_IGN)  # the way out is not to be cut short
+    raise KeyboardInterrupt
 
 
 @pytest.fixture(scope="session")

@@ -11,6 +11,7 @@ from pathlib import Path
 
 from gridlib.host import Host, Service, run
 from gridlib.layout import CONTROL_PLANE, DOMAIN, REGISTRY_PORT, Grid, GridError
+from gridlib.served import serves
 from gridlib.tools import Tools
 
 API_PORT = 6443
@@ -40,7 +41,8 @@ class ControlPlane:
 
         checkout = self.tools.checkout
         self.kubectl("apply", "--server-side", "--force-conflicts", "-f", str(checkout / "crds"))
-        self.kubectl("wait", "--for=condition=Established", "--timeout=60s", "-f", str(checkout / "crds"))
+        if not serves(checkout / "crds", lambda *words: self.kubectl(*words, check=False)):
+            raise GridError(f"the API server does not serve the CRDs: hack/minigrid logs cp apiserver --name {self.grid.name}")
         items = {"apiVersion": "v1", "kind": "List", "items": [*admission_objects(), *manifests]}
         self.kubectl("apply", "--server-side", "--force-conflicts", "-f", "-", input=json.dumps(items))
         path = self.grid.directory("cp") / "etc-zos" / "controller.kubeconfig"
