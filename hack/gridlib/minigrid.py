@@ -53,7 +53,7 @@ def up(arguments: argparse.Namespace) -> None:
     with _step("control plane"):
         control_plane.start()
     with _step("CRDs and rights"):
-        control_plane.install([*map(dict, controller_objects()), farm.manifest(), *map(gridnode, grid.nodes)])
+        control_plane.install([*map(dict, controller_objects())], [farm.manifest(), *map(gridnode, grid.nodes)])
     with _step("nodes"):
         Host(grid, "laptop").start()
         farm.start(grid)
