@@ -241,18 +241,12 @@ async def lose_endpoint(world: Truth, chance: Random) -> str:
     right = found["spec"].get("endpoint") or {}
     if not right:
         raise Refused(f"{node} has none just now")
-    world.undo[f"endpoint {node}"] = [
-        "patch",
-        "gridnode",
-        node,
-        "--type=merge",
-        "-p",
-        json.dumps({"spec": {"endpoint": right}}),
-    ]
-    gone = json.dumps({"spec": {"endpoint": dict.fromkeys(right)}})
-    _kubectl(world, "patch", "gridnode", node, "--type=merge", "-p", gone)
+    patch = ("patch", "gridnode", node, "--type=merge", "-p")
+    back = [*patch, json.dumps({"spec": {"endpoint": right}})]
+    world.undo[f"endpoint {node}"] = back
+    _kubectl(world, *patch, json.dumps({"spec": {"endpoint": dict.fromkeys(right)}}))
     await asyncio.sleep(chance.randint(1, 8))
-    _kubectl(world, *world.undo[f"endpoint {node}"])
+    _kubectl(world, *back)
     return f"{node} without an endpoint for a while"
 
 
@@ -271,13 +265,10 @@ async def confuse_by_files(world: Truth, chance: Random) -> str:
     """Files of others where drivers look: one that is no namespace, one that a dead process has left, one that is missing."""
     node = chance.choice(NODES)
     _host(world, node)
-    what = chance.choice(("stray namespace", "no pid of virtiofsd"))
-    world.on(
-        node,
-        {"stray namespace": "touch /run/netns/zos-stray", "no pid of virtiofsd": "rm -f /run/libvirt/qemu/*-fs0-fs.pid"}[what],
-    )
+    script = chance.choice(("touch /run/netns/zos-stray", "rm -f /run/libvirt/qemu/*-fs0-fs.pid"))
+    world.on(node, script)
     _kill(world, node, "agent")
-    return f"{what} on {node}, agent killed"
+    return f"{script} on {node}, agent killed"
 
 
 async def roll_back_etcd(world: Truth, chance: Random) -> str:
@@ -306,11 +297,12 @@ async def second_agent(world: Truth, chance: Random) -> str:
     """Two agents on one state directory, as after a mistake with a supervisor."""
     node = chance.choice(NODES)
     _host(world, node)
-    command = (
-        world.on(node, "tr '\\0' ' ' </proc/$(s6-svstat -o pid /run/service/agent)/cmdline").strip().replace(":9442", ":0")
+    script = (
+        "p=/proc/$(s6-svstat -o pid /run/service/agent); "
+        "export $(tr '\\0' '\\n' <$p/environ | grep ^PYTHONPATH=); "
+        f"timeout {chance.randint(4, 12)} $(tr '\\0' ' ' <$p/cmdline | sed s/:9442/:0/) 2>&1 | tail -n 1"
     )
-    path = "PYTHONPATH=$(tr '\\0' '\\n' </proc/$(s6-svstat -o pid /run/service/agent)/environ | sed -n 's/^PYTHONPATH=//p')"
-    said = world.on(node, f"{path} timeout {chance.randint(4, 12)} {command} 2>&1 | tail -n 1")
+    said = world.on(node, script)
     return f"a second agent on {node}: {said.strip()[:150]}"
 
 

@@ -1,4 +1,4 @@
-"""What must hold of a grid with real disks and guests. Read from the API and from the nodes, never from the product's memory."""
+"""What must hold of a grid with real disks and guests: read from the API and the nodes, not from the product's memory."""
 
 from __future__ import annotations
 
@@ -135,7 +135,8 @@ async def gone(world: Truth) -> list[str]:
         held = [hold["owner"] for hold in node.get("status", {}).get("holds", ()) if hold["uid"] in uids]
         found += [f"{node['metadata']['name']} still holds for {owner}" for owner in held]
     idents = {names.ident(uid) for uid in uids} | uids
-    script = "ip -o link; ls /run/netns; nft list tables; ls /var/lib/zos/disks /var/lib/zos/machines /run/service; ls /run/libvirt/qemu"
+    places = "/run/netns /run/service /run/libvirt/qemu /var/lib/zos/disks /var/lib/zos/machines"
+    script = f"ip -o link; nft list tables; ls {places}"
     for name in ("n1", "n2", "n3"):
         lines = world.on(name, script).splitlines()
         found += [f"{name} still has {line.strip()}" for line in lines if any(ident in line for ident in idents)]

@@ -12,7 +12,7 @@ from importlib import import_module
 from types import ModuleType
 
 NAMES = {
-    "truth": "a minigrid with real disks and guests: whatever dies or is unknown for a while, no byte is lost, no guest stopped",
+    "truth": "real disks and guests on a minigrid: whatever dies or is away for a while, no byte is lost, no guest stopped",
     "grid": "many objects on simulated nodes under edits, restarts and drift: nothing is given twice, everything gets Ready",
     "bytes": "hostile bytes in whatever the product reads, on simulated nodes: everyone else is served",
 }
@@ -28,9 +28,7 @@ def main() -> int:
     )
     parser.add_argument("name", nargs="?", choices=sorted(NAMES), metavar="NAME")
     parser.add_argument("--seconds", type=float, default=600, help="of chaos; settling and deleting come after (%(default)s)")
-    parser.add_argument(
-        "--seed", type=int, help="the one that a run has told chooses the same actions (default: another each time)"
-    )
+    parser.add_argument("--seed", type=int, help="chooses the actions; a run tells its own (default: another each time)")
     parser.add_argument("--actions", default="", help="comma-separated, instead of those that must do no harm today; or: all")
     parser.add_argument("--list", action="store_true", help="names, and their actions")
     arguments = parser.parse_args()
@@ -46,9 +44,7 @@ def main() -> int:
     try:
         return asyncio.run(of(arguments.name).run(seed, arguments.seconds, asked))
     except KeyError as unknown:
-        print(
-            f"hack/torture: {arguments.name} has no action {unknown}: see hack/torture {arguments.name} --list", file=sys.stderr
-        )
+        print(f"{arguments.name} has no action {unknown}: see hack/torture {arguments.name} --list", file=sys.stderr)
         return 2
 
 
