@@ -33,3 +33,11 @@ def apiserver(tmp_path_factory: pytest.TempPathFactory) -> Iterator[servers.ApiS
         pytest.fail(f"{missing} (hack/minigrid builds it)")
     with servers.running(tmp_path_factory.mktemp("apiserver"), users=("agent-a", "agent-b")) as server:
         yield server
+
+
+@pytest.fixture(scope="session")
+def controlled(tmp_path_factory: pytest.TempPathFactory) -> Iterator[servers.ApiServer]:
+    """One for tests that run controllers, which look at everything in it: each sweeps up behind itself (`simulated.sweep`)."""
+    with servers.running(tmp_path_factory.mktemp("controlled")) as server:
+        server.kubectl("create", "namespace", "zos-system")
+        yield server
