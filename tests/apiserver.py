@@ -17,6 +17,8 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from gridlib.served import serves
+
 CRDS = Path(__file__).parent.parent / "crds"
 
 
@@ -133,7 +135,8 @@ class ApiServer:
     def install(self) -> None:
         """The project's CRDs, served."""
         self.kubectl("apply", "--server-side", "-f", str(CRDS))
-        self.kubectl("wait", "--for=condition=Established", "--timeout=30s", "-f", str(CRDS))
+        if not serves(CRDS, lambda *words: self.kubectl(*words, check=False)):
+            raise RuntimeError((self.directory / "kube-apiserver.log").read_text()[-3000:])
 
     def stop(self) -> None:
         for process in self._processes.values():
@@ -153,7 +156,9 @@ class ApiServer:
 
     def _spawn(self, name: str, *argv: str) -> None:
         with open(self.directory / f"{name}.log", "ab") as log:
-            self._processes[name] = subprocess.Popen(argv, stdout=log, stderr=log, stdin=subprocess.DEVNULL)
+            # It does not outlive who uses it, whatever becomes of that.
+            dying = ("setpriv", "--pdeathsig", "KILL", "--", *argv)
+            self._processes[name] = subprocess.Popen(dying, stdout=log, stderr=log, stdin=subprocess.DEVNULL)
 
     def _write_kubeconfig(self, user: str, path: Path) -> None:
         path.write_text(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import signal
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -13,6 +14,16 @@ sys.path.insert(0, str(Path(__file__).parent))
 import apiserver as servers
 
 
+def pytest_configure() -> None:
+    """A run that is told to end takes away what it has made, as on ^C."""
+    signal.signal(signal.SIGTERM, _interrupted)
+
+
+def _interrupted(number: int, _: object) -> None:
+    signal.signal(number, signal.SIG_IGN)  # the way out is not to be cut short
+    raise KeyboardInterrupt
+
+
 @pytest.fixture(scope="session")
 def apiserver(tmp_path_factory: pytest.TempPathFactory) -> Iterator[servers.ApiServer]:
     """A real API server with the project's CRDs, shared by the session: use names of your own."""
@@ -21,4 +32,12 @@ def apiserver(tmp_path_factory: pytest.TempPathFactory) -> Iterator[servers.ApiS
     except servers.Missing as missing:
         pytest.fail(f"{missing} (hack/minigrid builds it)")
     with servers.running(tmp_path_factory.mktemp("apiserver"), users=("agent-a", "agent-b")) as server:
+        yield server
+
+
+@pytest.fixture(scope="session")
+def controlled(tmp_path_factory: pytest.TempPathFactory) -> Iterator[servers.ApiServer]:
+    """One for tests that run controllers, which look at everything in it: each sweeps up behind itself (`simulated.sweep`)."""
+    with servers.running(tmp_path_factory.mktemp("controlled")) as server:
+        server.kubectl("create", "namespace", "zos-system")
         yield server
