@@ -45,9 +45,9 @@ def _name(node: GridNode) -> str:
 
 
 def candidate(node: GridNode) -> Candidate:
-    spec, status = node.spec, node.status
+    spec = node.spec
     takes_new = not (spec.unschedulable or node.deleting)
-    return Candidate(node.name, status.unheld, status.capacity, takes_new, spec.farm, spec.public_interface is not None)
+    return Candidate(node.name, node.unheld, node.offered, takes_new, spec.farm, spec.public_interface is not None)
 
 
 def lacks(need: Resources, node: Candidate) -> str | None:

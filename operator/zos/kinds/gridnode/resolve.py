@@ -28,7 +28,7 @@ def resolve(node: GridNode, world: Reader) -> Resolution:
         memory=sum(hold.memory for hold in holds),
         storage=sum(hold.storage for hold in holds),
     )
-    capacity = node.status.capacity
+    offered = node.offered
     return Resolution(
         verdict=_judge(node, world.view(Heartbeat, "", node.name, lambda heartbeat: heartbeat.alive)),
         status=node.status.model_copy(
@@ -38,9 +38,9 @@ def resolve(node: GridNode, world: Reader) -> Resolution:
                 "allocated": allocated,
                 # A node that lost memory, or whose agent has not said yet what it has, has no less than nothing to give.
                 "free": Resources(
-                    cpu=max(0, capacity.cpu - allocated.cpu),
-                    memory=max(0, capacity.memory - allocated.memory),
-                    storage=max(0, capacity.storage - allocated.storage),
+                    cpu=max(0, offered.cpu - allocated.cpu),
+                    memory=max(0, offered.memory - allocated.memory),
+                    storage=max(0, offered.storage - allocated.storage),
                 ),
             }
         ),
