@@ -17,6 +17,8 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from zos.api.admission import restricting
+
 CRDS = Path(__file__).parent.parent / "crds"
 
 
@@ -131,7 +133,9 @@ class ApiServer:
         return result.stdout
 
     def install(self) -> None:
-        """The project's CRDs, served."""
+        """The project's CRDs, served, and what agents and the controller are held to."""
+        policies = json.dumps({"apiVersion": "v1", "kind": "List", "items": list(restricting())})
+        self.kubectl("apply", "--server-side", "-f", "-", stdin=policies)
         self.kubectl("apply", "--server-side", "-f", str(CRDS))
         self.kubectl("wait", "--for=condition=Established", "--timeout=30s", "-f", str(CRDS))
 

@@ -238,6 +238,13 @@ _SANE = (
 
 
 class GridNodeStatus(Status):
+    #: Fields that the node's agent writes, and no others. The rest is the controller's.
+    AGENTS: ClassVar[frozenset[str]] = frozenset(
+        {
+            "capacity", "prekeys", "sealing_key", "features", "agent_version", "reported_endpoint", "nameservers", "quarantine",
+        }
+    )  # fmt: skip
+
     # by the agent
     capacity: Resources = Field(default_factory=Resources, json_schema_extra=rules(*_SANE))
     """What the node has to offer: all of it less what it needs itself."""

@@ -45,7 +45,7 @@ def resolve(node: GridNode, world: Reader) -> Resolution:
             }
         ),
         guarded=True,
-        objects=agent_objects(node.name, node.uid, namespace),
+        objects=agent_objects(node.name, namespace),
     )
 
 
