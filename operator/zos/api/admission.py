@@ -24,7 +24,7 @@ from zos.api.zmachine import ZMachine
 from zos.api.zmount import ZMount
 
 #: Kinds whose end the controller has to see to.
-FINALIZED: tuple[type[Object], ...] = (Farm, GridNode, Contract, NameContract, Network, PublicIP, ZMount, ZMachine)
+FINALIZED: tuple[type[Object], ...] = (GridNode, Farm, Contract, NameContract, Network, PublicIP, ZMount, ZMachine)
 _API_VERSION = "admissionregistration.k8s.io/v1"
 
 Manifest = dict[str, Any]
@@ -36,8 +36,8 @@ def admission_objects() -> Sequence[Manifest]:
 
 
 def finalizing() -> Sequence[Manifest]:
-    """A MutatingAdmissionPolicy and its binding (Kubernetes 1.36 and later). What is not being deleted has the finalizer, whoever
-    takes it off: else its end could go unnoticed."""
+    """A MutatingAdmissionPolicy and its binding (Kubernetes 1.36 and later). What is not being deleted has the finalizer,
+    whoever takes it off: else its end could go unnoticed."""
     name = f"finalizers.{GROUP}"
     return (
         {
@@ -166,9 +166,7 @@ def _same(part: str, besides: Iterable[str]) -> str:
     )
 
 
-def _policy(
-    name: str, matching: Manifest, condition: Manifest, *validations: tuple[str, str]
-) -> tuple[Manifest, Manifest]:
+def _policy(name: str, matching: Manifest, condition: Manifest, *validations: tuple[str, str]) -> tuple[Manifest, Manifest]:
     full = f"{name}.{GROUP}"
     return (
         {

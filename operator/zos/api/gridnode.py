@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from functools import cached_property
 from typing import Annotated, ClassVar, Literal
 
@@ -10,7 +11,20 @@ from pydantic import ConfigDict, Field
 from zos.api.meta import Model, Object, Quantity, Status
 from zos.api.schema import AGE, READY, REASON, Column, Rule, at_most, each_cidr, ipv4, ipv6, keyed, rules
 from zos.api.text import (
-    Cidr, Count, Ip, Kind, Label, Line, Name, Port, PublicKey, Uid, Version, only, otherwise, word,
+    Cidr,
+    Count,
+    Ip,
+    Kind,
+    Label,
+    Line,
+    Name,
+    Port,
+    PublicKey,
+    Uid,
+    Version,
+    only,
+    otherwise,
+    word,
 )  # fmt: skip
 
 
@@ -135,8 +149,8 @@ class GridNodeSpec(Model):
     """The most that is used of what the agent says the node has."""
 
     egress: Egress = Field(default_factory=Egress)
-    """Where machines on this node may connect to through it. Closed by default: the node itself, the networks it is connected to,
-    and link-local addresses."""
+    """Where machines on this node may connect to through it. Closed by default: the node itself, the networks that it is
+    connected to, and link-local addresses."""
 
     quarantine: tuple[QuarantineOrder, ...] = Field(default=(), max_length=256, json_schema_extra=keyed("uid"))
     """What becomes of things on the node that belong to nobody any more (``status.quarantine``). Nothing happens to what is not
@@ -319,22 +333,33 @@ class GridNode(Object):
 
     @cached_property
     def offered(self) -> Resources:
-        """What the agent says the node has, as far as the administrator lets it be used."""
-        offer, capacity = self.spec.offer, self.status.capacity
+        """What is used of the node: what its agent says it has, but no more than its administrator offers."""
+        told, most = self.status.capacity, self.spec.offer
         return Resources(
-            cpu=_capped(capacity.cpu, offer.cpu),
-            memory=_capped(capacity.memory, offer.memory),
-            storage=_capped(capacity.storage, offer.storage),
+            cpu=told.cpu if most.cpu is None else min(told.cpu, most.cpu),
+            memory=told.memory if most.memory is None else min(told.memory, most.memory),
+            storage=told.storage if most.storage is None else min(told.storage, most.storage),
+        )
+
+    def allocated(self, holds: Iterable[NodeHold]) -> Resources:
+        """What ``holds`` take, and what is in quarantine and none of them is for."""
+        taken: list[NodeHold | Quarantined] = [*holds]
+        known = {hold.uid for hold in taken}
+        taken += [left for left in self.status.quarantine if left.uid not in known]
+        return Resources(
+            cpu=sum(one.cpu for one in taken),
+            memory=sum(one.memory for one in taken),
+            storage=sum(one.storage for one in taken),
         )
 
     @cached_property
     def unheld(self) -> Resources:
-        """What nobody holds of the offer, less than nothing where it has shrunk; ``status.free`` says the same a moment later."""
-        held, offered = self.status.holds, self.offered
+        """What nobody holds of what is offered; ``status.free`` says the same a moment later."""
+        held = self.allocated(self.status.holds)
         return Resources(
-            cpu=offered.cpu - sum(hold.cpu for hold in held),
-            memory=offered.memory - sum(hold.memory for hold in held),
-            storage=offered.storage - sum(hold.storage for hold in held),
+            cpu=self.offered.cpu - held.cpu,
+            memory=self.offered.memory - held.memory,
+            storage=self.offered.storage - held.storage,
         )
 
     @property
@@ -344,7 +369,3 @@ class GridNode(Object):
         if declared is not None and (declared.ipv4 or declared.ipv6):
             return declared
         return self.status.reported_endpoint or Endpoint()
-
-
-def _capped(reported: int, offered: int | None) -> int:
-    return reported if offered is None else min(reported, offered)

@@ -9,8 +9,29 @@ from pydantic import Field
 from zos.api.meta import Model, Object, Quantity, Reason, Status
 from zos.api.schema import AGE, READY, REASON, Column, at_most
 from zos.api.text import (
-    Argument, Base64, Cidr, Count, Digest, HostPort, Interface, Ipv4, Kind, Label, Line, Mac, Mtu, Name, Path, Port, PrefixLength,
-    PublicKey, SshKey, Time, Uid, Variable, otherwise,
+    Argument,
+    Base64,
+    Cidr,
+    Count,
+    Digest,
+    HostPort,
+    Interface,
+    Ipv4,
+    Kind,
+    Label,
+    Line,
+    Mac,
+    Mtu,
+    Name,
+    Path,
+    Port,
+    PrefixLength,
+    PublicKey,
+    SshKey,
+    Time,
+    Uid,
+    Variable,
+    otherwise,
 )  # fmt: skip
 from zos.api.zmachine import RunPolicy
 

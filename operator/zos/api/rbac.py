@@ -41,7 +41,7 @@ def _rule(groups: list[str], resources: list[str], verbs: list[str], names: list
 
 
 def agent_rules() -> list[dict[str, Any]]:
-    """What an agent may do in its own node's namespace."""
+    """What an agent may do in its own node's namespace. What these are too coarse for, admission holds it to."""
     return [
         _rule([GROUP], ["nodeworkloads"], ["get", "list", "watch", "patch"]),
         _rule([GROUP], ["nodeworkloads/status"], ["get", "patch"]),
@@ -52,12 +52,8 @@ def agent_rules() -> list[dict[str, Any]]:
 
 
 def agent_objects(node: str, namespace: str) -> tuple[Manifest, ...]:
-    """A node's namespace and what its agent may do: its own workloads, its own GridNode's status, its own Lease. What the rights
-    are too coarse for, the agents' admission policy holds them to (`zos.api.admission`).
-
-    None has an owner: the garbage collector would get at them before the node has let go of what it has, so the controller
-    removes them last.
-    """
+    """A node's namespace and what its agent may do: its own workloads, its own GridNode's status, its own Lease. Nothing owns
+    them: a GridNode that is deleted by force must not take its node's workloads along. The controller removes them last."""
     labels = {NODE_NAMESPACE: "true", "app.kubernetes.io/managed-by": CONTROLLER}
     here = {"name": AGENT, "namespace": namespace, "labels": labels}
     cluster = {"name": namespace, "labels": labels}
@@ -101,19 +97,22 @@ def controller_rules() -> list[dict[str, Any]]:
     return [
         _rule([GROUP], ["*"], everything),
         _rule([""], ["secrets"], everything),
-        _rule([""], ["namespaces"], everything),
-        _rule([""], ["serviceaccounts"], ["get", "create", "update", "patch"]),
+        _rule([""], ["namespaces"], ["get", "list", "watch", "create", "update", "patch", "delete"]),
+        _rule([""], ["serviceaccounts"], ["get", "create", "update", "patch", "delete"]),
         _rule([""], ["events"], ["create", "patch"]),
-        _rule([_RBAC], ["roles", "rolebindings"], ["get", "create", "update", "patch"]),
-        _rule([_RBAC], ["clusterroles", "clusterrolebindings"], ["get", "create", "update", "patch", "delete"]),
+        _rule(
+            [_RBAC],
+            ["roles", "rolebindings", "clusterroles", "clusterrolebindings"],
+            ["get", "create", "update", "patch", "delete"],
+        ),
         _rule(["coordination.k8s.io"], ["leases"], ["get", "list", "watch", "create", "update", "patch"]),
         _rule(["apiextensions.k8s.io"], ["customresourcedefinitions"], ["get", "list", "watch"]),
     ]
 
 
 def user_roles() -> tuple[Manifest, ...]:
-    """What Kubernetes' own roles view, edit and admin may do with the kinds that tenants write (they aggregate these); and who may
-    see which nodes and farms there are. Status is the controller's, NodeWorkloads and Claims are nobody else's."""
+    """What Kubernetes' own roles view, edit and admin may do with the kinds that tenants write (they aggregate these); and who
+    may see which nodes and farms there are. Status is the controller's, NodeWorkloads and Claims are nobody else's."""
     read = ["get", "list", "watch"]
     write = [*read, "create", "update", "patch", "delete", "deletecollection"]
     kinds = [model.PLURAL for model in USER_KINDS]

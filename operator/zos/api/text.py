@@ -1,8 +1,8 @@
 """Texts, numbers and names that one party writes and another reads, each with its form and its bound.
 
 The API server holds writers to them, status included. Reading is lenient: what an older or a newer peer has left in the
-cluster is no reason to read nothing at all. Patterns cost nothing of the budget that CEL rules have, and Go's ``$`` is the end of
-the text, not of a line.
+cluster is no reason to read nothing at all. Patterns cost nothing of the budget that CEL rules have; ``$`` is the end of the
+text there, not of a line.
 """
 
 from __future__ import annotations
@@ -49,7 +49,9 @@ ConditionType = Annotated[str, _text(64, "^[A-Za-z][A-Za-z0-9]*$")]
 ReasonWord = Annotated[str, _text(256, "^[A-Za-z]([A-Za-z0-9_,:]*[A-Za-z0-9_])?$")]
 """A condition's reason as it is written: `Reason` knows those of this version."""
 
-Time = Annotated[str, _text(40, "^[0-9]{4}-[0-9]{2}-[0-9]{2}T[0-9]{2}:[0-9]{2}:[0-9]{2}([.][0-9]{1,9})?(Z|[+-][0-9]{2}:[0-9]{2})$")]
+Time = Annotated[
+    str, _text(40, "^[0-9]{4}-[0-9]{2}-[0-9]{2}T[0-9]{2}:[0-9]{2}:[0-9]{2}([.][0-9]{1,9})?(Z|[+-][0-9]{2}:[0-9]{2})$")
+]
 """RFC 3339."""
 
 #: 32 bytes in base64. The last character has two bits to spare, which are zero.
