@@ -18,6 +18,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from gridlib.served import serves
+from zos.api.admission import restricting
 
 CRDS = Path(__file__).parent.parent / "crds"
 
@@ -133,7 +134,9 @@ class ApiServer:
         return result.stdout
 
     def install(self) -> None:
-        """The project's CRDs, served."""
+        """The project's CRDs, served, and what agents and the controller are held to."""
+        policies = json.dumps({"apiVersion": "v1", "kind": "List", "items": list(restricting())})
+        self.kubectl("apply", "--server-side", "-f", "-", stdin=policies)
         self.kubectl("apply", "--server-side", "-f", str(CRDS))
         if not serves(CRDS, lambda *words: self.kubectl(*words, check=False)):
             raise RuntimeError((self.directory / "kube-apiserver.log").read_text()[-3000:])

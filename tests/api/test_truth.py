@@ -15,10 +15,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from torturelib.simulated import Journal
 
 from apiserver import CRDS, ApiServer, running
 from simulated import sweep, until
+from torturelib.simulated import Journal
 from zos.api.core import Namespace, Secret
 from zos.api.crd import KINDS as MODELS
 from zos.api.gridnode import GridNode

@@ -22,7 +22,9 @@ _LINK_GROUPS = "udp dport { 5353, 5355 } accept"
 _LINK_GROUPS6 = "udp dport { 547, 5353, 5355 } accept"
 #: Errors and echo; no redirect, no router discovery (RFC 1256, 4861), nothing that asks for routes, groups or names.
 _ICMP = "icmp type { echo-reply, destination-unreachable, echo-request, time-exceeded, parameter-problem } accept"
-_ICMP6 = "icmpv6 type { destination-unreachable, packet-too-big, time-exceeded, parameter-problem, echo-request, echo-reply } accept"
+_ICMP6 = (
+    "icmpv6 type { destination-unreachable, packet-too-big, time-exceeded, parameter-problem, echo-request, echo-reply } accept"
+)
 #: Tunnels of machines among each other: SCTP, GRE, ESP, IPv4 and IPv6 in IPv4.
 _TUNNELS = "ip protocol { sctp, gre, esp, ipencap, ipv6 } ip daddr != 224.0.0.0/3 accept"
 #: A fragment that is not the first has no ports and no type, and needs none: the first has them all, as fragments begin at
