@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import ClassVar, Literal
+from typing import Annotated, ClassVar, Literal
 
 from pydantic import Field
 
@@ -34,6 +34,21 @@ class Peer(Model):
     """Seconds. Absent: none is sent."""
 
 
+class EgressOnNode(Model):
+    """Where what runs in a network may connect to through the node, beside what the node itself knows to be closed: its own
+    addresses and the networks that it is connected to."""
+
+    deny: tuple[Annotated[str, Field(max_length=43)], ...] = Field(default=(), max_length=64)
+    """Closed, CIDRs."""
+
+    allow: tuple[Annotated[str, Field(max_length=43)], ...] = Field(default=(), max_length=64)
+    """Open, CIDRs. Stands above everything."""
+
+    public: tuple[Annotated[str, Field(max_length=31)], ...] = Field(default=(), max_length=8192)
+    """What farms give to machines: open although the node is connected to it. CIDRs, or the first and the last address with a
+    dash between."""
+
+
 class NetworkOnNode(Model):
     ip_range: str
     """The whole network."""
@@ -50,6 +65,7 @@ class NetworkOnNode(Model):
     """One of the node's prekeys; the node has the private half."""
 
     peers: tuple[Peer, ...] = ()
+    egress: EgressOnNode = Field(default_factory=EgressOnNode)
 
 
 class Nic(Model):
