@@ -61,6 +61,8 @@ def lowered(workload: NodeWorkload, facts: dict[str, Any]) -> dict[str, Any]:
         node="n1",
         now=1000.0,
         nameservers=tuple(facts.get("nameservers", ())),
+        prefixes=tuple(facts.get("prefixes", ())),
+        egress_deny=tuple(facts.get("egress_deny", ())),
         images={ref: ImageFact(**fact) for ref, fact in facts.get("images", {}).items()},
         image_problems=facts.get("image_problems", {}),
         domains={name: DomainFact(**fact) for name, fact in facts.get("domains", {}).items()},
