@@ -120,6 +120,7 @@ class GridNodeSpec(Model):
 
     public_interface: str | None = Field(
         default=None,
+        max_length=64,
         json_schema_extra=rules(
             Rule(
                 r"self.matches(r'^[^/\s\p{Cc}]{1,15}$') && self != '.' && self != '..'",
