@@ -21,8 +21,6 @@ _TIMEOUT = 30.0
 _PAGE = 500
 #: Bytes of an answer that are too many to take in.
 _LARGEST = 64 * 2**20
-#: HTTP codes of refusals that the same request meets again, until somebody changes something.
-_PERMANENT = frozenset({400, 403, 405, 413, 415, 422})
 #: A body for a server-side apply is read as YAML: these characters are no text there, or break lines, unless escaped. Others
 #: must not be escaped: YAML takes the two halves of a JSON escape beyond U+FFFF for two characters.
 _ESCAPED = re.compile("[\x7f-\x9f\u2028\u2029\ufeff\ufffe\uffff]")
@@ -37,8 +35,7 @@ Raw = dict[str, Any]
 
 
 class ApiError(Exception):
-    """The API server refused. ``status`` is the HTTP code, ``reason`` Kubernetes' word for it (``Conflict``, ``Invalid``).
-    ``permanent``: asking again is of no use until somebody changes something (a quota, rights, the object itself)."""
+    """The API server refused. ``status`` is the HTTP code, ``reason`` Kubernetes' word for it (``Conflict``, ``Invalid``)."""
 
     def __init__(self, status: int, reason: str, message: str) -> None:
         super().__init__(message)
@@ -47,7 +44,8 @@ class ApiError(Exception):
 
     @property
     def permanent(self) -> bool:
-        return self.status in _PERMANENT
+        """The same request would be refused again: only somebody's doing changes that."""
+        return self.status in (400, 403, 405, 413, 422)
 
 
 class NotFound(ApiError):

@@ -312,7 +312,7 @@ class Informer:
             if request.response.status != 200:
                 state.watches.discard(path)
                 state.cut = state.cut or request.response.status >= 500
-            elif "watch" in request.url.query:
+            else:
                 state.watches.add(path)
             if request.response.status == 200 and ("watch" not in request.url.query or state.cut):
                 state.cut = False
@@ -354,10 +354,10 @@ class Informer:
             if known is None or known.uid == uid:
                 self._known.pop(key, None)
                 self._echo.forget(key)
-                self._tell(key, None, raw)
+                self._tell(key, None)
         elif not earlier:
             self._known[key] = _Heard(uid, version)
-            self._tell(key, raw, raw)
+            self._tell(key, raw)
         if self._missing:
             self._missing.discard(key)
         self._check_listed()
@@ -370,13 +370,14 @@ class Informer:
             log.info("heard again: %s", key)
             self.hearing.deaf = 0
 
-    def _tell(self, key: Key, obj: Raw | None, raw: Raw) -> None:
+    def _tell(self, key: Key, obj: Raw | None) -> None:
         try:
             self._handle(key, obj)
         except Exception as error:
             self.hearing.unreadable(key.kind)
             log.exception("could not be taken in, and is put aside: %s", key, extra={"kind": key.kind, "object": key.name})
-            self._guard(self._unreadable, key, raw, error)
+            if obj is not None:
+                self._guard(self._unreadable, key, obj, error)
 
     @staticmethod
     def _guard(told: Callable[..., None], *about: object) -> None:
@@ -515,7 +516,7 @@ class Informer:
                     log.info("%s went unheard", key)
                     self._echo.forget(key)
                     self._guard(self._buried, heard.uid)
-                    self._tell(key, None, {})
+                    self._tell(key, None)
         return True
 
 
