@@ -18,8 +18,10 @@ class Hearing(Collector):
         self._unreadable: Counter[str] = Counter()
         self.unserved: dict[str, str] = {}
         """Kinds that the API server does not serve (to us), and its words."""
-        self.deaf = 0
-        """How often in a row the watches were begun anew because they did not tell what the API server had answered."""
+        self.deaf = False
+        """The watches did not tell what the API server had answered, and nothing was heard since."""
+        self.deafened = 0
+        """How often that was so."""
         self.rewound = 0
         """How often the API server's versions went back."""
 
@@ -43,7 +45,7 @@ class Hearing(Collector):
         return ()
 
     def collect(self) -> Iterator[Metric]:
-        yield GaugeMetricFamily("zos_deaf", "1 while watches do not tell what the API server answers.", min(self.deaf, 1))
+        yield GaugeMetricFamily("zos_deaf", "1 while watches do not tell what the API server answers.", float(self.deaf))
         age = GaugeMetricFamily("zos_hearing_seconds", "Seconds since something of a kind was heard.", labels=("kind",))
         served = GaugeMetricFamily("zos_kind_served", "0 while the API server does not serve a kind to us.", labels=("kind",))
         unreadable = CounterMetricFamily("zos_unreadable_events", "Events that could not be taken in.", labels=("kind",))
@@ -53,4 +55,5 @@ class Hearing(Collector):
             served.add_metric((kind,), float(kind not in self.unserved))
             unreadable.add_metric((kind,), self._unreadable[kind])
         yield from (age, served, unreadable)
+        yield CounterMetricFamily("zos_deafened", "Times that watches had to be begun anew, being deaf.", self.deafened)
         yield CounterMetricFamily("zos_rewound", "Times that the API server's versions went back.", self.rewound)

@@ -25,7 +25,7 @@ import kopf
 from zos.api.core import Lease
 from zos.api.meta import Key, Object, version_number
 from zos.kube.client import Access, ApiError, Client, NotFound, Raw, Unavailable, path_of
-from zos.kube.echo import Echo
+from zos.kube.echo import PATIENCE, Echo
 from zos.kube.hearing import Hearing
 
 log = logging.getLogger("zos.informer")
@@ -123,6 +123,7 @@ class Informer:
         unreadable: Callable[[Key, Raw, Exception], None] = lambda *_: None,
         rewound: Callable[[], None] = lambda: None,
         clock: Callable[[], float] = time.monotonic,
+        patience: float = PATIENCE,
     ) -> None:
         self._access = access
         self._client = client
@@ -143,7 +144,8 @@ class Informer:
         self._missing: set[Key] | None = None  # what the first list had and nobody heard of yet
         self._stirred = asyncio.Event()
         self._state: _State | None = None
-        self._echo = Echo(clock)
+        self._in_vain = 0  # watches in a row that did not tell what the API server answered
+        self._echo = Echo(clock, patience)
         self.hearing = Hearing((w.model.KIND for w in watched), clock)
         self.listed = asyncio.Event()
         client.answered.append(self._answered)
@@ -208,6 +210,7 @@ class Informer:
                 if state.listed:
                     await asyncio.sleep(_SETTLE)
                     state.listed = False
+                    self.hearing.deaf = self.hearing.deaf and not self._begun(state, served)
                     if not await self._drop_vanished():
                         return
                 elif self._doubted:
@@ -346,7 +349,9 @@ class Informer:
         except (KeyError, TypeError, AttributeError) as error:
             log.error("an event that is none: %s %s", kind, error)
             return
-        self._note(key, uid, version_number(version))
+        self._note(key, version_number(version))
+        if type is not None:  # not from a list
+            self._in_vain = 0
         known = self._known.get(key)
         earlier = known is not None and known.uid != uid and version_number(known.version) >= version_number(version)
         if type == "DELETED":
@@ -362,13 +367,11 @@ class Informer:
             self._missing.discard(key)
         self._check_listed()
 
-    def _note(self, key: Key, uid: str, version: int) -> None:
+    def _note(self, key: Key, version: int) -> None:
         self._highest[key.kind] = max(self._highest.get(key.kind, 0), version)
         self._echo.heard(key, version)
         self.hearing.heard(key.kind)
-        if self.hearing.deaf:
-            log.info("heard again: %s", key)
-            self.hearing.deaf = 0
+        self.hearing.deaf = False
 
     def _tell(self, key: Key, obj: Raw | None) -> None:
         try:
@@ -427,9 +430,11 @@ class Informer:
             if heard or self.hearing.last(key.kind) > since:
                 self._echo.forget(key)
                 continue
-            self.hearing.deaf += 1
+            self.hearing.deaf = True
+            self.hearing.deafened += 1
+            self._in_vain += 1
             log.error("the watch of %s does not tell of %s, which the API server answered; starting over", key.kind, key)
-            if self.hearing.deaf > _HOPELESS:
+            if self._in_vain > _HOPELESS:
                 raise Deaf(f"{key.kind} can't be heard: {_HOPELESS} watches in a row did not tell what the API server answers")
             return True
         return False
