@@ -205,9 +205,13 @@ class Controller:
             del self._buried[next(iter(self._buried))]
 
     def _rewound(self) -> None:
-        """The API server shows an older state: what was deleted since may live again, and older versions are news."""
+        """The API server shows an older state: what was deleted since may live again, older versions are news, and what is not
+        written yet was about something else."""
+        known = [obj.key for kind in self.world.counts() for obj in self.world.all(kind)]
         self._buried.clear()
-        self._versions.rewound(obj.key for model in WATCHED for obj in self.world.all(model.KIND))
+        self._versions.rewound(known)
+        for key in known:
+            self._ledger.forget(key)
 
     def _unreadable(self, key: Key, raw: Raw, error: Exception) -> None:
         """News of an object that could not be taken in, for whatever reason."""
