@@ -46,7 +46,7 @@ def directory_of(images: Path, digest: str) -> Path:
 
 
 class ImageDriver:
-    """Image items. ``in_use`` gives the digests that guests stand on, whatever is wanted now."""
+    """Image items. ``in_use`` gives the digests that guests stand on, whatever is wanted now; None: that is not known."""
 
     ITEMS: ClassVar[tuple[type[Item], ...]] = (Image,)
     SLOW: ClassVar[bool] = True
@@ -57,7 +57,7 @@ class ImageDriver:
         self,
         directory: Path,
         registries: Registries | None = None,
-        in_use: Callable[[], frozenset[str]] = frozenset,
+        in_use: Callable[[], frozenset[str] | None] = frozenset,
         keep: float = KEEP,
     ) -> None:
         self._directory = directory
@@ -206,7 +206,7 @@ class ImageDriver:
             digest = json.loads(card.read_text())["digest"]
             card.unlink()
             others = {json.loads(other.read_text())["digest"] for other in self._refs.glob("*.json")}
-            if digest not in others | self._in_use():
+            if (in_use := self._in_use()) is not None and digest not in others | in_use:
                 self._bury(directory_of(self._directory, digest))
         card.unlink(missing_ok=True)
         self._sweep()
@@ -218,7 +218,9 @@ class ImageDriver:
 
     def _sweep(self) -> None:
         """Content that no ref stands for and no guest stands on."""
-        held = {json.loads(card.read_text())["digest"] for card in self._refs.glob("*.json")} | self._in_use()
+        if (in_use := self._in_use()) is None:
+            return
+        held = {json.loads(card.read_text())["digest"] for card in self._refs.glob("*.json")} | in_use
         for place in self._directory.glob("sha256-*"):
             # A new one gets its ref in a moment.
             if place.name.replace("-", ":", 1) not in held and time.time() - place.stat().st_ctime > _SETTLED:
