@@ -6,12 +6,14 @@ import asyncio
 import logging
 from collections.abc import Callable, Mapping
 
+from pydantic.alias_generators import to_camel
+
 from zos import __version__
 from zos.agent import prekeys
 from zos.agent.settings import Settings
 from zos.agent.statuses import replacing
 from zos.agent.surroundings import Surroundings
-from zos.api.gridnode import GridNode, NodeFeatures, Quarantined
+from zos.api.gridnode import GridNode, GridNodeStatus, NodeFeatures, Quarantined
 from zos.api.nodeworkload import NodeWorkload
 from zos.drivers.keyring import Keyring
 from zos.kube.client import ApiError, Client, NotFound, Raw, Unavailable
@@ -23,10 +25,8 @@ log = logging.getLogger("zos.agent")
 _LOOK = 60.0
 _LOOK_AGAIN = 5.0
 _RETRY = 3.0
-#: Our fields of GridNode.status, as on the wire. The rest is the controller's.
-_OURS = (
-    "capacity", "prekeys", "sealingKey", "features", "agentVersion", "reportedEndpoint", "nameservers", "quarantine",
-)  # fmt: skip
+#: Our fields of GridNode.status, as on the wire.
+_OURS = frozenset(to_camel(field) for field in GridNodeStatus.AGENTS)
 
 
 class NodeStatus:

@@ -8,6 +8,7 @@ from pydantic import Field
 
 from zos.api.meta import DeletionPolicy, Model, Object, Quantity, Status
 from zos.api.schema import AGE, READY, REASON, Column, Rule, rules
+from zos.api.text import Name
 
 
 class ZMountSpec(Model):
@@ -33,20 +34,19 @@ class ZMountSpec(Model):
     """The GridNode to be on; can't be changed. Absent: the node of the first machine that uses it, until then where there is
     room."""
 
-
     deletion_policy: DeletionPolicy = DeletionPolicy.ERASE
-    """What becomes of the data when this object is deleted. ``Erase``: it is gone. ``Retain``: it stays on its node in quarantine,
-    until an administrator gives it to another object or discards it."""
+    """What becomes of the data when this object is deleted. ``Erase``: it is gone. ``Retain``: it stays on its node in
+    quarantine, until an administrator gives it to another object or discards it."""
 
 
 class ZMountStatus(Status):
-    node_name: str | None = None
+    node_name: Name | None = None
     """The GridNode that it is on. Absent: none yet; the condition says why."""
 
     size: Quantity | None = None
     """What is reserved on the node. Absent or less than ``spec.size``: the node has yet to make or grow it."""
 
-    used_by: str | None = None
+    used_by: Name | None = None
     """The ZMachine that has it now; it can't be deleted meanwhile. Absent: none."""
 
     used: bool = False

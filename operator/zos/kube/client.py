@@ -36,6 +36,11 @@ class ApiError(Exception):
         self.status = status
         self.reason = reason
 
+    @property
+    def permanent(self) -> bool:
+        """The same request would be refused again: only somebody's doing changes that."""
+        return self.status in (400, 403, 405, 413, 422)
+
 
 class NotFound(ApiError):
     """404: no such object, or no such kind."""
