@@ -367,6 +367,20 @@ async def test_a_thief_has_nothing_of_other_nodes_whatever_their_names(place: Pl
     assert (await victim.ask("PATCH", path, applied, "application/apply-patch+yaml"))[0] == 403
 
 
+async def test_through_a_status_an_agent_changes_nothing_else(place: Place) -> None:
+    more = {"labels": {"x": "y"}, "annotations": {"x": "y"}, "finalizers": ["example.com/more"]}
+    for path, spec in (
+        (f"{ZOS}/gridnodes/{MINE}", {"unschedulable": True}),
+        (f"{place.here}/nodeworkloads/own", {"erase": "uid-d"}),
+    ):
+        before = json.loads((await place.admin.ask("GET", path))[1])
+        status, text = await place.thief.patch(f"{path}/status?dryRun=All", {"metadata": more, "spec": spec})
+        after = json.loads(text)
+        assert status == 200
+        assert after["spec"] == before["spec"]
+        assert [after["metadata"].get(key) for key in more] == [before["metadata"].get(key) for key in more]
+
+
 async def test_an_agent_has_one_lease(place: Place) -> None:
     leases = f"/apis/coordination.k8s.io/v1/namespaces/{names.node_namespace(MINE)}/leases"
 

@@ -17,7 +17,7 @@ import yaml
 
 from cases import load, world_of
 from fixpoint import carried_out, resolve
-from zos.api.meta import Object
+from zos.api.meta import Object, Reason
 from zos.api.nodeworkload import NodeWorkload
 from zos.controller.registry import KINDS
 from zos.kinds.network import lower as network
@@ -25,7 +25,7 @@ from zos.kinds.zmachine import lower as zmachine
 from zos.kinds.zmount import lower as zmount
 from zos.plan.facts import DomainFact, Facts, ImageFact, Unknown
 from zos.plan.items import Disk, Item
-from zos.plan.lowered import Lowered
+from zos.plan.lowered import Lowered, Problem
 from zos.plan.outcome import Outcome
 
 HERE = Path(__file__).parent
@@ -64,6 +64,8 @@ def lowered(workload: NodeWorkload, facts: dict[str, Any]) -> dict[str, Any]:
         node="n1",
         now=1000.0,
         nameservers=tuple(facts.get("nameservers", ())),
+        prefixes=tuple(facts.get("prefixes", ())) if "connected" not in facts.get("unknown", {}) else None,
+        egress_deny=tuple(facts.get("egress_deny", ())),
         images={ref: ImageFact(**fact) for ref, fact in facts.get("images", {}).items()},
         image_problems=facts.get("image_problems", {}),
         domains={
@@ -72,12 +74,12 @@ def lowered(workload: NodeWorkload, facts: dict[str, Any]) -> dict[str, Any]:
         },
         secrets={tuple(name.split("/")): value for name, value in facts.get("secrets", {}).items()},  # type: ignore[misc]
         lost_keys=frozenset(facts.get("lost_keys", ())),
-        unknown=facts.get("unknown", {}),
+        unknown={family: why for family, why in facts.get("unknown", {}).items() if family != "connected"},
     )
     try:
         made = LOWER[part].lower(workload, known)
-    except Unknown as unknown:
-        return {"unknown": str(unknown)}
+    except Unknown as unknown:  # as the agent does
+        made = Lowered(problem=Problem(Reason.PROGRESSING, str(unknown)), whole=False)
     found: dict[str, Any] = {} if made.whole else {"whole": False}
     found |= {"items": [brief(item) if facts.get("brief") else described(item) for item in made.items]}
     found |= {"problem": plain(made.problem), "wake_at": made.wake_at}

@@ -59,8 +59,8 @@ def unprotect() -> None:
 
 @pytest.fixture(scope="module")
 def wires() -> Iterator[Wires]:
-    """The attacker's and the neighbour's raw socket; neither kernel says anything by itself. A third one is a host as any other,
-    the segment's router for example."""
+    """The attacker's and the neighbour's raw socket; neither kernel says anything by itself. A third one is a host as any
+    other, the segment's router for example."""
     for space in (NODE, OWN, OTHER, HOST):
         sh(f"ip netns add {space}; ip netns exec {space} sysctl -qw net.ipv6.conf.default.disable_ipv6=1")
     sh(

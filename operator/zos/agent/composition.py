@@ -9,7 +9,7 @@ from zos.agent.registry import Kind
 from zos.agent.settings import Settings
 from zos.api.gridnode import NodeFeatures
 from zos.api.nodeworkload import MachineOnNode, MountOnNode, NetworkOnNode, NodeWorkload, Part
-from zos.drivers import DomainSource, Driver, ImageSource
+from zos.drivers import DomainSource, Driver, ImageSource, PrefixSource
 from zos.drivers.disk import DiskDriver
 from zos.drivers.domain import DomainDriver
 from zos.drivers.file import FileDriver
@@ -17,6 +17,7 @@ from zos.drivers.firewall import FirewallDriver
 from zos.drivers.image import ImageDriver
 from zos.drivers.keyring import Keyring
 from zos.drivers.link import LinkDriver
+from zos.drivers.prefixes import PrefixDriver
 from zos.drivers.pull import Registries
 from zos.drivers.segment import SegmentDriver
 from zos.drivers.service import ServiceDriver
@@ -41,6 +42,7 @@ class Equipment:
     drivers: tuple[Driver, ...]
     images: ImageSource | None
     domains: DomainSource | None
+    prefixes: PrefixSource | None
     features: Callable[[], NodeFeatures]
 
 
@@ -52,9 +54,11 @@ async def equip(settings: Settings, keyring: Keyring) -> Equipment:
         settings.state, settings.run, settings.guest_dir, uri=settings.libvirt_uri, accelerator=settings.accelerator
     )
     registries = Registries(settings.insecure_registries, settings.registry_auth)
+    prefixes = PrefixDriver()
     images = ImageDriver(settings.state / "images", registries, domains.images)
     drivers: tuple[Driver, ...] = (
         LinkDriver(),
+        prefixes,
         SegmentDriver(),
         SysctlDriver(),
         FirewallDriver(settings.run),
@@ -66,5 +70,5 @@ async def equip(settings: Settings, keyring: Keyring) -> Equipment:
         domains,
     )
     return Equipment(
-        drivers, images, domains, lambda: NodeFeatures(wireguard=kind, accelerator=domains.accelerator_found() or "")
+        drivers, images, domains, prefixes, lambda: NodeFeatures(wireguard=kind, accelerator=domains.accelerator_found() or "")
     )

@@ -6,6 +6,7 @@ import argparse
 import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from ipaddress import ip_network
 from pathlib import Path
 from typing import Literal
 
@@ -27,6 +28,7 @@ class Settings:
     wireguard_go: str = "wireguard-go"
     guest_dir: Path = Path("/usr/share/zos/guest")
     insecure_registries: tuple[str, ...] = ()
+    egress_deny: tuple[str, ...] = ()
     registry_auth: Path | None = None
     capacity_cpu: int | None = None
     capacity_memory: int | None = None
@@ -68,6 +70,13 @@ def parse(argv: Sequence[str], environment: Mapping[str, str] = os.environ) -> S
         metavar="HOST[:PORT],…",
         help="may be spoken to in plain HTTP, beside private and documentation addresses",
     )
+    option(
+        "--egress-deny",
+        type=_cidrs,
+        default=(),
+        metavar="CIDR,…",
+        help="no machine may connect to these, like the pods and services of the cluster",
+    )
     option("--registry-auth", type=Path, default=None, metavar="FILE", help="credentials: a containers-auth.json(5)")
     option("--capacity-cpu", type=int, default=None, help="offer this many virtual CPUs")
     option("--capacity-memory", type=parse_quantity, default=None, help="offer this much memory, like 8Gi")
@@ -79,3 +88,7 @@ def parse(argv: Sequence[str], environment: Mapping[str, str] = os.environ) -> S
     option("--resync", type=float, default=defaults.resync, help="seconds after which nothing seen so far is trusted")
     option("--log-level", default=defaults.log_level)
     return Settings(**vars(parser.parse_args(argv)))
+
+
+def _cidrs(text: str) -> tuple[str, ...]:
+    return tuple(str(ip_network(part.strip())) for part in text.split(",") if part.strip())

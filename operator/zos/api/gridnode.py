@@ -66,7 +66,7 @@ class Offer(Model):
 
 
 class Egress(Model):
-    """Ranges in CIDR form, IPv4 or IPv6."""
+    """Ranges in CIDR form. Of IPv6 nothing leaves a private network anyway."""
 
     deny: tuple[Cidr, ...] = Field(default=(), max_length=64, json_schema_extra=each_cidr("egress.deny"))
     """Closed as well, like the CIDRs of a cluster's pods and services."""
@@ -120,6 +120,7 @@ class GridNodeSpec(Model):
 
     public_interface: str | None = Field(
         default=None,
+        max_length=64,
         json_schema_extra=rules(
             Rule(
                 r"self.matches(r'^[^/\s\p{Cc}]{1,15}$') && self != '.' && self != '..'",
@@ -150,7 +151,8 @@ class GridNodeSpec(Model):
 
     egress: Egress = Field(default_factory=Egress)
     """Where machines on this node may connect to through it. Closed by default: the node itself, the networks that it is
-    connected to, and link-local addresses."""
+    connected to, link-local addresses, and what the option ``--egress-deny`` of its agent names. Open: its name servers on port
+    53, what farms give to machines, the rest of the internet."""
 
     quarantine: tuple[QuarantineOrder, ...] = Field(default=(), max_length=256, json_schema_extra=keyed("uid"))
     """What becomes of things on the node that belong to nobody any more (``status.quarantine``). Nothing happens to what is not

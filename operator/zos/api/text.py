@@ -81,6 +81,9 @@ Ip = Annotated[str, _text(45, "^[0-9a-fA-F:.]+$")]
 """An address of either family."""
 
 Cidr = Annotated[str, _text(49, format="cidr")]
+Range = Annotated[str, _text(31, "^[0-9.]+([-/][0-9.]+)?$")]
+"""IPv4 addresses: a CIDR, or the first and the last with a dash between."""
+
 Mac = Annotated[str, _text(17, "^[0-9a-f]{2}(:[0-9a-f]{2}){5}$")]
 HostPort = Annotated[str, _text(53, r"^([0-9.]{7,15}|\[[0-9a-f:.]{2,45}\]):[0-9]{1,5}$")]
 """``host:port``, IPv6 in brackets."""

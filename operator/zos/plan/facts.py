@@ -98,13 +98,17 @@ class DomainFact:
 class Facts:
     """``images`` by ref; ``image_problems`` by ref (why an image can't be used); ``secrets`` are opened sealed values by
     (workload name, variable); ``lost_keys`` are WireGuard public keys that a workload names and whose private half is not on
-    this node; ``unknown`` says of which families nobody could look, and why; ``now`` in seconds since the epoch.
+    this node; ``prefixes`` are the networks that the node is connected to (None: nobody could look yet), ``egress_deny`` what
+    nothing on any node may connect to, both in CIDR form; ``unknown`` says of which families nobody could look, and why;
+    ``now`` in seconds since the epoch.
 
-    `image`, `domain` and `secret` are how to ask: what is in none of the mappings may be unknown."""
+    `image`, `domain`, `secret` and `connected` are how to ask: what is in none of the mappings may be unknown."""
 
     node: str
     now: float
     nameservers: tuple[str, ...] = ()
+    prefixes: tuple[str, ...] | None = None
+    egress_deny: tuple[str, ...] = ()
     images: Mapping[str, ImageFact] = field(default_factory=dict)
     image_problems: Mapping[str, str] = field(default_factory=dict)
     domains: Mapping[str, DomainFact] = field(default_factory=dict)
@@ -130,6 +134,12 @@ class Facts:
                 "the controller seals it anew for this node's present key"
             )
         return self.secrets[workload, variable]
+
+    def connected(self) -> tuple[str, ...]:
+        """Raises Unknown: what a guest must not reach is not open because nobody could tell what it is."""
+        if self.prefixes is None:
+            raise Unknown("the node could not look yet at what networks it is connected to, which its guests must not reach")
+        return self.prefixes
 
     def _known(self, family: Family) -> None:
         if family in self.unknown:

@@ -13,6 +13,7 @@ from zos.api.network import Network, NetworkAccessStatus, NetworkAddress, Networ
 from zos.api.nodeworkload import NetworkOnNode, NodeWorkload
 from zos.api.text import is_key
 from zos.api.zmachine import ZMachine
+from zos.kinds.network import egress
 from zos.kinds.network.topology import Caller, Member, endpoint, laptop_file, subranges, topology, wireguard_address
 from zos.plan import names
 from zos.world import quarantine
@@ -22,6 +23,7 @@ from zos.world.store import Indexes, Reader, Unreadable
 
 INDEXES = (
     *quarantine.INDEXES,
+    *egress.INDEXES,
     Indexes(Heartbeat),
     Indexes(Secret),
     Indexes(ZMachine, {"network": lambda machine: [f"{machine.namespace}/{machine.spec.network.name}"]}),
@@ -104,6 +106,7 @@ def resolve(network: Network, world: Reader) -> Resolution:
                 listen_port=member.listen_port,
                 public_key=member.public_key,
                 peers=mesh.peers[name],
+                egress=egress.of_node(name, world),
             ),
         )
         for name, member in members.items()

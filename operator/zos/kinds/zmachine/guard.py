@@ -12,12 +12,12 @@ from ipaddress import IPv6Address, IPv6Network
 
 from zos.api.publicip import slaac
 
-#: Without a server's port, and not to a client's (which is all that some clients look at), nor to a RIP router's: DHCP (RFC 2131),
-#: RIP (RFC 2453); DHCPv6 (RFC 8415), RIPng (RFC 2080).
+#: Without a server's port, and not to a client's (which is all that some clients look at), nor to a RIP router's: DHCP (RFC
+#: 2131), RIP (RFC 2453); DHCPv6 (RFC 8415), RIPng (RFC 2080).
 _UDP = "udp sport != 67 udp dport != { 68, 520 } accept"
 _UDP6 = "udp sport != 547 udp dport != { 546, 521 } accept"
-#: In the groups of one link live the protocols of routers: VRRP, HSRP, GLBP, RIP, OSPF, EIGRP, PIM … Machines have mDNS (RFC 6762),
-#: LLMNR (RFC 4795) and the question for a DHCPv6 server.
+#: In the groups of one link live the protocols of routers: VRRP, HSRP, GLBP, RIP, OSPF, EIGRP, PIM … Machines have mDNS (RFC
+#: 6762), LLMNR (RFC 4795) and the question for a DHCPv6 server.
 _LINK_GROUPS = "udp dport { 5353, 5355 } accept"
 _LINK_GROUPS6 = "udp dport { 547, 5353, 5355 } accept"
 #: Errors and echo; no redirect, no router discovery (RFC 1256, 4861), nothing that asks for routes, groups or names.
@@ -51,7 +51,8 @@ def body(tap: str, mac: str, ipv4: str | None, ipv6: str | None) -> str:
         ours = f"arp htype 1 arp ptype ip arp hlen 6 arp plen 4 arp saddr ether {mac}"
         rules += [
             "ether type ip goto ipv4",
-            f"ether type arp arp operation {{ request, reply }} {ours} arp saddr ip {ipv4} arp daddr ip != 169.254.0.0/16 accept",
+            f"ether type arp arp operation {{ request, reply }} {ours} arp saddr ip {ipv4} "
+            "arp daddr ip != 169.254.0.0/16 accept",
             f"ether type arp arp operation request {ours} arp saddr ip 0.0.0.0 arp daddr ip {ipv4} accept",
         ]
         chains += _ipv4(ipv4)
