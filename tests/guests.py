@@ -41,11 +41,6 @@ class Guests:
     def delete(self, kind: str, name: str) -> None:
         self.grid.kubectl("delete", kind, name, "-n", self.namespace, "--timeout=90s")
 
-    def clear(self) -> None:
-        """All at once. A namespace that is deleted while it has contents looks again for them only after ten seconds."""
-        what = "zmachines,zmounts,networks"
-        self.grid.kubectl("delete", what, "--all", "-n", self.namespace, "--timeout=100s", timeout=110)
-
     def console(self, name: str) -> str:
         status = self.status(name)
         if not status.get("console"):

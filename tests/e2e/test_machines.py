@@ -6,7 +6,6 @@ import base64
 import io
 import shutil
 import tarfile
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -18,11 +17,10 @@ STAY = "; while :; do sleep 1; done"
 
 
 @pytest.fixture
-def guests(grid: Grid, namespace: str) -> Iterator[Guests]:
+def guests(grid: Grid, namespace: str) -> Guests:
     made = Guests(grid, namespace)
     made.network()
-    yield made
-    made.clear()
+    return made
 
 
 def root(directory: Path, word: str = "") -> Path:
