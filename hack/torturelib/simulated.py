@@ -10,6 +10,8 @@ from collections.abc import AsyncIterator
 from dataclasses import dataclass, field
 from typing import TypeVar
 
+from pydantic import ValidationError
+
 from simulated import sweep, until
 from torturelib.chaos import Refused, Unseen
 from zos.api.contract import Contract, NameContract
@@ -183,11 +185,16 @@ class Simulated:
         del self.wanted.objects[kind][name]
 
     async def listed(self, kind: type[T], namespace: str = "") -> list[T]:
-        """Raises Unseen."""
+        """Those that can be read. Raises Unseen."""
         try:
-            return [kind.model_validate(raw) for raw in await self.grid.client.objects(kind, namespace)]
+            raws = await self.grid.client.objects(kind, namespace)
         except (ApiError, Unavailable) as error:
             raise Unseen(str(error)) from None
+        found: list[T] = []
+        for raw in raws:
+            with contextlib.suppress(ValidationError):
+                found.append(kind.model_validate(raw))
+        return found
 
     async def keys(self) -> dict[str, str | None]:
         """Name of a laptop's Secret → private key."""
