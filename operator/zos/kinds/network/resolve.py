@@ -9,9 +9,11 @@ from ipaddress import IPv4Network
 from zos.api.core import Secret
 from zos.api.gridnode import Endpoint, GridNode, NodeHold
 from zos.api.meta import Reason
-from zos.api.network import Network, NetworkAccessStatus, NetworkAddress, NetworkNodeStatus, NetworkStatus, is_key
+from zos.api.network import Network, NetworkAccessStatus, NetworkAddress, NetworkNodeStatus, NetworkStatus
 from zos.api.nodeworkload import NetworkOnNode, NodeWorkload
+from zos.api.text import is_key
 from zos.api.zmachine import ZMachine
+from zos.kinds.network import egress
 from zos.kinds.network.topology import Caller, Member, endpoint, laptop_file, subranges, topology, wireguard_address
 from zos.plan import names
 from zos.world import quarantine
@@ -21,6 +23,7 @@ from zos.world.store import Indexes, Reader, Unreadable
 
 INDEXES = (
     *quarantine.INDEXES,
+    *egress.INDEXES,
     Indexes(Heartbeat),
     Indexes(Secret),
     Indexes(ZMachine, {"network": lambda machine: [f"{machine.namespace}/{machine.spec.network.name}"]}),
@@ -103,6 +106,7 @@ def resolve(network: Network, world: Reader) -> Resolution:
                 listen_port=member.listen_port,
                 public_key=member.public_key,
                 peers=mesh.peers[name],
+                egress=egress.of_node(name, world),
             ),
         )
         for name, member in members.items()
