@@ -23,11 +23,8 @@ from pathlib import Path
 
 #: What runs at the same time: name → folders of tests, and by how many processes they are shared (`testlib.share`).
 Lanes = Mapping[str, tuple[tuple[str, ...], int]]
-LANES: Lanes = {
-    "e2e": (("e2e",), 2),
-    "node": (("node",), 1),
-    "quick": (("unit", "golden", "api"), 1),
-}
+#: Memory with which two grids can be afforded beside everything else, in bytes: each has a control plane, nodes, and guests.
+TWO_GRIDS = 10 * 2**30
 ENDINGS = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
 NOTHING_COLLECTED = 5  # pytest's exit code
 EVERY = 30.0  # seconds between two lines that say how far everybody is
@@ -107,6 +104,15 @@ class Process:
             self._process.wait()
 
 
+def lanes_for(memory: int) -> Lanes:
+    """On a machine with so many bytes of memory."""
+    return {
+        "e2e": (("e2e",), 2 if memory >= TWO_GRIDS else 1),
+        "node": (("node",), 1),
+        "quick": (("unit", "golden", "api"), 1),
+    }
+
+
 def processes(root: Path, lanes: Lanes, options: Sequence[str], scratch: Path) -> list[Process]:
     plugins = ["-p", "no:cacheprovider", "-p", "testlib.record"]
     made = []
@@ -151,7 +157,7 @@ def run(root: Path, lanes: Lanes, options: Sequence[str], scratch: Path) -> int:
             running = [process for process in running if process.code is None]
             if time.monotonic() - told > EVERY and running:
                 told = time.monotonic()
-                say(f"{clock(began)}  " + " · ".join(f"{p.name} {len(p.outcomes)} ({p.running or '…'})" for p in running))
+                say(f"{clock(began)}  " + " · ".join(f"{p.name} {len(p.outcomes)} ({p.running.rpartition('::')[2][:50] or '…'})" for p in running))
     except BaseException:
         for process in running:
             process.interrupt()
@@ -201,4 +207,5 @@ def stop(number: int, _: object) -> None:
 
 
 if __name__ == "__main__":
-    raise SystemExit(main(Path("tests"), LANES, sys.argv[1:]))
+    memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    raise SystemExit(main(Path("tests"), lanes_for(memory), sys.argv[1:]))

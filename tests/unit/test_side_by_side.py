@@ -11,6 +11,8 @@ from pathlib import Path
 
 import pytest
 
+from testlib.main import lanes_for
+
 _PROGRAM = """
 import sys
 from pathlib import Path
@@ -65,6 +67,11 @@ def test_failures_anywhere_are_counted_and_named(root: Path) -> None:
         assert any(expected in line for line in said), expected
     named = {line.split(": ", 1)[1] for line in said if line.startswith("FAILED one")}
     assert named == {"a/test_first.py::test_first", "a/test_first.py::test_wrong"}
+
+
+def test_a_small_machine_has_one_grid_at_a_time() -> None:
+    assert lanes_for(24 * 2**30)["e2e"] == (("e2e",), 2)
+    assert lanes_for(8 * 2**30)["e2e"] == (("e2e",), 1)
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGKILL])
