@@ -137,7 +137,7 @@ class Grid:
         found = [c for c in obj.get("status", {}).get("conditions", []) if c["type"] == type]
         return found[0] if found else {"status": "Unknown", "reason": "", "message": ""}
 
-    def ready(self, namespace: str, *what: str, seconds: float = 90) -> None:
+    def ready(self, namespace: str, *what: str, seconds: float = 180) -> None:
         """``what``: kind/name. Waits as a user would, with kubectl wait."""
         try:
             # One limit for all of them together.
@@ -146,7 +146,7 @@ class Grid:
             shown = self.kubectl("get", *what, "-n", namespace, "-o", "yaml", check=False)
             raise AssertionError(f"{error}\n{shown}") from None
 
-    def says(self, namespace: str, kind: str, name: str, words: str, reason: str = "", seconds: float = 30) -> dict[str, Any]:
+    def says(self, namespace: str, kind: str, name: str, words: str, reason: str = "", seconds: float = 60) -> dict[str, Any]:
         """Waits until the Ready condition is not True and its message has ``words``."""
 
         def look() -> dict[str, Any] | None:

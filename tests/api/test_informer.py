@@ -33,7 +33,7 @@ class Heard:
             self.objects[key] = raw
 
 
-async def until(condition: Callable[[], bool], seconds: float = 10) -> float:
+async def until(condition: Callable[[], bool], seconds: float = 30) -> float:
     began = time.monotonic()
     while not condition():
         assert time.monotonic() - began < seconds, "not within the time"

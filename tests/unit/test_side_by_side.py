@@ -36,7 +36,7 @@ def root(tmp_path: Path) -> Path:
 def start(root: Path) -> subprocess.Popen[str]:
     return subprocess.Popen(
         [sys.executable, "-c", _PROGRAM, str(root)], stdout=subprocess.PIPE, text=True, cwd=root,
-        env={**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)},
+        env={**os.environ, "TMPDIR": str(root), "PYTHONPATH": os.pathsep.join(sys.path)},
     )  # fmt: skip
 
 
