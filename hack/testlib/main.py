@@ -157,7 +157,8 @@ def run(root: Path, lanes: Lanes, options: Sequence[str], scratch: Path) -> int:
             running = [process for process in running if process.code is None]
             if time.monotonic() - told > EVERY and running:
                 told = time.monotonic()
-                say(f"{clock(began)}  " + " · ".join(f"{p.name} {len(p.outcomes)} ({p.running.rpartition('::')[2][:50] or '…'})" for p in running))
+                now = [f"{p.name} {len(p.outcomes)} ({p.running.rpartition('::')[2][:50] or '…'})" for p in running]
+                say(f"{clock(began)}  {' · '.join(now)}")
     except BaseException:
         for process in running:
             process.interrupt()
