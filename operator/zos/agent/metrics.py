@@ -26,4 +26,7 @@ class Metrics:
         )
         self.workloads = Gauge("zos_agent_workloads", "NodeWorkloads of this node.", ("state",), registry=self.registry)
         self.quarantined = Gauge("zos_agent_quarantined", "Data that no NodeWorkload owns.", registry=self.registry)
+        self.refused = Gauge(
+            "zos_agent_refused_statuses", "Statuses that the API server refuses to take.", registry=self.registry
+        )
         self.foreign = Gauge("zos_agent_foreign_cluster", "1 while another cluster than ours answers.", registry=self.registry)

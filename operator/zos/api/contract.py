@@ -8,7 +8,8 @@ from pydantic import Field
 
 from zos.api.farm import ipv4_of
 from zos.api.meta import Model, Object, Status
-from zos.api.schema import AGE, READY, REASON, Column, Rule, rules
+from zos.api.schema import AGE, READY, REASON, Column, Rule, at_most, rules
+from zos.api.text import Count, Ipv4, Kind, Label, Line, Name, Uid
 
 
 class ContractSpec(Model):
@@ -30,27 +31,27 @@ class ContractSpec(Model):
 class ContractAddress(Model):
     """An address of the contract in use by a PublicIP. Guarded by the contract's resourceVersion."""
 
-    uid: str
+    uid: Uid
     """That PublicIP's uid: a new one of the same name is another one."""
 
-    ip: str
+    ip: Ipv4
     """The address, like 203.0.113.18."""
 
-    public_ip: str = Field(alias="publicIP")
+    public_ip: Name = Field(alias="publicIP")
     """The PublicIP that has it."""
 
 
 class ContractStatus(Status):
-    reserved: tuple[str, ...] = ()
+    reserved: tuple[Ipv4, ...] = Field(default=(), json_schema_extra=at_most(4096))
     """The addresses that are this contract's, lowest first."""
 
-    taking: tuple[str, ...] = ()
+    taking: tuple[Ipv4, ...] = Field(default=(), json_schema_extra=at_most(4096))
     """Chosen, but not yet known to be nobody else's; reserved when all of them are."""
 
-    in_use: tuple[ContractAddress, ...] = ()
+    in_use: tuple[ContractAddress, ...] = Field(default=(), json_schema_extra=at_most(8192))
     """Which of the reserved addresses are used, and by whom."""
 
-    free: int | None = None
+    free: Count | None = None
     """How many reserved addresses no PublicIP uses."""
 
 
@@ -85,7 +86,7 @@ class NameContractSpec(Model):
 
 
 class NameContractStatus(Status):
-    claim: str | None = None
+    claim: Name | None = None
     """The Claim that makes the name this object's. Absent: it is not, or not yet."""
 
 
@@ -101,12 +102,12 @@ class NameContract(Object):
 
 
 class ClaimHolder(Model):
-    kind: str
+    kind: Kind
     """``Contract`` or ``NameContract``."""
 
-    namespace: str
-    name: str
-    uid: str
+    namespace: Label
+    name: Name
+    uid: Uid
     """A new object of the same name does not hold what the old one held."""
 
 
@@ -114,10 +115,10 @@ class ClaimSpec(Model):
     holder: ClaimHolder
     """The object that has it."""
 
-    thing: str
+    thing: Line
     """What is held, readable: an address or a name."""
 
-    farm: str | None = None
+    farm: Name | None = None
     """The farm of an address. Absent for names."""
 
 

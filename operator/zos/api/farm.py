@@ -11,7 +11,8 @@ from typing import Annotated, ClassVar, Literal
 from pydantic import ConfigDict, Field
 
 from zos.api.meta import Model, Object, Status
-from zos.api.schema import AGE, READY, REASON, Column, Rule, ipv4, ipv4_range, rules
+from zos.api.schema import AGE, READY, REASON, Column, Rule, at_most, ipv4, ipv4_range, rules
+from zos.api.text import Count, Ip, LabelValue
 
 
 class PublicIPv4Range(Model):
@@ -110,23 +111,23 @@ class PublicIPv6Prefix(Model):
 class LabelExpression(Model):
     """metav1.LabelSelectorRequirement."""
 
-    key: str
+    key: str = Field(min_length=1, max_length=317)
     """The label."""
 
     operator: Literal["In", "NotIn", "Exists", "DoesNotExist"]
     """How the label must stand to ``values``. ``NotIn`` holds for namespaces without the label, too."""
 
-    values: tuple[str, ...] = Field(default=(), max_length=64)
+    values: tuple[LabelValue, ...] = Field(default=(), max_length=64)
     """For ``In`` and ``NotIn``; the other two take none."""
 
 
 class NamespaceSelector(Model):
     """metav1.LabelSelector over namespaces. Empty: every namespace."""
 
-    match_labels: dict[str, str] = Field(default_factory=dict)
+    match_labels: dict[str, LabelValue] = Field(default_factory=dict, max_length=64)
     """Labels that a namespace must have, with these values. Absent: no such demand."""
 
-    match_expressions: tuple[LabelExpression, ...] = ()
+    match_expressions: tuple[LabelExpression, ...] = Field(default=(), max_length=64)
     """Further demands on its labels; all must hold."""
 
     def matches(self, labels: dict[str, str]) -> bool:
@@ -250,23 +251,23 @@ def ipv4_of(text: str) -> IPv4Address:
 
 
 class AddressCount(Model):
-    total: int = 0
+    total: Count = 0
     """Addresses that may be given: all ranges without network, broadcast and gateway addresses and ``exclude``."""
 
-    held: int = 0
+    held: Count = 0
     """Addresses that contracts have, those of ``outOfRange`` included."""
 
-    free: int = 0
+    free: Count = 0
     """Addresses that a contract could take now."""
 
 
 class PrefixCount(Model):
     """How many /64 there are and how many addresses are held in them; they do not run out."""
 
-    prefixes: int = 0
+    prefixes: Count = 0
     """How many /64 the farm has."""
 
-    held: int = 0
+    held: Count = 0
     """Addresses that PublicIPs have."""
 
 
@@ -277,7 +278,7 @@ class FarmStatus(Status):
     ipv6: PrefixCount = Field(default_factory=PrefixCount)
     """How the farm's prefixes are used; they do not run out."""
 
-    out_of_range: tuple[str, ...] = ()
+    out_of_range: tuple[Ip, ...] = Field(default=(), json_schema_extra=at_most(65536))
     """Addresses that are held but that no range or prefix gives any more. They go on working until they are released."""
 
 

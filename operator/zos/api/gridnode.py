@@ -9,7 +9,23 @@ from typing import Annotated, ClassVar, Literal
 from pydantic import ConfigDict, Field
 
 from zos.api.meta import ABANDON, Model, Object, Quantity, Status
-from zos.api.schema import AGE, READY, REASON, Column, Rule, each_cidr, ipv4, ipv6, keyed, rules
+from zos.api.schema import AGE, READY, REASON, Column, Rule, at_most, each_cidr, ipv4, ipv6, keyed, rules
+from zos.api.text import (
+    Cidr,
+    Count,
+    Ip,
+    Kind,
+    Label,
+    Line,
+    Name,
+    Port,
+    PublicKey,
+    Uid,
+    Version,
+    only,
+    otherwise,
+    word,
+)  # fmt: skip
 
 
 class Endpoint(Model):
@@ -47,9 +63,6 @@ class Offer(Model):
 
     storage: Quantity | None = None
     """Bytes of disk."""
-
-
-Cidr = Annotated[str, Field(max_length=43)]
 
 
 class Egress(Model):
@@ -107,9 +120,10 @@ class GridNodeSpec(Model):
 
     public_interface: str | None = Field(
         default=None,
+        max_length=64,
         json_schema_extra=rules(
             Rule(
-                "self.matches('^[^/ ]{1,15}$') && self != '.' && self != '..'",
+                r"self.matches(r'^[^/\s\p{Cc}]{1,15}$') && self != '.' && self != '..'",
                 "publicInterface must be the name of an interface: 1 to 15 characters, without / and blanks",
             )
         ),
@@ -151,7 +165,7 @@ class GridNodeSpec(Model):
 class Resources(Model):
     """An amount of what a node has."""
 
-    cpu: int = 0
+    cpu: Count = 0
     """Virtual CPUs."""
 
     memory: Quantity = 0
@@ -165,13 +179,13 @@ class NodeHold(Model):
     """What one object holds on the node. Written by the controller only, guarded by the GridNode's resourceVersion,
     so two leaders can't give the same port, key or memory twice."""
 
-    uid: str
+    uid: Uid
     """The holder's uid."""
 
-    owner: str
+    owner: Line
     """The holder in words, like ZMachine default/web."""
 
-    cpu: int = 0
+    cpu: Count = 0
     """Virtual CPUs of a machine."""
 
     memory: Quantity = 0
@@ -180,40 +194,40 @@ class NodeHold(Model):
     storage: Quantity = 0
     """Bytes of disk: a machine's root, or a ZMount."""
 
-    listen_port: int | None = None
+    listen_port: Port | None = None
     """UDP port of a network's WireGuard interface here."""
 
-    public_key: str | None = None
+    public_key: PublicKey | None = None
     """The prekey that a network was given; the node has the private half."""
 
 
 class NodeFeatures(Model):
-    accelerator: Literal["kvm", "tcg", ""] = ""
+    accelerator: Annotated[Literal["kvm", "tcg", ""], otherwise("")] = ""
     """``kvm``, or ``tcg`` where guests are emulated in software and slow. Empty: not found out yet."""
 
-    wireguard: Literal["kernel", "userspace", ""] = ""
+    wireguard: Annotated[Literal["kernel", "userspace", ""], otherwise("")] = ""
     """``kernel``, or ``userspace`` where a program does it, more slowly. Empty: not found out yet."""
 
 
 class Quarantined(Model):
     """What a node has of an object without a NodeWorkload (anymore)."""
 
-    uid: str = Field(max_length=64)
+    uid: Uid
     """That object's uid."""
 
-    kind: str = Field(default="", max_length=63)
+    kind: Kind = ""
     """Its kind. Empty, like namespace and name, where the node does not know any more."""
 
-    namespace: str = Field(default="", max_length=63)
+    namespace: Label = ""
     """Its namespace."""
 
-    name: str = Field(default="", max_length=253)
+    name: Name = ""
     """Its name."""
 
     running: bool = False
     """A guest or a network that runs on."""
 
-    cpu: int = Field(default=0, ge=0)
+    cpu: Count = 0
     """Virtual CPUs of a guest that runs."""
 
     memory: Quantity = 0
@@ -222,49 +236,72 @@ class Quarantined(Model):
     storage: Quantity = 0
     """Bytes of disk."""
 
-    listen_port: int | None = Field(default=None, ge=1, le=65535)
+    listen_port: Port | None = None
     """UDP port of a network's WireGuard interface."""
 
 
+#: No node has more. What a node says of itself attracts machines: nonsense is refused.
+_SANE = (
+    Rule("!has(self.cpu) || self.cpu <= 65536", "capacity.cpu must be at most 65536"),
+    *(
+        Rule(
+            f"!has(self.{what}) || quantity(string(self.{what})).compareTo(quantity('1Ei')) <= 0",
+            f"capacity.{what} must be at most 1Ei",
+        )
+        for what in ("memory", "storage")
+    ),
+)
+
+
 class GridNodeStatus(Status):
+    #: Fields that the node's agent writes, and no others. The rest is the controller's.
+    AGENTS: ClassVar[frozenset[str]] = frozenset(
+        {
+            "capacity", "prekeys", "sealing_key", "features", "agent_version", "reported_endpoint", "nameservers", "quarantine",
+        }
+    )  # fmt: skip
+
     # by the agent
-    capacity: Resources = Field(default_factory=Resources)
+    capacity: Resources = Field(default_factory=Resources, json_schema_extra=rules(*_SANE))
     """What the node has to offer: all of it less what it needs itself."""
 
-    prekeys: tuple[str, ...] = ()
+    prekeys: Annotated[tuple[PublicKey, ...], only(word)] = Field(default=(), json_schema_extra=at_most(16))
     """Fresh WireGuard public keys, one for each network to come; the agent refills what was taken."""
 
-    sealing_key: str | None = None
+    sealing_key: PublicKey | None = None
     """Public key (X25519, base64) that secrets for this node are sealed with (libsodium sealed boxes)."""
 
     features: NodeFeatures = Field(default_factory=NodeFeatures)
     """What the agent found the node can do."""
 
-    agent_version: str | None = None
+    agent_version: Version | None = None
     """Version of the agent that reports."""
 
     reported_endpoint: Endpoint | None = None
     """Truly global addresses that the agent found on the node. They count where ``spec.endpoint`` has none."""
 
-    nameservers: tuple[str, ...] = ()
+    nameservers: Annotated[tuple[Ip, ...], only(word)] = Field(
+        default=(),
+        json_schema_extra=at_most(8, Rule("self.all(a, isIP(a))", "nameservers must be IP addresses")),
+    )
     """The node's DNS servers, which its machines use as well."""
 
-    quarantine: tuple[Quarantined, ...] = Field(default=(), max_length=1024)
+    quarantine: tuple[Quarantined, ...] = Field(default=(), json_schema_extra=at_most(1024))
     """What is on the node and belongs to nobody any more. It stays as it is and counts as held, until its owner is back or an
     administrator decides in ``spec.quarantine``."""
 
     # by the controller
-    node_namespace: str | None = None
+    node_namespace: Label | None = None
     """Namespace of the node's NodeWorkloads and of its agent's account, like zos-node-n1."""
 
-    holds: tuple[NodeHold, ...] = ()
+    holds: tuple[NodeHold, ...] = Field(default=(), json_schema_extra=at_most(16384))
     """What each machine, disk and network holds of the node."""
 
     allocated: Resources = Field(default_factory=Resources)
     """The sum of what is held."""
 
     free: Resources = Field(default_factory=Resources)
-    """``capacity`` less ``allocated``."""
+    """``capacity``, as far as it is offered (``spec.offer``), less ``allocated``."""
 
     @cached_property
     def by_holder(self) -> dict[str, NodeHold]:

@@ -10,7 +10,8 @@ from typing import Annotated, Any, ClassVar, Literal, NamedTuple, Self
 from pydantic import BaseModel, ConfigDict, Field, PlainSerializer, PlainValidator, WithJsonSchema
 from pydantic.alias_generators import to_camel
 
-from zos.api.schema import AGE, READY, Column, Rule
+from zos.api.schema import AGE, READY, Column, Rule, at_most
+from zos.api.text import ConditionType, Count, Message, ReasonWord, Time, otherwise
 
 GROUP = "zos.grid.tf"
 VERSION = "v1alpha1"
@@ -126,22 +127,22 @@ class DeletionPolicy(StrEnum):
 class Condition(Model):
     """One aspect of how the object stands (metav1.Condition)."""
 
-    type: str
+    type: ConditionType
     """What it is about, like ``Ready``. A list has each type once."""
 
-    status: Literal["True", "False", "Unknown"]
+    status: Annotated[Literal["True", "False", "Unknown"], otherwise("Unknown")]
     """Whether it is so. ``Ready``, ``ImageReady`` and ``Running`` are good when ``True``; the others are worth a look then."""
 
-    reason: str
+    reason: ReasonWord
     """One word for programs, from the reference's list of reasons, like ``InsufficientCapacity``."""
 
-    message: str = ""
+    message: Message = ""
     """One sentence for people: what is missing and what to do, with names and numbers."""
 
-    observed_generation: int = 0
+    observed_generation: Count = 0
     """``metadata.generation`` of the object that was judged; lower than the present one: not judged anew yet."""
 
-    last_transition_time: str = ""
+    last_transition_time: Time = ""
     """When ``status`` last changed (RFC 3339, UTC), like 2030-01-01T00:00:00Z."""
 
 
@@ -181,7 +182,7 @@ class Status(Model):
     observed_generation: int = -1
     """``metadata.generation`` that this status is about. -1: nobody has looked at the object yet."""
 
-    conditions: tuple[Condition, ...] = ()
+    conditions: tuple[Condition, ...] = Field(default=(), json_schema_extra=at_most(16))
     """``Ready`` always; while that is not ``True``, ``Reconciling`` (it goes on by itself) or ``Stalled`` (somebody has to mend
     something). Some kinds have further types."""
 
@@ -271,7 +272,8 @@ Quantity = Annotated[
         {
             "x-kubernetes-int-or-string": True,
             "anyOf": [{"type": "integer"}, {"type": "string"}],
-            "pattern": r"^[0-9]+(\.[0-9]+)?(m|k|M|G|T|P|E|Ki|Mi|Gi|Ti|Pi|Ei)?$",
+            "pattern": r"^[0-9]{1,19}(\.[0-9]{1,9})?(m|k|M|G|T|P|E|Ki|Mi|Gi|Ti|Pi|Ei)?$",
+            "minimum": 0,
         }
     ),
 ]

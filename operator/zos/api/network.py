@@ -2,24 +2,16 @@
 
 from __future__ import annotations
 
-import re
-from typing import ClassVar, Literal
+from typing import Annotated, ClassVar, Literal
 
 from pydantic import ConfigDict, Field
 
 from zos.api.meta import Model, Object, Status
-from zos.api.schema import AGE, READY, REASON, Column, Rule, ipv4_range, keyed, rules, subrange
+from zos.api.schema import AGE, READY, REASON, Column, Rule, at_most, ipv4_range, keyed, rules, subrange
+from zos.api.text import KEY, Cidr, HostPort, Ipv4, Label, Line, Message, Name, Port, PublicKey, Uid, otherwise
 
 #: Where the WireGuard addresses of every network lie (RFC 6598 space, so no private range collides).
 WIREGUARD_RANGE = "100.64.0.0/16"
-
-
-_KEY = re.compile(r"[A-Za-z0-9+/]{42}[AEIMQUYcgkosw048]=")
-
-
-def is_key(text: str | None) -> bool:
-    """Whether a text is a WireGuard key as ``wg`` prints it: 32 bytes in base64."""
-    return text is not None and _KEY.fullmatch(text) is not None
 
 
 class NetworkNode(Model):
@@ -44,7 +36,7 @@ class NetworkAccess(Model):
         max_length=44,
         json_schema_extra=rules(
             Rule(
-                "self.matches('^[A-Za-z0-9+/]{42}[AEIMQUYcgkosw048]=$')",
+                f"self.matches('{KEY}')",
                 "access[].publicKey must be a WireGuard public key: 44 characters of base64, as `wg pubkey` prints it",
             )
         ),
@@ -133,22 +125,22 @@ class NetworkSpec(Model):
 class NetworkNodeStatus(Model):
     """One node of the network: what it owns (sticky for the network's life) and how it stands."""
 
-    name: str
+    name: Name
     """The GridNode's name."""
 
-    subnet: str
+    subnet: Cidr
     """Its sub-range, a /24. The first address is the node's own, the machines' gateway."""
 
-    public_key: str | None = None
+    public_key: PublicKey | None = None
     """Its WireGuard key in this network. Absent: the node has not offered one yet."""
 
-    listen_port: int | None = None
+    listen_port: Port | None = None
     """UDP port of its WireGuard interface for this network, the same for the network's life."""
 
-    endpoint: str | None = None
+    endpoint: HostPort | None = None
     """Where others reach it, like 203.0.113.7:52000 or [2001:db8::7]:52000. Absent: the node is hidden."""
 
-    role: Literal["accessible", "hidden"] = "hidden"
+    role: Annotated[Literal["accessible", "hidden"], otherwise("hidden")] = "hidden"
     """``accessible``: others connect to it. ``hidden``: it connects to the relay, nobody to it."""
 
     relay: bool = False
@@ -157,63 +149,63 @@ class NetworkNodeStatus(Model):
     ready: bool = False
     """Whether the node has set up its part as it stands now."""
 
-    message: str | None = None
+    message: Message | None = None
     """What it waits for or what went wrong. Absent: nothing."""
 
 
 class NetworkAccessStatus(Model):
     """One laptop of the network."""
 
-    name: str
+    name: Label
     """The laptop, as ``spec.access`` names it."""
 
-    subnet: str
+    subnet: Cidr
     """Its sub-range a.b.c.0/24; its WireGuard address is 100.64.b.c."""
 
-    public_key: str | None = None
+    public_key: PublicKey | None = None
     """Its WireGuard key: the given one, else that of the generated pair."""
 
-    node: str | None = None
+    node: Name | None = None
     """The access node: the one that its file names and it connects to. Absent: no node is fit for it."""
 
-    secret: str | None = None
+    secret: Name | None = None
     """The Secret in this namespace whose ``wg0.conf`` is its file. Absent: that Secret exists and is
     not the network's."""
 
-    message: str | None = None
+    message: Message | None = None
     """What keeps it from connecting, like an access node that is down. Absent: nothing."""
 
 
 class NetworkAddress(Model):
     """A private address held by a machine."""
 
-    ip: str
+    ip: Ipv4
     """The address, inside the sub-range of ``node``."""
 
-    machine: str
+    machine: Name
     """The ZMachine that has it."""
 
-    uid: str
+    uid: Uid
     """That ZMachine's uid: a new machine of the same name is another one."""
 
-    node: str
+    node: Name
     """The GridNode that the machine is on."""
 
 
 class NetworkStatus(Status):
-    nodes: tuple[NetworkNodeStatus, ...] = ()
+    nodes: tuple[NetworkNodeStatus, ...] = Field(default=(), json_schema_extra=at_most(8192))
     """Each node that belongs to the network, listed or brought in by a machine."""
 
-    access: tuple[NetworkAccessStatus, ...] = ()
+    access: tuple[NetworkAccessStatus, ...] = Field(default=(), json_schema_extra=at_most(256))
     """Each laptop, and where its file is."""
 
-    addresses: tuple[NetworkAddress, ...] = ()
+    addresses: tuple[NetworkAddress, ...] = Field(default=(), json_schema_extra=at_most(65536))
     """Private addresses in use. None is given twice."""
 
-    relay: str | None = None
+    relay: Name | None = None
     """The node that serves hidden nodes, and laptops that asked for no other. Absent: nobody needs one, or none is fit."""
 
-    ready_nodes: str | None = None
+    ready_nodes: Line | None = None
     """Nodes that are ready, of all, like 2/3."""
 
 

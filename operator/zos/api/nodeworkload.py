@@ -7,30 +7,56 @@ from typing import Annotated, ClassVar, Literal
 from pydantic import Field
 
 from zos.api.meta import Model, Object, Quantity, Reason, Status
-from zos.api.schema import AGE, READY, REASON, Column
+from zos.api.schema import AGE, READY, REASON, Column, at_most
+from zos.api.text import (
+    Argument,
+    Base64,
+    Cidr,
+    Count,
+    Digest,
+    HostPort,
+    Interface,
+    Ipv4,
+    Kind,
+    Label,
+    Line,
+    Mac,
+    Mtu,
+    Name,
+    Path,
+    Port,
+    PrefixLength,
+    PublicKey,
+    Range,
+    SshKey,
+    Time,
+    Uid,
+    Variable,
+    otherwise,
+)  # fmt: skip
 from zos.api.zmachine import RunPolicy
 
 
 class Owner(Model):
     """The user's object. No ownerReference: those must not cross namespaces."""
 
-    kind: str
-    namespace: str
-    name: str
-    uid: str
+    kind: Kind
+    namespace: Label
+    name: Name
+    uid: Uid
 
 
 class Peer(Model):
     """A WireGuard peer."""
 
-    public_key: str
-    endpoint: str | None = None
+    public_key: PublicKey
+    endpoint: HostPort | None = None
     """``host:port`` with IPv6 in brackets. Absent: the peer connects to this node."""
 
-    allowed_ips: tuple[str, ...] = ()
+    allowed_ips: tuple[Cidr, ...] = Field(default=(), json_schema_extra=at_most(16384))
     """What the peer answers for, as CIDRs."""
 
-    keepalive: int | None = None
+    keepalive: Port | None = None
     """Seconds. Absent: none is sent."""
 
 
@@ -38,122 +64,122 @@ class EgressOnNode(Model):
     """Where what runs in a network may connect to through the node, beside what the node itself knows to be closed: its own
     addresses and the networks that it is connected to."""
 
-    deny: tuple[Annotated[str, Field(max_length=43)], ...] = Field(default=(), max_length=64)
+    deny: tuple[Cidr, ...] = Field(default=(), max_length=64)
     """Closed, CIDRs."""
 
-    allow: tuple[Annotated[str, Field(max_length=43)], ...] = Field(default=(), max_length=64)
+    allow: tuple[Cidr, ...] = Field(default=(), max_length=64)
     """Open, CIDRs. Stands above everything."""
 
-    public: tuple[Annotated[str, Field(max_length=31)], ...] = Field(default=(), max_length=8192)
+    public: tuple[Range, ...] = Field(default=(), max_length=8192)
     """What farms give to machines: open although the node is connected to it. CIDRs, or the first and the last address with a
     dash between."""
 
 
 class NetworkOnNode(Model):
-    ip_range: str
+    ip_range: Cidr
     """The whole network."""
 
-    mtu: int
-    subnet: str
+    mtu: Mtu
+    subnet: Cidr
     """This node's /24."""
 
-    wireguard_address: str
+    wireguard_address: Ipv4
     """100.64.b.c, interface prefix /16."""
 
-    listen_port: int
-    public_key: str
+    listen_port: Port
+    public_key: PublicKey
     """One of the node's prekeys; the node has the private half."""
 
-    peers: tuple[Peer, ...] = ()
+    peers: tuple[Peer, ...] = Field(default=(), json_schema_extra=at_most(8192))
     egress: EgressOnNode = Field(default_factory=EgressOnNode)
 
 
 class Nic(Model):
     """A machine's interface in a private network. Addresses are IPv4 without prefix."""
 
-    network_uid: str
+    network_uid: Uid
     """Tells the network's bridge."""
 
-    mac: str
-    ip: str
-    prefixlen: int
+    mac: Mac
+    ip: Ipv4
+    prefixlen: PrefixLength
     """The sub-range's, 24."""
 
-    gateway: str
+    gateway: Ipv4
     """The node's own address in the sub-range."""
 
-    mtu: int
-    ip_range: str
+    mtu: Mtu
+    ip_range: Cidr
     """The whole network, reached through ``gateway``."""
 
 
 class PublicNic(Model):
     """A machine's interface on the segment of its farm. Nothing but its own addresses may leave through it."""
 
-    interface: str
+    interface: Interface
     """The node's bridge or NIC on that segment."""
 
-    mac: str
-    ipv4: str | None = None
+    mac: Mac
+    ipv4: Cidr | None = None
     """With prefix length."""
 
-    gateway: str | None = None
+    gateway: Ipv4 | None = None
     """IPv4: the default route."""
 
-    ipv6: str | None = None
+    ipv6: Cidr | None = None
     """With prefix length. The guest gives it to itself (SLAAC)."""
 
 
 class DiskOnNode(Model):
     """A disk of a machine."""
 
-    name: str
+    name: Name
     """The ZMount."""
 
-    mount_uid: str
+    mount_uid: Uid
     """The ZMount's uid names the file on the node."""
 
-    mount_path: str
+    mount_path: Path
     """Directory in the guest."""
 
 
 class SealedEnv(Model):
     """A variable whose value only this node can read."""
 
-    name: str
-    source: str
+    name: Variable
+    source: Line
     """What was sealed (Secret uid/resourceVersion and node key): sealing is randomised, so the text can't be compared."""
 
-    value: str = ""
+    value: Base64 = ""
     """Libsodium sealed box, base64."""
 
 
 class MachineOnNode(Model):
-    hostname: str
-    image: str
-    cpu: int
+    hostname: Name
+    image: Line
+    cpu: Count
     memory: Quantity
     root_size: Quantity
     """Bytes, never 0."""
 
-    nics: tuple[Nic, ...] = ()
+    nics: tuple[Nic, ...] = Field(default=(), json_schema_extra=at_most(16))
     public_nic: PublicNic | None = None
-    disks: tuple[DiskOnNode, ...] = ()
-    entrypoint: tuple[str, ...] | None = None
+    disks: tuple[DiskOnNode, ...] = Field(default=(), json_schema_extra=at_most(64))
+    entrypoint: tuple[Argument, ...] | None = Field(default=None, json_schema_extra=at_most(256))
     """Absent: the image's own."""
 
-    env: dict[str, str] = Field(default_factory=dict)
-    sealed_env: tuple[SealedEnv, ...] = ()
+    env: dict[str, Argument] = Field(default_factory=dict, json_schema_extra={"maxProperties": 256})
+    sealed_env: tuple[SealedEnv, ...] = Field(default=(), json_schema_extra=at_most(256))
     """Variables from Secrets."""
 
-    ssh_authorized_keys: tuple[str, ...] = ()
+    ssh_authorized_keys: tuple[SshKey, ...] = Field(default=(), json_schema_extra=at_most(64))
     run_policy: RunPolicy = RunPolicy.ALWAYS
     """What follows when the entrypoint ends or the guest dies."""
 
-    restarted_at: str | None = None
+    restarted_at: Line | None = None
     """The object's annotation of that name: a new value asks for a restart."""
 
-    adopt: str | None = None
+    adopt: Uid | None = None
     """Uid of a machine of the node's quarantine whose root an administrator gives to this one."""
 
 
@@ -164,7 +190,7 @@ class MountOnNode(Model):
     holds_data: bool = False
     """A machine has had it: it must be there already, and an empty one is not made in its place."""
 
-    adopt: str | None = None
+    adopt: Uid | None = None
     """Uid of a disk of the node's quarantine that an administrator gives to this one."""
 
 
@@ -186,7 +212,7 @@ class NodeWorkloadSpec(Model):
     mount: MountOnNode | None = None
     """A ZMount."""
 
-    erase: str | None = None
+    erase: Uid | None = None
     """The owner's uid, written before the deletion: what is here is not wanted any more, data included. A deletion without this
     word lets go of what is on the node and takes nothing away: guests run on, data goes into quarantine."""
 
@@ -214,19 +240,19 @@ _PARTS: dict[type[Part], str] = {NetworkOnNode: "network", MachineOnNode: "machi
 class MachineState(Model):
     """What the agent sees of a machine."""
 
-    state: Literal["Pending", "Running", "Stopped", "Crashed", "Completed"] = "Pending"
-    mode: Literal["container", "vm"] | None = None
-    restarts: int = 0
+    state: Annotated[Literal["Pending", "Running", "Stopped", "Crashed", "Completed"], otherwise("Pending")] = "Pending"
+    mode: Annotated[Literal["container", "vm"] | None, otherwise(None)] = None
+    restarts: Count = 0
     """Restarts that were asked for don't count."""
 
-    started_at: str | None = None
+    started_at: Time | None = None
     """RFC 3339, UTC."""
 
-    console: str | None = None
+    console: Path | None = None
     """Path of the console log, on the node."""
 
-    image_digest: str | None = None
-    accelerator: Literal["kvm", "tcg"] | None = None
+    image_digest: Digest | None = None
+    accelerator: Annotated[Literal["kvm", "tcg"] | None, otherwise(None)] = None
     """What the guest was started with; ``tcg`` is emulation in software."""
 
 
@@ -236,7 +262,7 @@ class MountState(Model):
 
 
 class NetworkState(Model):
-    lost_key: str | None = None
+    lost_key: PublicKey | None = None
     """The WireGuard public key of the spec whose private half this node has lost: another one is to be chosen."""
 
 

@@ -9,6 +9,7 @@ from pydantic import ConfigDict, Field
 
 from zos.api.meta import Model, Object, Status
 from zos.api.schema import AGE, READY, REASON, Column, Rule, rules
+from zos.api.text import Cidr, Ipv4, Mac, Name, Uid
 
 
 class PublicIPSpec(Model):
@@ -35,18 +36,18 @@ class PublicIPSpec(Model):
 class PublicAddress(Model):
     """An address of the machine's public interface."""
 
-    address: str
+    address: Cidr
     """With prefix length, like 203.0.113.18/28 or 2001:db8:1::7/64."""
 
-    gateway: str | None = None
+    gateway: Ipv4 | None = None
     """The default route. Absent for IPv6: the machine learns it from router advertisements."""
 
 
 class PublicIPStatus(Status):
-    farm: str | None = None
+    farm: Name | None = None
     """The farm of its contract. Machines that use it run on nodes of that farm."""
 
-    mac: str | None = None
+    mac: Mac | None = None
     """MAC address of the machine's public interface, the same for the object's life, whatever machine uses it."""
 
     ipv4: PublicAddress | None = None
@@ -55,10 +56,10 @@ class PublicIPStatus(Status):
     ipv6: PublicAddress | None = None
     """The IPv6 address: the farm's prefix and what SLAAC makes of ``mac``. Absent: not asked for, or the farm has no prefix."""
 
-    machine: str | None = None
+    machine: Name | None = None
     """The one ZMachine that has it: the first that named it in ``spec.publicIP``. Absent: none does."""
 
-    machine_uid: str | None = None
+    machine_uid: Uid | None = None
     """That ZMachine's uid: a new machine of the same name is another one."""
 
 

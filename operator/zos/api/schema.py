@@ -42,6 +42,11 @@ def rules(*checks: Rule, **extra: Any) -> JsonDict:
     return {"x-kubernetes-validations": validations, **extra}
 
 
+def at_most(items: int, *checks: Rule) -> JsonDict:
+    """For a list in a status: its bound is the API server's business, and no reason not to read what is there."""
+    return {**(rules(*checks) if checks else {}), "maxItems": items}
+
+
 def keyed(*keys: str, checks: tuple[Rule, ...] = ()) -> JsonDict:
     """For a list of objects with unique keys: duplicates are refused, and server-side apply merges by them."""
     base = rules(*checks) if checks else {}
@@ -82,6 +87,11 @@ def subrange(what: str) -> Rule:
         " && self == string(cidr(self).masked())",
         f"{what} must be exactly a /24 like 10.20.5.0/24",
     )
+
+
+def no_control(what: str) -> Rule:
+    """Characters that end a line, begin an escape sequence or cut a text short."""
+    return Rule(r"!self.matches(r'\p{Cc}')", f"{what} must not have control characters, like a line's end")
 
 
 def at_least(what: str, amount: str) -> Rule:

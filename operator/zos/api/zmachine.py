@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from enum import StrEnum
-from typing import ClassVar, Literal
+from typing import Annotated, ClassVar, Literal
 
 from pydantic import ConfigDict, Field
 
 from zos.api.meta import DeletionPolicy, Model, Object, Quantity, Status
-from zos.api.schema import AGE, READY, REASON, Column, Rule, at_least, ipv4, keyed, rules
+from zos.api.schema import AGE, READY, REASON, Column, Rule, at_least, ipv4, keyed, no_control, rules
+from zos.api.text import Argument, Count, Digest, Ipv4, Ipv6, Line, Name, Path, SshKey, Time, otherwise
 
 
 class RunPolicy(StrEnum):
@@ -37,6 +38,7 @@ class MachineDisk(Model):
         max_length=1024,
         json_schema_extra=rules(
             Rule("self.startsWith('/')", "disks[].mountPath must be absolute, like /data"),
+            no_control("disks[].mountPath"),
             Rule("self != '/'", "disks[].mountPath must not be /: the root comes from the image"),
             Rule(
                 "self == '/' || !(self.endsWith('/') || self.contains('//') || self.matches(r'(^|/)[.][.]?(/|$)'))",
@@ -48,10 +50,10 @@ class MachineDisk(Model):
 
 
 class SecretKeyRef(Model):
-    name: str
+    name: str = Field(min_length=1, max_length=253)
     """A Secret of the same namespace."""
 
-    key: str
+    key: str = Field(min_length=1, max_length=253)
     """The key of the Secret's ``data`` whose value is taken. The machine waits until it is there."""
 
 
@@ -78,7 +80,7 @@ class EnvVar(Model):
     )
     """The variable, like ``GREETING``. It replaces one of the same name in the image."""
 
-    value: str | None = Field(default=None, max_length=32768)
+    value: Argument | None = Field(default=None)
     """Its value, taken literally. Give this or ``valueFrom``."""
 
     value_from: EnvSource | None = None
@@ -87,8 +89,8 @@ class EnvVar(Model):
 
 _IMAGE = (
     "oci://[a-zA-Z0-9.-]+(:[0-9]+)?(/[a-z0-9]+([._-]+[a-z0-9]+)*)+(:[A-Za-z0-9_][A-Za-z0-9._-]{0,127})?(@sha256:[a-f0-9]{64})?",
-    "https://[^/ ]+/[^ ]+",
-    "file:///[^ ]+",
+    r"https://[^/\s\p{Cc}]+/[^\s\p{Cc}]+",
+    r"file:///[^\s\p{Cc}]+",
 )
 
 
@@ -126,7 +128,7 @@ class ZMachineSpec(Model):
         max_length=1024,
         json_schema_extra=rules(
             Rule(
-                f"self.matches('^({'|'.join(_IMAGE)})$')",
+                f"self.matches(r'^({'|'.join(_IMAGE)})$')",
                 "image must be oci://registry/repository:tag, https://… or file:///…",
             )
         ),
@@ -155,14 +157,14 @@ class ZMachineSpec(Model):
     disks: tuple[MachineDisk, ...] = Field(default=(), max_length=24, json_schema_extra=keyed("name"))
     """Disks that outlive the machine, in the order of the guest's devices. The machine runs on the node where they are."""
 
-    entrypoint: tuple[str, ...] | None = Field(default=None, min_length=1, max_length=256)
+    entrypoint: tuple[Argument, ...] | None = Field(default=None, min_length=1, max_length=256)
     """Program and arguments, one per item, run without a shell, like ``["/bin/server", "--port", "80"]``. Absent: the image's
     own."""
 
     env: tuple[EnvVar, ...] = Field(default=(), max_length=256, json_schema_extra=keyed("name"))
     """Environment of the entrypoint, added to the image's own. A change takes effect at the next restart."""
 
-    ssh_authorized_keys: tuple[str, ...] = Field(default=(), max_length=64)
+    ssh_authorized_keys: tuple[SshKey, ...] = Field(default=(), max_length=64)
     """Public keys as in ``~/.ssh/id_ed25519.pub``, put into ``/root/.ssh/authorized_keys``. The image has to bring the SSH
     server."""
 
@@ -182,34 +184,34 @@ class ZMachineStatus(Status):
     """How the machine stands. Further conditions: ``ImageReady``, ``Running`` (its entrypoint was started),
     ``SoftwareEmulation`` (the node has no usable KVM), ``RestartRequired`` (it runs with an older spec)."""
 
-    node_name: str | None = None
+    node_name: Name | None = None
     """The GridNode that it is on, for the machine's life. Absent: not placed yet."""
 
-    mode: Literal["container", "vm"] | None = None
+    mode: Annotated[Literal["container", "vm"] | None, otherwise(None)] = None
     """What the image's content makes of it. Absent: the image is not there yet."""
 
-    ip: str | None = None
+    ip: Ipv4 | None = None
     """Its private IPv4 address."""
 
-    public_ipv4: str | None = Field(default=None, alias="publicIPv4")
+    public_ipv4: Ipv4 | None = Field(default=None, alias="publicIPv4")
     """Its public IPv4 address, without prefix length."""
 
-    public_ipv6: str | None = Field(default=None, alias="publicIPv6")
+    public_ipv6: Ipv6 | None = Field(default=None, alias="publicIPv6")
     """Its public IPv6 address, without prefix length. The guest gives it to itself some seconds after it boots."""
 
-    console: str | None = None
+    console: Path | None = None
     """Path of the console log, on the node."""
 
-    image_digest: str | None = None
+    image_digest: Digest | None = None
     """Content of the image that ``spec.image`` stood for when it was fetched, like ``sha256:9f86…``."""
 
-    restarts: int = 0
+    restarts: Count = 0
     """How often it was started again after its entrypoint ended or the guest died. Restarts that were asked for don't count."""
 
-    started_at: str | None = None
+    started_at: Time | None = None
     """When the guest was last started (RFC 3339, UTC)."""
 
-    state: str | None = None
+    state: Line | None = None
     """``Pending`` (not started yet), ``Running``, ``Stopped`` (it was asked to, or went down with the node), ``Crashed`` (it
     ended and should not have) or ``Completed`` (its entrypoint ended with 0, as ``runPolicy`` allows)."""
 

@@ -8,6 +8,7 @@ from pydantic import Field
 
 from zos.api.meta import DeletionPolicy, Model, Object, Quantity, Status
 from zos.api.schema import AGE, READY, REASON, Column, Rule, rules
+from zos.api.text import Name
 
 
 class ZMountSpec(Model):
@@ -39,13 +40,13 @@ class ZMountSpec(Model):
 
 
 class ZMountStatus(Status):
-    node_name: str | None = None
+    node_name: Name | None = None
     """The GridNode that it is on. Absent: none yet; the condition says why."""
 
     size: Quantity | None = None
     """What is reserved on the node. Absent or less than ``spec.size``: the node has yet to make or grow it."""
 
-    used_by: str | None = None
+    used_by: Name | None = None
     """The ZMachine that has it now; it can't be deleted meanwhile. Absent: none."""
 
     used: bool = False

@@ -20,8 +20,8 @@ from zos.api.contract import Claim
 from zos.api.core import Secret
 from zos.api.gridnode import GridNode
 from zos.api.meta import ABANDON, AGENT_FINALIZER, API_VERSION, CONTROLLER_FINALIZER, Condition, Key, Object, Reason, Status
-from zos.api.network import is_key
 from zos.api.nodeworkload import MachineOnNode, NodeWorkload, NodeWorkloadSpec, Owner, Part
+from zos.api.text import is_key
 from zos.controller.claims import OWNER_UID, Claims
 from zos.controller.events import Reporter
 from zos.controller.farewell import Farewell, HeldBack, Word, path_of_manifest

@@ -16,6 +16,7 @@ from zos.api.core import CustomResourceDefinition, Namespace
 from zos.api.gridnode import GridNode
 from zos.api.meta import ABANDON, AGENT_FINALIZER, API_VERSION, GROUP, DeletionPolicy, Object, Reason
 from zos.api.nodeworkload import NodeWorkload, Owner
+from zos.controller.claims import OWNER_UID
 from zos.controller.ledger import Lost
 from zos.controller.registry import KINDS
 from zos.controller.writing import MANAGER, Absorb, finalizers
@@ -70,7 +71,13 @@ class Farewell:
                 body = {
                     "apiVersion": API_VERSION,
                     "kind": NodeWorkload.KIND,
-                    "metadata": {"name": workload.name, "namespace": workload.namespace, "uid": workload.uid},
+                    "metadata": {
+                        "name": workload.name,
+                        "namespace": workload.namespace,
+                        "uid": workload.uid,  # or a name that is free by now would be made anew
+                        "labels": {OWNER_UID: workload.spec.owner.uid},
+                        "finalizers": [name for name in workload.metadata.finalizers if name == AGENT_FINALIZER],
+                    },
                     "spec": spec.wire(),
                 }
                 raw = await self._client.patch(

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 
 from zos.api.meta import STALLED_REASONS, Condition
+from zos.api.text import sentence
 from zos.world.resolution import Verdict
 
 #: Types that this function alone decides on.
@@ -30,6 +31,7 @@ def conditions(
     return tuple(
         condition.model_copy(
             update={
+                "message": sentence(condition.message),
                 "observed_generation": generation,
                 "last_transition_time": seen.last_transition_time
                 if (seen := before.get(condition.type)) is not None and seen.status == condition.status

@@ -9,8 +9,9 @@ from ipaddress import IPv4Network
 from zos.api.core import Secret
 from zos.api.gridnode import Endpoint, GridNode, NodeHold
 from zos.api.meta import Reason
-from zos.api.network import Network, NetworkAccessStatus, NetworkAddress, NetworkNodeStatus, NetworkStatus, is_key
+from zos.api.network import Network, NetworkAccessStatus, NetworkAddress, NetworkNodeStatus, NetworkStatus
 from zos.api.nodeworkload import NetworkOnNode, NodeWorkload
+from zos.api.text import is_key
 from zos.api.zmachine import ZMachine
 from zos.kinds.network import egress
 from zos.kinds.network.topology import Caller, Member, endpoint, laptop_file, subranges, topology, wireguard_address
