@@ -13,10 +13,11 @@ import ssl
 import subprocess
 import time
 import urllib.request
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from gridlib.served import serves
 from zos.api.admission import restricting
 
 CRDS = Path(__file__).parent.parent / "crds"
@@ -112,6 +113,26 @@ class ApiServer:
         process.kill()
         process.wait()
 
+    def snapshot(self, name: str) -> None:
+        """Keeps etcd's state as it is now. Everything is stopped for it and started again."""
+        self._swap(lambda: shutil.copytree(self.directory / "etcd", self.directory / name))
+
+    def restore(self, name: str) -> None:
+        """Brings an earlier state back, as from a backup: versions go back with it."""
+
+        def put_back() -> None:
+            shutil.rmtree(self.directory / "etcd")
+            shutil.copytree(self.directory / name, self.directory / "etcd")
+
+        self._swap(put_back)
+
+    def _swap(self, work: Callable[[], object]) -> None:
+        self.kill("kube-apiserver")
+        self.kill("etcd")
+        work()
+        self.start_etcd()
+        self.start_api()
+
     def erase(self, key: str) -> None:
         """Deletes a key of etcd, behind the API server's back. (etcd's JSON gateway, ``/v3/kv/deleterange``.)"""
         body = json.dumps({"key": base64.b64encode(key.encode()).decode()}).encode()
@@ -137,7 +158,8 @@ class ApiServer:
         policies = json.dumps({"apiVersion": "v1", "kind": "List", "items": list(restricting())})
         self.kubectl("apply", "--server-side", "-f", "-", stdin=policies)
         self.kubectl("apply", "--server-side", "-f", str(CRDS))
-        self.kubectl("wait", "--for=condition=Established", "--timeout=30s", "-f", str(CRDS))
+        if not serves(CRDS, lambda *words: self.kubectl(*words, check=False)):
+            raise RuntimeError((self.directory / "kube-apiserver.log").read_text()[-3000:])
 
     def stop(self) -> None:
         for process in self._processes.values():
@@ -157,7 +179,9 @@ class ApiServer:
 
     def _spawn(self, name: str, *argv: str) -> None:
         with open(self.directory / f"{name}.log", "ab") as log:
-            self._processes[name] = subprocess.Popen(argv, stdout=log, stderr=log, stdin=subprocess.DEVNULL)
+            # It does not outlive who uses it, whatever becomes of that.
+            dying = ("setpriv", "--pdeathsig", "KILL", "--", *argv)
+            self._processes[name] = subprocess.Popen(dying, stdout=log, stderr=log, stdin=subprocess.DEVNULL)
 
     def _write_kubeconfig(self, user: str, path: Path) -> None:
         path.write_text(

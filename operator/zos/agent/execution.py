@@ -105,12 +105,18 @@ class Executor:
         }
 
     async def execute(
-        self, ops: Iterable[Op], wanted: Mapping[str, Item], observed: Mapping[str, Observed], unknown: frozenset[Driver]
+        self,
+        ops: Iterable[Op],
+        wanted: Mapping[str, Item],
+        observed: Mapping[str, Observed],
+        unknown: frozenset[Driver],
+        kept: Callable[[str], bool],
     ) -> Execution:
-        """Runs what can run now. Nothing is done through the drivers in ``unknown`` (what they have can't be seen)."""
+        """Runs what can run now. Nothing is done through the drivers in ``unknown`` (what they have can't be seen). What runs
+        already for an owner that is ``kept`` is not called off: half a restart is none."""
         ops = list(ops)
         self.settle(ops)
-        self._cancel_unwanted(wanted)
+        self._cancel_unwanted(wanted, kept)
         now = self._clock()
         waiting = {key for key, failure in self._failures.items() if failure.retry_at > now} | set(self._running)
         waiting |= {op.key for op in ops if self._driver(op) in unknown}
@@ -180,9 +186,10 @@ class Executor:
         log.debug("%s %s begins: %s", op.verb, op.key, op, extra={"item": op.key})
         self._running[op.key] = _Running(op, driver, asyncio.create_task(work(), name=f"{op.verb} {op.key}"))
 
-    def _cancel_unwanted(self, wanted: Mapping[str, Item]) -> None:
+    def _cancel_unwanted(self, wanted: Mapping[str, Item], kept: Callable[[str], bool]) -> None:
         for key, running in self._running.items():
-            if running.op.item is not None and wanted.get(key) != running.op.item:
+            item = running.op.item
+            if item is not None and wanted.get(key) != item and not kept(item.owner):
                 running.task.cancel()
 
     def _fail(self, op: Op, error: str) -> None:

@@ -76,3 +76,12 @@ class Lease(Object):
     API_VERSION: ClassVar[str] = "coordination.k8s.io/v1"
 
     spec: LeaseSpec = Field(default_factory=LeaseSpec)
+
+
+class CustomResourceDefinition(Object):
+    """apiextensions.k8s.io/v1: one on its way out takes all its objects along."""
+
+    KIND: ClassVar[str] = "CustomResourceDefinition"
+    PLURAL: ClassVar[str] = "customresourcedefinitions"
+    API_VERSION: ClassVar[str] = "apiextensions.k8s.io/v1"
+    NAMESPACED: ClassVar[bool] = False

@@ -9,7 +9,7 @@ from typing import Annotated, ClassVar, Literal
 from pydantic import ConfigDict, Field
 
 from zos.api.farm import NON_GLOBAL_IPV4
-from zos.api.meta import Model, Object, Quantity, Status
+from zos.api.meta import ABANDON, Model, Object, Quantity, Status
 from zos.api.schema import AGE, READY, REASON, Column, Rule, at_most, each_cidr, ipv4, ipv6, keyed, rules
 from zos.api.text import (
     Cidr,
@@ -67,7 +67,7 @@ class Offer(Model):
 
 
 class Egress(Model):
-    """Ranges in CIDR form, IPv4 or IPv6."""
+    """Ranges in CIDR form. Of IPv6 nothing leaves a private network anyway."""
 
     deny: tuple[Cidr, ...] = Field(default=(), max_length=64, json_schema_extra=each_cidr("egress.deny"))
     """Closed as well, like the CIDRs of a cluster's pods and services."""
@@ -152,7 +152,8 @@ class GridNodeSpec(Model):
 
     egress: Egress = Field(default_factory=Egress)
     """Where machines on this node may connect to through it. Closed by default: the node itself, the networks that it is
-    connected to, and link-local addresses."""
+    connected to, link-local addresses, and what the option ``--egress-deny`` of its agent names. Open: its name servers on port
+    53, what farms give to machines, the rest of the internet."""
 
     quarantine: tuple[QuarantineOrder, ...] = Field(default=(), max_length=256, json_schema_extra=keyed("uid"))
     """What becomes of things on the node that belong to nobody any more (``status.quarantine``). Nothing happens to what is not
@@ -347,6 +348,11 @@ class GridNode(Object):
 
     spec: GridNodeSpec = Field(default_factory=GridNodeSpec)
     status: GridNodeStatus = Field(default_factory=GridNodeStatus)
+
+    @property
+    def abandoned(self) -> bool:
+        """Whether an administrator has given up what is on the node."""
+        return self.deleting and self.metadata.annotations.get(ABANDON) == self.uid
 
     @cached_property
     def offered(self) -> Resources:

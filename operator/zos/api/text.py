@@ -59,6 +59,12 @@ KEY = "^[A-Za-z0-9+/]{42}[AEIMQUYcgkosw048]=$"
 PublicKey = Annotated[str, _text(44, KEY)]
 """WireGuard or X25519."""
 
+
+def is_key(text: str | None) -> bool:
+    """Whether a text is a key of 32 bytes as ``wg`` prints it."""
+    return text is not None and re.fullmatch(KEY, text) is not None and not text.endswith("\n")
+
+
 Version = Annotated[str, _text(32, "^[0-9A-Za-z][0-9A-Za-z.+_-]*$")]
 Variable = Annotated[str, _text(253, "^[A-Za-z_][A-Za-z0-9_]*$")]
 Argument = Annotated[str, _text(32768, r"^[^\x00]*$")]
@@ -75,6 +81,9 @@ Ip = Annotated[str, _text(45, "^[0-9a-fA-F:.]+$")]
 """An address of either family."""
 
 Cidr = Annotated[str, _text(49, format="cidr")]
+Range = Annotated[str, _text(31, "^[0-9.]+([-/][0-9.]+)?$")]
+"""IPv4 addresses: a CIDR, or the first and the last with a dash between."""
+
 Mac = Annotated[str, _text(17, "^[0-9a-f]{2}(:[0-9a-f]{2}){5}$")]
 HostPort = Annotated[str, _text(53, r"^([0-9.]{7,15}|\[[0-9a-f:.]{2,45}\]):[0-9]{1,5}$")]
 """``host:port``, IPv6 in brackets."""
