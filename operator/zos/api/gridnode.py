@@ -9,6 +9,7 @@ from typing import Annotated, ClassVar, Literal
 
 from pydantic import ConfigDict, Field
 
+from zos.api.farm import NON_GLOBAL_IPV4
 from zos.api.meta import ABANDON, Model, Object, Quantity, Status
 from zos.api.schema import AGE, READY, REASON, Column, Rule, at_most, each_cidr, ipv4, ipv6, keyed, rules
 from zos.api.text import (
@@ -244,6 +245,21 @@ class Quarantined(Model):
     """UDP port of a network's WireGuard interface."""
 
 
+#: Others send to it: by an address inside their own network a node could have them knock there.
+_GLOBAL = (
+    Rule(
+        f"!has(self.ipv4) || !isIP(self.ipv4) || !{list(NON_GLOBAL_IPV4)}.exists(block, cidr(block).containsIP(self.ipv4))",
+        "reportedEndpoint.ipv4 must be a global address: an administrator may declare others in spec.endpoint",
+        ".ipv4",
+    ),
+    Rule(
+        "!has(self.ipv6) || !isIP(self.ipv6) || (cidr('2000::/3').containsIP(self.ipv6)"
+        " && !cidr('2001:db8::/32').containsIP(self.ipv6))",
+        "reportedEndpoint.ipv6 must be a global address: an administrator may declare others in spec.endpoint",
+        ".ipv6",
+    ),
+)
+
 #: No node has more. What a node says of itself attracts machines: nonsense is refused.
 _SANE = (
     Rule("!has(self.cpu) || self.cpu <= 65536", "capacity.cpu must be at most 65536"),
@@ -281,7 +297,7 @@ class GridNodeStatus(Status):
     agent_version: Version | None = None
     """Version of the agent that reports."""
 
-    reported_endpoint: Endpoint | None = None
+    reported_endpoint: Endpoint | None = Field(default=None, json_schema_extra=rules(*_GLOBAL))
     """Truly global addresses that the agent found on the node. They count where ``spec.endpoint`` has none."""
 
     nameservers: Annotated[tuple[Ip, ...], only(word)] = Field(
