@@ -132,11 +132,13 @@ async def test_a_kind_that_goes_and_comes_back_deafens_nobody(grid: Grid, server
 
 
 async def test_an_older_state_of_etcd_is_taken_for_what_it_is(grid: Grid, server: ApiServer) -> None:
-    async with grid.controller() as controller:
+    async with grid.controller():
         await grid.node("one", ipv4="198.51.100.1")
         await mount(grid, "kept")
         await mount(grid, "deleted-later")
-        await asyncio.to_thread(server.snapshot, "before")
+    await asyncio.to_thread(server.snapshot, "before")
+    # Who leads may lose that in the outage, and ends then; the other one has heard as much.
+    async with grid.controller("two") as two, grid.controller("three") as three:
         await mount(grid, "made-later", 30)
         await grid.client.delete(ZMount, "default", "deleted-later")
         for size in ("2Gi", "3Gi"):
@@ -151,21 +153,23 @@ async def test_an_older_state_of_etcd_is_taken_for_what_it_is(grid: Grid, server
 
         await until(lambda: grown(3 * 2**30))
         await asyncio.to_thread(server.restore, "before")
-        began = time.monotonic()
+        led: list[Controller] = []
 
         async def as_it_was() -> bool:
-            kept, gone, back = (
-                controller.world.peek(Key("ZMount", "default", name)) for name in ("kept", "made-later", "deleted-later")
-            )
-            return isinstance(kept, ZMount) and kept.spec.size == 2**30 and gone is None and back is not None
+            led[:] = [one for one in (two, three) if one.leading]
+            for leader in led:
+                kept, gone, back = (
+                    leader.world.peek(Key("ZMount", "default", name)) for name in ("kept", "made-later", "deleted-later")
+                )
+                return isinstance(kept, ZMount) and kept.spec.size == 2**30 and gone is None and back is not None
+            return False
 
         await until(as_it_was, 30)
-        assert time.monotonic() - began < 30
         # A change of today has a lower version than what was known before, and reaches the node all the same.
         await grid.client.patch(ZMount, "default", "kept", {"spec": {"size": "4Gi"}})
         await until(lambda: grown(4 * 2**30), 30)
         await mount(grid, "today", 30)
-        assert alive(controller) == {"one": True}
+        assert alive(led[0]) == {"one": True}
 
 
 class Proxy:
