@@ -17,6 +17,9 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from gridlib.served import serves
+from zos.api.admission import restricting
+
 CRDS = Path(__file__).parent.parent / "crds"
 
 
@@ -151,9 +154,12 @@ class ApiServer:
         return result.stdout
 
     def install(self) -> None:
-        """The project's CRDs, served."""
+        """The project's CRDs, served, and what agents and the controller are held to."""
+        policies = json.dumps({"apiVersion": "v1", "kind": "List", "items": list(restricting())})
+        self.kubectl("apply", "--server-side", "-f", "-", stdin=policies)
         self.kubectl("apply", "--server-side", "-f", str(CRDS))
-        self.kubectl("wait", "--for=condition=Established", "--timeout=30s", "-f", str(CRDS))
+        if not serves(CRDS, lambda *words: self.kubectl(*words, check=False)):
+            raise RuntimeError((self.directory / "kube-apiserver.log").read_text()[-3000:])
 
     def stop(self) -> None:
         for process in self._processes.values():
@@ -173,7 +179,9 @@ class ApiServer:
 
     def _spawn(self, name: str, *argv: str) -> None:
         with open(self.directory / f"{name}.log", "ab") as log:
-            self._processes[name] = subprocess.Popen(argv, stdout=log, stderr=log, stdin=subprocess.DEVNULL)
+            # It does not outlive who uses it, whatever becomes of that.
+            dying = ("setpriv", "--pdeathsig", "KILL", "--", *argv)
+            self._processes[name] = subprocess.Popen(dying, stdout=log, stderr=log, stdin=subprocess.DEVNULL)
 
     def _write_kubeconfig(self, user: str, path: Path) -> None:
         path.write_text(

@@ -2,15 +2,29 @@
 
 from __future__ import annotations
 
+import signal
 import sys
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from hypothesis import settings
 
 sys.path.insert(0, str(Path(__file__).parent))
 
 import apiserver as servers
+
+
+def pytest_configure() -> None:
+    """A run that is told to end takes away what it has made, as on ^C. A busy machine is no fault of what is tested."""
+    settings.register_profile("any machine", deadline=None)
+    settings.load_profile("any machine")
+    signal.signal(signal.SIGTERM, _interrupted)
+
+
+def _interrupted(number: int, _: object) -> None:
+    signal.signal(number, signal.SIG_IGN)  # the way out is not to be cut short
+    raise KeyboardInterrupt
 
 
 @pytest.fixture(scope="session")
@@ -21,4 +35,12 @@ def apiserver(tmp_path_factory: pytest.TempPathFactory) -> Iterator[servers.ApiS
     except servers.Missing as missing:
         pytest.fail(f"{missing} (hack/minigrid builds it)")
     with servers.running(tmp_path_factory.mktemp("apiserver"), users=("agent-a", "agent-b")) as server:
+        yield server
+
+
+@pytest.fixture(scope="session")
+def controlled(tmp_path_factory: pytest.TempPathFactory) -> Iterator[servers.ApiServer]:
+    """One for tests that run controllers, which look at everything in it: each sweeps up behind itself (`simulated.sweep`)."""
+    with servers.running(tmp_path_factory.mktemp("controlled")) as server:
+        server.kubectl("create", "namespace", "zos-system")
         yield server

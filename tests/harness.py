@@ -81,9 +81,11 @@ class Grid:
 
     def refused(self, namespace: str, obj: dict[str, Any]) -> str:
         """What the API server says to an object that it must not take."""
-        said = self.kubectl("apply", "-n", namespace, "-f", "-", input=json.dumps(obj), check=False)
-        assert "created" not in said, f"it was taken: {obj}"
-        return said
+        try:
+            taken = self.kubectl("apply", "-n", namespace, "-f", "-", input=json.dumps(obj))
+        except AssertionError as refusal:
+            return str(refusal)
+        raise AssertionError(f"it was taken: {taken}")
 
     def get(self, kind: str, name: str, namespace: str = "") -> dict[str, Any] | None:
         where = ["-n", namespace] if namespace else []

@@ -23,6 +23,9 @@ touch "$1/ready"
 exec sleep infinity
 """
 
+#: What the test has started ends with the test, whatever becomes of that.
+_DYING = ("setpriv", "--pdeathsig", "KILL", "--")
+
 
 class Libvirt:
     """``namespace`` is the process that holds mounts and network; programs are started in it by nsenter."""
@@ -37,7 +40,7 @@ class Libvirt:
         )
         (etc / "libvirtd.conf").write_text('auth_unix_rw = "none"\n')
         (etc / "virtlogd.conf").write_text("max_size = 2097152\nmax_backups = 3\n")
-        command = ["unshare", "--mount", "--net", "sh", "-c", _SETUP, "sh", str(self.base)]
+        command = [*_DYING, "unshare", "--mount", "--net", "sh", "-c", _SETUP, "sh", str(self.base)]
         self.namespace = subprocess.Popen(command)
         self._wait(self.base / "ready")
         self.virtlogd = self._start("virtlogd", "virtlogd", "virtlogd-sock")
@@ -72,7 +75,8 @@ class Libvirt:
 
     def _start(self, program: str, name: str, socket: str) -> subprocess.Popen[bytes]:
         with open(self.base / f"{name}.out", "ab") as out:
-            process = subprocess.Popen(self._inside(f"/usr/sbin/{program}"), stdout=out, stderr=out, stdin=subprocess.DEVNULL)
+            command = [*_DYING, *self._inside(f"/usr/sbin/{program}")]
+            process = subprocess.Popen(command, stdout=out, stderr=out, stdin=subprocess.DEVNULL)
         self._wait(self.base / "run" / socket)
         return process
 

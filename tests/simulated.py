@@ -7,6 +7,7 @@ import contextlib
 import time
 from collections.abc import Awaitable, Callable
 
+from zos.api.core import Secret
 from zos.api.crd import KINDS
 from zos.kube.client import Client, NotFound
 
@@ -19,10 +20,12 @@ async def until(condition: Callable[[], Awaitable[object]], seconds: float = 20)
 
 
 async def sweep(client: Client) -> None:
-    """Deletes every object of ours. What a test that failed left behind must not fail the next: there is no controller any
-    more, so by force."""
+    """Deletes every object of ours, and Secrets. What a test that failed left behind must not fail the next: there is no
+    controller any more, so by force."""
     for model in KINDS:
         for key in await client.keys(model):
             with contextlib.suppress(NotFound):
                 await client.delete(model, key.namespace, key.name)
                 await client.patch(model, key.namespace, key.name, {"metadata": {"finalizers": None}})
+    for key in await client.keys(Secret, "default"):
+        await client.delete(Secret, "default", key.name)

@@ -11,6 +11,7 @@ from pathlib import Path
 
 from gridlib.host import Host, Service, run
 from gridlib.layout import CONTROL_PLANE, DOMAIN, REGISTRY_PORT, Grid, GridError
+from gridlib.served import serves
 from gridlib.tools import Tools
 
 API_PORT = 6443
@@ -33,19 +34,31 @@ class ControlPlane:
                 raise GridError(f"the API server does not get ready: hack/minigrid logs cp apiserver --name {self.grid.name}")
             time.sleep(0.1)
 
-    def install(self, manifests: list[dict[str, object]]) -> None:
-        """CRDs, what the API server does to their objects, the controller's rights, and what else is given; then the
-        controller's credentials."""
+    def install(self, rights: list[dict[str, object]], objects: list[dict[str, object]]) -> None:
+        """CRDs, the controller's rights and credentials, what the API server does to objects, and the first of them."""
         from zos.api.admission import admission_objects
 
         checkout = self.tools.checkout
         self.kubectl("apply", "--server-side", "--force-conflicts", "-f", str(checkout / "crds"))
-        self.kubectl("wait", "--for=condition=Established", "--timeout=60s", "-f", str(checkout / "crds"))
-        items = {"apiVersion": "v1", "kind": "List", "items": [*admission_objects(), *manifests]}
-        self.kubectl("apply", "--server-side", "--force-conflicts", "-f", "-", input=json.dumps(items))
+        if not serves(checkout / "crds", lambda *words: self.kubectl(*words, check=False)):
+            raise GridError(f"the API server does not serve the CRDs: hack/minigrid logs cp apiserver --name {self.grid.name}")
+        self._apply(rights)
         path = self.grid.directory("cp") / "etc-zos" / "controller.kubeconfig"
         if not path.exists():
             self.credentials("zos-system", "zos-controller", path)
+        # The part of the API server that applies policies learns of kinds by looking every five seconds.
+        deadline = time.monotonic() + 60
+        while True:
+            try:
+                return self._apply([*admission_objects(), *objects])
+            except GridError as error:
+                if "There can be a delay" not in str(error) or time.monotonic() > deadline:
+                    raise
+            time.sleep(0.2)
+
+    def _apply(self, objects: list[dict[str, object]]) -> None:
+        items = {"apiVersion": "v1", "kind": "List", "items": objects}
+        self.kubectl("apply", "--server-side", "--force-conflicts", "-f", "-", input=json.dumps(items))
 
     def credentials(self, namespace: str, account: str, path: Path) -> None:
         """Writes a kubeconfig with a token of a service account, as soon as that exists."""

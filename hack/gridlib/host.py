@@ -50,8 +50,8 @@ class Host:
     def pid(self) -> int | None:
         """Of the host's first process, as this machine sees it; None: the host is down."""
         try:
-            outer, started = self._pidfile.read_text().split()
-            if _started(int(outer)) != started:
+            outer, since = self._pidfile.read_text().split()
+            if began(int(outer)) != since:
                 return None
             children = Path(f"/proc/{outer}/task/{outer}/children").read_text().split()
         except (OSError, ValueError):
@@ -87,7 +87,7 @@ class Host:
                 ],
                 stdin=subprocess.DEVNULL, stdout=log, stderr=log, start_new_session=True,
             )  # fmt: skip
-        self._pidfile.write_text(f"{process.pid} {_started(process.pid)}")
+        self._pidfile.write_text(f"{process.pid} {began(process.pid)}")
         deadline = time.monotonic() + 20
         while not self._up():
             if process.poll() is not None or time.monotonic() > deadline:
@@ -108,7 +108,7 @@ class Host:
         with contextlib.suppress(ProcessLookupError):
             os.kill(outer, signal.SIGKILL)
         deadline = time.monotonic() + 20
-        while _started(outer) is not None and time.monotonic() < deadline:
+        while began(outer) is not None and time.monotonic() < deadline:
             with contextlib.suppress(ChildProcessError):
                 os.waitpid(outer, os.WNOHANG)
             time.sleep(0.02)
@@ -130,7 +130,7 @@ def _script(path: Path, body: str) -> None:
     path.chmod(0o755)
 
 
-def _started(pid: int) -> str | None:
+def began(pid: int) -> str | None:
     """Start time of a process in clock ticks, so that a reused pid is not taken for it; None: gone or a zombie."""
     try:
         fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()

@@ -59,13 +59,15 @@ class Node:
 
 @dataclass(frozen=True)
 class Grid:
-    """``index`` picks the link to this machine; ``root`` holds everything that the grid keeps."""
+    """``index`` picks the link to this machine; ``root`` holds everything that the grid keeps. ``owner`` is the process that it
+    was made for, if it is not to outlive one: pid and start time."""
 
     name: str
     index: int
     root: Path
     nodes: tuple[Node, ...]
     controllers: int = 1
+    owner: str = ""
 
     @property
     def host_address(self) -> ipaddress.IPv4Address:
@@ -113,7 +115,7 @@ def load(name: str) -> Grid | None:
         return None
     data = json.loads(path.read_text())
     nodes = tuple(Node(**node) for node in data["nodes"])
-    return Grid(data["name"], data["index"], Path(data["root"]), nodes, data["controllers"])
+    return Grid(data["name"], data["index"], Path(data["root"]), nodes, data["controllers"], data.get("owner", ""))
 
 
 def plan(name: str, nodes: int, hidden: int, controllers: int, names: list[str] | None = None) -> Grid:

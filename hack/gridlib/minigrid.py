@@ -11,13 +11,14 @@ import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2] / "operator"))
 
 from gridlib import farm, wires
 from gridlib.controlplane import ControlPlane
-from gridlib.host import Host
+from gridlib.host import Host, began
 from gridlib.layout import Grid, GridError, load, plan, state_root
 from gridlib.node import NodeHost, gridnode
 from gridlib.tools import Tools
@@ -34,11 +35,13 @@ def _step(text: str) -> Iterator[None]:
 def up(arguments: argparse.Namespace) -> None:
     tools = Tools.find()
     with _locked():
+        _sweep()
         grid = load(arguments.name)
         if grid is None:
             names = arguments.node_names.split(",") if arguments.node_names else None
             hidden = 1 if arguments.hidden is None and arguments.nodes > 2 else arguments.hidden or 0
             grid = plan(arguments.name, len(names) if names else arguments.nodes, hidden, arguments.controllers, names)
+            grid = replace(grid, owner=f"{arguments.owner} {began(arguments.owner)}" if arguments.owner else "")
         grid.save()
     from zos.api.rbac import controller_objects
 
@@ -50,7 +53,7 @@ def up(arguments: argparse.Namespace) -> None:
     with _step("control plane"):
         control_plane.start()
     with _step("CRDs and rights"):
-        control_plane.install([*map(dict, controller_objects()), farm.manifest(), *map(gridnode, grid.nodes)])
+        control_plane.install([*map(dict, controller_objects())], [farm.manifest(), *map(gridnode, grid.nodes)])
     with _step("nodes"):
         Host(grid, "laptop").start()
         farm.start(grid)
@@ -109,12 +112,28 @@ def down(arguments: argparse.Namespace) -> None:
             print(f"minigrid {name} is not there")
             continue
         with _step(f"minigrid {name}: stopping"):
-            for host in grid.hosts:
-                Host(grid, host).crash()
-            wires.remove(grid)
-            shutil.rmtree(grid.root)
+            _remove(grid)
     if state_root().is_dir() and not any(state_root().iterdir()):
         state_root().rmdir()
+
+
+def _remove(grid: Grid) -> None:
+    for host in grid.hosts:
+        Host(grid, host).crash()
+    wires.remove(grid)
+    shutil.rmtree(grid.root)
+
+
+def _sweep() -> None:
+    """Takes away the grids that were made for a process which is gone: a test run that was killed."""
+    for path in state_root().glob("*/grid.json"):
+        grid = load(path.parent.name)
+        if grid is None or not grid.owner:
+            continue
+        pid, since = grid.owner.split()
+        if began(int(pid)) != since:
+            with _step(f"minigrid {grid.name}: nobody's any more, stopping"):
+                _remove(grid)
 
 
 def kubeconfig(arguments: argparse.Namespace) -> None:
@@ -160,6 +179,10 @@ def main() -> int:
     made.add_argument("--controllers", type=int, default=1)
     made.add_argument("--node-names", help="comma-separated, instead of n1, n2, …")
     made.add_argument("--accelerator", default="tcg", choices=("tcg", "kvm", "auto"))
+    made.add_argument(
+        "--owner", type=int, default=int(os.environ.get("ZOS_MINIGRID_OWNER", "0")), metavar="PID",
+        help="a process that it is made for: once that is gone, the next up of any grid takes this one away",
+    )  # fmt: skip
     verb("status", status, "hosts, services, addresses, nodes")
     made = verb("exec", execute, "run a command on a host")
     made.add_argument("host")

@@ -6,7 +6,7 @@ import asyncio
 import contextlib
 import random
 from collections import Counter
-from collections.abc import AsyncIterator, Iterator, Mapping
+from collections.abc import AsyncIterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TypeVar
@@ -14,7 +14,7 @@ from typing import TypeVar
 import pytest
 from prometheus_client import REGISTRY
 
-from apiserver import ApiServer, running
+from apiserver import ApiServer
 from simulated import sweep, until
 from zos.api.contract import Claim, Contract, NameContract
 from zos.api.farm import Farm
@@ -28,12 +28,9 @@ from zos.simulation import grid as simulated
 T = TypeVar("T", bound=Object)
 
 
-@pytest.fixture(scope="module")
-def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ApiServer]:
-    """An API server of its own: the controller looks at everything in it."""
-    with running(tmp_path_factory.mktemp("addresses")) as made:
-        made.kubectl("create", "namespace", "zos-system")
-        yield made
+@pytest.fixture
+def server(controlled: ApiServer) -> ApiServer:
+    return controlled
 
 
 @pytest.fixture
@@ -422,6 +419,7 @@ async def test_farms_that_overlap_and_namespaces_that_may_not(grid: Grid, server
         await says(grid, Contract, "c", "InvalidSpec", "does not admit namespace gold", namespace="gold")
         assert len((await get(grid, Contract, "c", "gold")).status.reserved) == 100
         await delete_all(grid, Contract, Farm)
+    server.kubectl("label", "namespace", "default", "tier-")
 
 
 async def test_quotas_of_kubernetes_limit_contracts_and_addresses(grid: Grid, server: ApiServer) -> None:
@@ -451,3 +449,4 @@ async def test_quotas_of_kubernetes_limit_contracts_and_addresses(grid: Grid, se
 
     await until(again)
     await delete_all(grid, PublicIP, Contract)
+    server.kill("kube-controller-manager")

@@ -11,6 +11,7 @@ import pytest
 import yaml
 
 from apiserver import ApiServer
+from zos.api.crd import KINDS
 
 EXAMPLES = Path(__file__).parents[2] / "examples"
 
@@ -23,6 +24,11 @@ CONTRACT: dict[str, Any] = {"farm": "f", "publicIPv4": 2}
 PUBLIC_IP: dict[str, Any] = {"contract": "c"}
 
 KEY = "xTIBA5rboUvnH4htodjb6e697QjLERt1NAB4mZqp8Dg="
+WORKLOAD: dict[str, Any] = {"owner": {"kind": "ZMount", "namespace": "d", "name": "d", "uid": "uid-d"}}
+PART: dict[str, Any] = {
+    "ipRange": "10.20.0.0/16", "mtu": 1420, "subnet": "10.20.5.0/24", "wireguardAddress": "100.64.20.5", "listenPort": 52000,
+    "publicKey": KEY,
+}  # fmt: skip
 
 GOOD = [
     ("Network", NETWORK),
@@ -42,9 +48,35 @@ GOOD = [
     ("PublicIP", PUBLIC_IP),
     ("PublicIP", {"contract": "c", "ipv4": False}),
     ("NameContract", {"name": "My_Name-1"}),
+    ("NodeWorkload", WORKLOAD | {"network": PART | {"peers": [
+        {"publicKey": KEY, "endpoint": "198.51.100.7:52000", "allowedIps": ["10.20.0.0/16", "100.64.0.0/16"], "keepalive": 20},
+        {"publicKey": KEY, "endpoint": "[2001:db8::7]:52000"}]}}),
+    ("NodeWorkload", WORKLOAD | {"mount": {"size": "1Gi", "holdsData": True}, "erase": "uid-d"}),
 ]  # fmt: skip
 
 REFUSED = [
+    ("ZMachine", MACHINE | {"image": "https://images.example/a\nb"}, "image must be oci://"),
+    ("ZMachine", MACHINE | {"image": "file:///srv/a\u0000"}, "image must be oci://"),
+    ("ZMachine", MACHINE | {"disks": [{"name": "d", "mountPath": "/a\nb"}]}, "disks[].mountPath must not have control characters"),
+    ("ZMachine", MACHINE | {"env": [{"name": "A", "value": "a\u0000b"}]}, "spec.env[0].value"),
+    ("ZMachine", MACHINE | {"entrypoint": ["a\u0000"]}, "spec.entrypoint[0]"),
+    ("ZMachine", MACHINE | {"env": [{"name": "B", "valueFrom": {"secretKeyRef": {"name": "", "key": "k"}}}]}, "secretKeyRef.name"),
+    ("ZMount", {"size": -1}, "spec.size"),
+    ("ZMount", {"size": "9" * 40}, "spec.size"),
+    ("GridNode", {"publicInterface": "br0\n"}, "publicInterface must be the name of an interface"),
+    ("GridNode", {"offer": {"memory": -1}}, "spec.offer.memory"),
+    ("GridNode", {"offer": {"cpu": -1}}, "spec.offer.cpu"),
+    ("GridNode", {"egress": {"allow": ["10.0.0.1"]}}, "spec.egress.allow"),
+    ("NodeWorkload", WORKLOAD | {"erase": "uid d"}, "spec.erase"),
+    ("NodeWorkload", WORKLOAD | {"owner": WORKLOAD["owner"] | {"kind": "Z Mount"}}, "spec.owner.kind"),
+    ("NodeWorkload", WORKLOAD | {"network": PART | {"publicKey": f"{KEY}\nx"}}, "spec.network.publicKey"),
+    ("NodeWorkload", WORKLOAD | {"network": PART | {"subnet": "10.20.5.0/24\nx"}}, "spec.network.subnet"),
+    ("NodeWorkload", WORKLOAD | {"network": PART | {"wireguardAddress": "100.64.1"}}, "spec.network.wireguardAddress"),
+    ("NodeWorkload", WORKLOAD | {"network": PART | {"listenPort": 0}}, "spec.network.listenPort"),
+    ("NodeWorkload", WORKLOAD | {"network": PART | {"peers": [{"publicKey": "k"}]}}, "spec.network.peers[0].publicKey"),
+    ("NodeWorkload", WORKLOAD | {"network": PART | {"peers": [{"publicKey": KEY, "endpoint": "a:1\nx"}]}}, "peers[0].endpoint"),
+    ("NodeWorkload", WORKLOAD | {"network": PART | {"peers": [{"publicKey": KEY, "allowedIps": ["all"]}]}}, "peers[0].allowedIps"),
+    ("Claim", {"holder": {"kind": "Contract", "namespace": "d", "name": "c", "uid": "u"}, "thing": "a\nb"}, "spec.thing"),
     ("Network", NETWORK | {"ipRange": "10.20.0.0"}, "ipRange must be an IPv4 range"),
     ("Network", NETWORK | {"ipRange": "banana"}, "ipRange must be an IPv4 range"),
     ("Network", NETWORK | {"ipRange": "fd00::/48"}, "ipRange must be an IPv4 range"),
@@ -117,6 +149,54 @@ CHANGES = [
     ("Contract", CONTRACT, {"farm": "other"}, "farm is immutable"),
     ("PublicIP", PUBLIC_IP, {"contract": "other"}, "contract is immutable"),
 ]
+
+
+#: Texts and numbers in statuses that only the controller writes, and that go on to nodes, machines and laptops.
+STATUSES: dict[str, list[dict[str, Any]]] = {
+    "network": [
+        {"nodes": [{"name": "n1", "subnet": "10.20.5.0/24", "publicKey": f"{KEY}\nPostUp = x"}]},
+        {"nodes": [{"name": "n1", "subnet": "10.20.5.0"}]},
+        {"nodes": [{"name": "n1", "subnet": "10.20.5.0/24", "endpoint": "198.51.100.7:1\nx"}]},
+        {"nodes": [{"name": "n1", "subnet": "10.20.5.0/24", "listenPort": 65536}]},
+        {"access": [{"name": "l", "subnet": "10.20.5.0/24", "publicKey": "hello"}]},
+        {"access": [{"name": "l", "subnet": "10.20.5.0/24", "secret": "a\nb"}]},
+        {"addresses": [{"ip": "10.20.5.300", "machine": "m", "uid": "u", "node": "n1"}]},
+        {"relay": "n1\n"},
+    ],
+    "zmachine": [
+        {"nodeName": "n1\n"}, {"ip": "10.20.5"}, {"publicIPv4": "2001:db8::7"}, {"publicIPv6": "198.51.100.7"},
+        {"console": "relative"}, {"imageDigest": "latest"}, {"restarts": -1}, {"startedAt": "now"}, {"state": "a\nb"},
+    ],
+    "zmount": [{"size": -1}, {"usedBy": "A B"}],
+    "contract": [{"reserved": ["198.51.100"]}, {"inUse": [{"uid": "u", "ip": "x", "publicIP": "p"}]}, {"free": -1}],
+    "publicip": [{"ipv4": {"address": "198.51.100.7"}}, {"mac": "02:00:00:00:00:00\n"}, {"machineUid": "u u"}],
+    "namecontract": [{"claim": "a\nb"}],
+    "farm": [{"outOfRange": ["x"]}, {"ipv4": {"total": -1}}],
+    "gridnode": [
+        {"holds": [{"uid": "u", "owner": "Network d/n", "publicKey": "hello"}]},
+        {"holds": [{"uid": "u", "owner": "Network d/n\nx"}]},
+        {"holds": [{"uid": "u", "owner": "Network d/n", "listenPort": 0}]},
+        {"nodeNamespace": "a.b"},
+    ],
+}  # fmt: skip
+SPECS = {
+    "network": NETWORK, "zmachine": MACHINE, "zmount": MOUNT, "contract": CONTRACT, "publicip": PUBLIC_IP, "farm": FARM,
+    "gridnode": NODE, "namecontract": {"name": "bounds"},
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("kind", STATUSES)
+def test_statuses_are_held_to_their_form(apiserver: ApiServer, kind: str) -> None:
+    (model,) = [model for model in KINDS if model.KIND.lower() == kind]
+    apiserver.kubectl("create", "-f", "-", stdin=manifest(model.KIND, SPECS[kind], "bounds"))
+    patch = ("patch", kind, "bounds", "--subresource=status", "--type=merge", "--dry-run=server", "-p")
+    try:
+        for status in STATUSES[kind]:
+            with pytest.raises(RuntimeError) as refusal:
+                apiserver.kubectl(*patch, json.dumps({"status": status}))
+            assert f"status.{next(iter(status))}" in str(refusal.value)
+    finally:
+        apiserver.kubectl("delete", kind, "bounds")
 
 
 def manifest(kind: str, spec: dict[str, Any], name: str = "admission") -> str:

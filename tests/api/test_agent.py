@@ -54,8 +54,8 @@ class Grid:
     async def join(self) -> None:
         """The GridNode and what the controller makes for it."""
         body = {"apiVersion": "zos.grid.tf/v1alpha1", "kind": "GridNode", "metadata": {"name": self.name}, "spec": {}}
-        uid = (await self.admin.create(GridNode, "", body))["metadata"]["uid"]
-        manifests = {"apiVersion": "v1", "kind": "List", "items": list(agent_objects(self.name, uid, self.namespace))}
+        await self.admin.create(GridNode, "", body)
+        manifests = {"apiVersion": "v1", "kind": "List", "items": list(agent_objects(self.name, self.namespace))}
         await asyncio.to_thread(self.server.kubectl, "apply", "-f", "-", stdin=json.dumps(manifests))
         token = await asyncio.to_thread(self.server.kubectl, "create", "token", "agent", "-n", self.namespace)
         config = json.loads(Path(self.server.kubeconfig).read_text())

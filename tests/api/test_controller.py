@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator
 from pathlib import Path
 
 import pytest
 
-from apiserver import ApiServer, running
+from apiserver import ApiServer
 from simulated import sweep, until
 from zos.api.core import Secret
 from zos.api.gridnode import GridNode
@@ -21,12 +21,9 @@ from zos.simulation import Grid, manifest, written
 from zos.simulation import grid as simulated
 
 
-@pytest.fixture(scope="module")
-def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ApiServer]:
-    """An API server of its own: the controller looks at everything in it."""
-    with running(tmp_path_factory.mktemp("controller")) as made:
-        made.kubectl("create", "namespace", "zos-system")
-        yield made
+@pytest.fixture
+def server(controlled: ApiServer) -> ApiServer:
+    return controlled
 
 
 @pytest.fixture

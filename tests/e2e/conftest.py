@@ -10,6 +10,11 @@ import pytest
 from harness import Grid
 
 
+def pytest_configure() -> None:
+    """Grids of a run that was killed are taken away by the next one."""
+    os.environ["ZOS_MINIGRID_OWNER"] = str(os.getpid())
+
+
 @pytest.hookimpl(wrapper=True)
 def pytest_runtest_makereport(
     item: pytest.Item, call: pytest.CallInfo[None]
@@ -27,8 +32,8 @@ def grid() -> Iterator[Grid]:
     """Three nodes (n3 hidden), two controllers, a laptop. ZOS_E2E_GRID names one that stays up between runs."""
     keep = os.environ.get("ZOS_E2E_GRID")
     made = Grid(keep or f"t{os.getpid() % 100000}")
-    made.minigrid("up", "--nodes", "3", "--controllers", "2")
     try:
+        made.minigrid("up", "--nodes", "3", "--controllers", "2", *(["--owner", "0"] if keep else []))
         made.push_image()
         yield made
     finally:

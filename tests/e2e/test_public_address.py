@@ -271,11 +271,10 @@ def test_nor_of_its_private_address(grid: Grid, place: Place) -> None:
 
     victim, thief = party("victim"), party("thief")
     captures = [Capture(grid, "n1", names.lan(place.uid("network", "net"))), Capture(grid, "n1", place.tap("victim", 0))]
-    ipv4 = ("asks for a neighbour", "answers for itself", "probes for its own address", "sends UDP")
-    honest = {what: frame for what, frame in frames.honest(thief, victim).items() if what in ipv4}
+    honest = frames.honest4(thief, victim)
     # A private interface has no IPv6, so not even what would be honest there gets out.
     evil = frames.forged(thief, victim, gateway) | {
-        f"{what}, where there is no IPv6": frame for what, frame in frames.honest(thief, victim).items() if what not in ipv4
+        f"{what}, where there is no IPv6": frame for what, frame in frames.honest6(thief, victim).items()
     }
     evil["another IPv4 address"] = frames.udp4(thief.mac, frames.BROADCAST, victim.ipv4, gateway, 5000, 53)
     place.send("thief", [*honest.values(), *evil.values()], "eth0")

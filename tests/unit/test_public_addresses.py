@@ -81,9 +81,10 @@ class Grid:
             self.hold(pool, obj.uid, None)
         for hold in resolution.holds:
             self.hold(hold.pool, obj.uid, hold.entry)
-        wanted = {} if going else {wish.name: wish for wish in resolution.claims}
+        leave = resolution.claims is None and not going
+        wanted = {} if going else {wish.name: wish for wish in resolution.claims or ()}
         for other in self.world.all("Claim"):
-            if other.spec.holder.uid == obj.uid and other.name not in wanted:
+            if other.spec.holder.uid == obj.uid and other.name not in wanted and not leave:
                 self.dirty |= self.world.remove(other.key)
         for wish in wanted.values():
             seen = self.get(Claim, wish.name)

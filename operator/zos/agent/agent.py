@@ -21,7 +21,7 @@ from zos.agent.workloads import Workloads
 from zos.api.gridnode import GridNode, NodeFeatures, Quarantined
 from zos.api.meta import Key
 from zos.api.nodeworkload import NodeWorkload
-from zos.drivers import DomainSource, Driver, ImageSource
+from zos.drivers import DomainSource, Driver, ImageSource, PrefixSource
 from zos.drivers.keyring import Keyring
 from zos.kube import lease
 from zos.kube.client import ApiError, Client, Raw, Unavailable
@@ -63,6 +63,7 @@ class Agent:
         keyring: Keyring,
         images: ImageSource | None = None,
         domains: DomainSource | None = None,
+        prefixes: PrefixSource | None = None,
         features: Callable[[], NodeFeatures] = NodeFeatures,
         metrics: Metrics | None = None,
     ) -> None:
@@ -71,6 +72,7 @@ class Agent:
         self._keyring = keyring
         self._images = images
         self._domains = domains
+        self._prefixes = prefixes
         self.metrics = metrics or Metrics()
         self.namespace = names.node_namespace(settings.node)
         self._workloads = Workloads()
@@ -233,6 +235,8 @@ class Agent:
             node=self._settings.node,
             now=time.time(),
             nameservers=self._node.nameservers,
+            prefixes=self._prefixes.prefixes() if self._prefixes is not None else (),
+            egress_deny=self._settings.egress_deny,
             images={ref: fact for ref, fact in images.items() if isinstance(fact, ImageFact)},
             image_problems={ref: fact for ref, fact in images.items() if isinstance(fact, str)},
             domains=self._domains.facts() if self._domains is not None else {},

@@ -9,7 +9,7 @@ from zos.agent.registry import Kind
 from zos.agent.settings import Settings
 from zos.api.gridnode import NodeFeatures
 from zos.api.nodeworkload import MachineOnNode, MountOnNode, NetworkOnNode, NodeWorkload, Part
-from zos.drivers import DomainSource, Driver, ImageSource
+from zos.drivers import DomainSource, Driver, ImageSource, PrefixSource
 from zos.drivers.disk import DiskDriver
 from zos.drivers.domain import DomainDriver
 from zos.drivers.file import FileDriver
@@ -17,9 +17,11 @@ from zos.drivers.firewall import FirewallDriver
 from zos.drivers.image import ImageDriver
 from zos.drivers.keyring import Keyring
 from zos.drivers.link import LinkDriver
-from zos.drivers.pull import Registries
+from zos.drivers.meter import Limits
+from zos.drivers.prefixes import PrefixDriver
 from zos.drivers.segment import SegmentDriver
 from zos.drivers.service import ServiceDriver
+from zos.drivers.sources import Registries, Sources
 from zos.drivers.sysctl import SysctlDriver
 from zos.drivers.wireguard import WireGuardDriver, probe
 from zos.kinds.network import lower as network
@@ -41,6 +43,7 @@ class Equipment:
     drivers: tuple[Driver, ...]
     images: ImageSource | None
     domains: DomainSource | None
+    prefixes: PrefixSource | None
     features: Callable[[], NodeFeatures]
 
 
@@ -51,10 +54,17 @@ async def equip(settings: Settings, keyring: Keyring) -> Equipment:
     domains = DomainDriver(
         settings.state, settings.run, settings.guest_dir, uri=settings.libvirt_uri, accelerator=settings.accelerator
     )
-    registries = Registries(settings.insecure_registries, settings.registry_auth)
-    images = ImageDriver(settings.state / "images", registries, domains.images)
+    prefixes = PrefixDriver()
+    sources = Sources(
+        Registries(settings.insecure_registries, settings.registry_auth),
+        settings.image_dir,
+        settings.image_network,
+        Limits(settings.image_size),
+    )
+    images = ImageDriver(settings.state / "images", sources, domains.images)
     drivers: tuple[Driver, ...] = (
         LinkDriver(),
+        prefixes,
         SegmentDriver(),
         SysctlDriver(),
         FirewallDriver(settings.run),
@@ -66,5 +76,5 @@ async def equip(settings: Settings, keyring: Keyring) -> Equipment:
         domains,
     )
     return Equipment(
-        drivers, images, domains, lambda: NodeFeatures(wireguard=kind, accelerator=domains.accelerator_found() or "")
+        drivers, images, domains, prefixes, lambda: NodeFeatures(wireguard=kind, accelerator=domains.accelerator_found() or "")
     )

@@ -38,6 +38,7 @@ async def run(settings: Settings) -> None:
         keyring=keyring,
         images=equipment.images,
         domains=equipment.domains,
+        prefixes=equipment.prefixes,
         features=equipment.features,
         metrics=metrics,
     )

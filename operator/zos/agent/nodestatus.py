@@ -7,12 +7,13 @@ import logging
 from collections.abc import Callable, Mapping
 
 from pydantic import ValidationError
+from pydantic.alias_generators import to_camel
 
 from zos import __version__
 from zos.agent import prekeys, surroundings
 from zos.agent.settings import Settings
 from zos.agent.statuses import replacing
-from zos.api.gridnode import Endpoint, GridNode, NodeFeatures, Quarantined
+from zos.api.gridnode import Endpoint, GridNode, GridNodeStatus, NodeFeatures, Quarantined
 from zos.api.meta import version_number
 from zos.api.nodeworkload import NodeWorkload
 from zos.drivers.keyring import Keyring
@@ -23,10 +24,8 @@ log = logging.getLogger("zos.agent")
 #: Seconds between looks at what nobody tells us of: addresses, name servers, the size of the disk.
 _LOOK = 60.0
 _RETRY, _LAST_RETRY = 3.0, 300.0
-#: Our fields of GridNode.status, as on the wire. The rest is the controller's.
-_OURS = (
-    "capacity", "prekeys", "sealingKey", "features", "agentVersion", "reportedEndpoint", "nameservers", "quarantine",
-)  # fmt: skip
+#: Our fields of GridNode.status, as on the wire.
+_OURS = frozenset(to_camel(field) for field in GridNodeStatus.AGENTS)
 
 
 class NodeStatus:

@@ -21,6 +21,10 @@ _NOT_GLOBAL = tuple(
 )  # fmt: skip
 
 
+#: A GridNode's status takes so many; a resolver looks at fewer.
+_NAMESERVERS = 8
+
+
 def capacity(settings: Settings) -> Resources:
     """What the node has to offer: all of it less what it needs itself. Storage is that of the state directory."""
     disk = os.statvfs(settings.state)
@@ -48,16 +52,17 @@ def nameservers(
             continue
         servers = [words[1] for line in lines if len(words := line.split()) >= 2 and words[0] == "nameserver"]
         if usable := tuple(server for server in servers if _usable(server)):
-            return usable
+            return usable[:_NAMESERVERS]
     return ()
 
 
 def _usable(server: str) -> bool:
     try:
-        address = ip_address(server.partition("%")[0])
+        address = ip_address(server)
     except ValueError:
         return False
-    return not (address.is_loopback or address.is_unspecified or address.is_link_local)
+    scoped = isinstance(address, IPv6Address) and address.scope_id is not None  # of one link of the node's
+    return not (scoped or address.is_loopback or address.is_unspecified or address.is_link_local)
 
 
 def is_truly_global(address: IPv4Address | IPv6Address) -> bool:

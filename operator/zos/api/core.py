@@ -3,11 +3,24 @@
 from __future__ import annotations
 
 import base64
-from typing import ClassVar
+from enum import Enum
+from typing import Annotated, ClassVar
 
-from pydantic import Field
+from pydantic import BeforeValidator, Field
 
 from zos.api.meta import Model, Object
+
+
+class NoText(Enum):
+    """Why a key of a Secret gives no text. Tenants put any bytes there."""
+
+    ABSENT = "has no such key"
+    BINARY = "is not text: it has to be UTF-8 without NUL, which no variable or configuration can hold"
+
+
+def _values(data: object) -> object:
+    """A key without a value is an empty one, as for a kubelet."""
+    return {key: "" if value is None else value for key, value in data.items()} if isinstance(data, dict) else data or {}
 
 
 class Secret(Object):
@@ -17,12 +30,23 @@ class Secret(Object):
     PLURAL: ClassVar[str] = "secrets"
     API_VERSION: ClassVar[str] = "v1"
 
-    data: dict[str, str] = Field(default_factory=dict)
+    data: Annotated[dict[str, str], BeforeValidator(_values)] = Field(default_factory=dict)
+
+    def read(self, key: str) -> str | NoText:
+        """The decoded value of one key, or why there is none."""
+        value = self.data.get(key)
+        if value is None:
+            return NoText.ABSENT
+        try:
+            text = base64.b64decode(value, validate=True).decode()
+        except ValueError:  # of base64, and of UTF-8
+            return NoText.BINARY
+        return NoText.BINARY if "\0" in text else text
 
     def text(self, key: str) -> str | None:
-        """The decoded value of one key, or None."""
-        value = self.data.get(key)
-        return None if value is None else base64.b64decode(value).decode()
+        """The decoded value of one key; None where there is none, or no text."""
+        found = self.read(key)
+        return found if isinstance(found, str) else None
 
 
 class Namespace(Object):
@@ -52,3 +76,12 @@ class Lease(Object):
     API_VERSION: ClassVar[str] = "coordination.k8s.io/v1"
 
     spec: LeaseSpec = Field(default_factory=LeaseSpec)
+
+
+class CustomResourceDefinition(Object):
+    """apiextensions.k8s.io/v1: one on its way out takes all its objects along."""
+
+    KIND: ClassVar[str] = "CustomResourceDefinition"
+    PLURAL: ClassVar[str] = "customresourcedefinitions"
+    API_VERSION: ClassVar[str] = "apiextensions.k8s.io/v1"
+    NAMESPACED: ClassVar[bool] = False

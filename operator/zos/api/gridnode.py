@@ -2,15 +2,29 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from functools import cached_property
 from typing import Annotated, ClassVar, Literal
 
 from pydantic import ConfigDict, Field
 
-from zos.api.meta import Model, Object, Quantity, Status
+from zos.api.meta import ABANDON, Model, Object, Quantity, Status
 from zos.api.schema import AGE, READY, REASON, Column, Rule, at_most, each_cidr, ipv4, ipv6, keyed, rules
 from zos.api.text import (
-    Cidr, Count, Ip, Kind, Label, Line, Name, Port, PublicKey, Uid, Version, only, otherwise, word,
+    Cidr,
+    Count,
+    Ip,
+    Kind,
+    Label,
+    Line,
+    Name,
+    Port,
+    PublicKey,
+    Uid,
+    Version,
+    only,
+    otherwise,
+    word,
 )  # fmt: skip
 
 
@@ -52,7 +66,7 @@ class Offer(Model):
 
 
 class Egress(Model):
-    """Ranges in CIDR form, IPv4 or IPv6."""
+    """Ranges in CIDR form. Of IPv6 nothing leaves a private network anyway."""
 
     deny: tuple[Cidr, ...] = Field(default=(), max_length=64, json_schema_extra=each_cidr("egress.deny"))
     """Closed as well, like the CIDRs of a cluster's pods and services."""
@@ -106,6 +120,7 @@ class GridNodeSpec(Model):
 
     public_interface: str | None = Field(
         default=None,
+        max_length=64,
         json_schema_extra=rules(
             Rule(
                 r"self.matches(r'^[^/\s\p{Cc}]{1,15}$') && self != '.' && self != '..'",
@@ -135,8 +150,9 @@ class GridNodeSpec(Model):
     """The most that is used of what the agent says the node has."""
 
     egress: Egress = Field(default_factory=Egress)
-    """Where machines on this node may connect to through it. Closed by default: the node itself, the networks it is connected to,
-    and link-local addresses."""
+    """Where machines on this node may connect to through it. Closed by default: the node itself, the networks that it is
+    connected to, link-local addresses, and what the option ``--egress-deny`` of its agent names. Open: its name servers on port
+    53, what farms give to machines, the rest of the internet."""
 
     quarantine: tuple[QuarantineOrder, ...] = Field(default=(), max_length=256, json_schema_extra=keyed("uid"))
     """What becomes of things on the node that belong to nobody any more (``status.quarantine``). Nothing happens to what is not
@@ -238,6 +254,13 @@ _SANE = (
 
 
 class GridNodeStatus(Status):
+    #: Fields that the node's agent writes, and no others. The rest is the controller's.
+    AGENTS: ClassVar[frozenset[str]] = frozenset(
+        {
+            "capacity", "prekeys", "sealing_key", "features", "agent_version", "reported_endpoint", "nameservers", "quarantine",
+        }
+    )  # fmt: skip
+
     # by the agent
     capacity: Resources = Field(default_factory=Resources, json_schema_extra=rules(*_SANE))
     """What the node has to offer: all of it less what it needs itself."""
@@ -310,24 +333,40 @@ class GridNode(Object):
     spec: GridNodeSpec = Field(default_factory=GridNodeSpec)
     status: GridNodeStatus = Field(default_factory=GridNodeStatus)
 
+    @property
+    def abandoned(self) -> bool:
+        """Whether an administrator has given up what is on the node."""
+        return self.deleting and self.metadata.annotations.get(ABANDON) == self.uid
+
     @cached_property
     def offered(self) -> Resources:
-        """What the agent says the node has, as far as the administrator lets it be used."""
-        offer, capacity = self.spec.offer, self.status.capacity
+        """What is used of the node: what its agent says it has, but no more than its administrator offers."""
+        told, most = self.status.capacity, self.spec.offer
         return Resources(
-            cpu=_capped(capacity.cpu, offer.cpu),
-            memory=_capped(capacity.memory, offer.memory),
-            storage=_capped(capacity.storage, offer.storage),
+            cpu=told.cpu if most.cpu is None else min(told.cpu, most.cpu),
+            memory=told.memory if most.memory is None else min(told.memory, most.memory),
+            storage=told.storage if most.storage is None else min(told.storage, most.storage),
+        )
+
+    def allocated(self, holds: Iterable[NodeHold]) -> Resources:
+        """What ``holds`` take, and what is in quarantine and none of them is for."""
+        taken: list[NodeHold | Quarantined] = [*holds]
+        known = {hold.uid for hold in taken}
+        taken += [left for left in self.status.quarantine if left.uid not in known]
+        return Resources(
+            cpu=sum(one.cpu for one in taken),
+            memory=sum(one.memory for one in taken),
+            storage=sum(one.storage for one in taken),
         )
 
     @cached_property
     def unheld(self) -> Resources:
-        """What nobody holds of the offer, less than nothing where it has shrunk; ``status.free`` says the same a moment later."""
-        held, offered = self.status.holds, self.offered
+        """What nobody holds of what is offered; ``status.free`` says the same a moment later."""
+        held = self.allocated(self.status.holds)
         return Resources(
-            cpu=offered.cpu - sum(hold.cpu for hold in held),
-            memory=offered.memory - sum(hold.memory for hold in held),
-            storage=offered.storage - sum(hold.storage for hold in held),
+            cpu=self.offered.cpu - held.cpu,
+            memory=self.offered.memory - held.memory,
+            storage=self.offered.storage - held.storage,
         )
 
     @property
@@ -337,7 +376,3 @@ class GridNode(Object):
         if declared is not None and (declared.ipv4 or declared.ipv6):
             return declared
         return self.status.reported_endpoint or Endpoint()
-
-
-def _capped(reported: int, offered: int | None) -> int:
-    return reported if offered is None else min(reported, offered)

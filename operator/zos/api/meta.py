@@ -89,12 +89,16 @@ class Reason(StrEnum):
     RESTART_REQUIRED = "RestartRequired"
     SOFTWARE_EMULATION = "SoftwareEmulation"
     QUARANTINED = "Quarantined"
+    NODE_REMOVED = "NodeRemoved"
+    REFUSED = "Refused"
+    KEY_REPLACED = "KeyReplaced"
+    AGENT_OUTDATED = "AgentOutdated"
     OTHER = "Other"
 
     @classmethod
-    def _missing_(cls, value: object) -> Reason:
-        """The word of a newer peer: its message says what it means."""
-        return cls.OTHER
+    def read(cls, text: str) -> Reason:
+        """What a peer says, which may be newer and know more words: those are OTHER."""
+        return cls(text) if text in cls._value2member_map_ else cls.OTHER
 
 
 #: Reasons that only the user (or an administrator) can mend: kstatus ``Stalled``.
@@ -107,6 +111,8 @@ STALLED_REASONS = frozenset(
         Reason.IMAGE_INVALID,
         Reason.CRASH_LOOP,
         Reason.QUARANTINED,
+        Reason.NODE_REMOVED,
+        Reason.REFUSED,
     }
 )
 

@@ -9,8 +9,30 @@ from pydantic import Field
 from zos.api.meta import Model, Object, Quantity, Reason, Status
 from zos.api.schema import AGE, READY, REASON, Column, at_most
 from zos.api.text import (
-    Argument, Base64, Cidr, Count, Digest, HostPort, Interface, Ipv4, Kind, Label, Line, Mac, Mtu, Name, Path, Port, PrefixLength,
-    PublicKey, SshKey, Time, Uid, Variable, otherwise,
+    Argument,
+    Base64,
+    Cidr,
+    Count,
+    Digest,
+    HostPort,
+    Interface,
+    Ipv4,
+    Kind,
+    Label,
+    Line,
+    Mac,
+    Mtu,
+    Name,
+    Path,
+    Port,
+    PrefixLength,
+    PublicKey,
+    Range,
+    SshKey,
+    Time,
+    Uid,
+    Variable,
+    otherwise,
 )  # fmt: skip
 from zos.api.zmachine import RunPolicy
 
@@ -38,6 +60,21 @@ class Peer(Model):
     """Seconds. Absent: none is sent."""
 
 
+class EgressOnNode(Model):
+    """Where what runs in a network may connect to through the node, beside what the node itself knows to be closed: its own
+    addresses and the networks that it is connected to."""
+
+    deny: tuple[Cidr, ...] = Field(default=(), max_length=64)
+    """Closed, CIDRs."""
+
+    allow: tuple[Cidr, ...] = Field(default=(), max_length=64)
+    """Open, CIDRs. Stands above everything."""
+
+    public: tuple[Range, ...] = Field(default=(), max_length=8192)
+    """What farms give to machines: open although the node is connected to it. CIDRs, or the first and the last address with a
+    dash between."""
+
+
 class NetworkOnNode(Model):
     ip_range: Cidr
     """The whole network."""
@@ -54,6 +91,7 @@ class NetworkOnNode(Model):
     """One of the node's prekeys; the node has the private half."""
 
     peers: tuple[Peer, ...] = Field(default=(), json_schema_extra=at_most(8192))
+    egress: EgressOnNode = Field(default_factory=EgressOnNode)
 
 
 class Nic(Model):

@@ -1,16 +1,35 @@
-"""Who may do what: the controller's role, and each agent's, as Kubernetes objects."""
+"""Who may do what: the controller's role, each agent's and the users', as Kubernetes objects."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 from typing import Any
 
-from zos.api.meta import GROUP
+from zos.api.contract import Contract, NameContract
+from zos.api.farm import Farm
+from zos.api.gridnode import GridNode
+from zos.api.meta import GROUP, Object
+from zos.api.network import Network
+from zos.api.publicip import PublicIP
+from zos.api.zmachine import ZMachine
+from zos.api.zmount import ZMount
 
 #: Name of the agent's ServiceAccount, Role and Lease in its node's namespace.
 AGENT = "agent"
 CONTROLLER = "zos-controller"
 CONTROLLER_NAMESPACE = "zos-system"
+#: What every node's namespace begins with, those with derived names too.
+NODE_PREFIX = "zos-node-"
+#: Lets everybody who is somebody to the cluster see which nodes and farms there are.
+GRID_READER = "zos-grid-reader"
+
+#: On what the controller makes for a node. It deletes no namespace and no role without it.
+NODE_NAMESPACE = f"{GROUP}/node-namespace"
+
+#: What tenants write, each in its own namespace.
+USER_KINDS: tuple[type[Object], ...] = (Network, ZMachine, ZMount, PublicIP, Contract, NameContract)
+#: What administrators write and tenants may look at.
+GRID_KINDS: tuple[type[Object], ...] = (GridNode, Farm)
 
 _RBAC = "rbac.authorization.k8s.io"
 Manifest = Mapping[str, Any]
@@ -22,7 +41,7 @@ def _rule(groups: list[str], resources: list[str], verbs: list[str], names: list
 
 
 def agent_rules() -> list[dict[str, Any]]:
-    """What an agent may do in its own node's namespace."""
+    """What an agent may do in its own node's namespace. What these are too coarse for, admission holds it to."""
     return [
         _rule([GROUP], ["nodeworkloads"], ["get", "list", "watch", "patch"]),
         _rule([GROUP], ["nodeworkloads/status"], ["get", "patch"]),
@@ -32,16 +51,15 @@ def agent_rules() -> list[dict[str, Any]]:
     ]
 
 
-def agent_objects(node: str, node_uid: str, namespace: str) -> tuple[Manifest, ...]:
-    """A node's namespace and what its agent may do: its own workloads, its own GridNode's status, its own Lease. All are
-    owned by the GridNode, so they leave the cluster with it."""
-    owner = [{"apiVersion": f"{GROUP}/v1alpha1", "kind": "GridNode", "name": node, "uid": node_uid}]
-    labels = {f"{GROUP}/node-namespace": "true", "app.kubernetes.io/managed-by": CONTROLLER}
-    here = {"name": AGENT, "namespace": namespace, "labels": labels, "ownerReferences": owner}
-    cluster = {"name": namespace, "labels": labels, "ownerReferences": owner}
+def agent_objects(node: str, namespace: str) -> tuple[Manifest, ...]:
+    """A node's namespace and what its agent may do: its own workloads, its own GridNode's status, its own Lease. Nothing owns
+    them: a GridNode that is deleted by force must not take its node's workloads along. The controller removes them last."""
+    labels = {NODE_NAMESPACE: "true", "app.kubernetes.io/managed-by": CONTROLLER}
+    here = {"name": AGENT, "namespace": namespace, "labels": labels}
+    cluster = {"name": namespace, "labels": labels}
     subject = [{"kind": "ServiceAccount", "name": AGENT, "namespace": namespace}]
     return (
-        {"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": namespace, "labels": labels, "ownerReferences": owner}},
+        {"apiVersion": "v1", "kind": "Namespace", "metadata": cluster},
         {"apiVersion": "v1", "kind": "ServiceAccount", "metadata": here},
         {"apiVersion": f"{_RBAC}/v1", "kind": "Role", "metadata": here, "rules": agent_rules()},
         {
@@ -79,17 +97,54 @@ def controller_rules() -> list[dict[str, Any]]:
     return [
         _rule([GROUP], ["*"], everything),
         _rule([""], ["secrets"], everything),
-        _rule([""], ["namespaces"], ["get", "list", "watch", "create", "update", "patch"]),
-        _rule([""], ["serviceaccounts"], ["get", "create", "update", "patch"]),
+        _rule([""], ["namespaces"], ["get", "list", "watch", "create", "update", "patch", "delete"]),
+        _rule([""], ["serviceaccounts"], ["get", "create", "update", "patch", "delete"]),
         _rule([""], ["events"], ["create", "patch"]),
-        _rule([_RBAC], ["roles", "rolebindings", "clusterroles", "clusterrolebindings"], ["get", "create", "update", "patch"]),
+        _rule(
+            [_RBAC],
+            ["roles", "rolebindings", "clusterroles", "clusterrolebindings"],
+            ["get", "create", "update", "patch", "delete"],
+        ),
         _rule(["coordination.k8s.io"], ["leases"], ["get", "list", "watch", "create", "update", "patch"]),
         _rule(["apiextensions.k8s.io"], ["customresourcedefinitions"], ["get", "list", "watch"]),
     ]
 
 
+def user_roles() -> tuple[Manifest, ...]:
+    """What Kubernetes' own roles view, edit and admin may do with the kinds that tenants write (they aggregate these); and who
+    may see which nodes and farms there are. Status is the controller's, NodeWorkloads and Claims are nobody else's."""
+    read = ["get", "list", "watch"]
+    write = [*read, "create", "update", "patch", "delete", "deletecollection"]
+    kinds = [model.PLURAL for model in USER_KINDS]
+    shown = _rule([GROUP], [f"{kind}/status" for kind in kinds], ["get"])
+    grid = _rule([GROUP], [model.PLURAL for model in GRID_KINDS], read)
+    return (
+        _aggregated("view", [_rule([GROUP], kinds, read), shown, grid]),
+        _aggregated("edit", [_rule([GROUP], kinds, write), shown]),
+        _aggregated("admin", [_rule([GROUP], kinds, write), shown]),
+        {"apiVersion": f"{_RBAC}/v1", "kind": "ClusterRole", "metadata": {"name": GRID_READER}, "rules": [grid]},
+        {
+            "apiVersion": f"{_RBAC}/v1",
+            "kind": "ClusterRoleBinding",
+            "metadata": {"name": GRID_READER},
+            "roleRef": {"apiGroup": _RBAC, "kind": "ClusterRole", "name": GRID_READER},
+            "subjects": [{"apiGroup": _RBAC, "kind": "Group", "name": "system:authenticated"}],
+        },
+    )
+
+
+def _aggregated(role: str, rules: list[dict[str, Any]]) -> Manifest:
+    labels = {f"{_RBAC}/aggregate-to-{role}": "true"}
+    return {
+        "apiVersion": f"{_RBAC}/v1",
+        "kind": "ClusterRole",
+        "metadata": {"name": f"zos-{role}", "labels": labels},
+        "rules": rules,
+    }
+
+
 def controller_objects() -> tuple[Manifest, ...]:
-    """The controller's namespace, ServiceAccount and role."""
+    """The controller's namespace, ServiceAccount and role, and the users' roles."""
     return (
         {"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": CONTROLLER_NAMESPACE}},
         {
@@ -110,4 +165,5 @@ def controller_objects() -> tuple[Manifest, ...]:
             "roleRef": {"apiGroup": _RBAC, "kind": "ClusterRole", "name": CONTROLLER},
             "subjects": [{"kind": "ServiceAccount", "name": CONTROLLER, "namespace": CONTROLLER_NAMESPACE}],
         },
+        *user_roles(),
     )

@@ -1,8 +1,8 @@
 """Texts, numbers and names that one party writes and another reads, each with its form and its bound.
 
 The API server holds writers to them, status included. Reading is lenient: what an older or a newer peer has left in the
-cluster is no reason to read nothing at all. Patterns cost nothing of the budget that CEL rules have, and Go's ``$`` is the end of
-the text, not of a line.
+cluster is no reason to read nothing at all. Patterns cost nothing of the budget that CEL rules have; ``$`` is the end of the
+text there, not of a line.
 """
 
 from __future__ import annotations
@@ -49,13 +49,21 @@ ConditionType = Annotated[str, _text(64, "^[A-Za-z][A-Za-z0-9]*$")]
 ReasonWord = Annotated[str, _text(256, "^[A-Za-z]([A-Za-z0-9_,:]*[A-Za-z0-9_])?$")]
 """A condition's reason as it is written: `Reason` knows those of this version."""
 
-Time = Annotated[str, _text(40, "^[0-9]{4}-[0-9]{2}-[0-9]{2}T[0-9]{2}:[0-9]{2}:[0-9]{2}([.][0-9]{1,9})?(Z|[+-][0-9]{2}:[0-9]{2})$")]
+Time = Annotated[
+    str, _text(40, "^[0-9]{4}-[0-9]{2}-[0-9]{2}T[0-9]{2}:[0-9]{2}:[0-9]{2}([.][0-9]{1,9})?(Z|[+-][0-9]{2}:[0-9]{2})$")
+]
 """RFC 3339."""
 
 #: 32 bytes in base64. The last character has two bits to spare, which are zero.
 KEY = "^[A-Za-z0-9+/]{42}[AEIMQUYcgkosw048]=$"
 PublicKey = Annotated[str, _text(44, KEY)]
 """WireGuard or X25519."""
+
+
+def is_key(text: str | None) -> bool:
+    """Whether a text is a key of 32 bytes as ``wg`` prints it."""
+    return text is not None and re.fullmatch(KEY, text) is not None and not text.endswith("\n")
+
 
 Version = Annotated[str, _text(32, "^[0-9A-Za-z][0-9A-Za-z.+_-]*$")]
 Variable = Annotated[str, _text(253, "^[A-Za-z_][A-Za-z0-9_]*$")]
@@ -73,6 +81,9 @@ Ip = Annotated[str, _text(45, "^[0-9a-fA-F:.]+$")]
 """An address of either family."""
 
 Cidr = Annotated[str, _text(49, format="cidr")]
+Range = Annotated[str, _text(31, "^[0-9.]+([-/][0-9.]+)?$")]
+"""IPv4 addresses: a CIDR, or the first and the last with a dash between."""
+
 Mac = Annotated[str, _text(17, "^[0-9a-f]{2}(:[0-9a-f]{2}){5}$")]
 HostPort = Annotated[str, _text(53, r"^([0-9.]{7,15}|\[[0-9a-f:.]{2,45}\]):[0-9]{1,5}$")]
 """``host:port``, IPv6 in brackets."""

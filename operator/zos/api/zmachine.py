@@ -175,10 +175,9 @@ class ZMachineSpec(Model):
     node_name: str | None = Field(default=None, max_length=253)
     """The GridNode to run on; can't be changed. Absent: where its disks or its public address are, else where it fits best."""
 
-
     deletion_policy: DeletionPolicy = DeletionPolicy.ERASE
-    """What becomes of the machine's root when this object is deleted. ``Erase``: it is gone. ``Retain``: it stays on its node in
-    quarantine, until an administrator gives it to another machine or discards it."""
+    """What becomes of the machine's root when this object is deleted. ``Erase``: it is gone. ``Retain``: it stays on its node
+    in quarantine, until an administrator gives it to another machine or discards it."""
 
 
 class ZMachineStatus(Status):

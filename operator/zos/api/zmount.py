@@ -34,10 +34,9 @@ class ZMountSpec(Model):
     """The GridNode to be on; can't be changed. Absent: the node of the first machine that uses it, until then where there is
     room."""
 
-
     deletion_policy: DeletionPolicy = DeletionPolicy.ERASE
-    """What becomes of the data when this object is deleted. ``Erase``: it is gone. ``Retain``: it stays on its node in quarantine,
-    until an administrator gives it to another object or discards it."""
+    """What becomes of the data when this object is deleted. ``Erase``: it is gone. ``Retain``: it stays on its node in
+    quarantine, until an administrator gives it to another object or discards it."""
 
 
 class ZMountStatus(Status):

@@ -26,6 +26,10 @@ class Reporter:
         """The object is gone."""
         self._troubled.discard(obj.uid)
 
+    def notice(self, obj: Object, reason: Reason, message: str) -> dict[str, Any]:
+        """A core/v1 Event of something that happened and is over."""
+        return _event(obj, "Normal", Verdict(True, reason, message), self._name)
+
     def event(self, obj: Object, before: Condition | None, verdict: Verdict) -> dict[str, Any] | None:
         """A core/v1 Event for a change of reason: a Warning when trouble begins or changes, a Normal one when it is over.
         None: nothing that a person would want to be told."""

@@ -21,11 +21,12 @@ from zos.api.nodeworkload import NodeWorkload
 from zos.api.rbac import AGENT, CONTROLLER, CONTROLLER_NAMESPACE
 from zos.controller import metrics
 from zos.controller.collector import Collector
-from zos.controller.executor import MANAGER, Executor
+from zos.controller.executor import Executor, Refused
 from zos.controller.ledger import Ledger, Lost
 from zos.controller.liveness import Liveness
-from zos.controller.registry import KINDS, WATCHED, indexes
+from zos.controller.registry import KINDS, WATCHED, Kind, indexes
 from zos.controller.versions import Versions
+from zos.controller.writing import MANAGER
 from zos.kube.client import Access, ApiError, Client, Raw, Unavailable
 from zos.kube.election import Election
 from zos.kube.informer import Informer, Watched
@@ -33,8 +34,8 @@ from zos.kube.lease import now
 from zos.kube.queue import Queue
 from zos.plan import names
 from zos.world.heartbeat import Heartbeat
-from zos.world.resolution import ClaimWanted, Resolution, Workload, waiting
-from zos.world.store import World
+from zos.world.resolution import Resolution, waiting
+from zos.world.store import Reader, Unreadable, World
 
 log = logging.getLogger("zos.controller")
 
@@ -214,13 +215,17 @@ class Controller:
 
     def _unreadable(self, key: Key, raw: Raw, error: Exception) -> None:
         """News of an object that could not be taken in, for whatever reason."""
-        if key.kind in KINDS:
+        if key.kind != Lease.KIND:
             self._refuse(key, raw, error)
 
     def _refuse(self, key: Key, raw: Raw, error: Exception) -> None:
-        """An object that the models don't understand: it says so itself, and the others go on."""
+        """An object that the models don't understand: it says so itself, who needs it waits, and the others go on."""
         log.error("%s is not valid: %s", key, error, extra=_fields(key))
         problem = _problem(error)
+        self._ledger.forget(key)
+        self._changed(self.world.put_unreadable(key, _meta(key, raw), problem))
+        if key.kind not in KINDS or key.kind == Claim.KIND:
+            return  # it has no conditions
         condition = {
             "type": "Ready",
             "status": "False",
@@ -229,8 +234,7 @@ class Controller:
             "observedGeneration": raw["metadata"].get("generation", 0),
             "lastTransitionTime": now()[:19] + "Z",
         }
-        had = raw.get("status", {}).get("conditions") or [{}]
-        if self.leading and had[0].get("message") != condition["message"]:
+        if self.leading and condition["message"] not in str(raw.get("status")):
             body = {"status": {"conditions": [condition]}}
             task = asyncio.create_task(
                 self._client.patch(_MODELS[key.kind], key.namespace, key.name, body, subresource="status", manager=MANAGER)
@@ -303,7 +307,7 @@ class Controller:
             try:
                 # Resolving and taking what it allocates happen in one go: the next resolution sees it.
                 await self._executor.carry_out(obj, self._resolve(obj))
-            except (Lost, ApiError, Unavailable) as error:
+            except (Lost, Refused, ApiError, Unavailable) as error:
                 pause = self._queue.failed(key)
                 metrics.resolved(key.kind, "retried").inc()
                 log.info("again in %.1f s: %s", pause, error, extra=_fields(key, obj))
@@ -315,20 +319,6 @@ class Controller:
                 metrics.resolved(key.kind, "done").inc()
                 self._queue.done(key)
 
-    def _broken(self, obj: Object, message: str) -> Resolution:
-        """What is asked of the nodes stays as it is: a bug must not stop what runs."""
-        reader = self.world.reader(obj.key)
-        workloads = tuple(
-            Workload(node, part)
-            for namespace, spec in reader.where_view(NodeWorkload, "owner", obj.uid, lambda w: (w.namespace, w.spec))
-            if (node := self._nodes.get(namespace)) and (part := spec.part)
-        )
-        claims = tuple(
-            ClaimWanted(name, spec.thing, spec.farm)
-            for name, spec in reader.where_view(Claim, "holder", obj.uid, lambda c: (c.name, c.spec))
-        )
-        return Resolution(waiting(Reason.FAILED, message), workloads=workloads, claims=claims)
-
     def _resolve(self, obj: Object) -> Resolution:
         started = time.perf_counter()
         try:
@@ -337,17 +327,34 @@ class Controller:
                 reader.where_view(
                     NodeWorkload, "owner", obj.uid, lambda workload: (workload.key, workload.hindrance, workload.deleting)
                 )
-            return KINDS[obj.KIND].resolve(obj, reader)
+            return resolved(KINDS[obj.KIND], obj, reader)
         except Exception as error:
             log.exception("resolving failed", extra=_fields(obj.key, obj))
             metrics.resolved(obj.KIND, "broken").inc()
             if obj.deleting or not KINDS[obj.KIND].finalized:
                 raise
+            # What there is stays as it is: a bug must not stop what runs.
             message = f"the controller could not resolve it ({type(error).__name__}: {error}): please report this"
             self._queue.add(obj.key, 30.0)
-            return self._broken(obj, message)
+            return Resolution(waiting(Reason.FAILED, message))
         finally:
             metrics.duration(obj.KIND).observe(time.perf_counter() - started)
+
+
+def resolved(kind: Kind, obj: Object, reader: Reader) -> Resolution:
+    """What follows for an object; where something that it needs can't be read, it waits and everything stays as it is."""
+    try:
+        return kind.resolve(obj, reader)
+    except Unreadable as error:
+        return Resolution(waiting(Reason.DEPENDENCY_NOT_READY, str(error)))
+
+
+def _meta(key: Key, raw: Raw) -> Meta:
+    """What is to be known of an object that can't be read."""
+    try:
+        return Meta.model_validate(raw["metadata"])
+    except ValidationError:
+        return Meta(name=key.name, namespace=key.namespace, uid=str(raw["metadata"]["uid"]))
 
 
 def _same(one: Object, other: Object) -> bool:

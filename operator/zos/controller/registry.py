@@ -10,7 +10,7 @@ from typing import Any
 from zos.api.contract import Claim, Contract, NameContract
 from zos.api.core import Lease, Namespace, Secret
 from zos.api.farm import Farm
-from zos.api.gridnode import GridNode
+from zos.api.gridnode import GridNode, GridNodeStatus
 from zos.api.meta import Object
 from zos.api.network import Network
 from zos.api.nodeworkload import NodeWorkload
@@ -55,16 +55,10 @@ class Kind:
         return function
 
 
-_AGENTS = frozenset(
-    {
-        "capacity", "prekeys", "sealing_key", "features", "agent_version", "reported_endpoint", "nameservers", "quarantine",
-    }
-)  # fmt: skip
-
 KINDS: Mapping[str, Kind] = {
     kind.model.KIND: kind
     for kind in (
-        Kind(GridNode, gridnode, finalized=False, pool="holds", shared=_AGENTS),
+        Kind(GridNode, gridnode, pool="holds", shared=GridNodeStatus.AGENTS),
         Kind(Network, network, pool="addresses"),
         Kind(ZMachine, zmachine),
         Kind(ZMount, zmount),

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import base64
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 
 from nacl.public import PrivateKey, PublicKey, SealedBox
 
@@ -11,16 +11,15 @@ from zos.api.nodeworkload import SealedEnv
 from zos.world.resolution import PRIVATE_KEY, SecretValue, SecretWanted
 
 
-def contents(wanted: SecretWanted, present: Mapping[str, str]) -> dict[str, str]:
-    """What the Secret must hold (text, not base64), keeping the key pair that it has."""
+def contents(wanted: SecretWanted, private: str | None) -> dict[str, str]:
+    """What the Secret must hold (text, not base64), keeping the key pair of the ``private`` key that it has."""
     found: dict[str, str] = {}
     if wanted.key_pair:
-        private = present.get("privateKey")
         pair = PrivateKey(base64.b64decode(private)) if private else PrivateKey.generate()
         found["privateKey"] = base64.b64encode(bytes(pair)).decode()
         found["publicKey"] = base64.b64encode(bytes(pair.public_key)).decode()
     key = found.get("privateKey", "")
-    return found | {name: value.replace(PRIVATE_KEY, key) for name, value in wanted.values.items()}
+    return found | {name: value.replace(PRIVATE_KEY, key) for name, value in (wanted.values or {}).items()}
 
 
 def seal(values: Iterable[SecretValue], node_key: str, before: Iterable[SealedEnv]) -> tuple[SealedEnv, ...]:

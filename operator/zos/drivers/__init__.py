@@ -55,6 +55,12 @@ class ImageSource(Protocol):
         ``observe`` or ``apply``."""
 
 
+class PrefixSource(Protocol):
+    def prefixes(self) -> tuple[str, ...] | None:
+        """The networks that the node is connected to, in CIDR form. From memory, as of the last ``observe`` that succeeded;
+        None: there was none yet."""
+
+
 class DomainSource(Protocol):
     def facts(self) -> Mapping[str, DomainFact]:
         """By domain name. From memory, as of the last ``observe``; ``dirty`` is called whenever they change."""

@@ -7,6 +7,11 @@ from dataclasses import dataclass, field
 from typing import Literal
 
 
+class Unknown(Exception):
+    """A fact that nobody can tell for now, which is not the same as that there is none. The text is for the person who reads
+    the condition."""
+
+
 @dataclass(frozen=True, kw_only=True)
 class ImageFact:
     """An unpacked image. ``config_*`` come from the OCI image config; ``files`` answers which of the well-known paths
@@ -86,12 +91,21 @@ class DomainFact:
 @dataclass(frozen=True, kw_only=True)
 class Facts:
     """``images`` by ref; ``image_problems`` by ref (why an image can't be used); ``secrets`` are opened sealed values by
-    (workload name, variable); ``now`` in seconds since the epoch."""
+    (workload name, variable); ``now`` in seconds since the epoch. ``prefixes`` are the networks that the node is connected to
+    (None: nobody could look yet), ``egress_deny`` what nothing on any node may connect to; both in CIDR form."""
 
     node: str
     now: float
     nameservers: tuple[str, ...] = ()
+    prefixes: tuple[str, ...] | None = None
+    egress_deny: tuple[str, ...] = ()
     images: Mapping[str, ImageFact] = field(default_factory=dict)
     image_problems: Mapping[str, str] = field(default_factory=dict)
     domains: Mapping[str, DomainFact] = field(default_factory=dict)
     secrets: Mapping[tuple[str, str], str] = field(default_factory=dict, repr=False)
+
+    def connected(self) -> tuple[str, ...]:
+        """Raises Unknown: what a guest must not reach is not open because nobody could tell what it is."""
+        if self.prefixes is None:
+            raise Unknown("the node could not look yet at what networks it is connected to, which its guests must not reach")
+        return self.prefixes

@@ -6,6 +6,8 @@ import base64
 import hashlib
 import re
 
+from zos.api.rbac import NODE_PREFIX
+
 
 def ident(uid: str, length: int = 10) -> str:
     """Lower-case base32 of a SHA-256: 50 bits by default, so 15 bytes hold a prefix and this."""
@@ -20,7 +22,7 @@ def readable(prefix: str, identity: str, limit: int = 63) -> str:
 
 def node_namespace(node: str) -> str:
     """``zos-node-<node>``; derived where the node's name has dots or is too long for a label."""
-    plain = f"zos-node-{node}"
+    plain = f"{NODE_PREFIX}{node}"
     if len(plain) <= 63 and re.fullmatch(r"[a-z0-9]([-a-z0-9]*[a-z0-9])?", node):
         return plain
     return readable(plain, node)

@@ -6,8 +6,9 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 
 from zos.api.gridnode import GridNode, NodeHold, Resources
-from zos.api.meta import format_quantity
+from zos.api.meta import Reason, format_quantity
 from zos.world.heartbeat import Heartbeat
+from zos.world.resolution import Verdict, waiting
 from zos.world.store import Indexes, Reader
 
 INDEXES = (
@@ -29,9 +30,18 @@ class Candidate:
     public: bool = False  # has an interface on its farm's public segment
 
 
-def held_on(world: Reader, uid: str) -> str | None:
-    """Name of the node on which an object holds something already."""
-    return next(iter(world.where_view(GridNode, "holder", uid, _name)), None)
+def held_on(world: Reader, uid: str, chosen: str | None = None) -> str | None:
+    """Name of the node on which an object holds something already. ``chosen``, which it was told of, goes before others."""
+    nodes = world.where_view(GridNode, "holder", uid, _name)
+    return chosen if chosen in nodes else next(iter(nodes), None)
+
+
+def removed(node: str) -> Verdict:
+    """What an object says whose node is not in the grid any more. What it has is there: it comes up nowhere else by itself."""
+    return waiting(
+        Reason.NODE_REMOVED,
+        f"node {node} is not in the grid any more and has its data: apply its GridNode again, or delete this object",
+    )
 
 
 def holding(world: Reader, uid: str, node: str) -> NodeHold | None:

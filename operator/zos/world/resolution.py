@@ -52,11 +52,13 @@ class ClaimWanted:
 
 @dataclass(frozen=True)
 class Workload:
-    """A NodeWorkload that must exist on ``node``. ``secrets`` are sealed to the node's key by whoever writes it."""
+    """A NodeWorkload that must exist on ``node``. ``spec`` None: what is there stays as it is, whatever it is. ``secrets`` are
+    sealed to ``sealing_key``, the node's, by whoever writes it."""
 
     node: str
-    spec: Part
+    spec: Part | None
     secrets: tuple[SecretValue, ...] = ()
+    sealing_key: str = ""
 
 
 @dataclass(frozen=True)
@@ -74,7 +76,7 @@ PRIVATE_KEY = "{privateKey}"
 
 @dataclass(frozen=True)
 class SecretWanted:
-    """A Secret that must exist in the owner's namespace, owned by it, with these values.
+    """A Secret that must exist in the owner's namespace, owned by it, with these values. ``values`` None: it stays as it is.
 
     ``key_pair``: it keeps a WireGuard key pair under ``privateKey`` and ``publicKey``. Whoever writes the Secret makes the
     pair if there is none yet (that randomness is not resolving's) and puts the private key where a value says
@@ -82,24 +84,36 @@ class SecretWanted:
     """
 
     name: str
-    values: Mapping[str, str] = field(hash=False)
+    values: Mapping[str, str] | None = field(hash=False)
     key_pair: bool = False
 
 
 @dataclass(frozen=True)
+class Notice:
+    """Something that happened and that a person will want to find in the object's events."""
+
+    reason: Reason
+    message: str
+
+
+@dataclass(frozen=True)
 class Resolution:
-    """Everything that follows from one object and the world.
+    """Everything that follows from one object and the world. None leaves things as they are; a tuple means these and no others.
+    So a resolution that waits, or that failed, takes nothing away.
 
     verdict: how it stands.
-    status: the kind's own status fields (conditions and observedGeneration are added by the writer); None leaves them.
+    status: the kind's own status fields (conditions and observedGeneration are added by the writer).
     guarded: the status is a pool that others hold shares of: write it only over the resourceVersion it was made from.
     holds: shares of pools, taken first. releases: pools in which this object's share must be dropped.
-    objects: other Kubernetes objects that must exist (applied as they are).
-    conditions: further conditions beside Ready (type, status, reason, message).
     claims: exclusive holds that the object must have; those it has and that are not listed are released.
-    obsolete: the object serves nothing any more and is deleted.
-    abandoned: nobody is left to take the agent's finalizer off, so the controller does.
+    objects: other Kubernetes objects that must exist (applied as they are); applied again when ``basis`` changes.
+    secrets, workloads: what must exist in the object's namespace and on nodes.
+    conditions: further conditions beside Ready (type, status, reason, message).
+    notices: for the events.
+    obsolete: an internal object that serves nothing any more and is deleted.
+    let_go: a NodeWorkload that is being deleted without the word to take things away: nobody has to act on it any more.
     waits_for: while being deleted, whom the deletion waits for; empty lets it go on.
+    dismantled: other Kubernetes objects that go before the object does.
     """
 
     verdict: Verdict
@@ -107,11 +121,14 @@ class Resolution:
     guarded: bool = False
     holds: tuple[Hold, ...] = ()
     releases: tuple[Key, ...] = ()
-    claims: tuple[ClaimWanted, ...] = ()
+    claims: tuple[ClaimWanted, ...] | None = None
     obsolete: bool = False
-    abandoned: bool = False
+    let_go: bool = False
     objects: tuple[Mapping[str, Any], ...] = ()
-    secrets: tuple[SecretWanted, ...] = ()
-    workloads: tuple[Workload, ...] = ()
+    basis: str = ""
+    secrets: tuple[SecretWanted, ...] | None = None
+    workloads: tuple[Workload, ...] | None = None
     conditions: tuple[Condition, ...] = ()
+    notices: tuple[Notice, ...] = ()
     waits_for: tuple[str, ...] = ()
+    dismantled: tuple[Mapping[str, Any], ...] = ()

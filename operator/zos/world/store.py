@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple, TypeVar, cast
 
-from zos.api.meta import Key, Object
+from zos.api.meta import Key, Meta, Object
 
 #: The values under which an object is found; or those with, for each, all of the object that who finds it that way looks at.
 #: The second makes a change of an object with many values cheap: only readers of a value whose part changed are asked.
@@ -26,6 +26,23 @@ class Indexes:
 
     model: type[Object]
     by: Mapping[str, IndexFunction] = field(default_factory=dict)
+
+
+class Unreadable(Exception):
+    """An object that exists and whose content is not understood (it is newer than this controller, or damaged). It is neither
+    absent nor empty: who needs it waits."""
+
+    def __init__(self, key: Key, why: str) -> None:
+        super().__init__(f"{key} can't be read by this controller ({why}): upgrade the controller, or mend the object")
+        self.key = key
+
+
+@dataclass(frozen=True)
+class Opaque:
+    """What is known of an object that can't be read."""
+
+    metadata: Meta
+    why: str
 
 
 class _Source(NamedTuple):
@@ -66,6 +83,7 @@ class World:
     def __init__(self, kinds: Iterable[Indexes]) -> None:
         self._indexes = {indexes.model.KIND: indexes for indexes in kinds}
         self._objects: dict[str, dict[Key, Object]] = {kind: {} for kind in self._indexes}
+        self._opaque: dict[Key, Opaque] = {}
         self._places: dict[Key, _Places] = {}  # index → value → part, under which each object is found
         self._members: dict[_Source, dict[Key, Any]] = {}  # with the part of each
         self._readers: dict[_Source, dict[Key, list[_Read]]] = {}
@@ -74,6 +92,12 @@ class World:
     def peek(self, key: Key) -> Object | None:
         """An untracked read, for code that is no resolution."""
         return self._objects[key.kind].get(key)
+
+    def opaque(self, kind: str = "", owner: str = "") -> Iterable[tuple[Key, Opaque]]:
+        """Objects that exist and can't be read: of a kind, and with a label that has the value ``owner``; empty: any."""
+        for key, found in self._opaque.items():
+            if kind in ("", key.kind) and (not owner or owner in found.metadata.labels.values()):
+                yield key, found
 
     def all(self, kind: str) -> Iterable[Object]:
         """Every object of a kind, untracked."""
@@ -91,6 +115,7 @@ class World:
         old = self._objects[obj.KIND].get(obj.key)
         if old == obj:
             return frozenset()
+        self._opaque.pop(obj.key, None)
         before, after = self._places.get(obj.key, {}), self._places_of(obj)
         self._objects[obj.KIND][obj.key] = obj
         self._places[obj.key] = after
@@ -98,10 +123,19 @@ class World:
 
     def remove(self, key: Key) -> frozenset[Key]:
         """Forgets an object. Gives the keys to resolve again, its own among them."""
+        opaque = self._opaque.pop(key, None)
         old = self._objects[key.kind].pop(key, None)
         if old is None:
-            return frozenset()
+            return self._moved(key, None, None, {}, {}) if opaque is not None else frozenset()
         return self._moved(key, old, None, self._places.pop(key), {})
+
+    def put_unreadable(self, key: Key, metadata: Meta, why: str) -> frozenset[Key]:
+        """Stores that an object exists and can't be read. Gives the keys to resolve again: whoever looks at it."""
+        if (known := self._opaque.get(key)) is not None and known == Opaque(metadata, why):
+            return frozenset()
+        changed = self.remove(key)
+        self._opaque[key] = Opaque(metadata, why)
+        return (changed | self._moved(key, None, None, {}, {})) - {key}
 
     def reader(self, key: Key) -> Reader:
         """A reader for one resolution of ``key``. What the last one read is forgotten."""
@@ -145,6 +179,8 @@ class World:
                 for read in reads:
                     if read.view is None or (source.by and was is not is_):  # one more or one less is always another result
                         differs = True
+                    elif old is None and new is None:
+                        differs = True  # it became readable, or the reverse
                     elif was and is_:
                         if read.view not in differing:
                             differing[read.view] = read.view(old) != read.view(new)
@@ -180,7 +216,7 @@ class Reader:
     _key: Key
 
     def get(self, model: type[T], namespace: str, name: str) -> T | None:
-        """One object, or None. Any change of it resolves the reader again."""
+        """One object, or None. Any change of it resolves the reader again. Like `view`, raises Unreadable."""
         return cast("T | None", self._read_object(model, namespace, name, None))
 
     def view(self, model: type[T], namespace: str, name: str, view: Callable[[T], V]) -> V | None:
@@ -211,6 +247,8 @@ class Reader:
 
     def glance_at(self, model: type[T], namespace: str, name: str, view: Callable[[T], V]) -> V | None:
         """What ``view`` gives of one object, not remembered: for what is taken hold of at once."""
+        if (opaque := self._world._opaque.get(model.key_of(namespace, name))) is not None:
+            raise Unreadable(model.key_of(namespace, name), opaque.why)
         obj = self._world.peek(model.key_of(namespace, name))
         return None if obj is None else view(cast("T", obj))
 
@@ -227,6 +265,9 @@ class Reader:
 
     def _read_object(self, model: type[Object], namespace: str, name: str, view: Callable[[Any], Any] | None) -> object:
         key = model.key_of(namespace, name)
+        if (opaque := self._world._opaque.get(key)) is not None:
+            self._world._record(self._key, _object_source(key), _Read(None, None))
+            raise Unreadable(key, opaque.why)
         obj = self._world.peek(key)
         result = obj if view is None or obj is None else view(obj)
         self._world._record(self._key, _object_source(key), _Read(view, result if view else None))

@@ -17,5 +17,7 @@ _HOLDERS: dict[str, type[Contract] | type[NameContract]] = {
 def resolve(claim: Claim, world: Reader) -> Resolution:
     holder = claim.spec.holder
     model = _HOLDERS.get(holder.kind)
-    uid = None if model is None else world.view(model, holder.namespace, holder.name, lambda obj: obj.uid)
+    if model is None:
+        return Resolution(verdict=ready())  # held by a kind that is newer than this controller
+    uid = world.view(model, holder.namespace, holder.name, lambda obj: obj.uid)
     return Resolution(verdict=ready(), obsolete=uid != holder.uid)

@@ -12,13 +12,13 @@ from collections.abc import Iterator, Mapping, Sequence
 from ipaddress import IPv4Address
 from itertools import chain, islice
 
-from zos.api.contract import Claim, Contract, ContractStatus
+from zos.api.contract import Claim, Contract, ContractAddress, ContractStatus
 from zos.api.core import Namespace
 from zos.api.farm import Farm, FarmSpec, ipv4_of
 from zos.api.meta import Reason
 from zos.api.publicip import PublicIP
 from zos.world.resolution import ClaimWanted, Resolution, Verdict, ready, waiting
-from zos.world.store import Indexes, Reader
+from zos.world.store import Indexes, Reader, Unreadable
 
 INDEXES = (
     Indexes(Farm),
@@ -31,7 +31,13 @@ INDEXES = (
         },
     ),
     Indexes(Contract, {"farm": lambda contract: [contract.spec.farm]}),
-    Indexes(PublicIP, {"contract": lambda ip: [f"{ip.namespace}/{ip.spec.contract}"]}),
+    Indexes(
+        PublicIP,
+        {
+            "contract": lambda ip: [f"{ip.namespace}/{ip.spec.contract}"],
+            "address": lambda ip: {f"{ip.namespace}/{ip.spec.contract}": ip.status.ipv4.address} if ip.status.ipv4 else {},
+        },
+    ),
 )
 
 
@@ -73,7 +79,19 @@ def _users(contract: Contract, world: Reader) -> dict[IPv4Address | str, str]:
     users = world.where_view(PublicIP, "contract", f"{contract.namespace}/{contract.name}", lambda ip: (ip.uid, ip.name))
     for uid, name in users:
         found[holders.get(uid, uid)] = f"PublicIP {name}"
+    for entry in contract.status.in_use:
+        if ipv4_of(entry.ip) not in found and _may_use(entry, contract, world):
+            found[ipv4_of(entry.ip)] = f"PublicIP {entry.public_ip}"
     return found
+
+
+def _may_use(entry: ContractAddress, contract: Contract, world: Reader) -> bool:
+    """Whether it is not known that a PublicIP has gone."""
+    try:
+        world.view(PublicIP, contract.namespace, entry.public_ip, lambda ip: ip.uid)
+    except Unreadable:
+        return True
+    return False
 
 
 def _leaving(users: dict[IPv4Address | str, str]) -> Verdict:
@@ -115,12 +133,20 @@ def _grow(
         promised = sum(_ahead(contract, world, free))
         if missing - len(taking) > free - promised:
             return _settle(contract, held, users, _exhausted(contract, world, len(held), free, promised))
-        untaken = (n for n in spec.numbers() if n not in taken and not _claimed(IPv4Address(n), world))
+        used = _used_before(contract, spec, world) - taken
+        fit = chain(sorted(used), (n for n in spec.numbers() if n not in used))
+        untaken = (n for n in fit if n not in taken and not _claimed(IPv4Address(n), world))
         chosen = [IPv4Address(number) for number in islice(untaken, promised, promised + missing - len(taking))]
         if len(taking) + len(chosen) < missing:  # farms at odds: another one has given some of these addresses
             return _settle(contract, held, users, _exhausted(contract, world, len(held), len(chosen), promised))
         taking += chosen
     return _settle(contract, held, users, waiting(Reason.PROGRESSING, f"taking {missing} addresses"), taking=taking)
+
+
+def _used_before(contract: Contract, spec: FarmSpec, world: Reader) -> set[int]:
+    """Addresses that its PublicIPs have already: the contract was made anew, and they are used."""
+    had = world.glance_parts(PublicIP, "address", f"{contract.namespace}/{contract.name}")
+    return {int(address) for one in had if spec.gives(address := ipv4_of(one.partition("/")[0]))}
 
 
 def _left_by_others(farm: str, spec: FarmSpec, world: Reader) -> set[int]:

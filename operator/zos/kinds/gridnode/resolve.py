@@ -2,35 +2,55 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+
+from zos.api.core import Namespace
 from zos.api.gridnode import GridNode, NodeHold, Resources
-from zos.api.meta import Object, Reason
+from zos.api.meta import ABANDON, Condition, Object, Reason
 from zos.api.network import Network
+from zos.api.nodeworkload import NodeWorkload
 from zos.api.rbac import agent_objects
 from zos.api.zmachine import ZMachine
 from zos.api.zmount import ZMount
 from zos.plan import names
 from zos.world.heartbeat import Heartbeat
 from zos.world.resolution import Resolution, Verdict, ready, waiting
-from zos.world.store import Indexes, Reader
+from zos.world.store import Indexes, Reader, Unreadable
 
-INDEXES = (Indexes(Heartbeat), Indexes(Network), Indexes(ZMachine), Indexes(ZMount))
-
+INDEXES = (
+    Indexes(Heartbeat),
+    Indexes(Namespace),
+    Indexes(Network),
+    Indexes(ZMachine),
+    Indexes(ZMount),
+    Indexes(
+        NodeWorkload,
+        {"namespace": lambda workload: [workload.namespace], "owner": lambda workload: [workload.spec.owner.uid]},
+    ),
+)
 _HOLDERS: dict[str, type[Object]] = {model.KIND: model for model in (Network, ZMachine, ZMount)}
+#: Agents from this version on know that a deletion without the word to erase takes nothing away.
+_KNOWS_WORDS = (0, 2)
 
 
 def resolve(node: GridNode, world: Reader) -> Resolution:
     namespace = names.node_namespace(node.name)
+    place = world.view(Namespace, "", namespace, lambda found: (found.uid, found.deleting))
+    manifests = agent_objects(node.name, namespace)
     if node.deleting:
-        return Resolution(verdict=waiting(Reason.DELETING, "leaving the grid"))
-    holds = tuple(hold for hold in node.status.holds if _exists(hold, world))
-    allocated = Resources(
-        cpu=sum(hold.cpu for hold in holds),
-        memory=sum(hold.memory for hold in holds),
-        storage=sum(hold.storage for hold in holds),
-    )
+        return _deleting(node, world, namespace, manifests)
+    holds = tuple(hold for hold in node.status.holds if not _gone(hold, world))
+    allocated = node.allocated(holds)
     offered = node.offered
+    verdict = _judge(node, world.view(Heartbeat, "", node.name, lambda heartbeat: heartbeat.alive))
+    if place is not None and place[1]:
+        message = (
+            f"namespace {namespace} is being deleted; it is made anew when it is gone, and the agent then needs new credentials"
+        )
+        verdict = waiting(Reason.PROGRESSING, message)
+        manifests = ()
     return Resolution(
-        verdict=_judge(node, world.view(Heartbeat, "", node.name, lambda heartbeat: heartbeat.alive)),
+        verdict=verdict,
         status=node.status.model_copy(
             update={
                 "node_namespace": namespace,
@@ -45,21 +65,88 @@ def resolve(node: GridNode, world: Reader) -> Resolution:
             }
         ),
         guarded=True,
-        objects=agent_objects(node.name, node.uid, namespace),
+        objects=manifests,
+        basis=place[0] if place is not None else "",
+        conditions=_outdated(node),
     )
 
 
-def _exists(hold: NodeHold, world: Reader) -> bool:
+def _deleting(node: GridNode, world: Reader, namespace: str, manifests: tuple[object, ...]) -> Resolution:
+    """Waits for what holds data there, then for the rest to be taken down; the namespace and the agent's rights go last."""
+    users = tuple(hold.owner for hold in node.status.holds if hold.storage and not _gone(hold, world))
+    left = world.where_view(NodeWorkload, "namespace", namespace, lambda w: (w.spec.owner.kind, w.spec.owner.name, w.deleting))
+    waits = users or tuple(f"{kind} {name} to leave it" for kind, name, _ in left)
+    silent = world.view(Heartbeat, "", node.name, lambda heartbeat: heartbeat.alive) is not True
+    hint = (
+        f"; its agent does not answer: if it never will again, kubectl annotate gridnode {node.name} {ABANDON}={node.uid} "
+        "gives up what is there"
+        if silent
+        else ""
+    )
+    if waits and not node.abandoned:
+        waits = (*waits[:20], *([f"{len(waits) - 20} more"] if len(waits) > 20 else []))
+        waits = (*waits[:-1], waits[-1] + hint)
+    return Resolution(
+        verdict=waiting(Reason.DELETING, "leaving the grid"),
+        waits_for=() if node.abandoned else waits,
+        dismantled=tuple(manifests),  # type: ignore[arg-type]
+    )
+
+
+def _gone(hold: NodeHold, world: Reader) -> bool:
+    """Whether the holder is known to be gone. One of a kind that is not known here, or that can't be read, is not."""
     kind, _, place = hold.owner.partition(" ")
     namespace, _, name = place.partition("/")
-    return world.view(_HOLDERS[kind], namespace, name, lambda obj: obj.uid) == hold.uid
+    if kind not in _HOLDERS:
+        return False
+    try:
+        if world.view(_HOLDERS[kind], namespace, name, lambda obj: obj.uid) == hold.uid:
+            return False
+    except Unreadable:
+        return False
+    return not world.where_view(NodeWorkload, "owner", hold.uid, lambda workload: workload.key)  # the node has it still
 
 
 def _judge(node: GridNode, alive: bool | None) -> Verdict:
     if alive is None:
         return waiting(Reason.PROGRESSING, "its agent has not reported yet: start it with this node's name")
     if not alive:
-        return waiting(Reason.NODE_UNREACHABLE, "its agent has stopped reporting: is the node up and the network between?")
+        return waiting(
+            Reason.NODE_UNREACHABLE,
+            "its agent has stopped reporting: is the node up, the network between, and are its credentials valid?",
+        )
     if not node.status.capacity.memory:
         return waiting(Reason.PROGRESSING, "its agent has not said yet what the node has")
-    return ready("unschedulable: takes nothing new" if node.spec.unschedulable else "")
+    return ready(_remarks(node))
+
+
+def _remarks(node: GridNode) -> str:
+    said = ["unschedulable: takes nothing new"] if node.spec.unschedulable else []
+    if node.status.quarantine:
+        said.append(f"{len(node.status.quarantine)} things in quarantine: see status.quarantine, spec.quarantine decides")
+    return "; ".join(said)
+
+
+def _outdated(node: GridNode) -> tuple[Condition, ...]:
+    if knows_words(node):
+        return ()
+    message = (
+        f"its agent is of version {node.status.agent_version}, older than this controller: what has to leave the node and keep "
+        "its data waits until the agent is upgraded"
+    )
+    return (Condition(type="AgentOutdated", status="True", reason=Reason.AGENT_OUTDATED, message=message),)
+
+
+def knows_words(node: GridNode) -> bool:
+    """Whether the node's agent keeps what is deleted without the word to erase. One that has not reported yet is new."""
+    return node.status.agent_version is None or _numbers(node.status.agent_version) >= _KNOWS_WORDS
+
+
+def _numbers(version: str) -> tuple[int, ...]:
+    def numbers() -> Iterator[int]:
+        for part in version.split("."):
+            if not part.isdecimal():
+                return
+            yield int(part)
+
+    return tuple(numbers())

@@ -8,15 +8,13 @@ from zos.api.meta import Reason
 from zos.api.network import WIREGUARD_RANGE
 from zos.api.nodeworkload import NetworkOnNode, NodeWorkload
 from zos.kinds import Report
+from zos.kinds.network import egress
 from zos.plan import names
 from zos.plan.facts import Facts
 from zos.plan.items import Bridge, Firewall, Item, Netns, Route, Sysctl, Veth, WireGuard, WireGuardPeer
 from zos.plan.lowered import Lowered
 from zos.plan.outcome import Outcome
 from zos.world.resolution import ready, waiting
-
-#: Addresses of the pairs between the node and its routers; the network's port, unique on the node, picks one.
-_UPLINKS = IPv4Address("100.126.0.0")
 
 
 def lower(workload: NodeWorkload, facts: Facts) -> Lowered:
@@ -26,6 +24,13 @@ def lower(workload: NodeWorkload, facts: Facts) -> Lowered:
     router, bridge, uplink = names.router(uid), names.bridge(uid), names.uplink(uid)
     near, far = _uplink_addresses(network.listen_port)
     netns = Netns(owner=owner, name=router)
+    inside = Firewall(
+        owner=owner,
+        needs=(netns.key,),
+        netns=router,
+        name=names.table(uid),
+        body=_router_rules(network, names.wireguard(uid), facts),
+    )
     forwarding = Sysctl(owner=owner, path="net/ipv4/ip_forward", value="1")
     switch = Bridge(owner=owner, name=bridge, mtu=network.mtu)
     lan = Veth(
@@ -40,7 +45,7 @@ def lower(workload: NodeWorkload, facts: Facts) -> Lowered:
     )
     wan = Veth(
         owner=owner,
-        needs=(netns.key,),
+        needs=(netns.key, inside.key),  # no way out before what is closed is closed
         name=uplink,
         peer_netns=router,
         peer_name="wan",
@@ -49,10 +54,7 @@ def lower(workload: NodeWorkload, facts: Facts) -> Lowered:
         peer_addresses=(f"{far}/31",),
     )
     default = Route(owner=owner, needs=(wan.key,), netns=router, destination="0.0.0.0/0", device="wan", gateway=str(near))
-    inside = Firewall(
-        owner=owner, needs=(netns.key,), netns=router, name=names.table(uid), body=_router_rules(network, names.wireguard(uid))
-    )
-    outside = Firewall(owner=owner, name=names.table(uid), body=_node_rules(uplink, str(far)))
+    outside = Firewall(owner=owner, name=names.table(uid), body=_node_rules(uplink, str(far), facts))
     mesh = WireGuard(
         owner=owner,
         needs=(netns.key, inside.key),
@@ -90,13 +92,18 @@ def report(workload: NodeWorkload, facts: Facts, lowered: Lowered, outcome: Outc
 
 
 def _uplink_addresses(port: int) -> tuple[IPv4Address, IPv4Address]:
-    near = _UPLINKS + 2 * port
+    near = egress.UPLINKS + 2 * port
     return near, near + 1
 
 
-def _router_rules(network: NetworkOnNode, wireguard: str) -> str:
-    """Inside is free, out is masqueraded, in from outside is only what was asked for."""
+def _router_rules(network: NetworkOnNode, wireguard: str, facts: Facts) -> str:
+    """Inside is free, out is masqueraded and not to everywhere, in from outside is only what was asked for. Where out leads not
+    is looked up for each packet: what is closed is closed for those who are connected, too."""
+    closed = "\n".join(f"  {rule}" for rule in egress.rules(network.egress, facts))
     return f"""
+chain egress {{
+{closed}
+}}
 chain input {{
   type filter hook input priority filter; policy drop;
   iifname "lo" accept
@@ -105,11 +112,16 @@ chain input {{
 }}
 chain forward {{
   type filter hook forward priority filter; policy drop;
+  oifname "wan" jump egress
   tcp flags syn / syn,rst tcp option maxseg size set rt mtu
   ct state established,related accept
   iifname "lan" ip saddr != {network.subnet} drop
   iifname {{ "lan", "{wireguard}" }} oifname {{ "lan", "{wireguard}" }} accept
   iifname "lan" oifname "wan" accept
+}}
+chain output {{
+  type filter hook output priority filter; policy accept;
+  oifname "wan" jump egress
 }}
 chain postrouting {{
   type nat hook postrouting priority srcnat; policy accept;
@@ -117,13 +129,15 @@ chain postrouting {{
 }}"""
 
 
-def _node_rules(uplink: str, router: str) -> str:
-    """On the node: out is masqueraded; nothing new goes in, to another network or to the node itself."""
+def _node_rules(uplink: str, router: str, facts: Facts) -> str:
+    """On the node: out is masqueraded; nothing new goes in, to another network or to the node itself, but for its own name
+    server where that is the node's."""
+    asked = "".join(f'  iifname "{uplink}" {rule}\n' for rule in egress.names("accept", facts))
     return f"""
 chain input {{
   type filter hook input priority filter - 5; policy accept;
   iifname "{uplink}" ct state established,related accept
-  iifname "{uplink}" drop
+{asked}  iifname "{uplink}" drop
 }}
 chain forward {{
   type filter hook forward priority filter - 5; policy accept;

@@ -3,23 +3,27 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from ipaddress import IPv4Network
 
 from zos.api.core import Secret
-from zos.api.gridnode import GridNode, NodeHold
+from zos.api.gridnode import Endpoint, GridNode, NodeHold
 from zos.api.meta import Reason
-from zos.api.network import Network, NetworkAccessStatus, NetworkNodeStatus, NetworkStatus
+from zos.api.network import Network, NetworkAccessStatus, NetworkAddress, NetworkNodeStatus, NetworkStatus
 from zos.api.nodeworkload import NetworkOnNode, NodeWorkload
+from zos.api.text import is_key
 from zos.api.zmachine import ZMachine
+from zos.kinds.network import egress
 from zos.kinds.network.topology import Caller, Member, endpoint, laptop_file, subranges, topology, wireguard_address
 from zos.plan import names
+from zos.world import quarantine
 from zos.world.heartbeat import Heartbeat
-from zos.world.resolution import PRIVATE_KEY, Hold, Resolution, SecretWanted, Verdict, Workload, ready, waiting
-from zos.world.store import Indexes, Reader
+from zos.world.resolution import PRIVATE_KEY, Hold, Notice, Resolution, SecretWanted, Verdict, Workload, ready, waiting
+from zos.world.store import Indexes, Reader, Unreadable
 
 INDEXES = (
-    Indexes(GridNode),
+    *quarantine.INDEXES,
+    *egress.INDEXES,
     Indexes(Heartbeat),
     Indexes(Secret),
     Indexes(ZMachine, {"network": lambda machine: [f"{machine.namespace}/{machine.spec.network.name}"]}),
@@ -43,9 +47,10 @@ class _Seat:
 
     port: int
     public_key: str
-    held: bool
     ipv4: str | None
     ipv6: str | None
+    notice: Notice | None = None
+    exists: bool = True
 
 
 def resolve(network: Network, world: Reader) -> Resolution:
@@ -55,12 +60,16 @@ def resolve(network: Network, world: Reader) -> Resolution:
         f"{network.namespace}/{network.name}",
         lambda machine: (machine.uid, machine.name, machine.status.node_name),
     )
+    addresses = _addresses(network, machines, world)
+    known = {uid for uid, *_ in machines}
+    machines += tuple((entry.uid, entry.machine, entry.node) for entry in addresses if entry.uid not in known)
     if network.deleting:
         return _deleting(network, machines)
     problems = _Problems()
-    wanted = _members(network, machines)
+    told = dict(world.where_view(NodeWorkload, "owner", network.uid, _reported))
+    wanted = _members(network, machines, world, problems)
     ranges = _allocate(network, wanted, problems)
-    seats = {name: seat for name in wanted if name in ranges and (seat := _seat(network, name, world, problems))}
+    seats = {name: seat for name in wanted if name in ranges and (seat := _seat(network, name, world, problems, told))}
     members = {
         name: Member(name, ranges[name], seat.public_key, seat.port, seat.ipv4, seat.ipv6) for name, seat in seats.items()
     }
@@ -85,8 +94,7 @@ def resolve(network: Network, world: Reader) -> Resolution:
             Reason.DEPENDENCY_NOT_READY,
             f"nodes {one} and {other} have no common address family: add a node with IPv4 and IPv6",
         )
-    reported = dict(world.where_view(NodeWorkload, "owner", network.uid, _reported))
-    nodes = _node_status(wanted, ranges, members, relays, relay, alive, reported)
+    nodes = _node_status(wanted, ranges, members, relays, relay, alive, told)
     workloads = tuple(
         Workload(
             name,
@@ -98,17 +106,20 @@ def resolve(network: Network, world: Reader) -> Resolution:
                 listen_port=member.listen_port,
                 public_key=member.public_key,
                 peers=mesh.peers[name],
+                egress=egress.of_node(name, world),
             ),
         )
         for name, member in members.items()
+        if seats[name].exists
     )
-    living = {uid for uid, *_ in machines}
+    known_nodes = {workload.node for workload in workloads}
+    workloads += tuple(Workload(name, None) for name in wanted if name not in known_nodes)  # not known is not "not wanted"
     return Resolution(
-        verdict=_judge(nodes, reported, problems),
+        verdict=_judge(nodes, told, problems),
         status=NetworkStatus(
             nodes=nodes,
             access=access,
-            addresses=tuple(entry for entry in network.status.addresses if entry.uid in living),
+            addresses=addresses,
             relay=relay if relays or access else None,
             ready_nodes=f"{sum(node.ready for node in nodes)}/{len(wanted)}",
         ),
@@ -124,11 +135,32 @@ def resolve(network: Network, world: Reader) -> Resolution:
                 ),
             )
             for name, seat in seats.items()
+            if seat.exists
         ),
         releases=tuple(GridNode.key_of("", node.name) for node in network.status.nodes if node.name not in wanted),
         secrets=_secrets(network, members, access),
         workloads=workloads,
+        notices=tuple(seat.notice for seat in seats.values() if seat.notice is not None),
     )
+
+
+def _addresses(
+    network: Network, machines: tuple[tuple[str, str, str | None], ...], world: Reader
+) -> tuple[NetworkAddress, ...]:
+    """The addresses that are held: all but those of machines that are known to be gone, or to be in another network now."""
+    living = {uid for uid, *_ in machines}
+    return tuple(entry for entry in network.status.addresses if entry.uid in living or not _left(entry, network, world))
+
+
+def _left(entry: NetworkAddress, network: Network, world: Reader) -> bool:
+    """Whether nobody has the address any more: its machine is gone from the node as well, or is in another network."""
+    try:
+        seen = world.view(ZMachine, network.namespace, entry.machine, lambda machine: (machine.uid, machine.spec.network.name))
+    except Unreadable:
+        return False
+    if seen is not None and seen[0] == entry.uid:
+        return seen[1] != network.name
+    return not quarantine.lingers(entry.uid, world)
 
 
 def _deleting(network: Network, machines: tuple[tuple[str, str, str | None], ...]) -> Resolution:
@@ -141,12 +173,19 @@ def _deleting(network: Network, machines: tuple[tuple[str, str, str | None], ...
     )
 
 
-def _members(network: Network, machines: tuple[tuple[str, str, str | None], ...]) -> tuple[str, ...]:
-    """Names of the nodes: listed ones in their order, then those that machines brought in, in the order they came."""
+def _members(
+    network: Network, machines: tuple[tuple[str, str, str | None], ...], world: Reader, problems: _Problems
+) -> tuple[str, ...]:
+    """Names of the nodes: listed ones in their order, then those that machines brought in, in the order they came. A node that
+    is being deleted goes with its last machine."""
     listed = [node.name for node in network.spec.nodes]
     housing = {node for _, _, node in machines if node}
     came = [node.name for node in network.status.nodes if node.name in housing]
-    return tuple(dict.fromkeys([*listed, *came, *(node for _, _, node in machines if node)]))
+    found = tuple(dict.fromkeys([*listed, *came, *(node for _, _, node in machines if node)]))
+    leaving = [name for name in found if name not in housing and world.view(GridNode, "", name, lambda node: node.deleting)]
+    for name in leaving:
+        problems.add(Reason.DEPENDENCY_NOT_READY, f"node {name} is being deleted: take it out of spec.nodes")
+    return tuple(name for name in found if name not in leaving)
 
 
 def _allocate(network: Network, wanted: tuple[str, ...], problems: _Problems) -> Mapping[str, str]:
@@ -197,34 +236,58 @@ def _called(holder: str) -> str:
     return f"laptop {name}" if kind else f"node {name}"
 
 
-def _seat(network: Network, name: str, world: Reader, problems: _Problems) -> _Seat | None:
+def _seat(network: Network, name: str, world: Reader, problems: _Problems, told: Mapping[str, _Reported]) -> _Seat | None:
+    """What the network has on a node, or takes of it. A GridNode that was made anew learns of it again; a key that the node has
+    lost is replaced by another."""
+    report = told.get(names.node_namespace(name), _Reported())
+    before = next((entry for entry in network.status.nodes if entry.name == name), None)
+
     def look(node: GridNode) -> tuple[str, _Seat | None]:
-        place = node.endpoint
+        place = node.endpoint if node.spec.endpoint or node.status.agent_version else _endpoint(before)
+        others = [hold for hold in node.status.holds if hold.uid != network.uid]
+        ports = {other.listen_port for other in others} | {
+            left.listen_port for left in node.status.quarantine if left.uid != network.uid
+        }
+        keys = {other.public_key for other in others}
         hold = node.status.by_holder.get(network.uid)
-        if hold is not None and hold.listen_port and hold.public_key:
-            return "", _Seat(hold.listen_port, hold.public_key, True, place.ipv4, place.ipv6)
+        had_port = hold.listen_port if hold is not None else report.listen_port or (before and before.listen_port)
+        had_key = hold.public_key if hold is not None else report.public_key or (before and before.public_key)
+        lost = had_key is not None and had_key == report.lost_key
+        if had_port and had_key and not lost and (hold is not None or (had_port not in ports and had_key not in keys)):
+            return "", _Seat(had_port, had_key, place.ipv4, place.ipv6)
         if node.deleting:
             return "is being deleted", None
-        ports = {other.listen_port for other in node.status.holds}
-        keys = {other.public_key for other in node.status.holds}
         span = node.spec.wireguard_ports
-        port = next((port for port in range(span.from_, span.to + 1) if port not in ports), None)
-        key = next((key for key in node.status.prekeys if key not in keys), None)
+        port = had_port if had_port and had_port not in ports else None
+        port = port or next((port for port in range(span.from_, span.to + 1) if port not in ports), None)
+        key = next((key for key in node.status.prekeys if key not in keys and key != report.lost_key), None)
         if port is None:
             return f"has no WireGuard port left: all of {span.from_}-{span.to} are used", None
         if key is None:
             return "has offered no WireGuard key yet: is its agent running?", None
-        return "", _Seat(port, key, False, place.ipv4, place.ipv6)
+        notice = None
+        if lost:
+            notice = Notice(Reason.KEY_REPLACED, f"node {name} has lost its WireGuard key for this network and got another")
+        return "", _Seat(port, key, place.ipv4, place.ipv6, notice)
 
     seen = world.view(GridNode, "", name, look)
     if seen is None:
         problems.add(Reason.DEPENDENCY_NOT_READY, f"node {name} does not exist: kubectl get gridnodes shows those that do")
-        return None
+        if before is None or before.listen_port is None or before.public_key is None:
+            return None
+        place = _endpoint(before)  # what it has runs on, and the others go on reaching it
+        return _Seat(before.listen_port, before.public_key, place.ipv4, place.ipv6, exists=False)
     complaint, seat = seen
     if seat is None:
         reason = Reason.INSUFFICIENT_CAPACITY if "port left" in complaint else Reason.DEPENDENCY_NOT_READY
         problems.add(reason, f"node {name} {complaint}")
     return seat
+
+
+def _endpoint(before: NetworkNodeStatus | None) -> Endpoint:
+    """Where a node was reached last, for as long as nobody says where it is now."""
+    host = (before.endpoint or "").rpartition(":")[0] if before is not None else ""
+    return Endpoint(ipv6=host.strip("[]")) if host.startswith("[") else Endpoint(ipv4=host or None)
 
 
 def _relay(
@@ -263,19 +326,22 @@ def _access(
         if subnet is None:
             continue
         secret = f"{network.name}-{laptop.name}-wireguard"
-        seen = world.view(
-            Secret,
-            network.namespace,
-            secret,
-            lambda obj: (any(owner.uid == network.uid for owner in obj.metadata.owner_references), obj.text("publicKey")),
-        )
+        kept = _kept(network, secret, world)
+        public_key = laptop.public_key or kept.public_key
         message: str | None = None
-        if seen is not None and not seen[0]:
+        if kept.foreign:
             message = f"Secret {secret} exists and belongs to something else: delete it or rename the laptop"
             problems.add(Reason.CONFLICT, f"laptop {laptop.name}: {message}")
+        elif kept.damaged and not laptop.public_key:
+            message = (
+                f"key {kept.damaged} of Secret {secret} is no WireGuard key: put back the one it had, or delete the Secret to "
+                "have a new pair made (the laptop then needs the new file)"
+            )
+            public_key = before[laptop.name].public_key if laptop.name in before else None
+            problems.add(Reason.INVALID_SPEC, f"laptop {laptop.name}: {message}")
         node = _access_node(laptop.node, before.get(laptop.name), members, relay)
-        if node is None:
-            message = message or _no_access(laptop.node, members)
+        if node is None or not _fit(node, members):
+            message = message or _no_access(node, members)
             problems.add(Reason.DEPENDENCY_NOT_READY, f"laptop {laptop.name}: {message}")
         elif alive.get(node) is False:
             message = f"its access node {node} is down; set access[].node to move it and fetch the Secret again"
@@ -284,62 +350,88 @@ def _access(
             NetworkAccessStatus(
                 name=laptop.name,
                 subnet=subnet,
-                public_key=laptop.public_key or (seen[1] if seen is not None and seen[0] else None),
+                public_key=public_key,
                 node=node,
-                secret=secret if seen is None or seen[0] else None,
+                secret=None if kept.foreign else secret,
                 message=message,
             )
         )
     return tuple(found)
 
 
+@dataclass(frozen=True)
+class _Kept:
+    """What a laptop's Secret holds. ``foreign``: it is somebody else's; ``damaged``: the key whose value is no such key."""
+
+    public_key: str | None = None
+    foreign: bool = False
+    damaged: str = ""
+
+
+def _kept(network: Network, secret: str, world: Reader) -> _Kept:
+    def look(obj: Secret) -> _Kept:
+        if not any(owner.uid == network.uid for owner in obj.metadata.owner_references):
+            return _Kept(foreign=True)
+        if "privateKey" not in obj.data and "publicKey" not in obj.data:
+            return _Kept()  # the laptop's own pair, of which nothing is here
+        for name in ("privateKey", "publicKey"):
+            if not is_key(obj.text(name)):
+                return _Kept(damaged=name)
+        return _Kept(obj.text("publicKey"))
+
+    return world.view(Secret, network.namespace, secret, look) or _Kept()
+
+
 def _access_node(
     asked: str | None, before: NetworkAccessStatus | None, members: Mapping[str, Member], relay: str | None
 ) -> str | None:
-    """A laptop's file names its access node, so it stays for life unless the user moves it."""
+    """A laptop's file names its access node, so it stays for life, fit or not for the moment, unless the user moves it."""
     if asked is not None:
-        return asked if asked in members and members[asked].ipv4 else None
-    if before is not None and before.node in members:
-        return before.node
-    return relay
+        return asked
+    return before.node if before is not None and before.node is not None else relay
 
 
-def _no_access(asked: str | None, members: Mapping[str, Member]) -> str:
-    if asked is None:
+def _fit(node: str, members: Mapping[str, Member]) -> bool:
+    """Whether a laptop can connect to a node: laptops' files name an IPv4 endpoint."""
+    return node in members and members[node].ipv4 is not None
+
+
+def _no_access(node: str | None, members: Mapping[str, Member]) -> str:
+    if node is None:
         return "no node of the network has an IPv4 endpoint that it could connect to"
-    return f"access node {asked} " + ("is not a node of this network" if asked not in members else "has no IPv4 endpoint")
+    why = "is not a node of this network" if node not in members else "has no IPv4 endpoint"
+    return f"access node {node} {why}: mend that, or set access[].node to move the laptop and fetch the Secret again"
 
 
 def _secrets(
     network: Network, members: Mapping[str, Member], access: tuple[NetworkAccessStatus, ...]
 ) -> tuple[SecretWanted, ...]:
+    """A laptop's Secret is the only copy of its private key: it stays as long as the laptop is in the spec."""
     own_keys = {laptop.name for laptop in network.spec.access if laptop.public_key}
-    return tuple(
-        SecretWanted(
-            name=entry.secret,
-            values={
-                "wg0.conf": laptop_file(
-                    network.spec.ip_range,
-                    entry.subnet,
-                    members[entry.node],
-                    None if entry.name in own_keys else PRIVATE_KEY,
-                    network.spec.mtu,
-                )
-            },
-            key_pair=entry.name not in own_keys,
-        )
-        for entry in access
-        if entry.secret and entry.node is not None and entry.node in members
-    )
+
+    def file(entry: NetworkAccessStatus) -> Mapping[str, str] | None:
+        if entry.node is None or not _fit(entry.node, members) or (entry.message or "").startswith("key privateKey"):
+            return None
+        key = None if entry.name in own_keys else PRIVATE_KEY
+        text = laptop_file(network.spec.ip_range, entry.subnet, members[entry.node], key, network.spec.mtu)
+        return {"wg0.conf": text}
+
+    wanted = [SecretWanted(entry.secret, file(entry), entry.name not in own_keys) for entry in access if entry.secret]
+    placed = {entry.name for entry in access}
+    waiting_ = [laptop.name for laptop in network.spec.access if laptop.name not in placed]
+    return (*wanted, *(SecretWanted(f"{network.name}-{name}-wireguard", None) for name in waiting_))
 
 
 @dataclass(frozen=True)
 class _Reported:
-    """What a node's agent says of its part; ``failed``: more than just not yet."""
+    """What a node's agent says of its part, and what was asked of it. ``failed``: more than just not yet."""
 
     done: bool = False
     failed: bool = False
     message: str | None = None
+    listen_port: int | None = None
+    public_key: str | None = None
+    lost_key: str | None = None
 
 
 def _node_status(
@@ -377,14 +469,20 @@ def _node_status(
 
 
 def _reported(workload: NodeWorkload) -> tuple[str, _Reported]:
-    condition = workload.status.condition("Ready")
+    condition, part = workload.status.condition("Ready"), workload.spec.network
+    state = workload.status.network
+    said = _Reported(
+        listen_port=part.listen_port if part is not None else None,
+        public_key=part.public_key if part is not None else None,
+        lost_key=state.lost_key if state is not None else None,
+    )
     if condition is None:
-        return workload.namespace, _Reported()
+        return workload.namespace, said
     current = condition.observed_generation == workload.metadata.generation
     if current and condition.status == "True":
-        return workload.namespace, _Reported(done=True)
+        return workload.namespace, replace(said, done=True)
     failed = current and condition.reason == Reason.FAILED
-    return workload.namespace, _Reported(failed=failed, message=condition.message or None)
+    return workload.namespace, replace(said, failed=failed, message=condition.message or None)
 
 
 def _judge(nodes: tuple[NetworkNodeStatus, ...], reported: Mapping[str, _Reported], problems: _Problems) -> Verdict:

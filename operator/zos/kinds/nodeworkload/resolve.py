@@ -1,7 +1,8 @@
-"""NodeWorkload: goes when its owner is gone; let go by force when its node is."""
+"""NodeWorkload: goes when its owner is gone; let go when it goes without the word to take things away."""
 
 from __future__ import annotations
 
+from zos.api.core import Namespace
 from zos.api.gridnode import GridNode
 from zos.api.meta import Object
 from zos.api.network import Network
@@ -13,19 +14,31 @@ from zos.world.resolution import Resolution, ready
 from zos.world.store import Indexes, Reader
 
 INDEXES = (
-    Indexes(GridNode, {"namespace": lambda node: {names.node_namespace(node.name): node.name}}),
+    Indexes(Namespace),
+    Indexes(GridNode, {"namespace": lambda node: {names.node_namespace(node.name): node.abandoned}}),
     Indexes(Network),
     Indexes(ZMachine),
     Indexes(ZMount),
     Indexes(NodeWorkload, {"owner": lambda workload: [workload.spec.owner.uid]}),
 )
-
 _OWNERS: dict[str, type[Object]] = {model.KIND: model for model in (Network, ZMachine, ZMount)}
+
+
+def _attended(workload: NodeWorkload, world: Reader) -> bool:
+    """Whether the node's agent is to let go itself: it first says what it keeps. Where the node was given up or its namespace
+    goes, and the agent's rights with it, nobody else is left to do it."""
+    if world.view(Namespace, "", workload.namespace, lambda namespace: namespace.deleting) is not False:
+        return False
+    nodes = world.where_view(GridNode, "namespace", workload.namespace, lambda node: node.abandoned)
+    return any(not abandoned for abandoned in nodes)
 
 
 def resolve(workload: NodeWorkload, world: Reader) -> Resolution:
     owner = workload.spec.owner
+    if workload.deleting:
+        return Resolution(verdict=ready(), let_go=not workload.spec.unwanted and not _attended(workload, world))
     model = _OWNERS.get(owner.kind)
-    uid = world.view(model, owner.namespace, owner.name, lambda obj: obj.uid) if model else None
-    node = next(iter(world.where_view(GridNode, "namespace", workload.namespace, lambda node: node.name)), None)
-    return Resolution(verdict=ready(), obsolete=uid != owner.uid, abandoned=node is None)
+    if model is None:
+        return Resolution(verdict=ready())  # of a kind that is newer than this controller
+    uid = world.view(model, owner.namespace, owner.name, lambda obj: obj.uid)
+    return Resolution(verdict=ready(), obsolete=uid != owner.uid)

@@ -72,18 +72,23 @@ def _seen(contract: Contract, uid: str) -> tuple[str, bool, IPv4Address | None]:
 def _machine(ip: PublicIP, world: Reader) -> tuple[str, str] | None:
     """The one machine (name, uid) that has the address: who has it already, else the oldest that asks."""
     asking = world.where_view(ZMachine, "publicIP", f"{ip.namespace}/{ip.name}", lambda machine: (machine.name, machine.uid))
+    if ip.status.machine is not None:  # raises where it can't be read: then it is not known that it has let go
+        world.view(ZMachine, ip.namespace, ip.status.machine, lambda machine: machine.uid)
     return next((machine for machine in asking if machine[1] == ip.status.machine_uid), next(iter(asking), None))
 
 
 def _free(ip: PublicIP, world: Reader) -> IPv4Address | None:
-    """The lowest address that the contract holds and no PublicIP uses. Not tracked: it is taken hold of at once."""
+    """What it had (its contract was made anew), else the lowest address that the contract holds and no PublicIP uses. Not
+    tracked: it is taken hold of at once."""
     found = world.glance_at(
         Contract,
         ip.namespace,
         ip.spec.contract,
         lambda contract: {*contract.status.reserved} - {entry.ip for entry in contract.status.in_use},
     )
-    return min(map(ipv4_of, found or ()), default=None)
+    free = set(map(ipv4_of, found or ()))
+    had = ipv4_of(ip.status.ipv4.address.partition("/")[0]) if ip.status.ipv4 is not None else None
+    return had if had in free else min(free, default=None)
 
 
 def _exhausted(ip: PublicIP, world: Reader) -> Verdict:

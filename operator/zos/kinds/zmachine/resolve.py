@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Container, Mapping
 from dataclasses import dataclass
+from functools import partial
 from ipaddress import IPv4Address, IPv4Network
 
 from zos.api.core import Secret
@@ -16,20 +17,29 @@ from zos.api.zmount import ZMount
 from zos.kinds.zmachine import publicaddress
 from zos.kinds.zmachine.publicaddress import Public
 from zos.plan import names
-from zos.world import placement
+from zos.world import placement, quarantine
 from zos.world.heartbeat import Heartbeat
+from zos.world.quarantine import Inheritance
 from zos.world.resolution import Hold, Resolution, SecretValue, Verdict, Workload, ready, waiting
 from zos.world.store import Indexes, Reader
 
 INDEXES = (
     *placement.INDEXES,
     *publicaddress.INDEXES,
+    *quarantine.INDEXES,
     Indexes(Heartbeat, {"alive": lambda heartbeat: ["yes" if heartbeat.alive else "no"]}),
     Indexes(Network),
     Indexes(ZMount),
     Indexes(Secret),
     Indexes(NodeWorkload, {"owner": lambda workload: [workload.spec.owner.uid]}),
+    Indexes(ZMachine, {"address": lambda machine: _addressed(machine)}),
 )
+
+
+def _addressed(machine: ZMachine) -> dict[str, str]:
+    """The address that a machine runs with, by its network: whose it is."""
+    ip = machine.status.ip
+    return {f"{machine.namespace}/{machine.spec.network.name}/{ip}": machine.uid} if ip else {}
 
 
 class _Waiting(Exception):
@@ -67,38 +77,72 @@ class _Net:
 
 
 def resolve(machine: ZMachine, world: Reader) -> Resolution:
-    held = placement.held_on(world, machine.uid)
+    had = machine.status.node_name  # what it was told of goes before what any node says
+    held = placement.held_on(world, machine.uid, had)
     network_key = Network.key_of(machine.namespace, machine.spec.network.name)
     if machine.deleting:
         pools = (network_key, *((GridNode.key_of("", held),) if held else ()))
         return Resolution(verdict=waiting(Reason.DELETING, "being stopped and removed"), releases=pools)
-    status = _status(machine, None, None, None, world)
-    node: str | None = held
+    node: str | None = had or held
+    status = _status(machine, node, machine.status.ip, _public_before(machine), world)
     holds: tuple[Hold, ...] = ()
     try:
+        legacy = _legacy(machine, node, world)
         network = _network(machine, world)
         disks = _disks(machine, world)
         public = _public(machine, world)
-        node = _node(machine, world, held, disks, network, public.farm if public else None)
+        node = _node(machine, world, node or (legacy.node if legacy else None), disks, network, public.farm if public else None)
         public_nic = _public_nic(public, node, world)
         capacity = _capacity(machine, node, world)
         holds = (capacity,)
-        status = _status(machine, node, None, public, world)
-        address = _address(machine, node, network)
+        status = _status(machine, node, machine.status.ip, public, world)
+        address = _address(machine, node, network, world)
         holds = (capacity, Hold(network_key, address))
         status = _status(machine, node, address.ip, public, world)
         for disk in disks:
             if disk.node != node or not disk.ready:
                 raise _Waiting(Reason.DEPENDENCY_NOT_READY, f"disk {disk.name} is not ready on node {node} yet")
         secrets = _secrets(machine, world)
+        sealing_key = _sealing_key(secrets, node, world)
     except _Waiting as problem:
-        # What runs is left as it is: a machine is not stopped because something it once needed is gone.
-        return Resolution(problem.verdict, status, holds=holds, workloads=_as_it_is(machine, node, world))
+        # What runs is left as it is, and where it is: a machine is not stopped because something it once needed is gone.
+        return Resolution(problem.verdict, status, holds=holds)
     spec = _workload(machine, node, address, network, disks)
-    spec = spec.model_copy(update={"root_size": capacity.entry.storage, "public_nic": public_nic})
-    workload = Workload(node, spec, secrets)
+    spec = spec.model_copy(
+        update={"root_size": capacity.entry.storage, "public_nic": public_nic, "adopt": _adopted(machine, node, legacy, world)}
+    )
     verdict, conditions = _judge(machine, node, world)
-    return Resolution(verdict, status, holds=holds, workloads=(workload,), conditions=conditions)
+    return Resolution(
+        verdict,
+        status,
+        holds=holds,
+        workloads=(Workload(node, spec, secrets, sealing_key),),
+        conditions=conditions,
+    )
+
+
+def _legacy(machine: ZMachine, node: str | None, world: Reader) -> Inheritance | None:
+    """What nodes have of this machine, or of an earlier one of its name, from before its NodeWorkload was lost."""
+    if node is not None and world.view(GridNode, "", node, lambda _: True) is None:
+        raise _Waiting.because(placement.removed(node))
+    if (own := quarantine.own(machine, world)) is not None and node is None:
+        return Inheritance(own)
+    left = quarantine.inherited(machine, world)
+    if node is None and left is not None and left.problem is not None:
+        raise _Waiting.because(left.problem)
+    return left if left is not None and left.adopt and node in (None, left.node) else None
+
+
+def _adopted(machine: ZMachine, node: str, legacy: Inheritance | None, world: Reader) -> str | None:
+    """Uid of the root in quarantine that is this machine's from now on. It stays said: the node may not have come to it yet."""
+    if legacy is not None and legacy.adopt is not None:
+        return legacy.adopt
+    workload = _state(machine, node, world)
+    return workload.spec.machine.adopt if workload is not None and workload.spec.machine is not None else None
+
+
+def _public_before(machine: ZMachine) -> tuple[str | None, str | None]:
+    return machine.status.public_ipv4, machine.status.public_ipv6
 
 
 def _network(machine: ZMachine, world: Reader) -> _Net:
@@ -180,7 +224,7 @@ def _node(machine: ZMachine, world: Reader, held: str | None, disks: tuple[_Disk
     if len(pinned) > 1:
         where = ", ".join(f"{disk} on {node}" for node, disk in pinned.items())
         raise _Waiting(Reason.CONFLICT, f"its disks are on different nodes ({where}): a machine needs all on one")
-    chosen = held or asked or next(iter(pinned), None)
+    chosen = held or asked or next(iter(pinned), None)  # ``held``: where its root is
     for node, disk in pinned.items():
         if node != chosen:
             raise _Waiting(Reason.CONFLICT, f"disk {disk} is on node {node}, the machine on {chosen}: a disk does not move")
@@ -213,6 +257,8 @@ def _capacity(machine: ZMachine, node: str, world: Reader) -> Hold:
         storage=need.storage - (had.storage if had else 0),
     )
     lack: str | None = None
+    if had is None and _state(machine, node, world) is not None:
+        more = Resources()  # it is there: its GridNode was made anew and has to learn of it
     if more.cpu > 0 or more.memory > 0 or more.storage > 0:
         if world.view(GridNode, "", node, lambda found: True) is None:
             raise _Waiting(Reason.DEPENDENCY_NOT_READY, f"node {node} does not exist any more")
@@ -233,7 +279,7 @@ def _capacity(machine: ZMachine, node: str, world: Reader) -> Hold:
     )
 
 
-def _address(machine: ZMachine, node: str, network: _Net) -> NetworkAddress:
+def _address(machine: ZMachine, node: str, network: _Net, world: Reader) -> NetworkAddress:
     """The machine's private address: what it has, what it asks for, or the lowest free one."""
     name, asked = machine.spec.network.name, machine.spec.network.ip
     if node not in network.subnets:
@@ -250,10 +296,21 @@ def _address(machine: ZMachine, node: str, network: _Net) -> NetworkAddress:
             raise _Waiting(Reason.INVALID_SPEC, f"network.ip {asked} is not for machines: take {subnet[2]} to {subnet[-2]}")
         if asked in taken:
             raise _Waiting(Reason.CONFLICT, f"network.ip {asked} is taken by ZMachine {taken[asked].machine}")
-    ip = asked or had or next((str(ip) for ip in list(subnet.hosts())[1:] if str(ip) not in taken), None)
+    if had is None and machine.status.node_name == node and _free(machine.status.ip, machine, subnet, taken, world):
+        had = machine.status.ip  # its network was made anew
+    fit = (str(ip) for ip in list(subnet.hosts())[1:] if _free(str(ip), machine, subnet, taken, world))
+    ip = asked or had or next(fit, None)
     if ip is None:
         raise _Waiting(Reason.INSUFFICIENT_CAPACITY, f"all 253 addresses of {subnet} (network {name}, node {node}) are used")
     return NetworkAddress(ip=ip, machine=machine.name, uid=machine.uid, node=node)
+
+
+def _free(ip: str | None, machine: ZMachine, subnet: IPv4Network, taken: Container[str], world: Reader) -> bool:
+    """Whether a machine may take an address: nobody holds it, and no other runs with it that the network does not know yet."""
+    if ip is None or ip in taken or IPv4Address(ip) not in subnet:
+        return False
+    others = world.glance_parts(ZMachine, "address", f"{machine.namespace}/{machine.spec.network.name}/{ip}")
+    return all(uid == machine.uid for uid in others)
 
 
 def _secrets(machine: ZMachine, world: Reader) -> tuple[SecretValue, ...]:
@@ -266,15 +323,32 @@ def _secrets(machine: ZMachine, world: Reader) -> tuple[SecretValue, ...]:
             Secret,
             machine.namespace,
             ref.name,
-            lambda secret: (secret.uid, secret.metadata.resource_version, dict(secret.data), secret),
+            partial(_value, ref.key),
         )
         if seen is None:
             raise _Waiting(Reason.DEPENDENCY_NOT_READY, f"Secret {ref.name} (env {variable.name}) does not exist")
-        uid, version, data, secret = seen
-        if ref.key not in data:
+        uid, version, present, text = seen
+        if not present:
             raise _Waiting(Reason.DEPENDENCY_NOT_READY, f"Secret {ref.name} has no key {ref.key} (env {variable.name})")
-        found.append(SecretValue(variable.name, f"{uid}/{version}/{ref.key}", secret.text(ref.key) or ""))
+        if text is None:
+            raise _Waiting(
+                Reason.INVALID_SPEC,
+                f"key {ref.key} of Secret {ref.name} (env {variable.name}) is not text: a variable is UTF-8 without NUL bytes",
+            )
+        found.append(SecretValue(variable.name, f"{uid}/{version}/{ref.key}", text))
     return tuple(found)
+
+
+def _value(key: str, secret: Secret) -> tuple[str, str, bool, str | None]:
+    return secret.uid, secret.metadata.resource_version, key in secret.data, secret.text(key)
+
+
+def _sealing_key(secrets: tuple[SecretValue, ...], node: str, world: Reader) -> str:
+    """The node's public key. Another one (the node lost its own) seals everything anew."""
+    key = world.view(GridNode, "", node, lambda found: found.status.sealing_key) if secrets else ""
+    if key is None:
+        raise _Waiting(Reason.DEPENDENCY_NOT_READY, f"node {node} has published no key yet to seal its secrets with")
+    return key
 
 
 def _workload(machine: ZMachine, node: str, address: NetworkAddress, network: _Net, disks: tuple[_Disk, ...]) -> MachineOnNode:
@@ -305,30 +379,27 @@ def _workload(machine: ZMachine, node: str, address: NetworkAddress, network: _N
     )
 
 
-def _as_it_is(machine: ZMachine, node: str | None, world: Reader) -> tuple[Workload, ...]:
-    """What was asked of the node last time, asked again unchanged."""
+def _state(machine: ZMachine, node: str | None, world: Reader) -> NodeWorkload | None:
+    """What is asked of its node, and what that says. Whatever another node says of the machine is not looked at."""
     if node is None:
-        return ()
-    seen = world.where_view(NodeWorkload, "owner", machine.uid, lambda workload: (workload.namespace, workload.spec.machine))
-    return tuple(
-        Workload(node, spec) for namespace, spec in seen if spec is not None and namespace == names.node_namespace(node)
-    )
-
-
-def _state(machine: ZMachine, world: Reader) -> NodeWorkload | None:
+        return None
+    place = names.node_namespace(node)
     seen = world.where_view(NodeWorkload, "owner", machine.uid, lambda workload: workload)
-    return next(iter(seen), None)
+    return next((workload for workload in seen if workload.namespace == place), None)
 
 
-def _status(machine: ZMachine, node: str | None, ip: str | None, public: Public | None, world: Reader) -> ZMachineStatus:
-    workload = _state(machine, world)
+def _status(
+    machine: ZMachine, node: str | None, ip: str | None, public: Public | tuple[str | None, str | None] | None, world: Reader
+) -> ZMachineStatus:
+    workload = _state(machine, node, world)
     state = (workload.status.machine if workload else None) or MachineState()
+    ipv4, ipv6 = public if isinstance(public, tuple) else (public.ipv4, public.ipv6) if public else (None, None)
     return ZMachineStatus(
         node_name=node,
         mode=state.mode,
         ip=ip,
-        public_ipv4=public and public.ipv4 and public.ipv4.partition("/")[0],
-        public_ipv6=public and public.ipv6 and public.ipv6.partition("/")[0],
+        public_ipv4=ipv4 and ipv4.partition("/")[0],
+        public_ipv6=ipv6 and ipv6.partition("/")[0],
         console=state.console,
         image_digest=state.image_digest,
         restarts=state.restarts,
@@ -341,7 +412,7 @@ def _judge(machine: ZMachine, node: str, world: Reader) -> tuple[Verdict, tuple[
     if world.view(Heartbeat, "", node, lambda heartbeat: heartbeat.alive) is False:
         message = f"the agent of node {node} does not answer; the machine may still run"
         return waiting(Reason.NODE_UNREACHABLE, message), ()
-    workload = _state(machine, world)
+    workload = _state(machine, node, world)
     condition = workload.status.condition("Ready") if workload else None
     if workload is None or condition is None or condition.observed_generation != workload.metadata.generation:
         return waiting(Reason.PROGRESSING, f"node {node} is making it"), ()
@@ -352,4 +423,4 @@ def _judge(machine: ZMachine, node: str, world: Reader) -> tuple[Verdict, tuple[
     )
     if condition.status == "True":
         return ready(condition.message), further
-    return waiting(Reason(condition.reason), condition.message), further
+    return waiting(Reason.read(condition.reason), condition.message), further

@@ -2,18 +2,22 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
 from zos.api.gridnode import GridNode, NodeHold, Resources
 from zos.api.meta import Reason
 from zos.api.nodeworkload import MountOnNode, NodeWorkload
 from zos.api.zmachine import ZMachine
 from zos.api.zmount import ZMount, ZMountStatus
-from zos.world import placement
+from zos.plan import names
+from zos.world import placement, quarantine
 from zos.world.heartbeat import Heartbeat
 from zos.world.resolution import Hold, Resolution, Verdict, Workload, ready, waiting
 from zos.world.store import Indexes, Reader
 
 INDEXES = (
     *placement.INDEXES,
+    *quarantine.INDEXES,
     Indexes(Heartbeat, {"alive": lambda heartbeat: ["yes" if heartbeat.alive else "no"]}),
     Indexes(ZMachine, {"disk": lambda machine: [f"{machine.namespace}/{disk.name}" for disk in machine.spec.disks]}),
     Indexes(NodeWorkload, {"owner": lambda workload: [workload.spec.owner.uid]}),
@@ -22,7 +26,7 @@ INDEXES = (
 
 def resolve(mount: ZMount, world: Reader) -> Resolution:
     user = _user(mount, world)
-    held = placement.held_on(world, mount.uid)
+    held = placement.held_on(world, mount.uid, mount.status.node_name)
     if mount.deleting:
         who = (f"ZMachine {user[0]}",) if user else ()
         return Resolution(
@@ -33,21 +37,21 @@ def resolve(mount: ZMount, world: Reader) -> Resolution:
             waits_for=who,
         )
     status = mount.status.model_copy(update={"used_by": user and user[0]})
-    node, problem = _place(mount, world, held, user)
-    if node is None:
-        assert problem is not None
-        return Resolution(problem, status.model_copy(update={"node_name": None}))
+    place = _place(mount, world, held, user)
+    if place.node is None or place.problem is not None:
+        assert place.problem is not None
+        return Resolution(place.problem, status.model_copy(update={"node_name": place.node}))
+    node = place.node
     lack = _lack(mount, node, world)
     if lack is not None:
-        keep = Workload(node, MountOnNode(size=mount.status.size or mount.spec.size))
-        return Resolution(lack, status, workloads=(keep,) if held == node and mount.status.size else ())
+        return Resolution(lack, status)
     verdict, size = _judge(mount, node, world)
     if mount.spec.node_name not in (None, node):
         verdict = waiting(
             Reason.CONFLICT,
             f"the disk is on node {node} and holds data: it does not move to {mount.spec.node_name}; set nodeName to {node}",
         )
-    used = mount.status.used or (user is not None and user[1] == node and verdict.ready)
+    used = mount.status.used or place.holds_data or (user is not None and user[1] == node and verdict.ready)
     return Resolution(
         verdict=verdict,
         status=ZMountStatus(node_name=node, size=size, used_by=user and user[0], used=used),
@@ -58,12 +62,14 @@ def resolve(mount: ZMount, world: Reader) -> Resolution:
                 NodeHold(uid=mount.uid, owner=f"ZMount {mount.namespace}/{mount.name}", storage=mount.spec.size),
             ),
         ),
-        workloads=(Workload(node, MountOnNode(size=mount.spec.size)),),
+        workloads=(Workload(node, MountOnNode(size=mount.spec.size, holds_data=used, adopt=place.adopt)),),
     )
 
 
 def _user(mount: ZMount, world: Reader) -> tuple[str, str | None] | None:
     """The machine (name, its node) that has the disk: who has it already, else the oldest that asks."""
+    if mount.status.used_by is not None:  # raises where it can't be read: then it is not known that it has let go
+        world.view(ZMachine, mount.namespace, mount.status.used_by, lambda machine: machine.uid)
     asking = world.where_view(
         ZMachine,
         "disk",
@@ -75,25 +81,46 @@ def _user(mount: ZMount, world: Reader) -> tuple[str, str | None] | None:
     return chosen and chosen[:2]
 
 
-def _place(
-    mount: ZMount, world: Reader, held: str | None, user: tuple[str, str | None] | None
-) -> tuple[str | None, Verdict | None]:
-    if held is not None and (mount.status.used or (user is not None and user[1] == held)):
-        return held, None  # where its data is, or is about to be, whatever is asked
+@dataclass(frozen=True)
+class _Place:
+    """``holds_data``: the data is there already; ``adopt``: uid of the disk in quarantine that becomes this one. ``problem``:
+    it can't be made or changed there for now."""
+
+    node: str | None
+    problem: Verdict | None = None
+    holds_data: bool = False
+    adopt: str | None = None
+
+
+def _place(mount: ZMount, world: Reader, held: str | None, user: tuple[str, str | None] | None) -> _Place:
+    """Where its data is, or is about to be, whatever is asked; else where it is asked, or fits."""
+    there = held
+    if mount.status.used:
+        there = mount.status.node_name or held
+    if mount.status.used or (held is not None and user is not None and user[1] == held):
+        if there is not None and world.view(GridNode, "", there, lambda node: True) is None:
+            return _Place(there, placement.removed(there))
+        if there is not None:
+            adopt = quarantine.inherited(mount, world)
+            return _Place(there, adopt=adopt.adopt if adopt is not None and adopt.node == there else None)
+    if (back := quarantine.own(mount, world)) is not None:
+        return _Place(back, holds_data=True)
+    if held is None and (left := quarantine.inherited(mount, world)) is not None:
+        return _Place(left.node if left.adopt else None, left.problem, holds_data=True, adopt=left.adopt)
     asked = mount.spec.node_name
     if asked is not None:
         if world.view(GridNode, "", asked, lambda node: True) is None:
-            return None, waiting(Reason.DEPENDENCY_NOT_READY, f"node {asked} does not exist")
-        return asked, None
+            return _Place(None, waiting(Reason.DEPENDENCY_NOT_READY, f"node {asked} does not exist"))
+        return _Place(asked)
     if held is not None and (user is None or user[1] is None):
-        return held, None
+        return _Place(held)
     if user is not None and user[1] is not None:
-        return user[1], None  # never used, so there is no data to keep: it goes where its first machine is
+        return _Place(user[1])  # never used, so there is no data to keep: it goes where its first machine is
     node, why = placement.best(world, Resources(storage=mount.spec.size))
     if node is None:
         size = placement.amount(mount.spec.size)
-        return None, waiting(Reason.INSUFFICIENT_CAPACITY, f"no node can take a disk of {size}: {why}")
-    return node, None
+        return _Place(None, waiting(Reason.INSUFFICIENT_CAPACITY, f"no node can take a disk of {size}: {why}"))
+    return _Place(node)
 
 
 def _lack(mount: ZMount, node: str, world: Reader) -> Verdict | None:
@@ -108,7 +135,9 @@ def _lack(mount: ZMount, node: str, world: Reader) -> Verdict | None:
 
 
 def _judge(mount: ZMount, node: str, world: Reader) -> tuple[Verdict, int | None]:
-    seen = next(iter(world.where_view(NodeWorkload, "owner", mount.uid, _reported)), None)
+    place = names.node_namespace(node)  # what another node says of it is not asked for
+    told = world.where_view(NodeWorkload, "owner", mount.uid, lambda workload: (workload.namespace, _reported(workload)))
+    seen = dict(told).get(place)
     if world.view(Heartbeat, "", node, lambda heartbeat: heartbeat.alive) is False:
         return waiting(Reason.NODE_UNREACHABLE, f"the agent of node {node} does not answer"), mount.status.size
     if seen is None:
@@ -118,7 +147,7 @@ def _judge(mount: ZMount, node: str, world: Reader) -> tuple[Verdict, int | None
         return ready(), size
     if reason is None or not current:
         return waiting(Reason.PROGRESSING, message or f"node {node} is making it"), mount.status.size
-    return waiting(Reason(reason), f"node {node}: {message}"), mount.status.size
+    return waiting(Reason.read(reason), f"node {node}: {message}"), mount.status.size
 
 
 def _reported(workload: NodeWorkload) -> tuple[bool, bool, str | None, str, int | None]:

@@ -1,0 +1,35 @@
+"""A pytest plugin by which several processes share the modules of one part: each has a grid of its own and takes the next
+module that nobody has taken, until there is none. The folder that ZOS_TEST_SHARE names says what is taken."""
+
+from __future__ import annotations
+
+import os
+from collections import Counter
+from pathlib import Path
+
+import pytest
+
+_mine: set[Path] = set()
+_others: set[Path] = set()
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """The modules with most tests first, so that no long one is left for the end."""
+    size = Counter(item.path for item in items)
+    items.sort(key=lambda item: (-size[item.path], item.path))
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_runtest_protocol(item: pytest.Item) -> bool | None:
+    """True: taken care of, which is to say by somebody else."""
+    return None if _taken(item.path) else True
+
+
+def _taken(module: Path) -> bool:
+    if module not in _mine | _others:
+        try:
+            (Path(os.environ["ZOS_TEST_SHARE"]) / module.name).touch(exist_ok=False)
+            _mine.add(module)
+        except FileExistsError:
+            _others.add(module)
+    return module in _mine

@@ -1,0 +1,77 @@
+"""Claims of objects: put into the World at once, so that nobody else's resolution takes the same, then made and released."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from zos.api.contract import Claim, ClaimHolder, ClaimSpec
+from zos.api.meta import API_VERSION, GROUP, Meta, Object
+from zos.controller.ledger import Lost
+from zos.controller.writing import Absorb, Changed
+from zos.kube.client import Client, Conflict
+from zos.world.resolution import ClaimWanted
+from zos.world.store import World
+
+OWNER_UID = f"{GROUP}/owner-uid"
+
+
+class Claims:
+    def __init__(self, client: Client, world: World, absorb: Absorb, changed: Changed) -> None:
+        self._client = client
+        self._world = world
+        self._absorb = absorb
+        self._changed = changed
+
+    def of(self, obj: Object) -> list[Claim]:
+        return [claim for claim in self._world.find(Claim, "holder", obj.uid) if isinstance(claim, Claim)]
+
+    def take(self, obj: Object, wanted: tuple[ClaimWanted, ...]) -> list[Claim]:
+        """Puts wanted claims that are missing into the World; they are still to be created."""
+        made: list[Claim] = []
+        holder = ClaimHolder(kind=obj.KIND, namespace=obj.namespace, name=obj.name, uid=obj.uid)
+        for wish in wanted:
+            if self._world.peek(Claim.key_of("", wish.name)) is None:
+                spec = ClaimSpec(holder=holder, thing=wish.thing, farm=wish.farm)
+                claim = Claim(metadata=Meta(name=wish.name), spec=spec)
+                self._changed(self._world.put(claim))
+                made.append(claim)
+        return made
+
+    def untake(self, claim: Claim) -> None:
+        """A claim that was not written."""
+        if self._world.peek(claim.key) is claim:
+            self._absorb(claim.key, None)
+
+    async def create(self, claim: Claim) -> None:
+        body: dict[str, Any] = {
+            "apiVersion": API_VERSION,
+            "kind": Claim.KIND,
+            "metadata": {"name": claim.name, "labels": {OWNER_UID: claim.spec.holder.uid}},
+            "spec": claim.spec.wire(),
+        }
+        try:
+            raw = await self._client.create(Claim, "", body)
+        except BaseException as error:
+            # Another leader was first, or it is not known: the cache must not claim what the API server may not have.
+            self.untake(claim)
+            if isinstance(error, Conflict):
+                self._absorb(claim.key, await self._client.get(Claim, "", claim.name))
+            raise
+        self._absorb(claim.key, raw)
+
+    async def release(self, obj: Object, surplus: list[Claim]) -> None:
+        """Only as decided on the object as it is now: another leader may have decided since."""
+        raw = await self._client.get(type(obj), obj.namespace, obj.name)
+        known = self._world.peek(obj.key)
+        if raw is None or known is None or raw["metadata"]["resourceVersion"] != known.metadata.resource_version:
+            if raw is not None:
+                self._absorb(obj.key, raw)
+            raise Lost(f"{obj.key} changed meanwhile")
+        await self.drop(surplus)
+
+    async def drop(self, claims: list[Claim]) -> None:
+        for claim in claims:
+            await self._client.delete(Claim, "", claim.name, uid=claim.uid)
+            current = self._world.peek(claim.key)
+            if current is not None and current.uid == claim.uid:  # the thing may be somebody else's by now
+                self._absorb(claim.key, None)

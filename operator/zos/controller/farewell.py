@@ -1,0 +1,210 @@
+"""How things end: what has to be known before a node is told to take anything away, and who may go without that.
+
+Data is erased only when the object's own user said so. The word is written into the NodeWorkload (``spec.erase``) before that
+is deleted; whatever else makes a NodeWorkload go lets go of what is on the node.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Mapping
+from enum import Enum
+from typing import Any
+
+from zos.api.contract import Claim, ClaimHolder
+from zos.api.core import CustomResourceDefinition, Namespace
+from zos.api.gridnode import GridNode
+from zos.api.meta import ABANDON, AGENT_FINALIZER, API_VERSION, GROUP, DeletionPolicy, Object, Reason
+from zos.api.nodeworkload import NodeWorkload, Owner
+from zos.controller.claims import OWNER_UID
+from zos.controller.ledger import Lost
+from zos.controller.registry import KINDS
+from zos.controller.writing import MANAGER, Absorb, finalizers
+from zos.kinds.gridnode.resolve import knows_words
+from zos.kube.client import Client, NotFound, Raw, path_of
+from zos.plan import names
+from zos.world.heartbeat import Heartbeat
+from zos.world.resolution import Resolution, Verdict
+from zos.world.store import World
+
+log = logging.getLogger("zos.farewell")
+
+_METADATA = {"Accept": "application/json;as=PartialObjectMetadata;g=meta.k8s.io;v=v1"}
+
+
+class Word(Enum):
+    """What an object's user said of what it has on nodes."""
+
+    ERASE = "erase"
+    RETAIN = "retain"
+    NONE = "none"
+
+
+class Farewell:
+    def __init__(self, client: Client, world: World, absorb: Absorb) -> None:
+        self._client = client
+        self._world = world
+        self._absorb = absorb
+
+    async def word(self, obj: Object) -> Word:
+        """Of an object that is being deleted, as the API server has it now. A CRD on its way out is nobody's word; a user who
+        deletes his namespace has spoken. Raises Lost where the object is not being deleted (any more)."""
+        found = await self._metadata(type(obj), obj.namespace, obj.name)
+        if found is None or found["uid"] != obj.uid or "deletionTimestamp" not in found:
+            raise Lost(f"{obj.key} is not being deleted, or is another one by now")
+        if await self._leaves(type(obj)):
+            return Word.NONE
+        if obj.namespace and await self._metadata(Namespace, "", obj.namespace) is None:
+            return Word.NONE
+        spec = getattr(obj, "spec", None)
+        retain = getattr(spec, "deletion_policy", DeletionPolicy.ERASE) is DeletionPolicy.RETAIN
+        return Word.RETAIN if retain else Word.ERASE
+
+    async def part(self, workload: NodeWorkload, word: Word) -> None:
+        """Writes the word, then deletes. Raises `HeldBack` where the node's agent would erase what it must keep."""
+        if word is Word.NONE and (why := self._held_back(workload)) is not None:
+            raise HeldBack(why)
+        if word is not Word.NONE:
+            retain = word is Word.RETAIN
+            spec = workload.spec.model_copy(update={"erase": workload.spec.owner.uid, "retain": retain})
+            if spec != workload.spec:
+                body = {
+                    "apiVersion": API_VERSION,
+                    "kind": NodeWorkload.KIND,
+                    "metadata": {
+                        "name": workload.name,
+                        "namespace": workload.namespace,
+                        "uid": workload.uid,  # or a name that is free by now would be made anew
+                        "labels": {OWNER_UID: workload.spec.owner.uid},
+                        "finalizers": [name for name in workload.metadata.finalizers if name == AGENT_FINALIZER],
+                    },
+                    "spec": spec.wire(),
+                }
+                raw = await self._client.patch(
+                    NodeWorkload, workload.namespace, workload.name, body, type="apply", manager=MANAGER
+                )
+                self._absorb(workload.key, raw)
+        if not workload.deleting:
+            await self._client.delete(NodeWorkload, workload.namespace, workload.name, uid=workload.uid)
+
+    async def dismiss(self, obj: Object, resolution: Resolution) -> None:
+        """An internal object that serves nothing any more. Its holder's absence is confirmed, not only remembered."""
+        if resolution.let_go:
+            if AGENT_FINALIZER in obj.metadata.finalizers:
+                log.info("let go of %s: what it has on its node stays there", obj.key)
+                left = [name for name in obj.metadata.finalizers if name != AGENT_FINALIZER]
+                await finalizers(self._client, self._absorb, obj, left)
+            return
+        if obj.deleting or await self._owner_lives(obj):
+            return
+        if isinstance(obj, NodeWorkload):
+            try:
+                await self.part(obj, Word.NONE)
+            except HeldBack as why:
+                log.warning("%s stays: %s", obj.key, why)
+            return
+        await self._client.delete(type(obj), obj.namespace, obj.name, uid=obj.uid)
+        current = self._world.peek(obj.key)
+        if not obj.metadata.finalizers and current is not None and current.uid == obj.uid:
+            self._absorb(obj.key, None)
+
+    async def leave_grid(self, node: GridNode, manifests: tuple[Mapping[str, Any], ...]) -> list[NodeWorkload]:
+        """The last of a GridNode: its namespace and its agent's rights. What is still to be erased on a node that was given up
+        stays recorded in its namespace for the node's return. Gives what has to go first."""
+        namespace = names.node_namespace(node.name)
+        there = [w for w in self._world.find(NodeWorkload, "namespace", namespace) if isinstance(w, NodeWorkload)]
+        first = [workload for workload in there if not workload.spec.unwanted]
+        for workload in first:
+            await self.part(workload, Word.NONE)
+        if not there:
+            for manifest in reversed(manifests):
+                await self._remove(manifest)
+        return first
+
+    def waiting(self, obj: Object, workloads: list[NodeWorkload]) -> Verdict:
+        """What a deletion waits for on nodes, and what helps where it takes longer than it should."""
+        parts: list[str] = []
+        stuck = False
+        for workload in sorted(workloads, key=lambda workload: workload.namespace):
+            node = self._node_of(workload)
+            beat = self._world.peek(Heartbeat.key_of("", node.name)) if node is not None else None
+            if node is None:
+                parts.append(f"{workload.namespace} (its node is not in the grid any more)")
+                stuck = True
+            elif isinstance(beat, Heartbeat) and not beat.alive:
+                parts.append(f"{workload.namespace} (its agent does not answer)")
+                stuck = True
+            elif workload.hindrance:
+                parts.append(f"{workload.namespace} ({workload.hindrance})")
+            else:
+                parts.append(workload.namespace)
+        message = f"waiting for its nodes to be clean: {', '.join(parts)}"
+        if stuck:
+            message += (
+                f"; if it never comes back, kubectl annotate {obj.KIND.lower()} {obj.name} {ABANDON}={obj.uid} gives up "
+                "waiting (what is there is erased when the node returns)"
+            )
+        blocked = stuck or any(workload.hindrance for workload in workloads)
+        return Verdict(False, Reason.DELETION_BLOCKED if blocked else Reason.DELETING, message)
+
+    def _held_back(self, workload: NodeWorkload) -> str | None:
+        node = self._node_of(workload)
+        if node is None or knows_words(node):
+            return None
+        return f"the agent of node {node.name} ({node.status.agent_version}) would erase what has to stay: upgrade it"
+
+    def _node_of(self, workload: NodeWorkload) -> GridNode | None:
+        return next(
+            (
+                node
+                for node in self._world.all(GridNode.KIND)
+                if isinstance(node, GridNode) and names.node_namespace(node.name) == workload.namespace
+            ),
+            None,
+        )
+
+    async def _owner_lives(self, obj: Object) -> bool:
+        """Whether it can't be said that the owner is gone for good."""
+        owner: Owner | ClaimHolder | None = None
+        if isinstance(obj, NodeWorkload):
+            owner = obj.spec.owner
+        elif isinstance(obj, Claim):
+            owner = obj.spec.holder
+        if owner is None or owner.kind not in KINDS:
+            return True
+        model = KINDS[owner.kind].model
+        found = await self._metadata(model, owner.namespace, owner.name)
+        if found is not None and found["uid"] == owner.uid:
+            return True
+        return isinstance(obj, Claim) and await self._leaves(model)
+
+    async def _leaves(self, model: type[Object]) -> bool:
+        """Whether a kind itself is on its way out of the cluster, so that its objects go without anybody having asked."""
+        crd = await self._metadata(CustomResourceDefinition, "", f"{model.PLURAL}.{GROUP}")
+        return crd is None or "deletionTimestamp" in crd
+
+    async def _metadata(self, model: type[Object], namespace: str, name: str) -> Raw | None:
+        try:
+            found = await self._client.request("GET", path_of(model, namespace, name), headers=_METADATA)
+        except NotFound:
+            return None
+        meta: Raw = found["metadata"]
+        return meta
+
+    async def _remove(self, manifest: Mapping[str, Any]) -> None:
+        try:
+            await self._client.request("DELETE", path_of_manifest(manifest), body={"propagationPolicy": "Background"})
+        except NotFound:
+            return
+
+
+class HeldBack(Exception):
+    """Something that has to wait until a node's agent is upgraded."""
+
+
+def path_of_manifest(manifest: Mapping[str, Any]) -> str:
+    """URL path of a Kubernetes object of any kind."""
+    version, meta = manifest["apiVersion"], manifest["metadata"]
+    group = ["apis" if "/" in version else "api", version]
+    place = ["namespaces", meta["namespace"]] if "namespace" in meta else []
+    return "/" + "/".join([*group, *place, manifest["kind"].lower() + "s", meta["name"]])

@@ -1,0 +1,71 @@
+"""The networks that the node is connected to, as the kernel tells: a fact, nothing that is made."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from ipaddress import IPv4Network, collapse_addresses
+from typing import Any, ClassVar
+
+from zos.drivers import netns
+from zos.drivers.link import Link
+from zos.plan.diff import Observed, Op
+from zos.plan.items import Item
+
+_AF_INET = 2
+_RT_TABLE_MAIN = 254
+_UNICAST = 1
+#: Lengths of routes that count. One without a gateway is to a network that the node is connected to; a shorter one is a way to
+#: the world (PPP, VPN), and one to a single host is a container's, of which there are many that come and go.
+_ON_LINK = range(8, 32)
+
+
+class PrefixDriver:
+    """A driver without items: it looks when told that something changed, and is asked again when it could not."""
+
+    ITEMS: ClassVar[tuple[type[Item], ...]] = ()
+    SLOW: ClassVar[bool] = False
+
+    def __init__(self) -> None:
+        self._watch: netns.Watch | None = None
+        self._known: tuple[str, ...] | None = None
+
+    def prefixes(self) -> tuple[str, ...] | None:
+        """IPv4 networks, sorted, none inside another, the node's own addresses within; as of the last look that succeeded.
+        None: there was none yet."""
+        return self._known
+
+    async def observe(self, wanted: Sequence[Item]) -> Mapping[str, Observed]:
+        async with netns.netlink("") as sock:
+            links = [Link("", message) async for message in await sock.get_links()]
+            addresses = [message async for message in await sock.get_addr(family=_AF_INET)]
+            routes = [message async for message in await sock.get_routes(family=_AF_INET, table=_RT_TABLE_MAIN)]
+        theirs = {link.index for link in links if not link.ours}
+        found = [
+            *(network for message in addresses if message["index"] in theirs for network in _of_address(message)),
+            *(network for message in routes if message.get_attr("RTA_OIF") in theirs for network in _of_route(message)),
+        ]
+        self._known = tuple(map(str, collapse_addresses(found)))
+        return {}
+
+    async def apply(self, op: Op) -> None:
+        raise AssertionError(op)
+
+    def watch(self, dirty: Callable[[], None]) -> None:
+        self._watch = netns.Watch(netns.ROUTE, (netns.LINKS, netns.ADDRESSES, netns.ROUTES), dirty)
+
+    async def close(self) -> None:
+        if self._watch is not None:
+            self._watch.close()
+
+
+def _of_address(message: Any) -> Iterator[IPv4Network]:
+    """Its network, and itself, which on a point-to-point link lies elsewhere."""
+    local, far = message.get_attr("IFA_LOCAL"), message.get_attr("IFA_ADDRESS")
+    yield IPv4Network(f"{far or local}/{message['prefixlen']}", strict=False)
+    yield IPv4Network(local or far)
+
+
+def _of_route(message: Any) -> Iterator[IPv4Network]:
+    behind_another = message.get_attr("RTA_GATEWAY") or message.get_attr("RTA_VIA")
+    if message["type"] == _UNICAST and message["dst_len"] in _ON_LINK and not behind_another:
+        yield IPv4Network(f"{message.get_attr('RTA_DST')}/{message['dst_len']}")

@@ -1,0 +1,89 @@
+"""What nodes have of objects that are gone without their user's word, and what an administrator says of it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from zos.api.gridnode import GridNode, Quarantined, QuarantineOrder, Recipient
+from zos.api.meta import Object, Reason
+from zos.api.nodeworkload import NodeWorkload
+from zos.world.resolution import Verdict, waiting
+from zos.world.store import Indexes, Reader
+
+INDEXES = (
+    Indexes(GridNode, {"quarantine": lambda node: _names(node)}),
+    Indexes(NodeWorkload, {"owner": lambda workload: [workload.spec.owner.uid]}),
+)
+
+
+@dataclass(frozen=True)
+class Inheritance:
+    """What is in quarantine and concerns an object: ``node`` has it. ``adopt`` is the uid of what becomes the object's;
+    ``problem`` says why the object can't have anything there for now."""
+
+    node: str
+    adopt: str | None = None
+    problem: Verdict | None = None
+
+
+def own(obj: Object, world: Reader) -> str | None:
+    """The node that has things of this very object, from before its NodeWorkload was lost: it takes them up again."""
+    return next(iter(world.where_view(GridNode, "quarantine", obj.uid, lambda node: node.name)), None)
+
+
+def lingers(uid: str, world: Reader) -> bool:
+    """Whether a node still has things of an object that is gone: it is being taken down, or runs on without its user's word."""
+    if world.where_view(NodeWorkload, "owner", uid, lambda workload: workload.key):
+        return True
+    return bool(world.where_view(GridNode, "quarantine", uid, lambda node: node.name))
+
+
+def inherited(obj: Object, world: Reader) -> Inheritance | None:
+    """What an object of the same kind, namespace and name left behind, or what an administrator gives to this one. A name alone
+    gives nobody another's data."""
+    name = f"{obj.KIND} {obj.namespace}/{obj.name}"
+    found = world.where_view(GridNode, "quarantine", name, lambda node: _of(node, name, obj.uid))
+    entries = [entry for entries in found for entry in entries]
+    given = next((entry for entry in entries if entry.adopt is not None), None)
+    return given or next(iter(entries), None)
+
+
+def _of(node: GridNode, name: str, uid: str) -> tuple[Inheritance, ...]:
+    orders = {order.uid: order for order in node.spec.quarantine}
+    return tuple(
+        _judged(node.name, name, entry, orders.get(entry.uid))
+        for entry in node.status.quarantine
+        if entry.uid != uid and name in (_name(entry), _recipient(orders.get(entry.uid)))
+    )
+
+
+def _judged(node: str, name: str, entry: Quarantined, order: QuarantineOrder | None) -> Inheritance:
+    if order is not None and _recipient(order) == name:
+        return Inheritance(node, entry.uid)
+    what = f"node {node} has what an earlier {name} left (uid {entry.uid})"
+    if order is not None:
+        word = "it is being discarded" if order.discard else f"it goes to {_recipient(order)}"
+        return Inheritance(node, problem=waiting(Reason.PROGRESSING, f"{what}: {word}"))
+    return Inheritance(
+        node,
+        problem=waiting(
+            Reason.QUARANTINED,
+            f"{what}: an administrator gives it to this object or discards it, in spec.quarantine of GridNode {node}",
+        ),
+    )
+
+
+def _names(node: GridNode) -> set[str]:
+    """Uids and names of whatever is in quarantine there, and who is to get something of it."""
+    found = {entry.uid for entry in node.status.quarantine}
+    found |= {_name(entry) for entry in node.status.quarantine}
+    return found | {_recipient(order) for order in node.spec.quarantine if order.uid in found}
+
+
+def _name(entry: Quarantined) -> str:
+    return f"{entry.kind} {entry.namespace}/{entry.name}" if entry.name else ""
+
+
+def _recipient(order: QuarantineOrder | None) -> str:
+    to: Recipient | None = order.give_to if order is not None else None
+    return f"{to.kind} {to.namespace}/{to.name}" if to is not None else ""

@@ -1,0 +1,418 @@
+"""Drills: what a cluster and its nodes can lose without anybody having asked for anything to go. No byte is lost, no guest is
+stopped, and status says what happened.
+
+The real controller and real agents over a real API server; nodes are dicts that remember what was taken away from them.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import json
+from collections.abc import AsyncIterator, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from apiserver import CRDS, ApiServer, running
+from simulated import sweep, until
+from torturelib.simulated import Journal
+from zos.api.core import Namespace, Secret
+from zos.api.crd import KINDS as MODELS
+from zos.api.gridnode import GridNode
+from zos.api.meta import ABANDON, Object
+from zos.api.network import Network
+from zos.api.nodeworkload import NodeWorkload
+from zos.api.zmachine import ZMachine
+from zos.api.zmount import ZMount
+from zos.kube.client import NotFound
+from zos.plan.items import Disk, Domain
+from zos.simulation import Grid, manifest
+from zos.simulation import grid as simulated
+
+OURS: tuple[type[Object], ...] = (Network, ZMount, ZMachine)
+
+
+@pytest.fixture(scope="module")
+def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ApiServer]:
+    """One whose namespaces really go when they are deleted."""
+    with running(tmp_path_factory.mktemp("truth")) as made:
+        made.kubectl("create", "namespace", "zos-system")
+        made.start_controllers("namespace-controller", "garbage-collector-controller")
+        yield made
+
+
+@dataclass
+class Standing:
+    """A node with a network, a laptop, a disk and a machine that uses it; all of them Ready."""
+
+    grid: Grid
+    server: ApiServer
+    journal: Journal
+    namespace: str = "default"
+
+    async def get(self, model: type[Object], name: str) -> Any:
+        raw = await self.grid.client.get(model, self.namespace if model.NAMESPACED else "", name)
+        return raw and model.model_validate(raw)
+
+    async def make(self) -> None:
+        await self.create(Network, "net", ipRange="10.20.0.0/16", nodes=[{"name": "n"}], access=[{"name": "laptop"}])
+        await self.create(ZMount, "data", size="1Gi")
+        disks = [{"name": "data", "mountPath": "/data"}]
+        await self.create(ZMachine, "web", image="oci://r/i:t", network={"name": "net"}, disks=disks)
+        for model, name in ((Network, "net"), (ZMount, "data"), (ZMachine, "web")):
+            await self.ready(model, name)
+        self.journal.removed.clear()
+
+    async def create(self, model: type[Object], name: str, **spec: object) -> None:
+        await self.grid.client.create(model, self.namespace, manifest(model.KIND, name, spec, self.namespace))
+
+    async def ready(self, model: type[Object], name: str, seconds: float = 30) -> Any:
+        last: Any = None
+
+        async def look() -> bool:
+            nonlocal last
+            last = await self.get(model, name)
+            condition = last and last.status.condition("Ready")
+            return bool(condition and condition.status == "True")
+
+        try:
+            await until(look, seconds)
+        except AssertionError:
+            raise AssertionError(f"{model.KIND} {name} is not ready: {last and last.status.conditions}") from None
+        return last
+
+    async def says(self, model: type[Object], name: str, reason: str, words: str = "", seconds: float = 30) -> Any:
+        last: Any = None
+
+        async def look() -> bool:
+            nonlocal last
+            last = await self.get(model, name)
+            condition = last and last.status.condition("Ready")
+            return bool(condition and condition.reason == reason and words in condition.message)
+
+        try:
+            await until(look, seconds)
+        except AssertionError:
+            raise AssertionError(f"{model.KIND} {name} says: {last and last.status.conditions}") from None
+        return last
+
+    async def gone(self, model: type[Object], name: str, seconds: float = 30) -> None:
+        async def look() -> bool:
+            return await self.get(model, name) is None
+
+        await until(look, seconds)
+
+    def has(self, kind: type) -> set[str]:
+        return {key for key, item in self.journal.items() if isinstance(item, kind)}
+
+    def untouched(self) -> None:
+        """Nothing that holds data went, and no guest was stopped."""
+        taken = [key for key in self.journal.removed if not key.startswith("image/")]
+        assert taken == [], "nobody has said that it may go"
+        assert self.has(Disk)
+        assert all(item.running for item in self.journal.values() if isinstance(item, Domain))
+
+    async def quarantine(self) -> dict[str, Any]:
+        node = await self.get(GridNode, "n")
+        return {f"{left.kind} {left.name}": left for left in node.status.quarantine} if node is not None else {}
+
+    async def quarantined(self, *wanted: str, seconds: float = 20) -> dict[str, Any]:
+        async def look() -> bool:
+            return (await self.quarantine()).keys() >= set(wanted)
+
+        try:
+            await until(look, seconds)
+        except AssertionError:
+            raise AssertionError(f"in quarantine: {await self.quarantine()}, not {wanted}") from None
+        return await self.quarantine()
+
+
+@pytest.fixture
+async def standing(server: ApiServer, tmp_path: Path) -> AsyncIterator[Standing]:
+    async with simulated(server.kubeconfig, tmp_path) as grid:
+        grid.heartbeat = 0.5
+        async with grid.controller():
+            await grid.node("n", ipv4="198.51.100.1")
+            journal = grid.nodes["n"].things = Journal()
+            made = Standing(grid, server, journal)
+            await made.ready(GridNode, "n")
+            await made.make()
+            yield made
+        await sweep(grid.client)
+
+
+async def workloads(standing: Standing) -> list[NodeWorkload]:
+    raw = await standing.grid.client.objects(NodeWorkload, "zos-node-n")
+    return [NodeWorkload.model_validate(one) for one in raw]
+
+
+async def test_workloads_that_somebody_deletes_come_back_and_find_everything(standing: Standing) -> None:
+    before = {workload.name: workload.uid for workload in await workloads(standing)}
+    assert len(before) == 3
+    for name in before:
+        await standing.grid.client.delete(NodeWorkload, "zos-node-n", name)
+
+    async def anew() -> bool:
+        now = {workload.name: workload.uid for workload in await workloads(standing)}
+        return now.keys() == before.keys() and not set(now.values()) & set(before.values())
+
+    await until(anew)
+    for model, name in ((Network, "net"), (ZMount, "data"), (ZMachine, "web")):
+        await standing.ready(model, name)
+    standing.untouched()
+
+    async def empty() -> bool:
+        return not await standing.quarantine()
+
+    await until(empty)
+
+
+async def test_what_its_user_deletes_is_erased(standing: Standing) -> None:
+    for model, name in ((ZMachine, "web"), (ZMount, "data"), (Network, "net")):
+        await standing.grid.client.delete(model, standing.namespace, name)
+        await standing.gone(model, name)
+    assert all(key.startswith(("sysctl/", "image/")) for key in standing.journal), standing.journal.keys()
+    assert await standing.quarantine() == {}
+
+
+async def test_a_tenant_who_deletes_his_namespace_has_spoken(standing: Standing) -> None:
+    await standing.grid.client.request("POST", "/api/v1/namespaces", body={"metadata": {"name": "tenant"}})
+    tenant = Standing(standing.grid, standing.server, standing.journal, "tenant")
+    kept = standing.has(Disk)
+    await tenant.make()
+    assert len(standing.has(Disk)) == 2 * len(kept)
+    await standing.grid.client.delete(Namespace, "", "tenant")
+    await standing.gone(Namespace, "tenant", 60)
+    assert standing.has(Disk) == kept
+    assert await standing.quarantine() == {}
+
+
+async def test_data_that_is_to_be_retained_waits_for_an_administrator(standing: Standing) -> None:
+    client = standing.grid.client
+    for model, name in ((ZMachine, "web"), (ZMount, "data")):
+        await client.patch(model, standing.namespace, name, {"spec": {"deletionPolicy": "Retain"}})
+    old = {name: (await standing.get(model, name)).uid for model, name in ((ZMachine, "web"), (ZMount, "data"))}
+    for model, name in ((ZMachine, "web"), (ZMount, "data")):
+        await client.delete(model, standing.namespace, name)
+        await standing.gone(model, name)
+    left = await standing.quarantined("ZMachine web", "ZMount data")
+    assert {name.split()[1]: entry.uid for name, entry in left.items()} == old
+    assert not standing.has(Domain), "the machine itself was deleted"
+    assert standing.has(Disk) == {f"disk/root-{old['web']}", f"disk/mount-{old['data']}"}
+    node = await standing.get(GridNode, "n")
+    assert node.status.allocated.storage == left["ZMachine web"].storage + left["ZMount data"].storage
+    await standing.create(ZMount, "data", size="1Gi")
+    await standing.says(ZMount, "data", "Quarantined", old["data"])
+    assert (await standing.get(ZMount, "data")).status.condition("Stalled") is not None
+    recipient = {"kind": "ZMount", "namespace": standing.namespace, "name": "data"}
+    orders = [{"uid": old["data"], "giveTo": recipient}, {"uid": old["web"], "discard": True}]
+    await client.patch(GridNode, "", "n", {"spec": {"quarantine": orders}})
+    mount = await standing.ready(ZMount, "data")
+
+    async def done() -> bool:
+        return standing.has(Disk) == {f"disk/mount-{mount.uid}"} and not await standing.quarantine()
+
+    await until(done)
+    await client.patch(GridNode, "", "n", {"spec": {"quarantine": []}})
+    await client.delete(ZMount, standing.namespace, "data")
+    await standing.gone(ZMount, "data")
+    assert not standing.has(Disk)
+
+
+@pytest.mark.parametrize("how", ["deleted", "by force", "replaced"])
+async def test_a_gridnode_that_goes_takes_nothing_along(standing: Standing, how: str) -> None:
+    client = standing.grid.client
+    old = await standing.get(GridNode, "n")
+    key = (await standing.get(Secret, "net-laptop-wireguard")).text("privateKey")
+    await client.delete(GridNode, "", "n")
+    await standing.says(GridNode, "n", "DeletionBlocked", "ZMachine default/web")
+    standing.untouched()
+    if how == "deleted":
+        await standing.ready(ZMachine, "web")
+        await client.patch(GridNode, "", "n", {"metadata": {"finalizers": None}})
+    else:
+        await client.patch(GridNode, "", "n", {"metadata": {"finalizers": None}})
+        if how == "by force":
+            await standing.says(ZMachine, "web", "NodeRemoved", "apply its GridNode again")
+            await standing.says(ZMount, "data", "NodeRemoved")
+    await standing.gone(GridNode, "n")
+    standing.untouched()
+    spec = {"endpoint": {"ipv4": "198.51.100.1"}}
+    await client.create(GridNode, "", manifest("GridNode", "n", spec))
+    await standing.ready(GridNode, "n")
+    for model, name in ((Network, "net"), (ZMount, "data"), (ZMachine, "web")):
+        await standing.ready(model, name)
+    standing.untouched()
+
+    async def held() -> bool:
+        node = await standing.get(GridNode, "n")
+        return node.uid != old.uid and {h.owner for h in node.status.holds} == {h.owner for h in old.status.holds}
+
+    await until(held)
+    node = await standing.get(GridNode, "n")
+    ports = {hold.listen_port for hold in node.status.holds if hold.listen_port}
+    assert ports == {hold.listen_port for hold in old.status.holds if hold.listen_port}
+    assert (await standing.get(Secret, "net-laptop-wireguard")).text("privateKey") == key
+    assert await standing.quarantine() == {}
+
+
+async def test_a_node_that_is_given_up_leaves_and_its_users_are_told(standing: Standing) -> None:
+    client = standing.grid.client
+    node = await standing.get(GridNode, "n")
+    await standing.grid.stop_agent("n")
+    mount = await standing.get(ZMount, "data")
+    await client.delete(ZMachine, standing.namespace, "web")
+    await client.delete(GridNode, "", "n")
+    await client.patch(GridNode, "", "n", {"metadata": {"annotations": {ABANDON: node.uid}}})
+    await standing.gone(GridNode, "n")
+    await standing.says(ZMount, "data", "NodeRemoved")
+    # What was to be erased stays recorded for the node's return.
+    left = {workload.spec.owner.name: workload.spec.erase for workload in await workloads(standing)}
+    assert set(left) == {"web"}
+    assert left["web"]
+    standing.untouched()
+    await client.create(GridNode, "", manifest("GridNode", "n", {"endpoint": {"ipv4": "198.51.100.1"}}))
+    standing.grid.start_agent("n")
+    await standing.gone(ZMachine, "web")
+    await standing.ready(ZMount, "data")
+    assert standing.has(Disk) == {f"disk/mount-{mount.uid}"}
+
+
+async def test_a_deletion_on_a_node_that_never_comes_back_can_be_given_up(standing: Standing) -> None:
+    client = standing.grid.client
+    await standing.grid.stop_agent("n")
+    machine = await standing.get(ZMachine, "web")
+    await client.delete(ZMachine, standing.namespace, "web")
+    said = await standing.says(ZMachine, "web", "DeletionBlocked", f"{ABANDON}={machine.uid}", 60)
+    assert "does not answer" in said.status.condition("Ready").message
+    await client.patch(ZMachine, standing.namespace, "web", {"metadata": {"annotations": {ABANDON: machine.uid}}})
+    await standing.gone(ZMachine, "web")
+    standing.untouched()
+    standing.grid.start_agent("n")
+
+    async def erased() -> bool:
+        return not standing.has(Domain) and f"disk/root-{machine.uid}" not in standing.journal
+
+    await until(erased)
+
+
+async def test_a_nodes_namespace_is_made_anew(standing: Standing) -> None:
+    before = await standing.get(Namespace, "zos-node-n")
+    await standing.grid.client.delete(Namespace, "", "zos-node-n")
+
+    async def anew() -> bool:
+        now = await standing.get(Namespace, "zos-node-n")
+        return now is not None and now.uid != before.uid
+
+    await until(anew, 60)
+    for model, name in ((Network, "net"), (ZMount, "data"), (ZMachine, "web")):
+        await standing.ready(model, name, 60)
+    standing.untouched()
+    accounts = await asyncio.to_thread(standing.server.kubectl, "get", "serviceaccount,role,rolebinding", "-n", "zos-node-n")
+    assert accounts.count("agent") == 3
+
+
+@pytest.mark.parametrize("model", list(MODELS), ids=lambda model: model.PLURAL)
+async def test_a_kind_that_is_deleted_takes_nothing_along(standing: Standing, model: type[Object]) -> None:
+    """Nobody's word: what it was about stays on the node, and an object of the same name does not come up empty."""
+    file = CRDS / f"{model.PLURAL}.zos.grid.tf.yaml"
+    key = (await standing.get(Secret, "net-laptop-wireguard")).text("privateKey")
+    old = {one: (await standing.get(one, name)).uid for one, name in ((Network, "net"), (ZMount, "data"), (ZMachine, "web"))}
+    await asyncio.to_thread(standing.server.kubectl, "delete", "-f", str(file), "--timeout=60s")
+    standing.untouched()
+    await asyncio.to_thread(standing.server.kubectl, "apply", "--server-side", "-f", str(file))
+    await asyncio.to_thread(standing.server.kubectl, "wait", "--for=condition=Established", "-f", str(file))
+    if model is GridNode:
+        await persist(standing, GridNode, "n", endpoint={"ipv4": "198.51.100.1"})
+    elif model is ZMount:
+        await standing.quarantined("ZMount data")
+        await persist(standing, ZMount, "data", size="1Gi")
+        await standing.says(ZMount, "data", "Quarantined", old[ZMount])
+    elif model is ZMachine:
+        left = await standing.quarantined("ZMachine web")
+        assert left["ZMachine web"].running
+        await persist(standing, ZMachine, "web", image="oci://r/i:t", network={"name": "net"})
+        await standing.says(ZMachine, "web", "Quarantined", old[ZMachine])
+    elif model is Network:
+        await persist(standing, Network, "net", ipRange="10.20.0.0/16", nodes=[{"name": "n"}], access=[{"name": "laptop"}])
+        await standing.ready(Network, "net", 40)
+    else:
+        assert (await standing.get(Secret, "net-laptop-wireguard")).text("privateKey") == key
+    if model not in OURS:
+        for one, name in ((Network, "net"), (ZMount, "data"), (ZMachine, "web")):
+            await standing.ready(one, name, 40)
+            assert (await standing.get(one, name)).uid == old[one]
+    standing.untouched()
+
+
+async def persist(standing: Standing, model: type[Object], name: str, **spec: object) -> None:
+    """Creates an object of a kind that may not be served yet."""
+    place = standing.namespace if model.NAMESPACED else ""
+
+    async def made() -> bool:
+        with contextlib.suppress(NotFound):
+            await standing.grid.client.create(model, place, manifest(model.KIND, name, spec, place))
+            return True
+        return False
+
+    await until(made, 20)
+
+
+async def test_objects_of_tomorrow_are_left_alone(standing: Standing) -> None:
+    """A controller that was rolled back: what it does not know is neither absent nor unwanted."""
+    client = standing.grid.client
+    owner = {"kind": "Tomorrow", "namespace": "default", "name": "thing", "uid": "uid-tomorrow"}
+    body = {
+        "apiVersion": "zos.grid.tf/v1alpha1",
+        "kind": "NodeWorkload",
+        "metadata": {"name": "tomorrow", "namespace": "zos-node-n"},
+        "spec": {"owner": owner},
+    }
+    await client.create(NodeWorkload, "zos-node-n", body)
+    claim = {
+        "apiVersion": "zos.grid.tf/v1alpha1",
+        "kind": "Claim",
+        "metadata": {"name": "tomorrow"},
+        "spec": {"holder": owner, "thing": "something"},
+    }
+    await client.request("POST", "/apis/zos.grid.tf/v1alpha1/claims", body=claim)
+    node = await standing.get(GridNode, "n")
+    hold = {"uid": "uid-tomorrow", "owner": "Tomorrow default/thing", "storage": "1Gi"}
+    holds = [*(json.loads(entry.model_dump_json(by_alias=True, exclude_none=True)) for entry in node.status.holds), hold]
+    await client.patch(GridNode, "", "n", {"status": {"holds": holds}}, subresource="status")
+    await standing.create(ZMount, "another", size="1Gi")
+    await standing.ready(ZMount, "another")
+    async with standing.grid.controller("another life"):
+        pass
+    node = await standing.get(GridNode, "n")
+    assert "uid-tomorrow" in {entry.uid for entry in node.status.holds}
+    workload = await client.get(NodeWorkload, "zos-node-n", "tomorrow")
+    assert workload is not None
+    assert "deletionTimestamp" not in workload["metadata"]
+    assert await client.request("GET", "/apis/zos.grid.tf/v1alpha1/claims/tomorrow")
+    standing.untouched()
+
+
+async def test_a_deletion_that_must_keep_data_waits_for_an_agent_that_can(standing: Standing) -> None:
+    client = standing.grid.client
+    await standing.grid.stop_agent("n")
+    await client.patch(GridNode, "", "n", {"status": {"agentVersion": "0.1.0"}}, subresource="status")
+
+    async def told() -> bool:
+        node = await standing.get(GridNode, "n")
+        return node.status.condition("AgentOutdated") is not None
+
+    await until(told)
+    file = CRDS / "zmounts.zos.grid.tf.yaml"
+    await asyncio.to_thread(standing.server.kubectl, "delete", "-f", str(file), "--wait=false")
+    await asyncio.sleep(1)
+    assert {workload.spec.owner.kind for workload in await workloads(standing) if not workload.deleting} >= {"ZMount"}
+    standing.untouched()
+    standing.grid.start_agent("n")
+    await standing.quarantined("ZMount data", seconds=40)
+    await asyncio.to_thread(standing.server.kubectl, "apply", "--server-side", "-f", str(file))
+    await asyncio.to_thread(standing.server.kubectl, "wait", "--for=condition=Established", "-f", str(file))
+    standing.untouched()

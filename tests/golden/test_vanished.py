@@ -1,0 +1,151 @@
+"""Everything was Ready, then something was gone, or could not be read: for every kind of object and every other object.
+
+Whatever it is, nothing is taken away: no workload, no share, no claim, no Secret, no place and no address. What each object
+says then is in ``vanished.out.yaml``, to be reviewed; ZOS_UPDATE_GOLDEN=1 writes it anew.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from cases import load, world_of
+from fixpoint import carried_out, resolve, settle
+from zos.api.meta import Key, Object
+from zos.controller.registry import KINDS
+from zos.world.store import World
+
+HERE = Path(__file__).parent
+ORDER = ("Farm", "GridNode", "Network", "Contract", "PublicIP", "NameContract", "ZMount", "ZMachine")
+SUBJECTS = (*ORDER, "Claim", "NodeWorkload")
+#: What a status says of what its object has; it must not change because something else is gone.
+HAS = {
+    "ZMachine": ("node_name", "ip", "public_ipv4", "public_ipv6"),
+    "ZMount": ("node_name", "size", "used"),
+    "PublicIP": ("mac", "ipv4", "ipv6", "farm"),
+    "Contract": ("reserved",),
+    "NameContract": (),
+}
+
+
+def ready() -> tuple[World, list[Object]]:
+    objects, _ = load(HERE / "vanished.yaml")
+    world = world_of(objects)
+    settle(world, ORDER)
+    return world, everything(world)
+
+
+def everything(world: World) -> list[Object]:
+    kinds = (*KINDS, "Secret", "Namespace", "Heartbeat")
+    return [obj for kind in kinds for obj in world.all(kind)]
+
+
+READY, OBJECTS = ready()
+
+
+def without(key: Key, how: str) -> World:
+    """The same grid, in which one object is gone, or there and not understood."""
+    world = world_of(obj for obj in OBJECTS if obj.key != key)
+    if how == "unreadable":
+        gone = next(obj for obj in OBJECTS if obj.key == key)
+        world.put_unreadable(key, gone.metadata, "spec.tomorrow: not known")
+    return world
+
+
+CASES = [
+    pytest.param(obj.key, how, id=f"{obj.key}-{how}".replace(" ", "-"))
+    for obj in OBJECTS
+    for how in (("gone", "unreadable") if obj.KIND != "Heartbeat" else ("gone",))
+]
+
+
+def test_everything_is_ready_before() -> None:
+    for obj in OBJECTS:
+        if obj.KIND in ORDER:
+            condition: Any = obj.status.condition("Ready")  # type: ignore[attr-defined]
+            assert condition.status == "True", (obj.key, condition.message)
+
+
+@pytest.mark.parametrize(("key", "how"), CASES)
+def test_nothing_is_taken_away(key: Key, how: str) -> None:
+    world = without(key, how)
+    for subject in everything(world):
+        if subject.KIND not in SUBJECTS:
+            continue
+        for obj, resolution in looks(world, subject):
+            owner = key in (_owner(obj), obj.key)
+            assert not resolution.let_go
+            assert not resolution.obsolete or (owner and how == "gone"), "only what belonged to it goes with it"
+            assert resolution.releases == (), obj.key
+            assert kept(obj, resolution, world, key) == [], obj.key
+
+
+def looks(world: World, subject: Object) -> Iterator[tuple[Any, Any]]:
+    """Twice: what the first look made of it must not take anything away at the second."""
+    first = resolve(subject, world)
+    yield subject, first
+    again = carried_out(world, subject, first)
+    if again is not None:
+        yield again, resolve(again, world)
+
+
+def kept(obj: Any, resolution: Any, world: World, missing: Key) -> list[str]:
+    """What it would lose."""
+    lost: list[str] = []
+    if resolution.workloads is not None:
+        wanted = {f"zos-node-{workload.node}" for workload in resolution.workloads}
+        lost += [str(w.key) for w in READY.find(_model("NodeWorkload"), "owner", obj.uid) if w.namespace not in wanted]
+    if resolution.claims is not None:
+        wanted = {wish.name for wish in resolution.claims}
+        lost += [str(c.key) for c in READY.find(_model("Claim"), "holder", obj.uid) if c.name not in wanted]
+    if resolution.secrets is not None:
+        wanted = {secret.name for secret in resolution.secrets}
+        lost += [str(s.key) for s in READY.find(_model("Secret"), "owner", obj.uid) if s.name not in wanted]
+    was: Any = READY.peek(obj.key)
+    if resolution.status is not None and was is not None:
+        lost += [name for name in HAS.get(obj.KIND, ()) if getattr(resolution.status, name) != getattr(was.status, name)]
+        pool = KINDS[obj.KIND].pool
+        if pool is not None:
+            held = {entry.uid for entry in getattr(resolution.status, pool)}
+            gone = next(one.uid for one in OBJECTS if one.key == missing)
+            lost += [f"{pool} of {e.uid}" for e in getattr(was.status, pool) if e.uid not in held and e.uid != gone]
+        if obj.KIND == "Network":
+            lost += [n.name for n in was.status.nodes if n.name not in {entry.name for entry in resolution.status.nodes}]
+            lost += [n.name for n in was.status.access if n.name not in {entry.name for entry in resolution.status.access}]
+    return lost
+
+
+def test_what_everything_says_then() -> None:
+    told: dict[str, dict[str, str]] = {}
+    for case in CASES:
+        key, how = case.values
+        world = without(key, how)
+        said: dict[str, str] = {}
+        for subject in everything(world):
+            if subject.KIND not in ORDER:
+                continue
+            verdict = resolve(subject, world).verdict
+            if not verdict.ready:
+                said[str(subject.key)] = f"{verdict.reason}: {verdict.message}"
+        told[f"{key} is {how}"] = said
+    text = yaml.safe_dump(told, sort_keys=False, width=120, allow_unicode=True)
+    expected = HERE / "vanished.out.yaml"
+    if os.environ.get("ZOS_UPDATE_GOLDEN"):
+        expected.write_text(text)
+    assert yaml.safe_load(expected.read_text()) == told
+
+
+def _owner(obj: Any) -> Key | None:
+    owner = getattr(obj.spec, "owner", None) or getattr(obj.spec, "holder", None) if hasattr(obj, "spec") else None
+    return Key(owner.kind, owner.namespace, owner.name) if owner is not None else None
+
+
+def _model(kind: str) -> type[Object]:
+    from zos.api.core import Secret
+
+    return Secret if kind == "Secret" else KINDS[kind].model
