@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import json
 import time
 from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
@@ -245,7 +246,7 @@ async def informing(
         await client.close()
 
 
-async def test_a_watch_that_says_nothing_more_is_begun_anew(server: ApiServer) -> None:
+async def test_a_watch_that_says_nothing_more_is_begun_anew(server: ApiServer, monkeypatch: pytest.MonkeyPatch) -> None:
     server.kubectl("create", "namespace", "deaf")
     proxy = Proxy(server.port)
     async with (
@@ -265,6 +266,7 @@ async def test_a_watch_that_says_nothing_more_is_begun_anew(server: ApiServer) -
         await until(lambda: hears(informer))
         # Where no new watch helps, the process had better end.
         proxy.freeze(future=True)
+        monkeypatch.setattr("zos.kube.informer._HOPELESS", 1)
         for number in range(200):
             if task.done():
                 break
@@ -302,3 +304,48 @@ async def test_every_kind_is_heard_again_after_its_definition_was_made_anew(serv
         await asyncio.to_thread(server.kubectl, "delete", *crds(*KINDS))
         await apply(server, *KINDS)
         await make_and_hear()
+
+
+async def test_a_status_that_is_refused_is_offered_less_and_less_often_and_holds_up_no_other(
+    grid: Grid, server: ApiServer
+) -> None:
+    policy = {
+        "apiVersion": "admissionregistration.k8s.io/v1",
+        "kind": "ValidatingAdmissionPolicy",
+        "metadata": {"name": "refused"},
+        "spec": {
+            "matchConstraints": {"resourceRules": [{
+                "apiGroups": ["zos.grid.tf"], "apiVersions": ["*"], "operations": ["UPDATE"],
+                "resources": ["nodeworkloads/status"],
+            }]},
+            "validations": [{"expression": "!object.metadata.name.contains('refused')", "message": "not this one"}],
+        },
+    }  # fmt: skip
+    binding = {
+        "apiVersion": "admissionregistration.k8s.io/v1",
+        "kind": "ValidatingAdmissionPolicyBinding",
+        "metadata": {"name": "refused"},
+        "spec": {"policyName": "refused", "validationActions": ["Deny"]},
+    }
+    async with grid.controller():
+        await grid.node("one")
+        await mount(grid, "before")
+        for body in (policy, binding):
+            await asyncio.to_thread(server.kubectl, "apply", "-f", "-", stdin=json.dumps(body))
+
+        def refusals() -> int:
+            return sum(1 for _, kind, _, status in grid.writes if kind == "NodeWorkload" and status == 422)
+
+        began, tried = time.monotonic(), 0
+        while not refusals():  # a policy takes a moment to be in force
+            await grid.client.create(ZMount, "default", manifest("ZMount", f"refused{tried}", {"size": "1Gi"}))
+            tried += 1
+            await asyncio.sleep(1)
+            assert time.monotonic() - began < 20
+        first, began = refusals(), time.monotonic()
+        for name in ("a", "b", "c"):
+            await mount(grid, name)
+        await asyncio.sleep(max(0.0, began + 4 - time.monotonic()))
+        assert refusals() - first <= 3 * tried
+        for kind in ("validatingadmissionpolicybinding", "validatingadmissionpolicy"):
+            await asyncio.to_thread(server.kubectl, "delete", kind, "refused")
