@@ -105,7 +105,13 @@ async def lines(
 
 
 async def _start(
-    argv: Sequence[str], netns: str, env: Mapping[str, str] | None, *, stdin: int | None, merge: bool = False, fds: Sequence[int] = ()
+    argv: Sequence[str],
+    netns: str,
+    env: Mapping[str, str] | None,
+    *,
+    stdin: int | None,
+    merge: bool = False,
+    fds: Sequence[int] = (),
 ) -> asyncio.subprocess.Process:
     # A killed agent must not leave half a pull running beside the next agent's pull.
     command = ["setpriv", "--pdeathsig", "KILL", "--", *argv]
