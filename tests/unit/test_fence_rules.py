@@ -53,7 +53,7 @@ def test_the_tables_text() -> None:
 
 
 def test_name_servers_of_the_node_itself() -> None:
-    text = "# nameserver 9.9.9.9\nnameserver 127.0.0.53\nsearch x\n nameserver fe80::1%eth0\nnameserver oops\nnameserver 127.0.0.53\n"
+    text = "# nameserver 9.9.9.9\nnameserver 127.0.0.53\nsearch x\n nameserver fe80::1%eth0\nnameserver oops\nnameserver 127.0.0.53"
     assert nameservers_of(text) == (ip_address("127.0.0.53"), ip_address("fe80::1"))
 
 
