@@ -53,7 +53,8 @@ def test_the_tables_text() -> None:
 
 
 def test_name_servers_of_the_node_itself() -> None:
-    text = "# nameserver 9.9.9.9\nnameserver 127.0.0.53\nsearch x\n nameserver fe80::1%eth0\nnameserver oops\nnameserver 127.0.0.53"
+    lines = ("# nameserver 9.9.9.9", "nameserver 127.0.0.53", "search x", " nameserver fe80::1%eth0", "nameserver oops")
+    text = "\n".join((*lines, "nameserver 127.0.0.53", ""))
     assert nameservers_of(text) == (ip_address("127.0.0.53"), ip_address("fe80::1"))
 
 
