@@ -87,7 +87,7 @@ class Fence:
         resolv_conf = await asyncio.to_thread(_RESOLV_CONF.read_text, errors="replace")
         links = await _ip("address")
         routes = await _ip("-4", "route")
-        if _IPV6.exists():
+        if _IPV6.exists():  # noqa: ASYNC240 - a stat in proc
             routes += await _ip("-6", "route")
         return Ground(nameservers_of(resolv_conf), connected_of(links, routes), self._opened)
 
