@@ -115,8 +115,8 @@ async def test_other_ways_to_be_too_big(tmp_path: Path, images: Path, kind: str)
         case "header":  # a name of 2 GiB of zeros
             huge = tarfile.TarInfo("././@LongLink")
             huge.size, huge.type = 2 << 30, tarfile.GNUTYPE_LONGNAME
-            packed = gzip.compress(huge.tobuf(tarfile.GNU_FORMAT) + bytes(1 << 20))
-            path.write_bytes(packed + gzip.compress(bytes(64 << 20), 1) * 32)
+            path.write_bytes(huge.tobuf(tarfile.GNU_FORMAT))
+            os.truncate(path, 2 << 30)
             words = "memory"
         case "holes":
             subprocess.run(["truncate", "-s", "1T", tmp_path / "sparse"], check=True)
@@ -149,7 +149,9 @@ async def test_registry_images_that_are_too_big(tmp_path: Path, images: Path) ->
 async def test_hostile_names_and_links(tmp_path: Path, images: Path) -> None:
     driver = driver_of(images)
     nested = tar(tmp_path / "nested.tar", entry("d/" * 3000 + "f"))
-    assert "name too long" in (await problem(driver, f"file://{nested}")).lower()
+    assert "nested too deep" in await problem(driver, f"file://{nested}")
+    long = tar(tmp_path / "long.tar", entry("n" * 300))
+    assert "File name too long" in await problem(driver, f"file://{long}")
     odd = tar(tmp_path / "odd.tar", entry("a\x1b[31m\nb", link="../x", type=tarfile.SYMTYPE))
     assert "leads out of the archive's root" in (said := await problem(driver, f"file://{odd}"))
     assert said.isprintable()

@@ -16,7 +16,7 @@ from zos.drivers.fencerules import USER
 #: Where a fetcher finds its room: it may not enter the directories above.
 AT = "/tmp"
 #: Memory for our own unpackers, which tells a small archive with an enormous dictionary or header.
-_MEMORY = 2**30
+_MEMORY = 384 << 20
 #: More than allowed in a file, so that one that meets this limit is seen to be too big.
 _BEYOND = 1 << 20
 _UNPACKING = "-all,+chown,+dac_override,+fowner,+fsetid,+mknod,+setfcap,+sys_chroot"

@@ -48,13 +48,13 @@ class _Digested:
 
 def _open(source: _Digested) -> tuple[tarfile.TarFile, threading.Thread | None]:
     if not source.is_zstd:
-        return tarfile.open(fileobj=source, mode="r|*", errorlevel=1), None  # type: ignore[call-overload]
+        return tarfile.open(fileobj=source, mode="r|*", bufsize=_PIECE, errorlevel=1), None  # type: ignore[call-overload]
     zstd = subprocess.Popen(["zstd", "-dcq"], stdin=subprocess.PIPE, stdout=subprocess.PIPE)
     assert zstd.stdin is not None
     assert zstd.stdout is not None
     feeder = threading.Thread(target=_feed, args=(source, zstd.stdin), daemon=True)
     feeder.start()
-    return tarfile.open(fileobj=zstd.stdout, mode="r|", errorlevel=1), feeder
+    return tarfile.open(fileobj=zstd.stdout, mode="r|", bufsize=_PIECE, errorlevel=1), feeder
 
 
 def _feed(source: _Digested, sink: Any) -> None:
@@ -123,6 +123,8 @@ def main() -> None:
         digest = source.rest()
     except BadArchive as error:
         sys.exit(str(error))
+    except RecursionError:
+        sys.exit("its directories are nested too deep")
     except MemoryError:
         sys.exit("the archive wants more memory than it gets to unpack")
     except KeyError:
