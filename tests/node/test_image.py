@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import gzip
 import os
 import shutil
 import subprocess
@@ -25,13 +24,17 @@ def images(tmp_path: Path) -> Path:
     return tmp_path / "images"
 
 
-@pytest.mark.parametrize("packed", ["plain", "gzip", "zstd"])
+@pytest.mark.parametrize("packed", ["plain", "gzip", "xz", "bzip2", "zstd"])
 async def test_an_archive_is_unpacked_once(tmp_path: Path, images: Path, packed: str) -> None:
-    path = tar(tmp_path / "root.tar", entry("boot/vmlinuz", b"kernel"), entry("etc/motd", b"hello"))
-    if packed == "gzip":
-        path.write_bytes(gzip.compress(path.read_bytes()))
-    elif packed == "zstd":
-        subprocess.run(["zstd", "-q", "--rm", path, "-o", tmp_path / "root"], check=True)
+    path = tar(
+        tmp_path / "root.tar",
+        entry("boot/vmlinuz", b"kernel"),
+        entry("etc/motd", b"hello"),
+        entry("noise", os.urandom(3 << 20)),
+    )
+    if packed != "plain":
+        with open(tmp_path / "root", "wb") as file:
+            subprocess.run([packed, "-q", "-c", path], stdout=file, check=True)
         path = tmp_path / "root"
     ref = f"file://{path}"
     driver = driver_of(images)

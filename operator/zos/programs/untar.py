@@ -29,11 +29,11 @@ class _Digested:
     def __init__(self, file: IO[bytes]) -> None:
         self._file = file
         self._digest = hashlib.sha256()
-        self._first = file.read(len(_ZSTD))
-        self.is_zstd = self._first == _ZSTD
+        self._first = file.read(tarfile.BLOCKSIZE)
+        self.is_zstd = self._first.startswith(_ZSTD)
 
     def read(self, size: int = _PIECE) -> bytes:
-        piece, self._first = self._first, b""
+        piece, self._first = self._first[:size], self._first[size:]
         if not piece:
             piece = self._file.read(size)
         self._digest.update(piece)
@@ -85,7 +85,11 @@ def unpack(source: _Digested, root: str, size: int, entries: int) -> int:
         archive, feeder = _open(source)
     except tarfile.ReadError as error:
         raise BadArchive(f"it is not a tar archive: {error}") from error
-    b"".decode("iso8859-1")  # loaded at its first use, and from inside there is nothing to load it from
+    # Loaded at their first use, and from inside there is nothing to load them from: a codec, and what ends a thread.
+    b"".decode("iso8859-1")
+    last = threading.Thread()
+    last.start()
+    last.join()
     os.chroot(root)
     os.chdir("/")
     count = held = 0
