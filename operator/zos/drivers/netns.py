@@ -48,7 +48,7 @@ async def make(name: str) -> None:
     whose mount is lost, leave a plain file. Raises OSError or ProcessError."""
     if name not in ours():
         with contextlib.suppress(FileNotFoundError):
-            os.unlink(f"{NETNS}/{name}")  # noqa: ASYNC240 - in a tmpfs; of a namespace in use by a mount it fails
+            os.unlink(f"{NETNS}/{name}")
         await run("ip", "netns", "add", name)
 
 
