@@ -13,7 +13,7 @@ import ssl
 import subprocess
 import time
 import urllib.request
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -112,6 +112,26 @@ class ApiServer:
         process = self._processes.pop(name)
         process.kill()
         process.wait()
+
+    def snapshot(self, name: str) -> None:
+        """Keeps etcd's state as it is now. Everything is stopped for it and started again."""
+        self._swap(lambda: shutil.copytree(self.directory / "etcd", self.directory / name))
+
+    def restore(self, name: str) -> None:
+        """Brings an earlier state back, as from a backup: versions go back with it."""
+
+        def put_back() -> None:
+            shutil.rmtree(self.directory / "etcd")
+            shutil.copytree(self.directory / name, self.directory / "etcd")
+
+        self._swap(put_back)
+
+    def _swap(self, work: Callable[[], object]) -> None:
+        self.kill("kube-apiserver")
+        self.kill("etcd")
+        work()
+        self.start_etcd()
+        self.start_api()
 
     def erase(self, key: str) -> None:
         """Deletes a key of etcd, behind the API server's back. (etcd's JSON gateway, ``/v3/kv/deleterange``.)"""

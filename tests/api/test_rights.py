@@ -381,6 +381,16 @@ async def test_through_a_status_an_agent_changes_nothing_else(place: Place) -> N
         assert [after["metadata"].get(key) for key in more] == [before["metadata"].get(key) for key in more]
 
 
+async def test_a_stolen_token_is_taken_out_of_use_by_making_the_account_anew(place: Place) -> None:
+    other = names.node_namespace(OTHER)
+    stolen = User(place.server, token(place.server, AGENT, other), place.thief.session)
+    account = place.server.kubectl("get", "serviceaccount", AGENT, "-n", other, "-o", "yaml")
+    place.server.kubectl("replace", "--force", "-f", "-", stdin=account)
+    assert (await stolen.ask("GET", f"{place.there}/nodeworkloads"))[0] == 401
+    fresh = User(place.server, token(place.server, AGENT, other), place.thief.session)
+    assert (await fresh.ask("GET", f"{place.there}/nodeworkloads"))[0] == 200
+
+
 async def test_an_agent_has_one_lease(place: Place) -> None:
     leases = f"/apis/coordination.k8s.io/v1/namespaces/{names.node_namespace(MINE)}/leases"
 
@@ -399,6 +409,16 @@ async def test_a_controller_touches_no_namespace_and_no_role_that_it_did_not_mak
     for path in (f"/api/v1/namespaces/{tenant}", f"{roles}/zos-view"):
         for status, text in (await controller.ask("DELETE", f"{path}?dryRun=All"), await controller.patch(path, relabel)):
             assert (status, "only what it made" in text) == (403, True), text
+    # What somebody else has made under the name of a node that is to come: its owner would read all that goes there.
+    place.server.kubectl("create", "namespace", "zos-node-rights-trap")
+    trap = {
+        "apiVersion": "v1",
+        "kind": "Namespace",
+        "metadata": agent_objects("rights-trap", "zos-node-rights-trap")[0]["metadata"],
+    }
+    path = "/api/v1/namespaces/zos-node-rights-trap?fieldManager=c&force=true"
+    status, text = await controller.ask("PATCH", path, trap, "application/apply-patch+yaml")
+    assert (status, "only what it made" in text) == (403, True), text
     mine = names.node_namespace(MINE)
     for path in (f"/api/v1/namespaces/{mine}", f"{roles}/{mine}"):
         assert (await controller.ask("DELETE", f"{path}?dryRun=All"))[0] == 200

@@ -95,19 +95,22 @@ class Agent:
             self._heard,
             trusted=self.cluster.ours,
             relisted=self.cluster.doubt,
+            rewound=self._rewound,
         )
         self._listed = self._informer.listed
+        self.metrics.registry.register(self._informer.hearing)
         self._owners = Owners(settings.state)
         self._orders: tuple[QuarantineOrder, ...] = ()
         self._statuses = Statuses(client, self._workloads.get, time.monotonic, self._now)
         self._node = NodeStatus(client, settings, keyring, features, time.monotonic)
+        self.metrics.refused.set_function(lambda: self._statuses.refused + self._node.refused)
         self._converger = Converger(
             drivers, registry, self._facts, changed=self._due.set, slow_done=self._slow_done,
             clock=time.monotonic, wall=wall,
         )  # fmt: skip
 
     def _heard(self, key: Key, raw: Raw | None) -> None:
-        """News from the API server."""
+        """News from the API server. What can't be read changes nothing: the informer tells that, and goes on."""
         if key.kind == GridNode.KIND:
             if raw is not None and key.name == self._settings.node:
                 self._node.see(GridNode.model_validate(raw))
@@ -120,11 +123,17 @@ class Agent:
             if matters:
                 self._due.set()
 
+    def _rewound(self) -> None:
+        """The API server shows an older state: everything will be told anew."""
+        self._workloads.doubt()
+        self._node.doubt()
+        self._statuses.rewound()
+
     def unhealthy(self) -> str | None:
         """What is wrong with the agent itself; None: nothing."""
         if self._passing_since is not None and time.monotonic() - self._passing_since > _STUCK:
             return f"a pass has been running for {time.monotonic() - self._passing_since:.0f} s"
-        return None
+        return self._informer.hearing.problem()
 
     async def run(self) -> None:
         """Until cancelled, or until one of its parts fails, which is a bug."""
@@ -275,19 +284,21 @@ class Agent:
 
     async def _beat(self) -> None:
         """Renews the node's Lease, whatever the loop is busy with."""
-        told = False
+        told = ""
+        failures = 0
         await self._listed.wait()
         while True:
             pause = self._settings.heartbeat
             try:
                 if self.cluster.foreign is None:
                     await lease.renew(self._client, self.namespace, "agent", self._settings.node, self._settings.lease)
-                told = False
+                told, failures = "", 0
             except (ApiError, Unavailable) as error:
-                if not told:
+                if told != str(error):
                     log.warning("heartbeat not written: %s", error)
-                told = True
-                pause = min(pause, _BEAT_AGAIN)  # a new node's namespace is made in this moment
+                told = str(error)
+                pause = min(pause, _BEAT_AGAIN * 2 ** min(failures, 10))  # a new node's namespace is made in this moment
+                failures += 1
             await asyncio.sleep(pause)
 
     def _account(self, workloads: Mapping[str, NodeWorkload], result: Pass) -> None:

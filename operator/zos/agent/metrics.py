@@ -28,4 +28,7 @@ class Metrics:
         self.quarantined = Gauge(
             "zos_agent_quarantined", "Objects without a NodeWorkload of which something is here.", registry=self.registry
         )
+        self.refused = Gauge(
+            "zos_agent_refused_statuses", "Statuses that the API server refuses to take.", registry=self.registry
+        )
         self.foreign = Gauge("zos_agent_foreign_cluster", "1 while another cluster than ours answers.", registry=self.registry)

@@ -6,6 +6,7 @@ import asyncio
 import logging
 from collections.abc import Callable, Mapping
 
+from pydantic import ValidationError
 from pydantic.alias_generators import to_camel
 
 from zos import __version__
@@ -14,6 +15,7 @@ from zos.agent.settings import Settings
 from zos.agent.statuses import replacing
 from zos.agent.surroundings import Surroundings
 from zos.api.gridnode import GridNode, GridNodeStatus, NodeFeatures, Quarantined
+from zos.api.meta import version_number
 from zos.api.nodeworkload import NodeWorkload
 from zos.drivers.keyring import Keyring
 from zos.kube.client import ApiError, Client, NotFound, Raw, Unavailable
@@ -24,7 +26,7 @@ log = logging.getLogger("zos.agent")
 #: to be gone.
 _LOOK = 60.0
 _LOOK_AGAIN = 5.0
-_RETRY = 3.0
+_RETRY, _LAST_RETRY = 3.0, 300.0
 #: Our fields of GridNode.status, as on the wire.
 _OURS = frozenset(to_camel(field) for field in GridNodeStatus.AGENTS)
 
@@ -53,6 +55,13 @@ class NodeStatus:
         self._kept_keys: frozenset[str] | None = None
         self.workloads: Mapping[str, NodeWorkload] = {}
         self.node: GridNode | None = None
+        self._doubted = False
+        self._failed: tuple[str, int, float] | None = None  # why the last write failed, how many did, when to try again
+
+    @property
+    def refused(self) -> bool:
+        """Whether the API server does not take the node's status."""
+        return self._failed is not None
 
     @property
     def nameservers(self) -> tuple[str, ...]:
@@ -72,12 +81,17 @@ class NodeStatus:
     def changed(self) -> None:
         self._wake.set()
 
+    def doubt(self) -> None:
+        """The API server's versions went back: what it shows next is news, whatever the version."""
+        self._doubted = True
+
     def see(self, node: GridNode) -> None:
         """What the API server shows; older news than what is known is dropped."""
         self._surroundings.recall(node.status)
         if self.node is not None and self.node.uid == node.uid:
-            if int(node.metadata.resource_version) <= int(self.node.metadata.resource_version):
+            if not self._doubted and _version(node) <= _version(self.node):
                 return
+            self._doubted = False
             if ours(node) == ours(self.node) and node.status.holds == self.node.status.holds:
                 self.node = node
                 return
@@ -96,13 +110,11 @@ class NodeStatus:
             pause = _LOOK_AGAIN if self._surroundings.unsure else _LOOK
             delay = max(0.1, looked + pause - self._clock())
             if allowed() and self.node is not None:
-                try:
-                    await self._write(self.node)
-                except NotFound:
-                    self.node = None
-                except (ApiError, Unavailable, OSError) as error:
-                    log.warning("node status not written: %s", error)
-                    delay = _RETRY
+                pause = self._failed[2] - self._clock() if self._failed is not None else 0.0
+                if pause <= 0:
+                    pause = await self._try(self.node)
+                if pause > 0:
+                    delay = min(delay, pause)
             try:
                 async with asyncio.timeout(delay):
                     await self._wake.wait()
@@ -110,6 +122,23 @@ class NodeStatus:
                 if self._clock() - looked >= pause:
                     await self.look()
                     looked = self._clock()
+
+    async def _try(self, node: GridNode) -> float:
+        """Writes. Seconds until it is to be tried again, 0: when there is news."""
+        try:
+            await self._write(node)
+        except NotFound:
+            self.node = None
+        except (ApiError, Unavailable, OSError, ValidationError) as error:
+            said, tries = str(error), self._failed[1] + 1 if self._failed is not None else 1
+            if self._failed is None or self._failed[0] != said:
+                log.warning("node status not written: %s", error)
+            permanent = isinstance(error, ValidationError) or (isinstance(error, ApiError) and error.permanent)
+            pause = min(_LAST_RETRY, _RETRY * 2.0 ** min(tries - 1, 10)) if permanent else _RETRY
+            self._failed = (said, tries, self._clock() + pause)
+            return pause
+        self._failed = None
+        return 0.0
 
     async def _write(self, node: GridNode) -> None:
         status = node.status
@@ -143,6 +172,10 @@ class NodeStatus:
             return
         body = {"metadata": {"uid": node.uid}, "status": replacing(ours(wanted), ours(node))}
         self.see(GridNode.model_validate(await self._client.patch(GridNode, "", node.name, body, subresource="status")))
+
+
+def _version(node: GridNode) -> int:
+    return version_number(node.metadata.resource_version)
 
 
 def ours(node: GridNode) -> Raw:

@@ -21,6 +21,9 @@ _GRACE = 0.7
 _WORDS = 3.0
 _FIRST_RETRY = 0.5
 _LAST_RETRY = 15.0
+#: Seconds until a write that was refused for good is tried again, at first and at most: somebody has to change something, and
+#: nobody tells when they have.
+_FIRST_APPEAL, _LAST_APPEAL = 1.0, 300.0
 
 
 @dataclass(frozen=True)
@@ -37,6 +40,16 @@ class _Known:
     uid: str
     status: NodeWorkloadStatus
     at: float
+
+
+@dataclass(frozen=True)
+class _Refused:
+    """A write that the API server refused for good: of what, why, how often, and when to try again."""
+
+    of: tuple[object, ...]
+    error: str
+    tries: int
+    until: float
 
 
 class Statuses:
@@ -59,7 +72,18 @@ class Statuses:
         self._known: dict[str, _Known] = {}
         self._held: dict[str, tuple[NodeWorkloadStatus, float]] = {}  # not yet written, since when
         self._released: set[str] = set()  # uids
+        self._refused: dict[str, _Refused] = {}  # by name
         self._tries = 0
+
+    @property
+    def refused(self) -> int:
+        """How many workloads' statuses the API server does not take."""
+        return len(self._refused)
+
+    def rewound(self) -> None:
+        """The API server's versions went back: what was written and released may be so no more."""
+        self.distrust()
+        self._released.clear()
 
     def offer(self, workloads: Mapping[str, NodeWorkload], reports: Mapping[str, Report], clean: frozenset[str]) -> None:
         """The newest judgement replaces the last."""
@@ -92,19 +116,25 @@ class Statuses:
             if status == previous:
                 self._held.pop(name, None)
                 continue
-            wait = self._worth_waiting(name, workload, status, previous, now)
+            of = (workload.uid, workload.metadata.generation, report.verdict.ready, report.verdict.reason)
+            wait = self._worth_waiting(name, workload, status, previous, now) or self._appeal(name, of, now)
             if wait > 0:
                 later.append(wait)
             else:
-                work.append(self._write_status(workload, status, previous))
-        work += [
-            self._release(workload)
-            for name in offer.clean
-            if (workload := offer.workloads[name]).uid not in self._released and AGENT_FINALIZER in workload.metadata.finalizers
-        ]
-        for name in self._known.keys() - offer.workloads.keys():
-            del self._known[name]
+                work.append(self._write_status(workload, status, previous, of))
+        for name in offer.clean:
+            workload = offer.workloads[name]
+            if workload.uid in self._released or AGENT_FINALIZER not in workload.metadata.finalizers:
+                continue
+            clean = (workload.uid, "clean")
+            if (wait := self._appeal(name, clean, now)) > 0:
+                later.append(wait)
+            else:
+                work.append(self._release(workload, clean))
+        for name in (self._known.keys() | self._refused.keys()) - offer.workloads.keys():
+            self._known.pop(name, None)
             self._held.pop(name, None)
+            self._refused.pop(name, None)
         results = await asyncio.gather(*work)
         if all(results):
             self._tries = 0
@@ -133,7 +163,27 @@ class Statuses:
         since = self._held.setdefault(name, (status, now))[1]
         return since + _GRACE - now
 
-    async def _write_status(self, workload: NodeWorkload, status: NodeWorkloadStatus, previous: NodeWorkloadStatus) -> bool:
+    def _appeal(self, name: str, of: tuple[object, ...], now: float) -> float:
+        """Seconds until a write that was refused is tried again; one of something else is tried at once."""
+        refused = self._refused.get(name)
+        return max(0.0, refused.until - now) if refused is not None and refused.of == of else 0.0
+
+    def _refuse(self, name: str, of: tuple[object, ...], what: str, error: ApiError) -> bool:
+        """Takes note of a refusal that only somebody's doing changes. False: it may go better soon."""
+        if not error.permanent:
+            return False
+        before = self._refused.get(name)
+        tries = before.tries + 1 if before is not None and before.of == of else 1
+        if before is None or before.error != str(error):
+            log.error("%s is refused, and is tried again less and less often: %s", what, error, extra={"workload": name})
+        pause = min(_LAST_APPEAL, _FIRST_APPEAL * 2.0 ** min(tries - 1, 20))
+        self._refused[name] = _Refused(of, str(error), tries, self._clock() + pause)
+        self._wake.set()  # for the time of the next attempt
+        return True
+
+    async def _write_status(
+        self, workload: NodeWorkload, status: NodeWorkloadStatus, previous: NodeWorkloadStatus, of: tuple[object, ...]
+    ) -> bool:
         body = {"metadata": {"uid": workload.uid}, "status": replacing(status.wire(), previous.wire())}
         name = workload.name
         try:
@@ -141,13 +191,16 @@ class Statuses:
         except (NotFound, Conflict):
             return True  # gone, or another incarnation: its own event comes
         except (ApiError, Unavailable) as error:
+            if isinstance(error, ApiError) and self._refuse(name, of, "status", error):
+                return True
             log.warning("status not written: %s", error, extra={"workload": name})
             return False
+        self._refused.pop(name, None)
         self._known[name] = _Known(workload.uid, status, self._clock())
         self._held.pop(name, None)
         return True
 
-    async def _release(self, judged: NodeWorkload) -> bool:
+    async def _release(self, judged: NodeWorkload, of: tuple[object, ...]) -> bool:
         workload = self._shown(judged.name)
         if workload is None or workload.uid != judged.uid:
             return True
@@ -160,8 +213,11 @@ class Statuses:
         except Conflict:
             return False  # it changed meanwhile and will be shown anew
         except (ApiError, Unavailable) as error:
+            if isinstance(error, ApiError) and self._refuse(judged.name, of, "letting go", error):
+                return True
             log.warning("finalizer not removed: %s", error, extra={"workload": workload.name})
             return False
+        self._refused.pop(judged.name, None)
         self._released.add(workload.uid)
         log.info("released", extra={"workload": workload.name, "kind": workload.spec.owner.kind})
         return True

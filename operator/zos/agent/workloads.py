@@ -19,6 +19,7 @@ class Workloads:
 
     def __init__(self) -> None:
         self._by_name: dict[str, NodeWorkload] = {}
+        self._doubted: set[str] = set()
         self.version = 0
 
     def all(self) -> Mapping[str, NodeWorkload]:
@@ -27,12 +28,18 @@ class Workloads:
     def get(self, name: str) -> NodeWorkload | None:
         return self._by_name.get(name)
 
+    def doubt(self) -> None:
+        """The API server's versions went back: what it says next of each of these is news, whatever the version."""
+        self._doubted = set(self._by_name)
+
     def put(self, raw: Raw) -> bool:
         """Whether there is something to do. Older news than what is known is dropped."""
         workload = read(raw)
         old = self._by_name.get(workload.name)
+        doubted = workload.name in self._doubted
+        self._doubted.discard(workload.name)
         if old is not None and old.uid == workload.uid:
-            if _version(workload) <= _version(old):
+            if _version(workload) <= _version(old) and not doubted:
                 return False
             if _matters(old) == _matters(workload):
                 self._by_name[workload.name] = workload
@@ -42,6 +49,7 @@ class Workloads:
         return True
 
     def remove(self, name: str) -> bool:
+        self._doubted.discard(name)
         if self._by_name.pop(name, None) is None:
             return False
         self.version += 1

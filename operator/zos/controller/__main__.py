@@ -44,7 +44,7 @@ async def main() -> None:
         resync=float(arguments.resync),
     )
     controllers: list[Controller] = []
-    runner, _ = await serve(arguments.metrics, lambda: None if controllers else "starting")
+    runner, _ = await serve(arguments.metrics, lambda: controllers[0].unhealthy() if controllers else "starting")
     try:
         await run(settings, stop, controllers.append)
     finally:

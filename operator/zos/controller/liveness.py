@@ -1,7 +1,8 @@
 """Which agents are alive: judged by Lease renewals that were seen to arrive, on this process's own clock.
 
-A node is dead when its Lease was not renewed for its duration while the API server could be reached all that time. So an
-API server that was away, or a controller that has just started, declares nobody dead.
+A node is dead when its Lease was not renewed for its duration while the API server could be reached, and Leases could be heard,
+all that time. So an API server that was away, a watch that was deaf, or a controller that has just started, declares nobody
+dead.
 """
 
 from __future__ import annotations
@@ -29,6 +30,7 @@ class Liveness:
         self._clock = clock
         self._beats: dict[str, _Beat] = {}
         self._connected_since: float | None = clock()
+        self._hearing_since: float | None = clock()
 
     def heard(self, lease: Lease) -> None:
         """An agent's Lease, by its namespace. Only a changed renewTime counts as a sign of life."""
@@ -47,11 +49,18 @@ class Liveness:
         elif self._connected_since is None:
             self._connected_since = self._clock()
 
+    def hears(self, well: bool) -> None:
+        """Whether renewals are heard at the moment."""
+        if not well:
+            self._hearing_since = None
+        elif self._hearing_since is None:
+            self._hearing_since = self._clock()
+
     def judge(self) -> Mapping[str, bool]:
-        """Namespace → alive, for every agent that ever reported. During an outage the last judgement stands: none is
-        given."""
-        since = self._connected_since
-        if since is None:
+        """Namespace → alive, for every agent that ever reported. During an outage, or while nothing is heard, the
+        last judgement stands: none is given."""
+        if self._connected_since is None or self._hearing_since is None:
             return {}
+        since = max(self._connected_since, self._hearing_since)
         now = self._clock()
         return {namespace: now - max(beat.seen_at, since) <= beat.duration for namespace, beat in self._beats.items()}

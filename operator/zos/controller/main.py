@@ -13,9 +13,10 @@ from dataclasses import dataclass
 from prometheus_client import REGISTRY
 from pydantic import ValidationError
 
+from zos.api.contract import Claim
 from zos.api.core import Lease
 from zos.api.gridnode import GridNode
-from zos.api.meta import Key, Meta, Object, Reason, version_number
+from zos.api.meta import Key, Meta, Object, Reason
 from zos.api.nodeworkload import NodeWorkload
 from zos.api.rbac import AGENT, CONTROLLER, CONTROLLER_NAMESPACE
 from zos.controller import metrics
@@ -24,6 +25,7 @@ from zos.controller.executor import Executor, Refused
 from zos.controller.ledger import Ledger, Lost
 from zos.controller.liveness import Liveness
 from zos.controller.registry import KINDS, WATCHED, Kind, indexes
+from zos.controller.versions import Versions
 from zos.controller.writing import MANAGER
 from zos.kube.client import Access, ApiError, Client, Raw, Unavailable
 from zos.kube.election import Election
@@ -39,6 +41,10 @@ log = logging.getLogger("zos.controller")
 
 #: How many deleted objects are remembered: many more than go while one request is answered.
 _GRAVES = 20_000
+#: Seconds in which the Lease of who leads, renewed every few, is heard back. As long as it is not, no silence is judged.
+_LEASE_ECHO = 5.0
+#: Seconds without any work after which a controller that has some is stuck.
+_STUCK = 60.0
 _MODELS = {model.KIND: model for model in WATCHED}
 
 
@@ -70,11 +76,27 @@ class Controller:
         self._beat = asyncio.Event()
         self._nodes: dict[str, str] = {}  # namespace → node
         self._buried: dict[str, None] = {}  # uids of what was deleted, oldest first
-        self._informer = Informer(access, self._client, [Watched(model) for model in WATCHED], self._heard, buried=self._bury)
+        self._versions = Versions()
+        self._informer = Informer(
+            access, self._client, [Watched(model) for model in WATCHED], self._heard,
+            buried=self._bury, unreadable=self._unreadable, rewound=self._rewound,
+        )  # fmt: skip
         self._election = Election(
             self._client, CONTROLLER_NAMESPACE, CONTROLLER, settings.identity, time.monotonic, self._reached
         )
         self.leading = False
+        self._led_at = self._worked_at = time.monotonic()
+
+    def unhealthy(self) -> str | None:
+        """What is wrong that a restart may mend; None: nothing."""
+        now = time.monotonic()
+        if (problem := self._informer.hearing.problem()) is not None:
+            return problem
+        if self.leading and not self._informer.listed.is_set() and now - self._led_at > _STUCK:
+            return f"leads for {now - self._led_at:.0f} s without having heard of everything: the log says what is not served"
+        if self.leading and len(self._queue) and now - self._worked_at > _STUCK:
+            return f"{len(self._queue)} objects wait, and none was worked on for {now - self._worked_at:.0f} s"
+        return None
 
     def observe_writes(self, observer: Callable[[str, str, int], None]) -> None:
         """``observer`` is called with (kind, verb, HTTP status) after each write."""
@@ -93,6 +115,8 @@ class Controller:
             stack.push_async_callback(self._client.close)
             REGISTRY.register(census)
             stack.callback(REGISTRY.unregister, census)
+            REGISTRY.register(self._informer.hearing)
+            stack.callback(REGISTRY.unregister, self._informer.hearing)
             tasks = [asyncio.create_task(self._informer.run()), asyncio.create_task(self._lead())]
             stopping = asyncio.create_task(stop.wait())
             try:
@@ -112,6 +136,7 @@ class Controller:
     async def _lead(self) -> None:
         await self._election.win()
         self.leading = True
+        self._led_at = self._worked_at = time.monotonic()
         metrics.LEADING.set(1)
         # Nothing is allocated before everything that holds something was seen.
         await self._informer.listed.wait()
@@ -160,7 +185,7 @@ class Controller:
         if raw["metadata"]["uid"] in self._buried:
             return  # the answer to a write of ours, or the watch, is behind the object's end
         current = self.world.peek(key)
-        if current is not None and _older(raw, current):
+        if not self._versions.news(raw, current):
             return  # the watch tells what our own writes told already, or of an earlier object of that name
         try:
             obj = _MODELS[key.kind].model_validate(raw)
@@ -179,12 +204,28 @@ class Controller:
         if len(self._buried) > _GRAVES:
             del self._buried[next(iter(self._buried))]
 
-    def _refuse(self, key: Key, raw: Raw, error: ValidationError) -> None:
+    def _rewound(self) -> None:
+        """The API server shows an older state: what was deleted since may live again, older versions are news, and what is not
+        written yet was about something else."""
+        known = [obj.key for kind in self.world.counts() for obj in self.world.all(kind)]
+        self._buried.clear()
+        self._versions.rewound(known)
+        for key in known:
+            self._ledger.forget(key)
+
+    def _unreadable(self, key: Key, raw: Raw, error: Exception) -> None:
+        """News of an object that could not be taken in, for whatever reason."""
+        if key.kind != Lease.KIND:
+            self._refuse(key, raw, error)
+
+    def _refuse(self, key: Key, raw: Raw, error: Exception) -> None:
         """An object that the models don't understand: it says so itself, who needs it waits, and the others go on."""
         log.error("%s is not valid: %s", key, error, extra=_fields(key))
-        problem = "; ".join(f"{'.'.join(map(str, e['loc']))}: {e['msg']}" for e in error.errors()[:3])
+        problem = _problem(error)
         self._ledger.forget(key)
-        self._changed(self.world.put_unreadable(key, Meta.model_validate(raw["metadata"]), problem))
+        self._changed(self.world.put_unreadable(key, _meta(key, raw), problem))
+        if key.kind not in KINDS or key.kind == Claim.KIND:
+            return  # it has no conditions
         condition = {
             "type": "Ready",
             "status": "False",
@@ -193,8 +234,7 @@ class Controller:
             "observedGeneration": raw["metadata"].get("generation", 0),
             "lastTransitionTime": now()[:19] + "Z",
         }
-        had = raw.get("status", {}).get("conditions") or [{}]
-        if self.leading and had[0].get("message") != condition["message"]:
+        if self.leading and condition["message"] not in str(raw.get("status")):
             body = {"status": {"conditions": [condition]}}
             task = asyncio.create_task(
                 self._client.patch(_MODELS[key.kind], key.namespace, key.name, body, subresource="status", manager=MANAGER)
@@ -236,6 +276,7 @@ class Controller:
                     await self._beat.wait()
 
     def _judge_agents(self) -> None:
+        self._liveness.hears(self._informer.hears(Lease, _LEASE_ECHO))
         for namespace, alive in self._liveness.judge().items():
             node = self._nodes.get(namespace)
             if node is not None and self._heartbeat(namespace) != alive:
@@ -257,6 +298,7 @@ class Controller:
     async def _work(self) -> None:
         while True:
             key = await self._queue.get()
+            self._worked_at = time.monotonic()
             obj = self.world.peek(key)
             if obj is None:
                 self.world.forget(key)
@@ -307,15 +349,24 @@ def resolved(kind: Kind, obj: Object, reader: Reader) -> Resolution:
         return Resolution(waiting(Reason.DEPENDENCY_NOT_READY, str(error)))
 
 
+def _meta(key: Key, raw: Raw) -> Meta:
+    """What is to be known of an object that can't be read."""
+    try:
+        return Meta.model_validate(raw["metadata"])
+    except ValidationError:
+        return Meta(name=key.name, namespace=key.namespace, uid=str(raw["metadata"]["uid"]))
+
+
 def _same(one: Object, other: Object) -> bool:
     """Whether two versions of an object say the same."""
     meta = one.metadata.model_copy(update={"resource_version": other.metadata.resource_version})
     return one.model_copy(update={"metadata": meta}) == other
 
 
-def _older(raw: Raw, current: Object) -> bool:
-    """Whether an answer is no newer than what is known."""
-    return 0 < version_number(raw["metadata"]["resourceVersion"]) <= version_number(current.metadata.resource_version)
+def _problem(error: Exception) -> str:
+    if isinstance(error, ValidationError):
+        return "; ".join(f"{'.'.join(map(str, e['loc']))}: {e['msg']}" for e in error.errors()[:3])
+    return f"{type(error).__name__}: {error}"
 
 
 def _fields(key: Key, obj: Object | None = None) -> dict[str, object]:

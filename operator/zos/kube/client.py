@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import json
+import re
 import ssl
-from collections.abc import Callable, Mapping
+from collections.abc import AsyncIterator, Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -18,6 +19,11 @@ from zos.api.meta import Key, Object
 _CONNECTIONS = 16
 _TIMEOUT = 30.0
 _PAGE = 500
+#: Bytes of an answer that are too many to take in.
+_LARGEST = 64 * 2**20
+#: A body for a server-side apply is read as YAML: these characters are no text there, or break lines, unless escaped. Others
+#: must not be escaped: YAML takes the two halves of a JSON escape beyond U+FFFF for two characters.
+_ESCAPED = re.compile("[\x7f-\x9f\u2028\u2029\ufeff\ufffe\uffff]")
 
 PatchType = Literal["apply", "merge", "json"]
 _CONTENT = {
@@ -52,6 +58,16 @@ class Conflict(ApiError):
 
 class Unavailable(Exception):
     """The API server can't be reached, or is in no state to answer (429, 5xx). Try later."""
+
+
+class TooLarge(Unavailable):
+    """An answer of more bytes than can be taken in."""
+
+
+class Keys(dict[Key, str]):
+    """Keys and resourceVersions of objects; ``version`` is that of the list itself."""
+
+    version: str = ""
 
 
 @dataclass(frozen=True)
@@ -103,10 +119,12 @@ def path_of(model: type[Object], namespace: str = "", name: str = "", subresourc
 
 
 class Client:
-    """``wrote`` is called after each write with (kind, verb, HTTP status; 0: no answer), for metrics."""
+    """``wrote`` is called after each write with (kind, verb, HTTP status; 0: no answer), for metrics. What is in ``answered``
+    is called with each object that the API server answered with."""
 
     def __init__(self, access: Access, *, wrote: Callable[[str, str, int], None] = lambda *_: None) -> None:
         self.access = access
+        self.answered: list[Callable[[type[Object], Raw], None]] = []
         self._wrote = wrote
         self._session: aiohttp.ClientSession | None = None
 
@@ -118,36 +136,46 @@ class Client:
     async def get(self, model: type[Object], namespace: str, name: str) -> Raw | None:
         """None: there is none."""
         try:
-            return await self.request("GET", path_of(model, namespace, name))
+            found = await self.request("GET", path_of(model, namespace, name))
         except NotFound:
             return None
+        self._tell(model, found)
+        return found
 
-    async def keys(self, model: type[Object], namespace: str = "", *, name: str = "") -> dict[Key, str]:
+    async def keys(self, model: type[Object], namespace: str = "", *, name: str = "") -> Keys:
         """Every object's key and resourceVersion, without the objects; only the one called ``name`` if given."""
-        found: dict[Key, str] = {}
-        params = {"limit": str(_PAGE)}
-        if name:
-            params["fieldSelector"] = f"metadata.name={name}"
+        found = Keys()
+        params = {"fieldSelector": f"metadata.name={name}"} if name else {}
         headers = {"Accept": "application/json;as=PartialObjectMetadataList;g=meta.k8s.io;v=v1"}
-        while True:
-            page = await self.request("GET", path_of(model, namespace), params=params, headers=headers)
+        async for page in self._pages(path_of(model, namespace), params, headers):
             for item in page.get("items") or ():
                 meta = item["metadata"]
                 found[model.key_of(meta.get("namespace", ""), meta["name"])] = meta["resourceVersion"]
-            if not (token := page.get("metadata", {}).get("continue")):
-                return found
-            params["continue"] = token
+            found.version = page.get("metadata", {}).get("resourceVersion", "")
+        return found
 
     async def objects(self, model: type[Object], namespace: str = "", *, labels: str = "") -> list[Raw]:
         """Whole objects, page by page."""
         items: list[Raw] = []
-        params = {"limit": str(_PAGE)} | ({"labelSelector": labels} if labels else {})
-        while True:
-            page = await self.request("GET", path_of(model, namespace), params=params)
+        async for page in self._pages(path_of(model, namespace), {"labelSelector": labels} if labels else {}, {}):
             items += page.get("items") or ()
+        return items
+
+    async def _pages(self, path: str, params: Mapping[str, str], headers: Mapping[str, str]) -> AsyncIterator[Raw]:
+        """A list, page by page; smaller pages where objects are large."""
+        limit, token = _PAGE, ""
+        while True:
+            sent = {**params, "limit": str(limit)} | ({"continue": token} if token else {})
+            try:
+                page = await self.request("GET", path, params=sent, headers=headers)
+            except TooLarge:
+                if limit == 1:
+                    raise
+                limit = max(1, limit // 8)
+                continue
+            yield page
             if not (token := page.get("metadata", {}).get("continue")):
-                return items
-            params["continue"] = token
+                return
 
     async def create(self, model: type[Object], namespace: str, body: Mapping[str, Any]) -> Raw:
         """Raises Conflict when it exists."""
@@ -203,15 +231,15 @@ class Client:
         try:
             if authorization := await self.access.authorization():
                 sent["Authorization"] = authorization
-            data = json.dumps(body, separators=(",", ":")).encode() if body is not None else None
+            data = _encoded(body) if body is not None else None
             if data is not None:
                 sent.setdefault("Content-Type", "application/json")
             async with session.request(method, self.access.server + path, params=params, data=data, headers=sent) as response:
-                answer = await response.read()
+                answer = await _read(response)
         except (aiohttp.ClientError, TimeoutError, OSError) as error:
             raise Unavailable(f"{self.access.server}: {error or type(error).__name__}") from error
         if response.status < 400:
-            return json.loads(answer) if answer else {}
+            return _decoded(answer) if answer else {}
         raise _error(response.status, answer)
 
     async def _write(
@@ -229,6 +257,7 @@ class Client:
         try:
             answer = await self.request(method, path, params=params, body=body, headers={"Content-Type": content})
             status = 200
+            self._tell(model, answer)
         except ApiError as error:
             status = error.status
             raise
@@ -236,6 +265,11 @@ class Client:
             return answer
         finally:
             self._wrote(model.KIND, verb, status)
+
+    def _tell(self, model: type[Object], answer: Raw) -> None:
+        if answer.get("kind") == model.KIND:  # a deletion may be answered with a Status
+            for told in self.answered:
+                told(model, answer)
 
     def _open(self) -> aiohttp.ClientSession:
         self._session = aiohttp.ClientSession(
@@ -245,11 +279,41 @@ class Client:
         return self._session
 
 
+def _encoded(body: object) -> bytes:
+    """JSON that reads the same as YAML. Raises ApiError for text that is no Unicode (half a surrogate pair)."""
+    text = json.dumps(body, separators=(",", ":"), ensure_ascii=False)
+    try:
+        return _ESCAPED.sub(lambda found: f"\\u{ord(found[0]):04x}", text).encode()
+    except UnicodeEncodeError as error:
+        broken = error.object[max(0, error.start - 20) : error.start + 1]
+        raise ApiError(400, "BadRequest", f"not sent, because it has a character that is none: {broken!a}") from None
+
+
+async def _read(response: aiohttp.ClientResponse) -> bytes:
+    """The whole answer, if it is of a size to take in."""
+    answer = bytearray()
+    async for chunk in response.content.iter_any():
+        answer += chunk
+        if len(answer) > _LARGEST:
+            raise TooLarge(f"{response.url.path}: the answer has more than {_LARGEST} bytes")
+    return bytes(answer)
+
+
+def _decoded(answer: bytes) -> Raw:
+    try:
+        found = json.loads(answer)
+    except (ValueError, RecursionError) as error:
+        raise Unavailable(f"the answer is not JSON ({error}): {answer[:100]!r}") from None
+    if not isinstance(found, dict):
+        raise Unavailable(f"the answer is not an object: {answer[:100]!r}")
+    return found
+
+
 def _error(status: int, answer: bytes) -> Exception:
     try:
         parsed = json.loads(answer)
         reason, message = str(parsed.get("reason", "")), str(parsed.get("message", ""))
-    except (ValueError, AttributeError):
+    except (ValueError, AttributeError, RecursionError):
         reason, message = "", answer.decode(errors="replace")[:300]
     if status == 429 or status >= 500:
         return Unavailable(f"HTTP {status}: {message}")
