@@ -263,6 +263,8 @@ async def test_a_restart_touches_nothing_and_catches_up(grid: Grid) -> None:
         await grid.mount("b")
         await grid.ready("a")
         await grid.ready("b")
+        while len((await grid.gridnode()).status.prekeys) < 8:
+            await asyncio.sleep(0.05)
     touched = grid.node.writes
     grid.writes.clear()
     await grid.erase("b")
