@@ -83,7 +83,7 @@ async def into_a_secret(world: Hostile, chance: Random) -> str:
     name, key = chance.choice(
         [("env", "token"), *(("net-l-wireguard", key) for key in ("publicKey", "privateKey", "wg0.conf", chance.choice("abc")))]
     )
-    value = hostile.value(chance)
+    value = hostile.raw(chance)
     await world.put(Secret, TENANT, name, {"data": {key: base64.b64encode(value).decode()}})
     return f"{len(value)} bytes {value[:20]!r} into {name} {key}"
 

@@ -9,6 +9,7 @@ from collections.abc import Iterator
 import pytest
 
 from harness import CHECKOUT, IMAGE, Grid, obj, sh, until
+from zos.plan import names
 
 NODES = ("n1", "n2", "n3")
 
@@ -81,12 +82,33 @@ def test_networks_with_the_same_range_do_not_meet(grid: Grid, home: str, machine
     assert reach(grid, ours, "10.20.3.99") == [], "a machine of the other network answered"
 
 
-def test_out_to_the_world_but_not_in_and_not_to_the_node(grid: Grid, home: str, machines: dict[str, str]) -> None:
+def test_out_to_the_world_but_not_in_and_not_to_the_node_or_its_network(
+    grid: Grid, home: str, machines: dict[str, str]
+) -> None:
     connect(grid, home)
-    for name, node in (("m-n1", "198.51.100.11"), ("m-n3", "192.168.50.13")):
-        out = reach(grid, machines[name], "198.51.100.2")  # the control plane's host stands for the internet
-        assert out, f"{name} can't ping the outside"
-        assert reach(grid, machines[name], node) == [], f"{name} reaches its own node"
+    closed = {
+        "m-n1": ("198.51.100.11", "198.51.100.12", "198.51.100.1", "198.51.100.2", "169.254.169.254"),
+        "m-n3": ("192.168.50.13", "192.168.50.1", "169.254.169.254"),
+    }
+    for name, near in closed.items():
+        for far in ("203.0.113.130", "203.0.113.17"):  # beyond the farm's router, and the farm's addresses
+            assert reach(grid, machines[name], far), f"{name} can't ping {far}"
+        for address in near:
+            assert reach(grid, machines[name], address) == [], f"{name} reaches {address}"
+    network = grid.get("network", "private", home)
+    assert network is not None
+    router = names.router(network["metadata"]["uid"])
+    connects = "import socket, sys; socket.create_connection((sys.argv[1], int(sys.argv[2])), timeout=2)"
+    for port, closed_to in ((53, False), (5000, True)):  # the node's name server, and a registry at the same address
+        said = grid.run("n1", "ip", "netns", "exec", router, "python3", "-c", connects, "198.51.100.2", str(port), check=False)
+        assert bool(said) is closed_to, said
+    opened = {"spec": {"egress": {"allow": ["192.168.50.1/32"]}}}
+    grid.kubectl("patch", "gridnode", "n3", "--type=merge", "-p", json.dumps(opened))
+    try:
+        until(lambda: reach(grid, machines["m-n3"], "192.168.50.1"), 15, "what its administrator opens")
+    finally:
+        grid.kubectl("patch", "gridnode", "n3", "--type=merge", "-p", '{"spec": {"egress": null}}')
+    until(lambda: reach(grid, machines["m-n3"], "192.168.50.1") == [], 15, "closed again")
     stranger = grid.run(
         "cp", "sh", "-c", "ip route replace 10.20.3.0/24 via 198.51.100.11; "
         f"ping -c1 -W2 {machines['m-n1']}; ip route del 10.20.3.0/24", check=False,

@@ -107,8 +107,8 @@ class NodeStatus:
         looked = self._clock()
         while True:
             self._wake.clear()
-            pause = _LOOK_AGAIN if self._surroundings.unsure else _LOOK
-            delay = max(0.1, looked + pause - self._clock())
+            between = _LOOK_AGAIN if self._surroundings.unsure else _LOOK
+            delay = max(0.1, looked + between - self._clock())
             if allowed() and self.node is not None:
                 pause = self._failed[2] - self._clock() if self._failed is not None else 0.0
                 if pause <= 0:
@@ -119,7 +119,7 @@ class NodeStatus:
                 async with asyncio.timeout(delay):
                     await self._wake.wait()
             except TimeoutError:
-                if self._clock() - looked >= pause:
+                if self._clock() - looked >= between:
                     await self.look()
                     looked = self._clock()
 

@@ -39,7 +39,9 @@ def course(policy: RunPolicy, fact: DomainFact | None, now: float, uid: str, *, 
         return Course(False, Problem(Reason.FAILED if failed else Reason.COMPLETED, how))
     if mended:
         return Course(True)
-    ended = min(fact.ended_at if fact.ended_at is not None else now, now)  # later than now: by a clock that was set back since
+    ended = fact.ended_at if fact.ended_at is not None else now
+    if ended > now:  # the clock was set back since: nobody knows how long ago it ended
+        return Course(True)
     recent = _streak((*fact.crashes, ended), now)
     due = ended + _delay(recent, uid)
     if recent >= LOOP:

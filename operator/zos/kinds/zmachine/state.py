@@ -28,7 +28,9 @@ def report(workload: NodeWorkload, facts: Facts, lowered: Lowered, outcome: Outc
     if fact is not None and fact.running and not lowered.whole and not verdict.ready:
         verdict = replace(verdict, message=f"{verdict.message}; the machine runs on with what it was started with")
     return Report(
-        verdict, machine=_state(machine, image, fact), conditions=(_image_ready(image, facts, lowered), *_conditions(fact))
+        verdict,
+        machine=_state(machine, image, fact),
+        conditions=(_image_ready(machine.image, image, facts, lowered), *_conditions(fact)),
     )
 
 
@@ -90,14 +92,15 @@ def _word(machine: MachineOnNode, fact: DomainFact) -> str:
     return "Stopped" if fact.ended == "stopped" else "Pending"
 
 
-def _image_ready(image: ImageFact | None, facts: Facts, lowered: Lowered) -> Condition:
+def _image_ready(ref: str, image: ImageFact | None, facts: Facts, lowered: Lowered) -> Condition:
     if image is not None:
         return Condition(type="ImageReady", status="True", reason=Reason.SUCCEEDED, message=image.digest)
     if "image" in facts.unknown:
         return Condition(type="ImageReady", status="Unknown", reason=Reason.PROGRESSING, message=facts.unknown["image"])
     problem = lowered.problem
-    if problem is not None and problem.reason is Reason.IMAGE_INVALID:
-        return Condition(type="ImageReady", status="False", reason=problem.reason, message=problem.message)
+    told = problem.message if problem is not None and problem.reason is Reason.IMAGE_INVALID else ""
+    if told := told or facts.image_problems.get(ref, ""):
+        return Condition(type="ImageReady", status="False", reason=Reason.IMAGE_INVALID, message=told)
     return Condition(type="ImageReady", status="False", reason=Reason.IMAGE_PULLING)
 
 
