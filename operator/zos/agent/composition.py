@@ -72,7 +72,7 @@ async def equip(settings: Settings, keyring: Keyring) -> Equipment:
         FileDriver(settings.state),
         ServiceDriver(settings.service_dir, logs),
         images,
-        DiskDriver(settings.state / "disks", domains.resize_disk),
+        DiskDriver(settings.state / "disks", domains.resize_disk, domains.uses_disk),
         domains,
     )
     return Equipment(

@@ -119,12 +119,18 @@ class Executor:
         }
 
     async def execute(
-        self, ops: Iterable[Op], wanted: Mapping[str, Item], observed: Mapping[str, Observed], unknown: frozenset[Driver]
+        self,
+        ops: Iterable[Op],
+        wanted: Mapping[str, Item],
+        observed: Mapping[str, Observed],
+        unknown: frozenset[Driver],
+        kept: Callable[[str], bool],
     ) -> Execution:
-        """Runs what can run now. Nothing is done through the drivers in ``unknown`` (what they have can't be seen)."""
+        """Runs what can run now. Nothing is done through the drivers in ``unknown`` (what they have can't be seen). What runs
+        already for an owner that is ``kept`` is not called off: half a restart is none."""
         ops = list(ops)
         self.settle(ops)
-        self._cancel_unwanted(wanted)
+        self._cancel_unwanted(wanted, kept)
         for op in ops:
             if op.key in self._claimed and op.key not in self._running and self._driver(op) not in unknown:
                 self._doubt(op)
@@ -205,9 +211,10 @@ class Executor:
             self._claimed[op.key] = (claimed, times - 1)
             self.stuck(op)
 
-    def _cancel_unwanted(self, wanted: Mapping[str, Item]) -> None:
+    def _cancel_unwanted(self, wanted: Mapping[str, Item], kept: Callable[[str], bool]) -> None:
         for key, running in self._running.items():
-            if running.op.item is not None and wanted.get(key) != running.op.item:
+            item = running.op.item
+            if item is not None and wanted.get(key) != item and not kept(item.owner):
                 running.task.cancel()
 
     def _fail(self, op: Op, error: str) -> None:

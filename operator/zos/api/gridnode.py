@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from functools import cached_property
+from itertools import takewhile
 from typing import Annotated, ClassVar, Literal
 
 from pydantic import ConfigDict, Field
@@ -26,6 +27,9 @@ from zos.api.text import (
     otherwise,
     word,
 )  # fmt: skip
+
+#: Agents from this version on know that a deletion without the word to erase takes nothing away.
+_KNOWS_WORDS = (0, 2)
 
 
 class Endpoint(Model):
@@ -334,6 +338,12 @@ class GridNode(Object):
     status: GridNodeStatus = Field(default_factory=GridNodeStatus)
 
     @property
+    def knows_words(self) -> bool:
+        """Whether its agent keeps what is deleted without the word to erase. One that has not reported yet is new."""
+        version = self.status.agent_version
+        return version is None or _numbers(version) >= _KNOWS_WORDS
+
+    @property
     def abandoned(self) -> bool:
         """Whether an administrator has given up what is on the node."""
         return self.deleting and self.metadata.annotations.get(ABANDON) == self.uid
@@ -376,3 +386,8 @@ class GridNode(Object):
         if declared is not None and (declared.ipv4 or declared.ipv6):
             return declared
         return self.status.reported_endpoint or Endpoint()
+
+
+def _numbers(version: str) -> tuple[int, ...]:
+    """``0.2.1+x`` → (0, 2): as far as it goes by numbers."""
+    return tuple(int(part) for part in takewhile(str.isdecimal, version.split(".")))

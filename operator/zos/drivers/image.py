@@ -61,7 +61,7 @@ def directory_of(images: Path, digest: str) -> Path:
 
 
 class ImageDriver:
-    """Image items. ``in_use`` gives the digests that guests stand on, whatever is wanted now."""
+    """Image items. ``in_use`` gives the digests that guests stand on, whatever is wanted now; None: that is not known."""
 
     ITEMS: ClassVar[tuple[type[Item], ...]] = (Image,)
     SLOW: ClassVar[bool] = True
@@ -72,7 +72,7 @@ class ImageDriver:
         self,
         directory: Path,
         sources: Sources | None = None,
-        in_use: Callable[[], frozenset[str]] = frozenset,
+        in_use: Callable[[], frozenset[str] | None] = frozenset,
         keep: float = KEEP,
     ) -> None:
         self._directory = directory
@@ -275,7 +275,7 @@ class ImageDriver:
             digest = _read(card).digest
             card.unlink()
             others = {_read(other).digest for other in self._refs.glob("*.json")}
-            if digest not in others | self._in_use():
+            if (in_use := self._in_use()) is not None and digest not in others | in_use:
                 self._bury(directory_of(self._directory, digest))
         card.unlink(missing_ok=True)
         self._sweep()
@@ -287,7 +287,9 @@ class ImageDriver:
 
     def _sweep(self) -> None:
         """Content that no ref stands for and no guest stands on."""
-        held = {_read(card).digest for card in self._refs.glob("*.json")} | self._in_use()
+        if (in_use := self._in_use()) is None:
+            return
+        held = {_read(card).digest for card in self._refs.glob("*.json")} | in_use
         for place in self._directory.glob("sha256-*"):
             # A new one gets its ref in a moment.
             if place.name.replace("-", ":", 1) not in held and time.time() - place.stat().st_ctime > _SETTLED:

@@ -123,7 +123,7 @@ def resolve(machine: ZMachine, world: Reader) -> Resolution:
 
 def _legacy(machine: ZMachine, node: str | None, world: Reader) -> Inheritance | None:
     """What nodes have of this machine, or of an earlier one of its name, from before its NodeWorkload was lost."""
-    if node is not None and world.view(GridNode, "", node, lambda _: True) is None:
+    if node is not None and placement.gone(world, node):
         raise _Waiting.because(placement.removed(node))
     if (own := quarantine.own(machine, world)) is not None and node is None:
         return Inheritance(own)

@@ -98,7 +98,7 @@ def _place(mount: ZMount, world: Reader, held: str | None, user: tuple[str, str 
     if mount.status.used:
         there = mount.status.node_name or held
     if mount.status.used or (held is not None and user is not None and user[1] == held):
-        if there is not None and world.view(GridNode, "", there, lambda node: True) is None:
+        if there is not None and placement.gone(world, there):
             return _Place(there, placement.removed(there))
         if there is not None:
             adopt = quarantine.inherited(mount, world)
