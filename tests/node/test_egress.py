@@ -156,9 +156,9 @@ async def node(tmp_path: Path) -> AsyncIterator[Node]:
             f"ip link set lan0 up; ip addr add {NODE_LAN}/24 dev lan0; ip -6 addr add 2001:db8:77::13/64 dev lan0 nodad; "
             f"ip link set br-public up; ip addr add {NODE_PUBLIC}/28 dev br-public; "
             f"ip route add default via {ROUTER}; ip route add 169.254.169.254 dev lan0; "
-            f"ip -n {HOME} link add up type veth peer name eth0 netns {WORLD}; ip -n {HOME} addr add 192.0.2.1/24 dev up; "
-            f"ip -n {HOME} link set up up; ip netns exec {HOME} sysctl -qw net.ipv4.ip_forward=1; "
-            f"ip -n {HOME} route add 198.51.100.0/24 via 192.0.2.10 onlink dev up"
+            f"ip -n {HOME} link add far type veth peer name eth0 netns {WORLD}; ip -n {HOME} addr add 192.0.2.1/24 dev far; "
+            f"ip -n {HOME} link set far up; ip netns exec {HOME} sysctl -qw net.ipv4.ip_forward=1; "
+            f"ip -n {HOME} route add 198.51.100.0/24 via 192.0.2.10 onlink dev far"
         )
         for space, addresses in PLACES.items():
             sh(f"ip -n {space} link set eth0 up")
