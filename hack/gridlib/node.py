@@ -82,7 +82,7 @@ class NodeHost:
             f"exec {tools.python} -m zos.agent --node {self.node.name} --kubeconfig /etc/zos/kubeconfig "
             f"--accelerator {accelerator} --metrics 127.0.0.1:9442 --wireguard-go {tools.wireguard_go} "
             f"--guest-dir {tools.guest} --capacity-cpu 64 --capacity-memory 16Gi --capacity-storage 40Gi "
-            "--heartbeat 5 --lease 20",
+            f"--image-dir {self.grid.root}/images --image-network {CONTROL_PLANE} --heartbeat 5 --lease 20",
         )
 
 

@@ -17,13 +17,16 @@ import yaml
 
 from cases import load, world_of
 from fixpoint import carried_out, resolve
-from zos.api.meta import Object
+from zos.api.meta import Object, Reason
 from zos.api.nodeworkload import NodeWorkload
 from zos.controller.registry import KINDS
 from zos.kinds.network import lower as network
 from zos.kinds.zmachine import lower as zmachine
 from zos.kinds.zmount import lower as zmount
-from zos.plan.facts import DomainFact, Facts, ImageFact
+from zos.plan.facts import DomainFact, Facts, ImageFact, Unknown
+from zos.plan.items import Disk, Item
+from zos.plan.lowered import Lowered, Problem
+from zos.plan.outcome import Outcome
 
 HERE = Path(__file__).parent
 CASES = sorted(path for path in HERE.glob("*/*.yaml") if not path.name.endswith(".out.yaml"))
@@ -61,15 +64,54 @@ def lowered(workload: NodeWorkload, facts: dict[str, Any]) -> dict[str, Any]:
         node="n1",
         now=1000.0,
         nameservers=tuple(facts.get("nameservers", ())),
-        prefixes=tuple(facts.get("prefixes", ())),
+        prefixes=tuple(facts.get("prefixes", ())) if "connected" not in facts.get("unknown", {}) else None,
         egress_deny=tuple(facts.get("egress_deny", ())),
         images={ref: ImageFact(**fact) for ref, fact in facts.get("images", {}).items()},
         image_problems=facts.get("image_problems", {}),
-        domains={name: DomainFact(**fact) for name, fact in facts.get("domains", {}).items()},
+        domains={
+            name: DomainFact(**{field: tuple(v) if isinstance(v, list) else v for field, v in fact.items()})
+            for name, fact in facts.get("domains", {}).items()
+        },
+        secrets={tuple(name.split("/")): value for name, value in facts.get("secrets", {}).items()},  # type: ignore[misc]
+        lost_keys=frozenset(facts.get("lost_keys", ())),
+        unknown={family: why for family, why in facts.get("unknown", {}).items() if family != "connected"},
     )
-    made = LOWER[part].lower(workload, known)
-    items = [{name: value for name, value in plain(item).items() if value not in (None, [])} for item in made.items]
-    return {"items": items, "problem": plain(made.problem), "wake_at": made.wake_at}
+    try:
+        made = LOWER[part].lower(workload, known)
+    except Unknown as unknown:  # as the agent does
+        made = Lowered(problem=Problem(Reason.PROGRESSING, str(unknown)), whole=False)
+    found: dict[str, Any] = {} if made.whole else {"whole": False}
+    found |= {"items": [brief(item) if facts.get("brief") else described(item) for item in made.items]}
+    found |= {"problem": plain(made.problem), "wake_at": made.wake_at}
+    if "outcome" in facts:
+        found["report"] = reported(workload, known, made, Outcome(**facts["outcome"]))
+    return found
+
+
+def brief(item: Item) -> str:
+    words = [word for word, value in described(item).items() if word == "must_exist" and value]
+    return " ".join((item.key, *words, *([f"adopt={item.adopt}"] if isinstance(item, Disk) and item.adopt else [])))
+
+
+def described(item: Item) -> dict[str, Any]:
+    """Without what it doesn't say."""
+    found = plain(item)
+    if isinstance(item, Disk) and item.origin is not None:
+        found["origin"] = "{kind} {namespace}/{name} {uid}".format(**item.origin.wire())
+    unsaid = {"must_exist": False, "adopt": ""}
+    return {name: value for name, value in found.items() if value not in (None, []) and unsaid.get(name, ...) != value}
+
+
+def reported(workload: NodeWorkload, known: Facts, made: Lowered, outcome: Outcome) -> Any:
+    """What the node says of a workload; only what says something."""
+    part = next(name for name in LOWER if getattr(workload.spec, name) is not None)
+    try:
+        report = LOWER[part].report(workload, known, made, outcome)
+    except Unknown as unknown:
+        return {"unknown": str(unknown)}
+    said = {name: value for name, value in plain(report).items() if value not in (None, []) and name != "is"}
+    said["conditions"] = [f"{c.type}={c.status} {c.reason}: {c.message}".removesuffix(": ") for c in report.conditions]
+    return said
 
 
 @pytest.mark.parametrize("path", CASES, ids=lambda path: f"{path.parent.name}/{path.stem}")

@@ -10,7 +10,17 @@ from pathlib import Path
 import pytest
 
 from zos.drivers.domainrun import Machine, Run, boot_of
-from zos.drivers.domainxml import NAMESPACE, Places, Start, device_name, domain_xml, item_of, item_text, start_of
+from zos.drivers.domainxml import (
+    NAMESPACE,
+    Places,
+    Start,
+    device_name,
+    domain_xml,
+    item_of,
+    item_of_xml,
+    item_text,
+    start_of,
+)
 from zos.plan.items import Domain, GuestDisk, GuestNic
 
 ITEM = Domain(
@@ -140,3 +150,38 @@ def test_a_boot_has_a_name_until_the_next(tmp_path: Path) -> None:
     assert boot_of(tmp_path / "run") == first
     (tmp_path / "run" / "boot").unlink()
     assert boot_of(tmp_path / "run") != first
+
+
+def test_what_a_newer_agent_wrote_more_is_passed_over(tmp_path: Path) -> None:
+    more = {"colour": "green", "parts": [1, {"two": 3}]}
+    text = json.loads(json.dumps(item_text(ITEM)))
+    for part in (text, text["root"], *text["disks"], *text["nics"]):
+        part.update(more)
+    assert item_of(text) == ITEM
+    assert start_of(json.dumps({"item": text, "started_at": 100.5, "boot": "boot-1", "accelerator": "tcg"} | more)) == START
+    machine = Machine(tmp_path / "m")
+    machine.write_card(ITEM)
+    run = BEGUN.finished("exited 0", 200.0, "boot-1")
+    machine.write_run(run)
+    written = machine.directory / "run.json"
+    written.write_text(json.dumps(json.loads(written.read_text()) | more))
+    assert machine.run() == run
+
+
+def test_a_guest_whose_metadata_nobody_can_read_is_told_by_what_libvirt_says() -> None:
+    text = domain_xml(START, PLACES).replace('unit="b">536870912', 'unit="KiB">524288')  # as libvirt gives it back
+    found = item_of_xml(text, PLACES.state)
+    unknown = {"owner": "", "needs": (), "config": "", "config_digest": "", "incarnation": "", "running": True}
+    assert found == replace(ITEM, **unknown)  # type: ignore[arg-type]
+    with pytest.raises(ValueError, match="no domain"):
+        item_of_xml("<domain", PLACES.state)
+
+
+def test_a_lost_status_says_nothing_against_a_guest(tmp_path: Path) -> None:
+    machine = Machine(tmp_path / "m")
+    machine.write_card(ITEM)
+    machine.clear_status()
+    assert not machine.booted()
+    machine.status_file.unlink()
+    assert machine.booted()
+    assert BEGUN.finished(machine.status(), 200.0, "boot-1").ended == "crash"

@@ -80,3 +80,23 @@ def test_what_was_mended_is_tried_at_once(policy: RunPolicy) -> None:
     looping = ended("exit", 1, 996.0, 997.0, 998.0, 999.0)
     assert not course(policy, looping, 1000.0, "u").running
     assert course(policy, looping, 1000.0, "u", mended=True).running
+
+
+@pytest.mark.parametrize("off", [3600.0, -3600.0])
+@pytest.mark.parametrize("crashes", [1, 2, 3, LOOP, LOOP + 3])
+def test_a_clock_an_hour_off_keeps_nothing_down(off: float, crashes: int) -> None:
+    """The guest ended by a clock that was set back, or forth, since."""
+    ends = [10_000.0 + 10 * number for number in range(crashes)]
+    now = ends[-1] + off
+    assert course(ALWAYS, ended("exit", 1, *ends), now, "u").running
+    again = ended("exit", 1, *ends, now)  # it goes on crashing, by the new clock
+    assert course(ALWAYS, again, now + 1.25 * SLOW, "u").running
+
+
+def test_ends_that_are_yet_to_come_make_no_crash_loop() -> None:
+    ahead = [13_600.0 + number for number in range(LOOP)]
+    found = course(ALWAYS, ended("exit", 1, *ahead, 10_000.0), 10_000.0, "u")
+    assert found.problem is not None
+    assert found.problem.reason is Reason.PROGRESSING
+    assert found.wake_at is not None
+    assert found.wake_at < 10_002.0

@@ -13,12 +13,13 @@ from zos.agent.cluster import Cluster
 from zos.agent.converge import Converger, Pass
 from zos.agent.metrics import Metrics
 from zos.agent.nodestatus import NodeStatus
+from zos.agent.owners import Owners
 from zos.agent.registry import Registry
 from zos.agent.settings import Settings
 from zos.agent.snapshot import Snapshot
 from zos.agent.statuses import Statuses
 from zos.agent.workloads import Workloads
-from zos.api.gridnode import GridNode, NodeFeatures, Quarantined
+from zos.api.gridnode import GridNode, NodeFeatures, QuarantineOrder
 from zos.api.meta import Key
 from zos.api.nodeworkload import NodeWorkload
 from zos.drivers import DomainSource, Driver, ImageSource, PrefixSource
@@ -28,7 +29,7 @@ from zos.kube.client import ApiError, Client, Raw, Unavailable
 from zos.kube.informer import Informer, Watched
 from zos.plan import names
 from zos.plan.diff import Op
-from zos.plan.facts import Facts, ImageFact
+from zos.plan.facts import Facts, Family, ImageFact
 
 log = logging.getLogger("zos.agent")
 
@@ -48,7 +49,7 @@ _STUCK = 300.0
 
 
 class Agent:
-    """Run `run` until it is cancelled.
+    """Run `run` until it is cancelled. ``wall`` gives seconds since the epoch.
 
     Leaving disturbs nothing: services and guests are not its children.
     """
@@ -66,8 +67,10 @@ class Agent:
         prefixes: PrefixSource | None = None,
         features: Callable[[], NodeFeatures] = NodeFeatures,
         metrics: Metrics | None = None,
+        wall: Callable[[], float] = time.time,
     ) -> None:
         self._settings = settings
+        self._wall = wall
         self._client = client
         self._keyring = keyring
         self._images = images
@@ -81,8 +84,10 @@ class Agent:
         self._due = asyncio.Event()
         self._passing_since: float | None = None
         self._secrets: dict[tuple[str, str, str], str] = {}
+        self._unopened: frozenset[tuple[str, str, str]] = frozenset()
         self._right: frozenset[tuple[str, int]] = frozenset()  # (workload, generation) that were ready after the last pass
-        self.cluster = Cluster(client, settings.state, time.monotonic)
+        self._snapshot = Snapshot(settings.state)
+        self.cluster = Cluster(client, settings.state, time.monotonic, self._snapshot.cluster)
         self._informer = Informer(
             client.access,
             client,
@@ -94,13 +99,14 @@ class Agent:
         )
         self._listed = self._informer.listed
         self.metrics.registry.register(self._informer.hearing)
-        self._snapshot = Snapshot(settings.state)
-        self._statuses = Statuses(client, self._workloads.get, time.monotonic, _now)
+        self._owners = Owners(settings.state)
+        self._orders: tuple[QuarantineOrder, ...] = ()
+        self._statuses = Statuses(client, self._workloads.get, time.monotonic, self._now)
         self._node = NodeStatus(client, settings, keyring, features, time.monotonic)
         self.metrics.refused.set_function(lambda: self._statuses.refused + self._node.refused)
         self._converger = Converger(
             drivers, registry, self._facts, changed=self._due.set, slow_done=self._slow_done,
-            clock=time.monotonic, wall=time.time,
+            clock=time.monotonic, wall=wall,
         )  # fmt: skip
 
     def _heard(self, key: Key, raw: Raw | None) -> None:
@@ -110,6 +116,8 @@ class Agent:
                 self._node.see(GridNode.model_validate(raw))
             elif raw is None:
                 self._node.node = None
+            if self._node.node is not None and self._node.node.spec.quarantine != self._orders:
+                self._due.set()
         elif key.namespace == self.namespace:
             matters = self._workloads.put(raw) if raw is not None else self._workloads.remove(key.name)
             if matters:
@@ -191,17 +199,19 @@ class Agent:
             self._believed = saved
         workloads = self._believed
         self._passing_since = time.monotonic()
-        result = await self._converger.converge(workloads, may_remove=current)
+        node = self._node.node
+        self._orders = node.spec.quarantine if node is not None else ()
+        await asyncio.to_thread(self._owners.learn, workloads)
+        result = await self._converger.converge(workloads, may_remove=current, origins=self._owners.known, orders=self._orders)
         self.metrics.passes.observe(time.monotonic() - self._passing_since)
         self._passing_since = None
         self._account(workloads, result)
         if current:
             self._statuses.offer(workloads, result.reports, result.clean)
             self._node.workloads = workloads
-            quarantine = tuple(Quarantined(uid=thing.key.split("-", 1)[-1]) for thing in result.quarantined)
-            if quarantine != self._node.quarantine:
-                log.warning("without an owner, left untouched: %s", ", ".join(q.uid for q in quarantine) or "none any more")
-                self._node.quarantine = quarantine
+            self._node.keep(result.keys, result.quarantine, complete=result.complete)
+            if result.complete:
+                await asyncio.to_thread(self._owners.forget, result.owners | workloads.keys())
             self._node.changed()
         return result
 
@@ -233,7 +243,7 @@ class Agent:
         images = self._images.facts() if self._images is not None else {}
         return Facts(
             node=self._settings.node,
-            now=time.time(),
+            now=self._wall(),
             nameservers=self._node.nameservers,
             prefixes=self._prefixes.prefixes() if self._prefixes is not None else (),
             egress_deny=self._settings.egress_deny,
@@ -241,18 +251,33 @@ class Agent:
             image_problems={ref: fact for ref, fact in images.items() if isinstance(fact, str)},
             domains=self._domains.facts() if self._domains is not None else {},
             secrets=self._unsealed(workloads),
+            lost_keys=self._lost_keys(workloads),
+            unknown=self._unknown(),
         )
+
+    def _unknown(self) -> dict[Family, str]:
+        """Of what nobody could look, and why."""
+        sources: tuple[tuple[Family, object], ...] = (("image", self._images), ("domain", self._domains))
+        blind = {id(driver): why for driver, why in self._converger.blind().items()}
+        return {family: blind[id(source)] for family, source in sources if id(source) in blind}
+
+    def _lost_keys(self, workloads: Mapping[str, NodeWorkload]) -> frozenset[str]:
+        named = (workload.spec.network.public_key for workload in workloads.values() if workload.spec.network is not None)
+        return frozenset(key for key in named if self._keyring.lacks(key))
 
     def _unsealed(self, workloads: Mapping[str, NodeWorkload]) -> dict[tuple[str, str], str]:
         opened: dict[tuple[str, str, str], str] = {}
+        unopened: set[tuple[str, str, str]] = set()
         for name, workload in workloads.items():
             for sealed in workload.spec.machine.sealed_env if workload.spec.machine is not None else ():
                 key = (name, sealed.name, sealed.value)
                 try:
                     opened[key] = self._secrets[key] if key in self._secrets else self._keyring.unseal(sealed.value)
-                except ValueError as error:
-                    log.warning("%s: %s", sealed.name, error, extra={"workload": name})
-        self._secrets = opened
+                except (ValueError, OSError) as error:
+                    if key not in self._unopened:
+                        log.warning("%s: %s", sealed.name, error, extra={"workload": name})
+                    unopened.add(key)
+        self._secrets, self._unopened = opened, frozenset(unopened)
         return {(name, variable): value for (name, variable, _), value in opened.items()}
 
     # -- telling -------------------------------------------------------------------------------------------------------
@@ -293,7 +318,10 @@ class Agent:
         self.metrics.workloads.labels("ready").set(len(ready))
         self.metrics.workloads.labels("not ready").set(len(result.reports) - len(ready))
         self.metrics.workloads.labels("deleting").set(sum(workload.deleting for workload in workloads.values()))
-        self.metrics.quarantined.set(len(result.quarantined))
+        self.metrics.quarantined.set(len(result.quarantine))
+
+    def _now(self) -> str:
+        return datetime.fromtimestamp(self._wall(), UTC).isoformat(timespec="seconds").replace("+00:00", "Z")
 
     def _slow_done(self, op: Op, ok: bool) -> None:
         self._count(op, ok)
@@ -306,7 +334,3 @@ class Agent:
 
 def _item(op: Op) -> str:
     return op.key.split("/", 1)[0]
-
-
-def _now() -> str:
-    return datetime.now(UTC).isoformat(timespec="seconds").replace("+00:00", "Z")

@@ -17,10 +17,11 @@ from zos.drivers.firewall import FirewallDriver
 from zos.drivers.image import ImageDriver
 from zos.drivers.keyring import Keyring
 from zos.drivers.link import LinkDriver
+from zos.drivers.meter import Limits
 from zos.drivers.prefixes import PrefixDriver
-from zos.drivers.pull import Registries
 from zos.drivers.segment import SegmentDriver
 from zos.drivers.service import ServiceDriver
+from zos.drivers.sources import Registries, Sources
 from zos.drivers.sysctl import SysctlDriver
 from zos.drivers.wireguard import WireGuardDriver, probe
 from zos.kinds.network import lower as network
@@ -53,9 +54,14 @@ async def equip(settings: Settings, keyring: Keyring) -> Equipment:
     domains = DomainDriver(
         settings.state, settings.run, settings.guest_dir, uri=settings.libvirt_uri, accelerator=settings.accelerator
     )
-    registries = Registries(settings.insecure_registries, settings.registry_auth)
     prefixes = PrefixDriver()
-    images = ImageDriver(settings.state / "images", registries, domains.images)
+    sources = Sources(
+        Registries(settings.insecure_registries, settings.registry_auth),
+        settings.image_dir,
+        settings.image_network,
+        Limits(settings.image_size),
+    )
+    images = ImageDriver(settings.state / "images", sources, domains.images)
     drivers: tuple[Driver, ...] = (
         LinkDriver(),
         prefixes,
@@ -66,7 +72,7 @@ async def equip(settings: Settings, keyring: Keyring) -> Equipment:
         FileDriver(settings.state),
         ServiceDriver(settings.service_dir, logs),
         images,
-        DiskDriver(settings.state / "disks", domains.resize_disk),
+        DiskDriver(settings.state / "disks", domains.resize_disk, domains.uses_disk),
         domains,
     )
     return Equipment(

@@ -9,16 +9,18 @@ from dataclasses import dataclass, field, replace
 from zos.agent.execution import Execution, Executor
 from zos.agent.observation import Observation
 from zos.agent.registry import Registry
+from zos.api.gridnode import Quarantined, QuarantineOrder
 from zos.api.meta import Reason
-from zos.api.nodeworkload import NodeWorkload
+from zos.api.nodeworkload import NodeWorkload, Owner
 from zos.drivers import Driver
 from zos.kinds import Report
-from zos.plan.diff import Observed, Op, diff, quarantined
-from zos.plan.facts import Facts
-from zos.plan.items import Item
-from zos.plan.lowered import Lowered
+from zos.plan import ownership
+from zos.plan.diff import Observed, Op, diff
+from zos.plan.facts import Facts, Unknown
+from zos.plan.items import Disk, Item, WireGuard
+from zos.plan.lowered import Lowered, Problem
 from zos.plan.outcome import Outcome
-from zos.world.resolution import waiting
+from zos.world.resolution import Verdict, waiting
 
 log = logging.getLogger("zos.agent")
 
@@ -30,14 +32,19 @@ _ROUNDS = 5
 class Pass:
     """What one pass came to.
 
-    reports: how each workload stands, by name. clean: names of workloads being deleted of which nothing is left here.
-    quarantined: data that no known workload owns. again: there is more to do at once. wake_at: seconds on the agent's
-    clock by which to pass again, None for no hurry. done, failed: operations, for the metrics.
+    reports: how each workload stands, by name. clean: names of workloads being deleted that the node is done with.
+    quarantine: what is here of objects without a NodeWorkload. complete: all drivers could look, so what is in none of these
+    is not here. owners: who has something here. keys: public keys that WireGuard runs with. again: there is more to do at
+    once. wake_at: seconds on the agent's clock by which to pass again, None for no hurry. done, failed: operations, for the
+    metrics.
     """
 
     reports: Mapping[str, Report] = field(default_factory=dict)
     clean: frozenset[str] = frozenset()
-    quarantined: tuple[Observed, ...] = ()
+    quarantine: tuple[Quarantined, ...] = ()
+    complete: bool = False
+    owners: frozenset[str] = frozenset()
+    keys: frozenset[str] = frozenset()
     again: bool = False
     wake_at: float | None = None
     done: tuple[Op, ...] = ()
@@ -46,13 +53,18 @@ class Pass:
 
 @dataclass(frozen=True)
 class _Plan:
-    """All workloads lowered. ``wanted`` has one item for a key; ``refused`` says, per workload, which of its items another
-    workload wants differently; ``broken`` are the workloads whose lowering failed."""
+    """All workloads lowered. ``wanted`` has one item for a key; ``refused`` says, per workload, which of its items can't be
+    had, and why; ``broken`` are the workloads whose lowering failed."""
 
     lowered: Mapping[str, Lowered]
     wanted: Mapping[str, Item]
     refused: Mapping[str, Mapping[str, str]]
     broken: frozenset[str]
+
+    @property
+    def whole(self) -> frozenset[str]:
+        """Those of which all that they want is known."""
+        return frozenset(name for name, lowered in self.lowered.items() if lowered.whole)
 
 
 class Converger:
@@ -80,8 +92,9 @@ class Converger:
         self._observation = Observation(drivers, clock)
         self._executor = Executor(drivers, self._slow_finished, clock)
         self._basis: Facts | None = None  # what lowering knew last, without the time
-        self._lowered: dict[str, tuple[NodeWorkload, Lowered]] = {}
+        self._lowered: dict[str, tuple[NodeWorkload, Lowered, float]] = {}  # and when, by the wall clock
         self._reports: dict[str, tuple[NodeWorkload, Lowered, Outcome, Facts, Report]] = {}
+        self._states: Mapping[str, tuple[str, Report]] = {}  # uid and last report, whatever came of lowering since
         self._wanted: Mapping[str, Item] = {}
 
     def watch(self) -> None:
@@ -98,25 +111,47 @@ class Converger:
         for driver in self._drivers:
             await driver.close()
 
-    async def converge(self, workloads: Mapping[str, NodeWorkload], *, may_remove: bool) -> Pass:
-        """One pass. ``may_remove``: the workloads are known to be all there are, and current."""
+    def blind(self) -> Mapping[Driver, str]:
+        """The drivers that could not look, and why."""
+        return self._observation.blind
+
+    async def converge(
+        self,
+        workloads: Mapping[str, NodeWorkload],
+        *,
+        may_remove: bool,
+        origins: Mapping[str, Owner] | None = None,
+        orders: Sequence[QuarantineOrder] = (),
+    ) -> Pass:
+        """One pass. ``may_remove``: the workloads are known to be all there are, and current. ``origins``: for whom the
+        NodeWorkloads of these names are or were; ``orders``: what an administrator said of those that are gone."""
+        origins = origins or {}
         plan = await self._look_and_plan(workloads)
         self._wanted = plan.wanted
-        deleting = frozenset(name for name, workload in workloads.items() if workload.deleting)
-        ops = diff(plan.wanted.values(), self._observation.seen(), deleting, plan.broken)
+        before = ownership.attributed(self._observation.seen(), workloads, origins)
+        orphaned = ownership.orphans(before, workloads, plan.wanted)
+        standing = ownership.standing(workloads, plan.whole, orphaned, origins, orders)
+        refused = _refused_adoptions(plan.wanted, before, workloads)
+        wanted = [item for key, item in plan.wanted.items() if key not in refused]
+        ops, spared = ownership.spared(diff(wanted, before, standing.erased, standing.kept), before)
         if not may_remove:
             ops = [op for op in ops if op.verb != "remove"]
-        execution = await self._execute(ops, plan.wanted)
+        execution = await self._execute(ops, plan.wanted, before, standing.kept)
         after = self._facts(workloads)
         if not may_remove:
             return Pass(wake_at=self._wake_at(plan), again=self._intern(after) is not self._basis, done=execution.done)
-        seen = self._observation.seen()
+        seen = ownership.attributed(self._observation.seen(), workloads, origins)
         outcome = self._outcome(plan.wanted, seen, execution)
-        clean = self._clean(deleting, plan.wanted, seen) if self._observation.complete else frozenset()
+        outcome = replace(outcome, failed={**outcome.failed, **refused})
+        leaving = frozenset(name for name, workload in workloads.items() if workload.deleting)
+        clean = self._clean({name: workloads[name] for name in leaving}, plan.wanted, seen)
         return Pass(
-            reports=self._report(workloads, plan, after, outcome) | self._leaving(workloads, deleting - clean),
+            reports=self._report(workloads, plan, after, outcome) | self._leaving(workloads, leaving - clean, before, spared),
             clean=clean,
-            quarantined=quarantined(plan.wanted.values(), seen, frozenset(workloads)),
+            quarantine=ownership.quarantine(ownership.orphans(seen, workloads, plan.wanted), origins),
+            complete=self._observation.complete,
+            owners=frozenset(thing.owner for thing in seen.values()),
+            keys=frozenset(thing.item.public_key for thing in seen.values() if isinstance(thing.item, WireGuard)),
             again=self._intern(after) is not self._basis,
             wake_at=self._wake_at(plan),
             done=execution.done,
@@ -149,24 +184,27 @@ class Converger:
             if workload.deleting:
                 continue
             old = known.get(name)
-            if old is not None and _unchanged(old[0], workload) and (old[1].wake_at is None or old[1].wake_at > facts.now):
+            if old is not None and _unchanged(old[0], workload) and _asleep(old[1], old[2], facts.now):
                 self._lowered[name] = old
                 continue
             lowered = self._lower_one(workload, facts)
             if lowered is None:
                 broken.add(name)
             else:
-                self._lowered[name] = (workload, lowered)
+                self._lowered[name] = (workload, lowered, facts.now)
         wanted: dict[str, Item] = {}
         refused: dict[str, dict[str, str]] = {}
-        oldest_first = sorted(self._lowered, key=lambda name: (workloads[name].metadata.creation_timestamp, name))
-        for name in oldest_first:
+        # What is whole first: it may change what is there. Then the oldest.
+        ranked = sorted(
+            self._lowered, key=lambda n: (not self._lowered[n][1].whole, workloads[n].metadata.creation_timestamp, n)
+        )
+        for name in ranked:
             for item in self._lowered[name][1].items:
                 owned = item if item.owner else replace(item, owner=name)
                 first = wanted.setdefault(item.key, owned)
                 if first != item:
                     refused.setdefault(name, {})[item.key] = f"{first.owner} wants it differently"
-        return _Plan({name: lowered for name, (_, lowered) in self._lowered.items()}, wanted, refused, frozenset(broken))
+        return _Plan({name: lowered for name, (_, lowered, _) in self._lowered.items()}, wanted, refused, frozenset(broken))
 
     def _lower_one(self, workload: NodeWorkload, facts: Facts) -> Lowered | None:
         """None where it can't be told what the workload wants; what it has on the node stays as it is then."""
@@ -175,6 +213,8 @@ class Converger:
             return None
         try:
             return kind.lower(workload, facts)
+        except Unknown as unknown:
+            return Lowered(problem=Problem(Reason.PROGRESSING, str(unknown)), whole=False)
         except Exception:  # one broken workload stays its own problem
             log.exception("lowering failed", extra={"workload": workload.name})
             return None
@@ -186,9 +226,10 @@ class Converger:
 
     # -- doing ---------------------------------------------------------------------------------------------------------
 
-    async def _execute(self, ops: Sequence[Op], wanted: Mapping[str, Item]) -> Execution:
-        seen = self._observation.seen()
-        execution = await self._executor.execute(ops, wanted, seen, frozenset(self._observation.errors))
+    async def _execute(
+        self, ops: Sequence[Op], wanted: Mapping[str, Item], seen: Mapping[str, Observed], kept: Callable[[str], bool]
+    ) -> Execution:
+        execution = await self._executor.execute(ops, wanted, seen, frozenset(self._observation.errors), kept)
         for driver in execution.touched:
             self._observation.mark(driver)
         await self._observation.refresh(wanted.values())
@@ -198,10 +239,10 @@ class Converger:
             driver_away = self._executor.driver_of(op.key, op.item) in self._observation.errors
             if driver_away:
                 continue
-            if op.item is not None and (there is None or there.item != op.item):
-                self._executor.stuck(op, "it was made, but is not there as it should be")
-            elif op.item is None and there is not None:
-                self._executor.stuck(op, "it was removed, but is still there")
+            if (there is not None) if op.item is None else (there is None or there.item != op.item):
+                self._executor.stuck(op)
+            else:
+                self._executor.verified(op)
         return execution
 
     def _dirty(self, driver: Driver) -> None:
@@ -223,14 +264,15 @@ class Converger:
     def _outcome(self, wanted: Mapping[str, Item], seen: Mapping[str, Observed], execution: Execution) -> Outcome:
         failed = {key: failure.error for key, failure in self._executor.failures.items() if key in wanted}
         failed |= {key: f"it needs itself: {circle}" for key, circle in execution.cycles.items() if key in wanted}
+        pending = {key: self._executor.progress(key) for key in self._executor.running if key in wanted}
         errors = self._observation.errors
         if errors:
             for key, item in wanted.items():
                 driver = self._executor.driver_of(key, item)
                 there = seen.get(key)
                 if driver is not None and driver in errors and (there is None or there.item != item):
-                    failed[key] = errors[driver]
-        pending = {key: self._executor.progress(key) for key in self._executor.running if key in wanted}
+                    failed.pop(key, None)
+                    pending[key] = f"the node can't look at it: {errors[driver]}"
         blocked = {key: need for key, need in execution.blocked.items() if key in wanted and key not in failed}
         return Outcome(failed, pending, blocked)
 
@@ -254,7 +296,8 @@ class Converger:
                 if known
                 else "this node's agent is too old for this kind of workload"
             )
-            result[name] = Report(waiting(Reason.FAILED, what))
+            result[name] = self._as_before(workloads[name], waiting(Reason.FAILED, what))
+        self._states = {name: (workloads[name].uid, report) for name, report in result.items()}
         return result
 
     def _report_one(self, workload: NodeWorkload, facts: Facts, lowered: Lowered, outcome: Outcome) -> Report:
@@ -262,11 +305,27 @@ class Converger:
         assert kind is not None
         try:
             return kind.report(workload, facts, lowered, outcome)
+        except Unknown as unknown:
+            return self._as_before(workload, waiting(Reason.PROGRESSING, str(unknown)))
         except Exception:
             log.exception("reporting failed", extra={"workload": workload.name})
-            return Report(waiting(Reason.FAILED, "the agent failed to report on it; its log says why"))
+            return self._as_before(workload, waiting(Reason.FAILED, "the agent failed to report on it; its log says why"))
 
-    def _leaving(self, workloads: Mapping[str, NodeWorkload], names: frozenset[str]) -> dict[str, Report]:
+    def _as_before(self, workload: NodeWorkload, verdict: Verdict) -> Report:
+        """What could be told of it last: that nobody can say now how it stands does not mean that it is not there."""
+        old = self._states.get(workload.name)
+        if old is not None and old[0] == workload.uid:
+            return replace(old[1], verdict=verdict)
+        status = workload.status
+        return Report(verdict, status.machine, status.mount, status.network, status.conditions)
+
+    def _leaving(
+        self,
+        workloads: Mapping[str, NodeWorkload],
+        names: frozenset[str],
+        seen: Mapping[str, Observed],
+        spared: Mapping[str, str],
+    ) -> dict[str, Report]:
         """What keeps workloads that are to go, where it is more than the time that it takes."""
         blind = "; ".join(f"the node can't see what it has: {error}" for error in self._observation.errors.values())
         reports: dict[str, Report] = {}
@@ -276,17 +335,53 @@ class Converger:
                 for key, failure in self._executor.failures.items()
                 if failure.op.observed is not None and failure.op.observed.owner == name
             ]
+            said += [
+                f"{key} is in use by {user}, which the node keeps: it goes when that does"
+                for key, user in spared.items()
+                if seen[key].owner == name
+            ]
             if blind or said:
                 status = workloads[name].status
                 verdict = waiting(Reason.DELETION_BLOCKED, "; ".join([*said, *([blind] if blind else [])]))
-                reports[name] = Report(verdict, status.machine, status.mount)
+                reports[name] = Report(verdict, status.machine, status.mount, status.network)
         return reports
 
-    def _clean(self, deleting: Iterable[str], wanted: Mapping[str, Item], seen: Mapping[str, Observed]) -> frozenset[str]:
-        """What another workload wants as well is its from now on and holds up no deletion."""
-        left = {thing.owner for key, thing in seen.items() if key not in wanted}
+    def _clean(
+        self, leaving: Mapping[str, NodeWorkload], wanted: Mapping[str, Item], seen: Mapping[str, Observed]
+    ) -> frozenset[str]:
+        """Those that the node lets go of without a word, and those of which nothing is left that was to go. What another
+        workload wants as well is its from now on and holds up no deletion."""
+        let_go = frozenset(name for name, workload in leaving.items() if ownership.released(workload))
+        if not self._observation.complete:
+            return let_go
+        retained = {name for name, workload in leaving.items() if workload.spec.retain}
+        left = {
+            thing.owner
+            for key, thing in seen.items()
+            if key not in wanted and not thing.shared and not (thing.holds_data and thing.owner in retained)
+        }
         left |= {op.item.owner for op in self._executor.running.values() if op.item is not None}
-        return frozenset(deleting) - left
+        return let_go | (leaving.keys() - left)
+
+
+def _refused_adoptions(
+    wanted: Mapping[str, Item], seen: Mapping[str, Observed], workloads: Mapping[str, NodeWorkload]
+) -> dict[str, str]:
+    """Disks that can't be taken over, and why: only what belongs to nobody any more is given to somebody."""
+    refused: dict[str, str] = {}
+    for key, item in wanted.items():
+        if isinstance(item, Disk) and item.adopted and (old := seen.get(f"disk/{item.adopted}")) is not None:
+            workload = workloads.get(old.owner)
+            if workload is not None or old.key in wanted:
+                refused[key] = (
+                    f"{old.key} is not in quarantine: NodeWorkload {old.owner} has it, and keeps it until that is gone"
+                )
+    return refused
+
+
+def _asleep(lowered: Lowered, since: float, now: float) -> bool:
+    """Whether there is no need to lower again. A clock that was set back says nothing about when to wake up."""
+    return lowered.wake_at is None or since <= now < lowered.wake_at
 
 
 def _basis(facts: Facts) -> Facts:

@@ -11,6 +11,7 @@ from collections.abc import Sequence
 from zos import __version__
 from zos.agent.agent import Agent
 from zos.agent.composition import equip, kind_of
+from zos.agent.lock import alone
 from zos.agent.metrics import Metrics
 from zos.agent.settings import Settings, parse
 from zos.drivers.keyring import Keyring
@@ -22,8 +23,13 @@ log = logging.getLogger("zos.agent")
 
 
 async def run(settings: Settings) -> None:
-    """Until cancelled. Raises OSError when the node or the configuration can't be used."""
+    """Until cancelled. Raises OSError when the node or the configuration can't be used, or another agent has the node."""
     settings.state.mkdir(parents=True, exist_ok=True, mode=0o700)
+    with alone(settings.state, settings.node):
+        await _run(settings)
+
+
+async def _run(settings: Settings) -> None:
     settings.run.mkdir(parents=True, exist_ok=True)
     metrics = Metrics()
     access = await Access.load(settings.kubeconfig)

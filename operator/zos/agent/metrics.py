@@ -25,7 +25,9 @@ class Metrics:
             "zos_agent_api_writes", "Writes to the API server.", ("kind", "verb", "code"), registry=self.registry
         )
         self.workloads = Gauge("zos_agent_workloads", "NodeWorkloads of this node.", ("state",), registry=self.registry)
-        self.quarantined = Gauge("zos_agent_quarantined", "Data that no NodeWorkload owns.", registry=self.registry)
+        self.quarantined = Gauge(
+            "zos_agent_quarantined", "Objects without a NodeWorkload of which something is here.", registry=self.registry
+        )
         self.refused = Gauge(
             "zos_agent_refused_statuses", "Statuses that the API server refuses to take.", registry=self.registry
         )

@@ -10,10 +10,11 @@ from pydantic import ValidationError
 from pydantic.alias_generators import to_camel
 
 from zos import __version__
-from zos.agent import prekeys, surroundings
+from zos.agent import prekeys
 from zos.agent.settings import Settings
 from zos.agent.statuses import replacing
-from zos.api.gridnode import Endpoint, GridNode, GridNodeStatus, NodeFeatures, Quarantined
+from zos.agent.surroundings import Surroundings
+from zos.api.gridnode import GridNode, GridNodeStatus, NodeFeatures, Quarantined
 from zos.api.meta import version_number
 from zos.api.nodeworkload import NodeWorkload
 from zos.drivers.keyring import Keyring
@@ -21,8 +22,10 @@ from zos.kube.client import ApiError, Client, NotFound, Raw, Unavailable
 
 log = logging.getLogger("zos.agent")
 
-#: Seconds between looks at what nobody tells us of: addresses, name servers, the size of the disk.
+#: Seconds between looks at what nobody tells us of: addresses, name servers, the size of the disk; and while something seems
+#: to be gone.
 _LOOK = 60.0
+_LOOK_AGAIN = 5.0
 _RETRY, _LAST_RETRY = 3.0, 300.0
 #: Our fields of GridNode.status, as on the wire.
 _OURS = frozenset(to_camel(field) for field in GridNodeStatus.AGENTS)
@@ -47,10 +50,10 @@ class NodeStatus:
         self._wake = asyncio.Event()
         self._made: set[str] = set()
         self._unused: Mapping[str, float] = {}
-        self._endpoint: Endpoint | None = None
-        self._nameservers: tuple[str, ...] = ()
+        self._surroundings = Surroundings(settings)
+        self._quarantine: tuple[Quarantined, ...] | None = None  # not known yet
+        self._kept_keys: frozenset[str] | None = None
         self.workloads: Mapping[str, NodeWorkload] = {}
-        self.quarantine: tuple[Quarantined, ...] = ()
         self.node: GridNode | None = None
         self._doubted = False
         self._failed: tuple[str, int, float] | None = None  # why the last write failed, how many did, when to try again
@@ -62,7 +65,18 @@ class NodeStatus:
 
     @property
     def nameservers(self) -> tuple[str, ...]:
-        return self._nameservers
+        return self._surroundings.nameservers
+
+    def keep(self, keys: frozenset[str], quarantine: tuple[Quarantined, ...], *, complete: bool) -> None:
+        """What is on the node: keys that WireGuard runs with, and what belongs to nobody. ``complete``: that is all; else
+        what was seen before and could not be looked at now is still there."""
+        if not complete:
+            shown = self._quarantine if self._quarantine is not None else self.node.status.quarantine if self.node else ()
+            quarantine = tuple({**{entry.uid: entry for entry in quarantine}, **{entry.uid: entry for entry in shown}}.values())
+        if quarantine != (self._quarantine or ()):
+            log.warning("of nobody, left as it is: %s", ", ".join(entry.uid for entry in quarantine) or "nothing")
+        self._quarantine = quarantine
+        self._kept_keys = keys if complete else None
 
     def changed(self) -> None:
         self._wake.set()
@@ -73,6 +87,7 @@ class NodeStatus:
 
     def see(self, node: GridNode) -> None:
         """What the API server shows; older news than what is known is dropped."""
+        self._surroundings.recall(node.status)
         if self.node is not None and self.node.uid == node.uid:
             if not self._doubted and _version(node) <= _version(self.node):
                 return
@@ -85,15 +100,15 @@ class NodeStatus:
 
     async def look(self) -> None:
         """Asks the node for what it doesn't tell by itself."""
-        self._nameservers = surroundings.nameservers()
-        self._endpoint = await surroundings.endpoint()
+        await self._surroundings.look()
 
     async def run(self, allowed: Callable[[], bool]) -> None:
         """``allowed``: the workloads are known and the cluster is ours, so keys can be told used from unused."""
         looked = self._clock()
         while True:
             self._wake.clear()
-            delay = max(0.1, looked + _LOOK - self._clock())
+            between = _LOOK_AGAIN if self._surroundings.unsure else _LOOK
+            delay = max(0.1, looked + between - self._clock())
             if allowed() and self.node is not None:
                 pause = self._failed[2] - self._clock() if self._failed is not None else 0.0
                 if pause <= 0:
@@ -104,7 +119,7 @@ class NodeStatus:
                 async with asyncio.timeout(delay):
                     await self._wake.wait()
             except TimeoutError:
-                if self._clock() - looked >= _LOOK:
+                if self._clock() - looked >= between:
                     await self.look()
                     looked = self._clock()
 
@@ -129,9 +144,10 @@ class NodeStatus:
         status = node.status
         used = {hold.public_key for hold in status.holds if hold.public_key}
         used |= {w.spec.network.public_key for w in self.workloads.values() if w.spec.network is not None}
+        used |= self._kept_keys or frozenset()
         pool = prekeys.plan(self._keyring.publics(), status.prekeys, self._made, used, self._unused, self._clock())
         self._unused = pool.unused
-        for key in pool.forget:
+        for key in pool.forget if self._kept_keys is not None else ():
             log.info("key of a network that is gone deleted", extra={"public_key": key})
             self._keyring.forget(key)
         fresh = tuple(self._keyring.create() for _ in range(pool.create))
@@ -140,14 +156,14 @@ class NodeStatus:
             update={
                 "status": status.model_copy(
                     update={
-                        "capacity": surroundings.capacity(self._settings),
+                        "capacity": self._surroundings.capacity,
                         "prekeys": (*pool.publish, *fresh),
                         "sealing_key": self._keyring.sealing_key(),
                         "features": self._features(),
                         "agent_version": __version__,
-                        "reported_endpoint": self._endpoint,
-                        "nameservers": self._nameservers,
-                        "quarantine": self.quarantine,
+                        "reported_endpoint": self._surroundings.endpoint,
+                        "nameservers": self._surroundings.nameservers,
+                        "quarantine": self._quarantine if self._quarantine is not None else status.quarantine,
                     }
                 )
             }

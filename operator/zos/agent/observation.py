@@ -37,6 +37,11 @@ class Observation:
         return not self._errors and len(self._seen) == len(self._drivers)
 
     @property
+    def blind(self) -> Mapping[Driver, str]:
+        """Drivers of which it is not known what they have, and why: they could not look, or have not yet."""
+        return {driver: "not looked at yet" for driver in self._drivers if driver not in self._seen} | dict(self.errors)
+
+    @property
     def errors(self) -> Mapping[Driver, str]:
         """Drivers whose subsystem can't be seen, and why."""
         return {driver: error for driver, (error, _, _) in self._errors.items()}

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import argparse
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from ipaddress import ip_network
+from ipaddress import IPv4Network, IPv6Network, ip_network
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 from zos.api.meta import parse_quantity
 
@@ -30,6 +30,9 @@ class Settings:
     insecure_registries: tuple[str, ...] = ()
     egress_deny: tuple[str, ...] = ()
     registry_auth: Path | None = None
+    image_dir: tuple[Path, ...] = ()
+    image_network: tuple[IPv4Network | IPv6Network, ...] = ()
+    image_size: int = 20 * 2**30
     capacity_cpu: int | None = None
     capacity_memory: int | None = None
     capacity_storage: int | None = None
@@ -39,6 +42,24 @@ class Settings:
     lease: int = 40
     resync: float = 60.0
     log_level: str = "INFO"
+
+
+class _Append(argparse.Action):
+    """An option that may be given again; the first time it replaces what the environment said."""
+
+    def __init__(self, *arguments: Any, **rest: Any) -> None:
+        super().__init__(*arguments, **rest)
+        self._found: tuple[Any, ...] = ()
+
+    def __call__(self, parser: object, namespace: argparse.Namespace, values: Any, option: str | None = None) -> None:
+        self._found = (*self._found, *values)
+        setattr(namespace, self.dest, self._found)
+
+
+def _directory(text: str) -> Path:
+    if not text.startswith("/"):
+        raise ValueError(f"{text} is not an absolute path")
+    return Path(text)
 
 
 def parse(argv: Sequence[str], environment: Mapping[str, str] = os.environ) -> Settings:
@@ -52,6 +73,12 @@ def parse(argv: Sequence[str], environment: Mapping[str, str] = os.environ) -> S
             rest["required"] = False
         parser.add_argument(name, **rest)  # type: ignore[arg-type]
 
+    def listed(name: str, type: Callable[[str], Any], metavar: str, help: str) -> None:
+        def parse(text: str) -> tuple[Any, ...]:
+            return tuple(type(part) for part in text.split(",") if part)
+
+        option(name, type=parse, action=_Append, default=(), metavar=f"{metavar},…", help=f"{help}; may be given again")
+
     defaults = Settings(node="")
     option("--node", required=True, help="name of this node's GridNode")
     option("--kubeconfig", default=None, help="default: the pod's service account")
@@ -63,21 +90,20 @@ def parse(argv: Sequence[str], environment: Mapping[str, str] = os.environ) -> S
     option("--libvirt-uri", default=defaults.libvirt_uri)
     option("--wireguard-go", default=defaults.wireguard_go, help="userspace WireGuard, for kernels without")
     option("--guest-dir", type=Path, default=defaults.guest_dir, help="vmlinuz and initramfs of container machines")
+    listed("--insecure-registries", str, "HOST[:PORT]", "may be spoken to in plain HTTP")
     option(
-        "--insecure-registries",
-        type=lambda text: tuple(filter(None, text.split(","))),
-        default=(),
-        metavar="HOST[:PORT],…",
-        help="may be spoken to in plain HTTP, beside private and documentation addresses",
+        "--registry-auth",
+        type=Path,
+        default=None,
+        metavar="FILE",
+        help="a containers-auth.json(5): opens the repositories that it names to everybody who has machines on this node",
     )
+    listed("--image-dir", _directory, "DIR", "file:// images may be taken from below it; there is no other")
+    listed("--image-network", ip_network, "CIDR", "images may be fetched from there, beside the Internet")
     option(
-        "--egress-deny",
-        type=_cidrs,
-        default=(),
-        metavar="CIDR,…",
-        help="no machine may connect to these, like the pods and services of the cluster",
+        "--image-size", type=parse_quantity, default=defaults.image_size, help="of an image at most, packed and unpacked alike"
     )
-    option("--registry-auth", type=Path, default=None, metavar="FILE", help="credentials: a containers-auth.json(5)")
+    listed("--egress-deny", _cidr, "CIDR", "no machine may connect to these, like the pods and services of the cluster")
     option("--capacity-cpu", type=int, default=None, help="offer this many virtual CPUs")
     option("--capacity-memory", type=parse_quantity, default=None, help="offer this much memory, like 8Gi")
     option("--capacity-storage", type=parse_quantity, default=None, help="offer this much disk, like 100Gi")
@@ -90,5 +116,5 @@ def parse(argv: Sequence[str], environment: Mapping[str, str] = os.environ) -> S
     return Settings(**vars(parser.parse_args(argv)))
 
 
-def _cidrs(text: str) -> tuple[str, ...]:
-    return tuple(str(ip_network(part.strip())) for part in text.split(",") if part.strip())
+def _cidr(text: str) -> str:
+    return str(ip_network(text.strip()))

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import asyncio
+import hashlib
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import ClassVar
 
 from zos.drivers import Driver, DriverError
+from zos.drivers.disk import as_asked, here_already, missing, nothing_to_adopt
+from zos.drivers.domain import outdated
 from zos.plan.diff import Observed, Op
 from zos.plan.facts import DomainFact, ImageFact
 from zos.plan.items import (
@@ -27,24 +30,44 @@ from zos.plan.items import (
     Veth,
     WireGuard,
 )
+from zos.plan.ownership import of_disk, of_guest
 
 
 @dataclass
 class Node:
-    """What exists on a simulated node, and how it behaves. ``faults``: key → the error that operating on it gives.
-    ``delay``: seconds an operation of a slow driver takes. It outlives the agents that run on it."""
+    """What exists on a simulated node, and how it behaves. ``faults``: key → the error that operating on it gives. ``blind``:
+    item class → the error that looking gives to the driver that serves it. ``delay``: seconds an operation of a slow driver
+    takes. ``starts``: how often each guest was started. It outlives the agents that run on it."""
 
     things: dict[str, Item] = field(default_factory=dict)
     faults: dict[str, str] = field(default_factory=dict)
+    blind: dict[type[Item], str] = field(default_factory=dict)
     delay: float = 0.0
     writes: int = 0
+    starts: dict[str, int] = field(default_factory=dict)
     watchers: list[Callable[[str], None]] = field(default_factory=list)
 
     def lose(self, key: str) -> None:
         """Something disappears behind the agent's back."""
         del self.things[key]
+        self.stir(key)
+
+    def stir(self, key: str = "") -> None:
+        """Something happens that the agent hears of."""
         for watcher in self.watchers:
             watcher(key)
+
+    def user_of(self, disk: str) -> str | None:
+        """The guest that runs with a disk."""
+        for item in self.things.values():
+            if isinstance(item, Domain) and item.running and disk in (d.disk for d in (item.root, *item.disks)):
+                return item.name
+        return None
+
+
+def digest_of(ref: str) -> str:
+    """Of a simulated image."""
+    return f"sha256:{hashlib.sha256(ref.encode()).hexdigest()}"
 
 
 class _DictDriver:
@@ -59,22 +82,18 @@ class _DictDriver:
         node.watchers.append(self._lost)
 
     async def observe(self, wanted: Sequence[Item]) -> Mapping[str, Observed]:
-        return {
-            key: Observed(key, item, item.owner, item.HOLDS_DATA)
-            for key, item in self.node.things.items()
-            if isinstance(item, self.ITEMS)
-        }
+        for item in self.ITEMS:
+            if item in self.node.blind:
+                raise DriverError(self.node.blind[item])
+        return {key: self._see(key, item, wanted) for key, item in self.node.things.items() if isinstance(item, self.ITEMS)}
 
     async def apply(self, op: Op) -> None:
         if self.SLOW:
             await asyncio.sleep(self.node.delay)
         if op.key in self.node.faults:
             raise DriverError(self.node.faults[op.key])
+        self._do(op)
         self.node.writes += 1
-        if op.item is None:
-            self.node.things.pop(op.key, None)
-        else:
-            self.node.things[op.key] = replace(op.item, needs=())
 
     def progress(self, key: str) -> str:
         return ""
@@ -84,6 +103,15 @@ class _DictDriver:
 
     async def close(self) -> None:
         self.node.watchers.remove(self._lost)
+
+    def _see(self, key: str, item: Item, wanted: Sequence[Item]) -> Observed:
+        return Observed(key, item, item.owner, shared=item.SHARED)
+
+    def _do(self, op: Op) -> None:
+        if op.item is None:
+            self.node.things.pop(op.key, None)
+        else:
+            self.node.things[op.key] = replace(op.item, needs=())
 
     def _lost(self, key: str) -> None:
         if self._dirty is not None:
@@ -103,33 +131,114 @@ class Quick(_DictDriver):
         WireGuard,
         File,
         Service,
-        Disk,
     )
 
 
 class Images(_DictDriver):
+    """Knows facts of what is wanted only, as the real one does."""
+
     ITEMS: ClassVar[tuple[type[Item], ...]] = (Image,)
     SLOW = True
 
+    def __init__(self, node: Node) -> None:
+        super().__init__(node)
+        self._facts: dict[str, ImageFact | str] = {}
+
+    async def observe(self, wanted: Sequence[Item]) -> Mapping[str, Observed]:
+        seen = await super().observe(wanted)
+        refs = [item.ref for item in wanted if isinstance(item, Image)]
+        self._facts = {ref: self._facts[ref] for ref in refs if isinstance(self._facts.get(ref), str)}
+        for ref in refs:
+            if f"image/{ref}" in seen:
+                self._facts[ref] = ImageFact(digest=digest_of(ref), entrypoint=("/bin/init",))
+        return seen
+
+    async def apply(self, op: Op) -> None:
+        try:
+            await super().apply(op)
+        except DriverError as error:
+            self._facts[op.key.removeprefix("image/")] = str(error)
+            raise
+
     def facts(self) -> Mapping[str, ImageFact | str]:
-        return {
-            item.ref: ImageFact(digest=f"sha256:{abs(hash(item.ref)):x}", entrypoint=("/bin/init",))
-            for item in self.node.things.values()
-            if isinstance(item, Image)
-        }
+        return self._facts
+
+
+class Disks(_DictDriver):
+    ITEMS: ClassVar[tuple[type[Item], ...]] = (Disk,)
+
+    def _see(self, key: str, item: Item, wanted: Sequence[Item]) -> Observed:
+        assert isinstance(item, Disk)
+        asked = next((one for one in wanted if isinstance(one, Disk) and one.name == item.name), None)
+        shown = item if asked is None else as_asked(item, asked, f"disk/{asked.adopted}" in self.node.things)
+        return Observed(key, shown, item.owner, holds_data=True, origin=item.origin or of_disk(item.name))
+
+    def _do(self, op: Op) -> None:
+        if isinstance(op.item, Disk):
+            there = self.node.things.get(op.key)
+            if there is None and op.item.adopt:
+                there = self._adopted(op.item)
+            elif there is None and op.item.must_exist:
+                raise DriverError(missing(op.item))
+            elif there is not None and op.item.adopt and f"disk/{op.item.adopted}" in self.node.things:
+                raise DriverError(here_already(op.item))
+            if isinstance(there, Disk) and there.format != op.item.format:
+                raise DriverError(f"disk {op.item.name} is formatted as {there.format} and keeps what it holds")
+            if isinstance(there, Disk) and there.size > op.item.size:
+                raise DriverError(f"disk {op.item.name} can't shrink from {there.size} to {op.item.size}")
+        super()._do(op)
+
+    def _adopted(self, item: Disk) -> Item:
+        if f"disk/{item.adopted}" not in self.node.things:
+            raise DriverError(nothing_to_adopt(item))
+        if (user := self.node.user_of(item.adopted)) is not None:
+            raise DriverError(f"guest {user} runs with disk {item.adopted}: it is taken over when that has ended")
+        return self.node.things.pop(f"disk/{item.adopted}")
 
 
 class Domains(_DictDriver):
+    """Guests that run keep what they were started with, whatever is wanted, until they are restarted."""
+
     ITEMS: ClassVar[tuple[type[Item], ...]] = (Domain,)
     SLOW = True
 
+    def __init__(self, node: Node) -> None:
+        super().__init__(node)
+        self._facts: dict[str, DomainFact] = {}
+
+    async def observe(self, wanted: Sequence[Item]) -> Mapping[str, Observed]:
+        self._facts = {}
+        return await super().observe(wanted)
+
     def facts(self) -> Mapping[str, DomainFact]:
-        return {
-            item.name: DomainFact(running=item.running, booted=item.running, started_at=1.0, accelerator="tcg")
-            for item in self.node.things.values()
-            if isinstance(item, Domain)
-        }
+        return self._facts
+
+    def _see(self, key: str, item: Item, wanted: Sequence[Item]) -> Observed:
+        assert isinstance(item, Domain)
+        asked = next((one for one in wanted if isinstance(one, Domain) and one.name == item.name), None)
+        shown: Domain = item
+        changed: tuple[str, ...] = ()
+        if asked is not None and asked.running and item.running and asked.incarnation == item.incarnation:
+            shown, changed = asked, outdated(item, asked)
+        self._facts[item.name] = DomainFact(
+            running=item.running, booted=item.running, started_at=1.0, ended="" if item.running else "stopped",
+            accelerator="tcg", outdated=changed, recipe=item.recipe, image=item.image,
+        )  # fmt: skip
+        return Observed(key, shown, item.owner, origin=of_guest(item.uuid))
+
+    def _do(self, op: Op) -> None:
+        there = self.node.things.get(op.key)
+        if isinstance(op.item, Domain) and op.item.running:
+            if isinstance(there, Domain) and there.running and there.incarnation == op.item.incarnation:
+                return
+            if op.item.image not in (digest_of(item.ref) for item in self.node.things.values() if isinstance(item, Image)):
+                raise DriverError(f"image {op.item.image} is not on this node any more")
+            for disk in (op.item.root, *op.item.disks):
+                if f"disk/{disk.disk}" not in self.node.things:
+                    raise DriverError(f"no disk {disk.disk}")
+            self.node.starts[op.item.name] = self.node.starts.get(op.item.name, 0) + 1
+        super()._do(op)
 
 
 def drivers(node: Node) -> tuple[Driver, ...]:
-    return (Quick(node), Images(node), Domains(node))
+    return (Quick(node), Images(node), Domains(node), Disks(node))

@@ -21,6 +21,13 @@ class Snapshot:
         self._file = state / "workloads.json"
         self._written: str | None = None
 
+    def cluster(self) -> str | None:
+        """The cluster that was saved for; None: that is not known."""
+        try:
+            return str(json.loads(self._file.read_text())["cluster"]) or None
+        except (OSError, ValueError, KeyError, TypeError):
+            return None
+
     def load(self, cluster: str | None) -> dict[str, NodeWorkload] | None:
         """What was saved for that cluster; None: nothing usable."""
         try:

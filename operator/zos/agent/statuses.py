@@ -230,13 +230,14 @@ def _status(workload: NodeWorkload, report: Report, previous: NodeWorkloadStatus
         conditions=conditions(report.verdict, report.conditions, previous.conditions, generation, now),
         machine=report.machine,
         mount=report.mount,
+        network=report.network,
     )
 
 
 def _in_words(status: NodeWorkloadStatus) -> tuple[object, ...]:
     """A status but for its messages."""
     wordless: tuple[Condition, ...] = tuple(c.model_copy(update={"message": ""}) for c in status.conditions)
-    return (status.observed_generation, wordless, status.machine, status.mount)
+    return (status.observed_generation, wordless, status.machine, status.mount, status.network)
 
 
 def replacing(new: Raw, old: Raw) -> Raw:

@@ -205,9 +205,13 @@ class Controller:
             del self._buried[next(iter(self._buried))]
 
     def _rewound(self) -> None:
-        """The API server shows an older state: what was deleted since may live again, and older versions are news."""
+        """The API server shows an older state: what was deleted since may live again, older versions are news, and what is not
+        written yet was about something else."""
+        known = [obj.key for kind in self.world.counts() for obj in self.world.all(kind)]
         self._buried.clear()
-        self._versions.rewound(obj.key for model in WATCHED for obj in self.world.all(model.KIND))
+        self._versions.rewound(known)
+        for key in known:
+            self._ledger.forget(key)
 
     def _unreadable(self, key: Key, raw: Raw, error: Exception) -> None:
         """News of an object that could not be taken in, for whatever reason."""
@@ -320,9 +324,13 @@ class Controller:
         try:
             reader = self.world.reader(obj.key)
             if KINDS[obj.KIND].finalized:  # the executor goes by these: their coming and going is everyone's business
-                reader.where_view(
+                owned = reader.where_view(
                     NodeWorkload, "owner", obj.uid, lambda workload: (workload.key, workload.hindrance, workload.deleting)
                 )
+                for key, *_ in owned if obj.deleting else ():
+                    node = self._nodes.get(key.namespace, "")
+                    reader.view(GridNode, "", node, lambda found: found.knows_words)
+                    reader.view(Heartbeat, "", node, lambda beat: beat.alive)
             return resolved(KINDS[obj.KIND], obj, reader)
         except Exception as error:
             log.exception("resolving failed", extra=_fields(obj.key, obj))

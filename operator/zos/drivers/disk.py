@@ -2,6 +2,7 @@
 
 A disk gets its name only when it is complete, file system included; so what has a name is never formatted. The node never
 mounts one: what a guest wrote there is not for the node's kernel to parse. A grown disk is filled by the guest's own init.
+Whose a disk is stands on its card; where that is lost, the uid in its name says it, and its content what it is formatted as.
 """
 
 from __future__ import annotations
@@ -13,17 +14,25 @@ import json
 import os
 import re
 from collections.abc import Awaitable, Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import ClassVar, Literal
 
+from pydantic import ValidationError
+
+from zos.api.nodeworkload import Owner
 from zos.drivers import DriverError
 from zos.drivers.process import run
 from zos.drivers.thread import in_thread
 from zos.plan.diff import Observed, Op
 from zos.plan.items import Disk, Item
+from zos.plan.ownership import of_disk
 
 #: Tells a running guest of a disk's new size (bytes), and by that sets the file's size; False: no guest runs with it.
 Resize = Callable[[Path, int], Awaitable[bool]]
+#: Whether a guest runs with a disk. Raises DriverError where that can't be told.
+InUse = Callable[[Path], Awaitable[bool]]
+Format = Literal["btrfs", "ext4"]
 
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,127}")
 _KEEP_SIZE = 1  # FALLOC_FL_KEEP_SIZE, linux/falloc.h
@@ -31,7 +40,19 @@ _KEEP_SIZE = 1  # FALLOC_FL_KEEP_SIZE, linux/falloc.h
 _BTRFS_PLAIN = 256 << 20
 _SMALLEST = {"btrfs": 16 << 20, "ext4": 1 << 20}
 
+#: Where a file system says what it is: offset and bytes (libblkid's superblocks).
+_MAGIC: tuple[tuple[Format, int, bytes], ...] = (("ext4", 0x438, b"\x53\xef"), ("btrfs", 0x10040, b"_BHRfS_M"))
+
 _libc = ctypes.CDLL(None, use_errno=True)
+
+
+@dataclass(frozen=True)
+class Card:
+    """What is written down beside a disk. ``origin`` is missing on those of older agents."""
+
+    owner: str
+    format: Format
+    origin: Owner | None = None
 
 
 class DiskDriver:
@@ -40,10 +61,11 @@ class DiskDriver:
     ITEMS: ClassVar[tuple[type[Item], ...]] = (Disk,)
     SLOW: ClassVar[bool] = False
 
-    def __init__(self, directory: Path, resize: Resize | None = None) -> None:
+    def __init__(self, directory: Path, resize: Resize | None = None, in_use: InUse | None = None) -> None:
         """``directory`` is the disks' own and is made. Disks half made by an agent that died are cleared."""
         self._directory = directory
         self._resize = resize
+        self._in_use = in_use
         directory.mkdir(parents=True, exist_ok=True, mode=0o700)
         for half in directory.glob(".new-*"):
             half.unlink()
@@ -52,7 +74,7 @@ class DiskDriver:
         return self._directory / f"{name}.raw"
 
     async def observe(self, wanted: Sequence[Item]) -> Mapping[str, Observed]:
-        return await asyncio.to_thread(self._observe)
+        return await asyncio.to_thread(self._observe, {item.name: item for item in wanted if isinstance(item, Disk)})
 
     async def apply(self, op: Op) -> None:
         try:
@@ -71,7 +93,7 @@ class DiskDriver:
     async def close(self) -> None:
         pass
 
-    def _observe(self) -> dict[str, Observed]:
+    def _observe(self, wanted: Mapping[str, Disk]) -> dict[str, Observed]:
         observed: dict[str, Observed] = {}
         for path in self._directory.glob("[!.]*.raw"):
             name = path.name.removesuffix(".raw")
@@ -79,19 +101,22 @@ class DiskDriver:
                 size = path.stat().st_size
             except FileNotFoundError:
                 continue
-            item, owner = None, ""
-            card = self._card(name)
-            if card is not None:
-                owner, format_ = card
-                item = Disk(name=name, size=size, format=format_, owner=owner)
-            observed[f"disk/{name}"] = Observed(f"disk/{name}", item, owner, holds_data=True)
+            card, asked = self._card(name), wanted.get(name)
+            format_ = card.format if card is not None else None if asked is not None else _format_of(path)
+            owner = card.owner if card is not None else ""
+            origin = (card.origin if card is not None else None) or of_disk(name)
+            item = Disk(name=name, size=size, format=format_, owner=owner, origin=origin) if format_ is not None else None
+            if item is not None and asked is not None:
+                item = as_asked(item, asked, self.path(asked.adopted).exists())
+            observed[f"disk/{name}"] = Observed(f"disk/{name}", item, owner, holds_data=True, origin=origin)
         return observed
 
-    def _card(self, name: str) -> tuple[str, Literal["btrfs", "ext4"]] | None:
+    def _card(self, name: str) -> Card | None:
         try:
             card = json.loads((self._directory / f"{name}.json").read_text())
-            return str(card["owner"]), ("ext4" if card["format"] == "ext4" else "btrfs")
-        except (OSError, ValueError, KeyError, TypeError):
+            origin = Owner.model_validate(card["origin"]) if "origin" in card else None
+            return Card(str(card["owner"]), "ext4" if card["format"] == "ext4" else "btrfs", origin)
+        except (OSError, ValueError, KeyError, TypeError, ValidationError):
             return None
 
     async def _create(self, item: Disk) -> None:
@@ -102,6 +127,12 @@ class DiskDriver:
         if self.path(item.name).exists():  # since the last look; whatever it is, it is not empty
             await self._update(item)
             return
+        if item.adopt:
+            await self._adopt(item)
+            await self._update(item)
+            return
+        if item.must_exist:
+            raise DriverError(missing(item))
         new = self._directory / f".new-{item.name}.raw"
         try:
             await in_thread(self._reserve_new, new, item)
@@ -125,12 +156,37 @@ class DiskDriver:
         new.rename(self.path(item.name))
         self._sync()
 
+    async def _adopt(self, item: Disk) -> None:
+        """Takes a disk over that belongs to nobody any more."""
+        old = self.path(item.adopted)
+        if not old.exists():
+            raise DriverError(nothing_to_adopt(item))
+        if self._in_use is not None and await self._in_use(old):
+            raise DriverError(f"a guest runs with disk {item.adopted}: it is taken over when that has ended")
+        card = self._card(item.adopted)
+        found = card.format if card is not None else await in_thread(_format_of, old)
+        if found not in (None, item.format):
+            raise DriverError(f"disk {item.adopted} is formatted as {found}, not {item.format}: it stays in quarantine")
+        await in_thread(self._rename, old, item)
+
+    def _rename(self, old: Path, item: Disk) -> None:
+        """At each step the disk has exactly one name, and one card that says whose it is by that name."""
+        self._write_card(item)
+        old.rename(self.path(item.name))
+        self._sync()
+        old.with_suffix(".json").unlink(missing_ok=True)
+
     async def _update(self, item: Disk) -> None:
         path = self.path(item.name)
         size = path.stat().st_size
+        if item.adopt:
+            if self.path(item.adopted).exists():
+                raise DriverError(here_already(item))
+            self.path(item.adopted).with_suffix(".json").unlink(missing_ok=True)  # the rename was cut off just before
         card = self._card(item.name)
-        if card is not None and card[1] != item.format:
-            raise DriverError(f"disk {item.name} is formatted as {card[1]}, not {item.format}, and keeps what it holds")
+        found = card.format if card is not None else await in_thread(_format_of, path)
+        if found not in (None, item.format):
+            raise DriverError(f"disk {item.name} is formatted as {found}, not {item.format}, and keeps what it holds")
         if item.size < size:
             raise DriverError(f"disk {item.name} has {_amount(size)} and can't shrink to {_amount(item.size)}")
         if card is None:
@@ -173,7 +229,8 @@ class DiskDriver:
     def _write_card(self, item: Disk) -> None:
         new = self._directory / f".new-{item.name}.json"
         with open(new, "w", encoding="utf-8") as file:
-            json.dump({"owner": item.owner, "format": item.format}, file)
+            origin = {"origin": item.origin.wire()} if item.origin is not None else {}
+            json.dump({"owner": item.owner, "format": item.format, **origin}, file)
             file.flush()
             os.fsync(file.fileno())
         new.rename(self._directory / f"{item.name}.json")
@@ -184,6 +241,40 @@ class DiskDriver:
             os.fsync(fd)
         finally:
             os.close(fd)
+
+
+def as_asked(there: Disk, asked: Disk, old_is_here: bool) -> Disk:
+    """A disk that is there, in the words of the wish: that it must exist is fulfilled, and what was to become it has, unless
+    that is still there as well."""
+    return replace(there, must_exist=asked.must_exist, adopt="" if old_is_here else asked.adopt)
+
+
+def missing(item: Disk) -> str:
+    return (
+        f"disk {item.name} holds data and is not on this node; an empty one is not made in its place. Bring its file back, or, "
+        "if the data is lost, delete the object and make it anew"
+    )
+
+
+def nothing_to_adopt(item: Disk) -> str:
+    return f"disk {item.adopted} is not on this node: there is nothing to take over; take giveTo back for an empty disk"
+
+
+def here_already(item: Disk) -> str:
+    return (
+        f"disk {item.name} is here already and keeps what it holds, so {item.adopted} stays in quarantine: "
+        "give it to an object that has no disk yet"
+    )
+
+
+def _format_of(path: Path) -> Format | None:
+    """By what its file system says of itself; None: it says nothing."""
+    with open(path, "rb") as file:
+        for name, offset, magic in _MAGIC:
+            file.seek(offset)
+            if file.read(len(magic)) == magic:
+                return name
+    return None
 
 
 def _beyond(fd: int, size: int) -> int:

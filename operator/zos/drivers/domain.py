@@ -21,13 +21,14 @@ import libvirt
 from zos.drivers import DriverError
 from zos.drivers.accelerator import AcceleratorProbe
 from zos.drivers.domainrun import Machine, Run, boot_of
-from zos.drivers.domainxml import NAMESPACE, Accelerator, Places, Start, domain_xml, start_of
+from zos.drivers.domainxml import NAMESPACE, Accelerator, Places, Start, domain_xml, item_of_xml, start_of
 from zos.drivers.hypervisor import Hypervisor, gone
 from zos.drivers.inotify import MODIFY, Inotify
 from zos.drivers.virtiofsd import Watcher, launcher
 from zos.plan.diff import Observed, Op
 from zos.plan.facts import DomainFact
 from zos.plan.items import Domain, Item
+from zos.plan.ownership import of_guest
 
 #: Seconds for a guest to end when asked to; and between two presses of its power button, which a booting guest overlooks.
 _GRACE = 30.0
@@ -48,9 +49,11 @@ _WORDS = {
 
 @dataclasses.dataclass(frozen=True)
 class Seen:
-    """A guest of ours that exists; ``start`` is None where its metadata can't be read; ``up``: not just coming or going."""
+    """A guest of ours that exists: ``item`` is what it runs with; ``start`` is None where its metadata can't be read, and
+    ``item`` then what can be told otherwise; ``up``: not just coming or going."""
 
     uuid: str
+    item: Domain
     start: Start | None
     up: bool
 
@@ -89,7 +92,7 @@ class DomainDriver:
         self._ended: dict[str, asyncio.Event] = {}
         self._progress: dict[str, str] = {}
         self._facts: dict[str, DomainFact] = {}
-        self._images: frozenset[str] = frozenset()
+        self._images: frozenset[str] | None = None
         self._boots: Inotify | None = None
         self._tasks: set[asyncio.Task[None]] = set()
 
@@ -101,8 +104,8 @@ class DomainDriver:
         """The same if it is known already."""
         return self._probe.found()
 
-    def images(self) -> frozenset[str]:
-        """Digests that guests stand on or will be started from, as of the last look."""
+    def images(self) -> frozenset[str] | None:
+        """Digests that guests stand on or will be started from, as of the last look; None: there was none yet."""
         return self._images
 
     def facts(self) -> Mapping[str, DomainFact]:
@@ -149,6 +152,10 @@ class DomainDriver:
         """Gives a disk its new size through the guest that runs with it; False where none does."""
         return await self._hypervisor.call(self._resize_disk, path, size)
 
+    async def uses_disk(self, path: Path) -> bool:
+        """Whether a guest runs with a disk. Raises DriverError where that can't be told."""
+        return await self._hypervisor.call(self._user_of, path) is not None
+
     # --- looking
 
     def _observe(self, wanted: Mapping[str, Domain]) -> tuple[dict[str, Observed], dict[str, str]]:
@@ -164,25 +171,27 @@ class DomainDriver:
             with self._records:
                 run = self._settle(machine)
             item = dataclasses.replace(card, running=False)
-            observed[card.key] = Observed(card.key, item, card.owner)
-            facts[card.name] = _fact(run, machine, running=False)
+            observed[card.key] = Observed(card.key, item, card.owner, origin=of_guest(card.uuid))
+            facts[card.name] = dataclasses.replace(_fact(run, machine, running=False), image=card.image)
             images.add(card.image)
+        for name, asked in wanted.items():  # one whose card is lost: how it ended is still known
+            machine = self._machine(asked.uuid)
+            if name not in facts and name not in running and machine.run().over and machine.run().started_at is not None:
+                facts[name] = _fact(machine.run(), machine, running=False)
         for name, seen in running.items():
             key = f"domain/{name}"
             machine = self._machine(seen.uuid)
-            if seen.start is None:
-                observed[key] = Observed(key, None)
-                continue
             with self._records:
-                run = self._adopt(machine, seen.start)
-            was, now = seen.start.item, wanted.get(name)
-            outdated: tuple[str, ...] = ()
+                run = self._adopt(machine, seen.start) if seen.start is not None else machine.run()
+            was, now = seen.item, wanted.get(name)
+            changed: tuple[str, ...] = ()
             item = dataclasses.replace(was, running=True)
-            if now is not None and now.running and now.incarnation == was.incarnation and now.uuid == was.uuid:
-                changed = (_WORDS[field] for field in _WORDS if getattr(now, field) != getattr(was, field))
-                outdated, item = tuple(dict.fromkeys(changed)), now
-            observed[key] = Observed(key, item, was.owner)
-            facts[name] = dataclasses.replace(_fact(run, machine, running=True), outdated=outdated)
+            if now is not None and now.running and now.uuid == was.uuid and self._same_run(seen, machine, now):
+                changed, item = outdated(was, now) if seen.start is not None else (), now
+            observed[key] = Observed(key, item, was.owner, origin=of_guest(seen.uuid))
+            facts[name] = dataclasses.replace(
+                _fact(run, machine, running=True), outdated=changed, image=was.image, unreadable=seen.start is None
+            )
             images.add(was.image)
         self._facts, self._images = facts, frozenset(images)
         return observed, {name: seen.uuid for name, seen in running.items() if seen.up}
@@ -193,15 +202,20 @@ class DomainDriver:
             try:
                 text = domain.metadata(libvirt.VIR_DOMAIN_METADATA_ELEMENT, NAMESPACE)
                 up = domain.state()[0] == libvirt.VIR_DOMAIN_RUNNING
-                start = start_of(_element_text(text))
+                start = _readable_start(text)
+                item = start.item if start is not None else item_of_xml(domain.XMLDesc(), self._state)
             except libvirt.libvirtError as error:
                 if gone(error) or error.get_error_code() == libvirt.VIR_ERR_NO_DOMAIN_METADATA:
                     continue  # somebody else's
                 raise
-            except (ValueError, KeyError, TypeError):
-                start = None
-            found[domain.name()] = Seen(domain.UUIDString(), start, up)
+            found[domain.name()] = Seen(domain.UUIDString(), item, start, up)
         return found
+
+    def _same_run(self, seen: Seen, machine: Machine, now: Domain) -> bool:
+        """Whether no restart was asked for since the guest was started. The card says it too; where neither can be read nothing
+        is restarted."""
+        was = seen.item if seen.start is not None else machine.card()
+        return was is None or was.incarnation == now.incarnation
 
     def _settle(self, machine: Machine) -> Run:
         """The record of a guest that does not run; notes its end the first time it is missed."""
@@ -225,7 +239,7 @@ class DomainDriver:
     async def _make_so(self, item: Domain, key: str) -> None:
         seen = await self._hypervisor.call(self._seen, item.name)
         if seen is not None:
-            same = seen.start is not None and seen.start.item.incarnation == item.incarnation and seen.uuid == item.uuid
+            same = seen.uuid == item.uuid and self._same_run(seen, self._machine(seen.uuid), item)
             if item.running and same:
                 return
             await self._stop(item.name, seen.uuid, key)
@@ -327,17 +341,20 @@ class DomainDriver:
                 log.unlink(missing_ok=True)
 
     def _resize_disk(self, path: Path, size: int) -> bool:
+        name = self._user_of(path)
+        domain: Any = self._hypervisor.find(name) if name is not None else None
+        if domain is None:
+            return False
+        domain.blockResize(str(path), size, libvirt.VIR_DOMAIN_BLOCK_RESIZE_BYTES)
+        return True
+
+    def _user_of(self, path: Path) -> str | None:
+        """The guest that runs with a disk."""
         for name, seen in self._running().items():
-            if seen.start is None:
-                continue
-            for disk in (seen.start.item.root, *seen.start.item.disks):
+            for disk in (seen.item.root, *seen.item.disks):
                 if self._state / "disks" / f"{disk.disk}.raw" == path:
-                    domain: Any = self._hypervisor.find(name)
-                    if domain is None:
-                        return False
-                    domain.blockResize(str(path), size, libvirt.VIR_DOMAIN_BLOCK_RESIZE_BYTES)
-                    return True
-        return False
+                    return name
+        return None
 
     # --- being told
 
@@ -406,5 +423,13 @@ def _fact(run: Run, machine: Machine, *, running: bool) -> DomainFact:
     )
 
 
-def _element_text(xml: str) -> str:
-    return ElementTree.fromstring(xml).text or ""
+def outdated(was: Domain, now: Domain) -> tuple[str, ...]:
+    """What a guest runs with otherwise than wanted, in people's words."""
+    return tuple(dict.fromkeys(word for field, word in _WORDS.items() if getattr(now, field) != getattr(was, field)))
+
+
+def _readable_start(metadata: str) -> Start | None:
+    try:
+        return start_of(ElementTree.fromstring(metadata).text or "")
+    except (ElementTree.ParseError, AttributeError, ValueError, KeyError, TypeError):
+        return None

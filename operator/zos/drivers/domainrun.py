@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-from zos.drivers.domainxml import Start, item_of, item_text
+from zos.drivers.domainxml import Start, item_of, item_text, known
 from zos.plan.items import Domain
 
 #: Ends that nobody asked for, of which the times are remembered.
@@ -95,8 +95,8 @@ class Machine:
     def run(self) -> Run:
         try:
             text = json.loads((self.directory / "run.json").read_text())
-            return Run(**{**text, "crashes": tuple(text["crashes"])})
-        except (OSError, ValueError, KeyError, TypeError):
+            return known(Run, {**text, "crashes": tuple(text["crashes"])})
+        except (OSError, ValueError, KeyError, TypeError, AttributeError):
             return Run()
 
     def write_run(self, run: Run) -> None:
@@ -107,8 +107,9 @@ class Machine:
         return self.directory / "status"
 
     def booted(self) -> bool:
-        """Whether the entrypoint was started."""
-        return self.status() in ("running", "stopping")
+        """Whether the entrypoint was started. A guest never starts without the file: where it is lost, so is the answer, and
+        the guest goes on."""
+        return not self.status_file.exists() or self.status() in ("running", "stopping")
 
     def status(self) -> str:
         """The last word of the guest's init."""

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import dataclasses
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal, TypeVar
 from xml.etree import ElementTree
 from xml.etree.ElementTree import Element, SubElement
 
@@ -16,6 +16,7 @@ from zos.plan.items import Domain, GuestDisk, GuestNic
 
 NAMESPACE = "https://zos.grid.tf/domain/v1alpha1"
 Accelerator = Literal["kvm", "tcg"]
+T = TypeVar("T")
 
 #: A kernel that fails ends at once, and with it the guest: the node sees a crash.
 KERNEL_ARGUMENTS = "console=ttyS0 quiet loglevel=4 panic=-1 oops=panic"
@@ -52,13 +53,20 @@ def item_text(item: Domain) -> dict[str, object]:
     return {**dataclasses.asdict(item), "needs": []}
 
 
-def item_of(text: dict[str, object]) -> Domain:
-    """Raises KeyError, TypeError or ValueError for what is no item."""
+def item_of(text: dict[str, Any]) -> Domain:
+    """Raises AttributeError, KeyError, TypeError or ValueError for what is no item. What a newer agent wrote more is passed
+    over: a guest is none the worse for having been started by it."""
     fields = {**text, "needs": ()}
-    fields["root"] = GuestDisk(**text["root"])  # type: ignore[arg-type]
-    fields["disks"] = tuple(GuestDisk(**disk) for disk in text["disks"])  # type: ignore[attr-defined]
-    fields["nics"] = tuple(GuestNic(**nic) for nic in text["nics"])  # type: ignore[attr-defined]
-    return Domain(**fields)  # type: ignore[arg-type]
+    fields["root"] = known(GuestDisk, text["root"])
+    fields["disks"] = tuple(known(GuestDisk, disk) for disk in text["disks"])
+    fields["nics"] = tuple(known(GuestNic, nic) for nic in text["nics"])
+    return known(Domain, fields)
+
+
+def known(kind: type[T], text: Mapping[str, Any]) -> T:
+    """A dataclass from those of the fields that this version has."""
+    names = {field.name for field in dataclasses.fields(kind)}  # type: ignore[arg-type]
+    return kind(**{name: value for name, value in text.items() if name in names})
 
 
 def start_text(start: Start) -> str:
@@ -66,9 +74,45 @@ def start_text(start: Start) -> str:
 
 
 def start_of(text: str) -> Start:
-    """Raises KeyError, TypeError or ValueError for what is none."""
+    """Raises AttributeError, KeyError, TypeError or ValueError for what is none."""
     fields = json.loads(text)
-    return Start(**{**fields, "item": item_of(fields["item"])})
+    return known(Start, {**fields, "item": item_of(fields["item"])})
+
+
+def item_of_xml(text: str, state: Path) -> Domain:
+    """A guest that runs as libvirt describes it: all that can be told where its metadata can't be read. It has no owner, no
+    configuration and no incarnation. Raises ValueError."""
+    try:
+        root = ElementTree.fromstring(text)
+        disks = [
+            GuestDisk(disk=Path(source).stem, serial=disk.findtext("serial") or "")
+            for disk in root.iterfind("devices/disk")
+            if (source := _attribute(disk, "source", "file")) and Path(source).parent == state / "disks"
+        ]
+        image = next((_attribute(shared, "source", "dir") for shared in root.iterfind("devices/filesystem")), "")
+        return Domain(
+            name=root.findtext("name") or "",
+            uuid=root.findtext("uuid") or "",
+            cpu=int(root.findtext("vcpu") or 0),
+            memory=int(root.findtext("memory") or 0) * 1024,  # libvirt says KiB
+            image=Path(image).parent.name.replace("-", ":", 1),
+            root=disks[-1] if disks else GuestDisk(disk="", serial=""),
+            disks=tuple(disks[:-1]),
+            nics=tuple(
+                GuestNic(tap=_attribute(nic, "target", "dev"), mac=_attribute(nic, "mac", "address"))
+                for nic in root.iterfind("devices/interface")
+            ),
+            config="",
+            config_digest="",
+            running=True,
+        )
+    except ElementTree.ParseError as error:
+        raise ValueError(f"no domain: {error}") from error
+
+
+def _attribute(parent: Element, tag: str, name: str) -> str:
+    child = parent.find(tag)
+    return child.get(name, "") if child is not None else ""
 
 
 def domain_xml(start: Start, places: Places) -> str:

@@ -2,6 +2,9 @@
 
 ``<digest>/rootfs`` and ``<digest>/image.json`` (what is known of it) appear together, by a rename; ``refs/`` says which ref
 a person wrote stands for which digest. What nobody has wanted for a while goes, sooner where the disk gets full.
+
+Everybody who has machines on a node shares its images: what is there was public, or was opened to all of them by the node's
+owner. ``file://`` refs are judged each time they are wanted, since a directory that was opened may be closed again.
 """
 
 from __future__ import annotations
@@ -16,14 +19,21 @@ import os
 import shutil
 import tempfile
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Coroutine, Mapping, Sequence
 from pathlib import Path
-from typing import ClassVar
+from typing import ClassVar, TypeVar
+from weakref import WeakValueDictionary
 
 from zos.drivers import DriverError
+from zos.drivers.confined import fetchers_room
+from zos.drivers.fence import Fence
+from zos.drivers.imageconfig import Config
 from zos.drivers.imagetree import look
+from zos.drivers.localimage import NotOpened, canonical, stamp
+from zos.drivers.meter import TooBig, room_for
 from zos.drivers.process import run
-from zos.drivers.pull import Config, Registries, digest_of, fetch
+from zos.drivers.pull import digest_of, fetch
+from zos.drivers.sources import Pull, Sources
 from zos.drivers.thread import in_thread
 from zos.plan.diff import Observed, Op
 from zos.plan.facts import ImageFact
@@ -36,7 +46,12 @@ _FREE = 0.10
 _SETTLED = 600.0
 #: Pulls at once: more only make each slower.
 _PULLS = 2
+#: Seconds for which a source that gave too much is not asked again.
+_REFUSED = 600.0
+#: Characters of a message: strangers' names are in some.
+_LONGEST = 1500
 
+T = TypeVar("T")
 _libc = ctypes.CDLL(None, use_errno=True)
 
 
@@ -46,7 +61,7 @@ def directory_of(images: Path, digest: str) -> Path:
 
 
 class ImageDriver:
-    """Image items. ``in_use`` gives the digests that guests stand on, whatever is wanted now."""
+    """Image items. ``in_use`` gives the digests that guests stand on, whatever is wanted now; None: that is not known."""
 
     ITEMS: ClassVar[tuple[type[Item], ...]] = (Image,)
     SLOW: ClassVar[bool] = True
@@ -56,18 +71,20 @@ class ImageDriver:
     def __init__(
         self,
         directory: Path,
-        registries: Registries | None = None,
-        in_use: Callable[[], frozenset[str]] = frozenset,
+        sources: Sources | None = None,
+        in_use: Callable[[], frozenset[str] | None] = frozenset,
         keep: float = KEEP,
     ) -> None:
         self._directory = directory
         self._refs = directory / "refs"
-        self._registries = registries or Registries()
+        self._sources = sources or Sources()
+        self._fence = Fence(self._sources.networks)
         self._in_use = in_use
         self._keep = keep
         self._facts: dict[str, ImageFact | str] = {}
         self._progress: dict[str, str] = {}
-        self._locks: dict[str, asyncio.Lock] = {}
+        self._locks: WeakValueDictionary[str, asyncio.Lock] = WeakValueDictionary()
+        self._refused: dict[str, tuple[float, str]] = {}
         self._pulls = asyncio.Semaphore(_PULLS)
         self._dirty: Callable[[], None] = lambda: None
         self._told = 0.0
@@ -96,11 +113,9 @@ class ImageDriver:
             async with self._pulls:
                 await self._get(ref, op.key)
         except DriverError as error:
-            self._facts[ref] = str(error)
-            raise
+            raise self._failed(ref, str(error)) from error
         except OSError as error:
-            self._facts[ref] = f"image {ref}: {error.strerror or error}"
-            raise DriverError(self._facts[ref]) from error
+            raise self._failed(ref, error.strerror or str(error)) from error
         finally:
             self._progress.pop(op.key, None)
 
@@ -110,31 +125,47 @@ class ImageDriver:
     async def close(self) -> None:
         self._dirty = lambda: None
 
+    def _failed(self, ref: str, why: str) -> DriverError:
+        said = f"image {ref}: {why}"[:_LONGEST]
+        self._facts[ref] = text = "".join(letter if letter.isprintable() else "\ufffd" for letter in said)
+        return DriverError(text)
+
     def _observe(self, wanted: set[str]) -> dict[str, Observed]:
         observed: dict[str, Observed] = {}
+        spellings: dict[str, list[str]] = {}
+        for ref in sorted(wanted):
+            spellings.setdefault(canonical(ref), []).append(ref)
         for file in self._refs.glob("*.json"):
             try:
-                card = json.loads(file.read_text())
-                ref, digest, source = str(card["ref"]), str(card["digest"]), card["source"]
+                card = _read(file)
             except (OSError, ValueError, KeyError, TypeError):
                 file.unlink(missing_ok=True)
                 continue
-            key = f"image/{ref}"
-            if ref in wanted:
-                fact = self._fact(ref, digest)
-                if fact is None or source != (_source(ref) or source):
-                    continue  # unpacked content that is gone, or an archive that was replaced
-                self._facts[ref] = fact
+            if file != self._card(card.ref):  # of a time when each spelling had a card
+                file.unlink(missing_ok=True)
+                continue
+            if refs := spellings.get(card.ref):
+                fact = self._fact(refs[0], card.digest)
+                if fact is None or not self._fresh(card):
+                    continue  # unpacked content that is gone, an archive that was replaced, a directory that was closed
                 os.utime(file)
-                observed[key] = Observed(key, Image(ref=ref))
+                for ref in refs:
+                    self._facts[ref] = fact
+                    observed[f"image/{ref}"] = Observed(f"image/{ref}", Image(ref=ref))
             elif self._cold(file):
-                observed[key] = Observed(key, Image(ref=ref))
+                observed[f"image/{card.ref}"] = Observed(f"image/{card.ref}", Image(ref=card.ref))
         for ref in self._facts.keys() - wanted:
             del self._facts[ref]
         if time.monotonic() - self._swept > _SETTLED:
             self._swept = time.monotonic()
             self._sweep()
         return observed
+
+    def _fresh(self, card: _Card) -> bool:
+        try:
+            return card.source == (stamp(card.ref, self._sources.directories) or card.source)
+        except NotOpened:
+            return False
 
     def _fact(self, ref: str, digest: str) -> ImageFact | None:
         known = self._facts.get(ref)
@@ -151,35 +182,76 @@ class ImageDriver:
             return None
 
     async def _get(self, ref: str, key: str) -> None:
-        source = await asyncio.to_thread(_source, ref)
-        self._say(key, "looking")
-        digest = await digest_of(ref, self._registries)
-        async with self._locks.setdefault(digest or ref, asyncio.Lock()):
-            place = directory_of(self._directory, digest) if digest else None
-            if place is None or not await asyncio.to_thread((place / "image.json").exists):
-                digest = await self._make(ref, digest, key)
-            assert digest is not None
-            await in_thread(self._remember, ref, digest, source)
+        name = canonical(ref)
+        async with self._lock(name):
+            self._say(key, "looking")
+            source = await asyncio.to_thread(stamp, name, self._sources.directories)
+            digest = await in_thread(self._known, name, source)
+            if digest is None:
+                self._check(f"{name} {source}")
+                digest = await self._pull(name, source, key)
+                await in_thread(self._remember, name, digest, source)
             fact = await asyncio.to_thread(self._fact, ref, digest)
             if fact is None:
-                raise DriverError(f"image {ref}: what was unpacked is gone again")
+                raise DriverError("what was unpacked is gone again")
             self._facts[ref] = fact
 
-    async def _make(self, ref: str, digest: str | None, key: str) -> str:
+    def _lock(self, name: str) -> asyncio.Lock:
+        lock = self._locks.get(name)
+        if lock is None:
+            lock = self._locks[name] = asyncio.Lock()
+        return lock
+
+    def _known(self, name: str, source: str) -> str | None:
+        """What another spelling of the same path has brought in the meantime."""
+        with contextlib.suppress(OSError, ValueError, KeyError, TypeError):
+            card = _read(self._card(name))
+            if card.source == source != "" and (directory_of(self._directory, card.digest) / "image.json").exists():
+                return card.digest
+        return None
+
+    async def _pull(self, name: str, source: str, key: str) -> str:
+        await asyncio.to_thread(room_for, self._directory, 0)
         room = Path(await asyncio.to_thread(tempfile.mkdtemp, prefix=".new-", dir=self._directory))
         try:
-            digest, config = await fetch(ref, digest, room, self._registries, lambda text: self._say(key, text))
-            self._say(key, "looking through it")
-            await in_thread(self._finish, ref, digest, room, config)
-            return digest
+            fetched = await asyncio.to_thread(fetchers_room, room)
+            pull = Pull(name, room, fetched, self._sources, self._fence, lambda text: self._say(key, text))
+            digest = await digest_of(pull)
+            if digest is None:
+                return await self._refusing(f"{name} {source}", self._make(pull, None))
+            async with self._lock(digest):
+                if await asyncio.to_thread((directory_of(self._directory, digest) / "image.json").exists):
+                    return digest
+                self._check(digest)
+                return await self._refusing(digest, self._make(pull, digest))
         finally:
             await self._erase(room)
 
-    def _finish(self, ref: str, digest: str, room: Path, config: Config) -> None:
-        root = room / "rootfs"
-        tree = look(root, ref)
-        with contextlib.suppress(FileNotFoundError):
-            shutil.rmtree(room / "oci")
+    async def _make(self, pull: Pull, digest: str | None) -> str:
+        found, config = await fetch(pull, digest)
+        pull.say("looking through it")
+        await in_thread(self._finish, found, pull, config)
+        return found
+
+    def _check(self, what: str) -> None:
+        """Raises DriverError for a source that gave too much a short while ago."""
+        until, said = self._refused.get(what, (0.0, ""))
+        if time.monotonic() < until:
+            raise DriverError(said)
+
+    async def _refusing(self, what: str, work: Coroutine[None, None, T]) -> T:
+        try:
+            return await work
+        except TooBig as error:
+            now = time.monotonic()
+            self._refused = {key: value for key, value in self._refused.items() if value[0] > now}
+            self._refused[what] = (now + _REFUSED, str(error))
+            raise
+
+    def _finish(self, digest: str, pull: Pull, config: Config) -> None:
+        room = pull.room
+        tree = look(room / "rootfs", self._sources.limits)
+        shutil.rmtree(pull.fetched)
         fact = {"digest": digest, **dataclasses.asdict(config), **dataclasses.asdict(tree)}
         fact["links"] = tree.links or {}
         (room / "image.json").write_text(json.dumps(fact))
@@ -199,14 +271,14 @@ class ImageDriver:
 
     def _forget(self, ref: str) -> None:
         """Takes the ref away, and the content unless another ref or a guest has it."""
-        card = self._card(ref)
+        card = self._card(canonical(ref))
         if card.exists() and not self._cold(card):
             return  # asked for by somebody who saw it when it was wanted: it stays for the next who wants it
         with contextlib.suppress(OSError, ValueError, KeyError):
-            digest = json.loads(card.read_text())["digest"]
+            digest = _read(card).digest
             card.unlink()
-            others = {json.loads(other.read_text())["digest"] for other in self._refs.glob("*.json")}
-            if digest not in others | self._in_use():
+            others = {_read(other).digest for other in self._refs.glob("*.json")}
+            if (in_use := self._in_use()) is not None and digest not in others | in_use:
                 self._bury(directory_of(self._directory, digest))
         card.unlink(missing_ok=True)
         self._sweep()
@@ -218,7 +290,9 @@ class ImageDriver:
 
     def _sweep(self) -> None:
         """Content that no ref stands for and no guest stands on."""
-        held = {json.loads(card.read_text())["digest"] for card in self._refs.glob("*.json")} | self._in_use()
+        if (in_use := self._in_use()) is None:
+            return
+        held = {_read(card).digest for card in self._refs.glob("*.json")} | in_use
         for place in self._directory.glob("sha256-*"):
             # A new one gets its ref in a moment.
             if place.name.replace("-", ":", 1) not in held and time.time() - place.stat().st_ctime > _SETTLED:
@@ -244,13 +318,18 @@ class ImageDriver:
             self._dirty()
 
 
-def _source(ref: str) -> str:
-    """What tells a changed archive on the node from the one that was unpacked; empty where only the ref counts."""
-    if ref.startswith("file://"):
-        with contextlib.suppress(OSError):
-            info = os.stat(ref.removeprefix("file://"))
-            return f"{info.st_size}.{info.st_mtime_ns}" if not os.path.isdir(ref.removeprefix("file://")) else "directory"
-    return ""
+@dataclasses.dataclass(frozen=True)
+class _Card:
+    """Which digest a ref stands for. ``source`` as `stamp` gives it."""
+
+    ref: str
+    digest: str
+    source: str
+
+
+def _read(file: Path) -> _Card:
+    card = json.loads(file.read_text())
+    return _Card(canonical(str(card["ref"])), str(card["digest"]), str(card["source"]))
 
 
 def _sync(directory: Path) -> None:

@@ -8,9 +8,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from zos.drivers import DriverError
+from zos.drivers.meter import Limits
 
 #: Beyond these the programs of an image are not listed: a big image would fill the agent's memory.
-_MOST_NAMES = 20_000
+_MOST_NAMES, _MOST_TEXT = 20_000, 4 << 20
 
 
 @dataclass(frozen=True)
@@ -23,37 +24,57 @@ class Tree:
     has_kernel: bool = False
 
 
-def look(root: Path, ref: str) -> Tree:
-    """Walks an image's root. Raises DriverError for one that is empty or has a link that climbs out of the root."""
+def look(root: Path, limits: Limits) -> Tree:
+    """Walks an image's root. Raises DriverError for one that is empty, too big, or has a link that climbs out of the root."""
     executables: list[str] = []
     links: dict[str, str] = {}
     seen: set[str] = set()
-    for directory, directories, files in os.walk(root):
+    linked: set[int] = set()
+    known = True
+    size = count = text = 0
+    for directory, directories, files in os.walk(root, onerror=_unreadable):
         inside = directory[len(str(root)) :]
         for name in (*directories, *files):
             path = f"{inside}/{name}"
             info = os.lstat(f"{directory}/{name}")
+            count += 1
+            if info.st_ino not in linked:
+                size += info.st_blocks * 512
+                linked.update((info.st_ino,) if info.st_nlink > 1 and not stat.S_ISDIR(info.st_mode) else ())
             if stat.S_ISLNK(info.st_mode):
-                links[path] = os.readlink(f"{directory}/{name}")
-                if climbs_out(inside, links[path]):
+                target = os.readlink(f"{directory}/{name}")
+                if climbs_out(inside, target):
                     raise DriverError(
-                        f"image {ref}: the symlink {path} -> {links[path]} leads out of the image's root; "
+                        f"the symlink {path} -> {target} leads out of the image's root; "
                         "make it absolute or relative to a path inside, and publish the image again"
                     )
+                if path == "/boot/vmlinuz":
+                    seen.add(path)
+                links[path] = target
+                text += len(path) + len(target)
             elif stat.S_ISREG(info.st_mode):
                 if info.st_mode & 0o111:
                     executables.append(path)
+                    text += len(path)
                 if path in ("/image.raw", "/boot/vmlinuz"):
                     seen.add(path)
-    if not executables and not links and not seen and not any(root.iterdir()):
-        raise DriverError(f"image {ref}: it is empty")
-    known = len(executables) + len(links) <= _MOST_NAMES
+            if len(executables) + len(links) > _MOST_NAMES or text > _MOST_TEXT:
+                known = False
+                executables.clear()
+                links.clear()
+        limits.check(size, count, "it unpacks to")
+    if count == 0:
+        raise DriverError("it is empty")
     return Tree(
         tuple(executables) if known else None,
         links if known else None,
         "/image.raw" in seen,
-        "/boot/vmlinuz" in seen or "/boot/vmlinuz" in links,
+        "/boot/vmlinuz" in seen,
     )
+
+
+def _unreadable(error: OSError) -> None:
+    raise DriverError(f"it has directories that can't be looked through: {error.strerror}")
 
 
 def climbs_out(directory: str, target: str) -> bool:

@@ -117,7 +117,8 @@ class LinkDriver:
                     observed[seen_item.key] = seen_item
             for route in space.routes:
                 if (found := _route_of(route, space)) is not None:
-                    observed[found.key] = Observed(found.key, found)
+                    whose = space.by_name.get("lo")  # a route has no room for a mark: it goes with its namespace
+                    observed[found.key] = Observed(found.key, found, whose.owner if whose is not None else "")
         return observed
 
     async def apply(self, op: Op) -> None:
@@ -240,8 +241,7 @@ def _route_of(message: Any, space: _Space) -> Route | None:
 
 
 async def _make_netns(item: Netns) -> None:
-    if item.name not in netns.ours():
-        await run("ip", "netns", "add", item.name)
+    await netns.make(item.name)
 
     def settings() -> None:
         for path in ("ipv4/ip_forward", "ipv6/conf/all/forwarding"):

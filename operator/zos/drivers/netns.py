@@ -18,6 +18,7 @@ from pyroute2 import AsyncIPRoute
 from zos.drivers import DriverError
 from zos.drivers.inotify import Inotify
 from zos.drivers.process import NETNS as NETNS
+from zos.drivers.process import run
 
 T = TypeVar("T")
 
@@ -37,9 +38,26 @@ _SOL_NETLINK, _ADD_MEMBERSHIP, _EXT_ACK = 270, 1, 11
 def ours() -> frozenset[str]:
     """Names of the namespaces that this project made."""
     try:
-        return frozenset(name for name in os.listdir(NETNS) if _OURS.fullmatch(name))
+        return frozenset(name for name in os.listdir(NETNS) if _OURS.fullmatch(name) and _is_namespace(f"{NETNS}/{name}"))
     except FileNotFoundError:
         return frozenset()
+
+
+async def make(name: str) -> None:
+    """A namespace of that name, in place of whatever else has it: ``ip netns add`` that is killed in between, and a namespace
+    whose mount is lost, leave a plain file. Raises OSError or ProcessError."""
+    if name not in ours():
+        with contextlib.suppress(FileNotFoundError):
+            os.unlink(f"{NETNS}/{name}")
+        await run("ip", "netns", "add", name)
+
+
+def _is_namespace(path: str) -> bool:
+    """Whether a namespace is mounted there, and not just a file by that name."""
+    try:
+        return os.stat(path).st_dev == os.stat("/proc/self/ns/net").st_dev
+    except FileNotFoundError:
+        return False
 
 
 async def inside(netns: str, call: Callable[[], T]) -> T:

@@ -40,6 +40,7 @@ class Result:
 async def run(
     *argv: str,
     input: str | bytes | None = None,
+    fds: Sequence[int] = (),
     netns: str = "",
     timeout: float = 30.0,
     env: Mapping[str, str] | None = None,
@@ -47,11 +48,12 @@ async def run(
 ) -> Result:
     """Runs a program to its end and gives its output as text.
 
-    ``netns`` names a network namespace (empty: the agent's own); ``env`` is added to the agent's environment; ``timeout``
-    in seconds. Raises ProcessError when it can't be started, takes longer, or (``check``) exits with other than 0.
+    ``fds`` are descriptors that it gets, by the same numbers. ``netns`` names a network namespace (empty: the agent's own);
+    ``env`` is added to the agent's environment; ``timeout`` in seconds. Raises ProcessError when it can't be started, takes
+    longer, or (``check``) exits with other than 0.
     On a timeout or a cancellation the program and its children are killed.
     """
-    process = await _start(argv, netns, env, stdin=input is not None)
+    process = await _start(argv, netns, env, stdin=asyncio.subprocess.PIPE if input is not None else None, fds=fds)
     try:
         async with asyncio.timeout(timeout):
             out, err = await process.communicate(input.encode() if isinstance(input, str) else input)
@@ -68,16 +70,18 @@ async def run(
 
 async def lines(
     *argv: str,
+    stdin: int | None = None,
     netns: str = "",
     timeout: float | None = None,
     env: Mapping[str, str] | None = None,
 ) -> AsyncGenerator[str, None]:
     """Yields what a program writes (stdout and stderr, line by line; a carriage return ends a line too) while it runs.
 
-    For progress of long work and for monitors (``timeout`` None: as long as it likes). Ends with the program, raises
-    ProcessError where ``run`` would. Closing the generator kills the program: wrap it in ``contextlib.aclosing``.
+    For progress of long work and for monitors (``timeout`` None: as long as it likes). ``stdin`` is a descriptor to read
+    from. Ends with the program, raises ProcessError where ``run`` would. Closing the generator kills the program: wrap it
+    in ``contextlib.aclosing``.
     """
-    process = await _start(argv, netns, env, stdin=False, merge=True)
+    process = await _start(argv, netns, env, stdin=stdin, merge=True)
     assert process.stdout is not None
     tail: list[str] = []
     rest = ""
@@ -102,7 +106,13 @@ async def lines(
 
 
 async def _start(
-    argv: Sequence[str], netns: str, env: Mapping[str, str] | None, *, stdin: bool, merge: bool = False
+    argv: Sequence[str],
+    netns: str,
+    env: Mapping[str, str] | None,
+    *,
+    stdin: int | None,
+    merge: bool = False,
+    fds: Sequence[int] = (),
 ) -> asyncio.subprocess.Process:
     # A killed agent must not leave half a pull running beside the next agent's pull.
     command = ["setpriv", "--pdeathsig", "KILL", "--", *argv]
@@ -113,11 +123,12 @@ async def _start(
     try:
         return await asyncio.create_subprocess_exec(
             *command,
-            stdin=asyncio.subprocess.PIPE if stdin else asyncio.subprocess.DEVNULL,
+            stdin=asyncio.subprocess.DEVNULL if stdin is None else stdin,
             stdout=asyncio.subprocess.PIPE,
             stderr=asyncio.subprocess.STDOUT if merge else asyncio.subprocess.PIPE,
             env={**os.environ, "LC_ALL": "C.UTF-8", **(env or {})},
             start_new_session=True,
+            pass_fds=fds,
         )
     except OSError as error:
         raise ProcessError(f"{argv[0]}: {error.strerror or error}") from error

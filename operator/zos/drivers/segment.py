@@ -41,7 +41,7 @@ class SegmentDriver:
             port, bridge = by_name.get(interface), made.get(interface)
             if bridge is not None:
                 right = port is not None and port.master == bridge.index and port.up and bridge.up
-                observed[item.key] = Observed(item.key, item if right else None, bridge.owner.partition(" ")[0])
+                observed[item.key] = Observed(item.key, item if right else None, bridge.owner.partition(" ")[0], shared=True)
             elif port is not None and port.kind == "bridge":
                 observed[item.key] = Observed(item.key, item) if port.up else Observed(item.key, None)
         return observed  # an administrator's bridge only where it is wanted, so it is never removed

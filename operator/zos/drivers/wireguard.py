@@ -152,10 +152,10 @@ class WireGuardDriver:
     ) -> WireGuard | None:
         """The wanted item itself where everything is as it should be."""
         if item is None or live is None:
-            # Enough to tell whose port it is, for those that wait for it.
+            # Enough to tell what port and key it has, for those that wait for it, or keep them.
             return WireGuard(
-                netns=space, name=directory.name, public_key="", listen_port=int(card.get("port", 0)), mtu=0,
-                addresses=(), routes=(), peers=(),
+                netns=space, name=directory.name, public_key=str(card.get("public_key", "")),
+                listen_port=int(card.get("port", 0)), mtu=0, addresses=(), routes=(), peers=(),
             )  # fmt: skip
         right = (
             card.get("digest") == _digest(item)

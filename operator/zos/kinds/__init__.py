@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from zos.api.meta import Condition
-from zos.api.nodeworkload import MachineState, MountState
+from zos.api.nodeworkload import MachineState, MountState, NetworkState
 from zos.world.resolution import Verdict
 
 
@@ -14,10 +14,12 @@ class Report:
     """How a NodeWorkload stands on its node: what ``report(workload, facts, lowered, outcome)`` of a kind gives.
 
     ``verdict`` becomes the Ready condition; ``conditions`` are further ones (type, status, reason, message; the agent fills
-    in observedGeneration and lastTransitionTime). ``machine`` and ``mount`` go into NodeWorkload.status as they are.
+    in observedGeneration and lastTransitionTime). ``machine``, ``mount`` and ``network`` go into NodeWorkload.status as they
+    are.
     """
 
     verdict: Verdict
     machine: MachineState | None = None
     mount: MountState | None = None
+    network: NetworkState | None = None
     conditions: tuple[Condition, ...] = ()

@@ -2,22 +2,26 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Literal
 
+from zos.api.nodeworkload import Owner
 from zos.plan.items import Item
 
 
 @dataclass(frozen=True)
 class Observed:
     """Something of ours that exists on the node. ``item`` is what it amounts to in the node's vocabulary, None where it is
-    too broken to say. ``owner`` is the NodeWorkload it was made for, as marked on the thing itself."""
+    too broken to say. ``owner`` is the NodeWorkload it was made for, as marked on the thing itself; ``origin`` the user's
+    object behind that, as far as the thing tells (at least its uid). ``shared``: as `Item.SHARED`."""
 
     key: str
     item: Item | None
     owner: str = ""
     holds_data: bool = False
+    origin: Owner | None = None
+    shared: bool = False
 
 
 @dataclass(frozen=True)
@@ -30,16 +34,20 @@ class Op:
     observed: Observed | None = None
 
 
+def _nobody(owner: str) -> bool:
+    return False
+
+
 def diff(
     wanted: Iterable[Item],
     observed: Mapping[str, Observed],
-    released: frozenset[str] = frozenset(),
-    kept: frozenset[str] = frozenset(),
+    erased: frozenset[str] = frozenset(),
+    kept: Callable[[str], bool] = _nobody,
 ) -> list[Op]:
     """Operations that turn ``observed`` into ``wanted``; what is right already is not touched.
 
-    What holds data is removed only when the NodeWorkload that owns it is in ``released`` (its deletion was seen).
-    Nothing of the owners in ``kept`` is removed: what they want is not known for now.
+    What holds data is removed only when its owner is in ``erased``: that is somebody's word. Nothing of the owners that are
+    ``kept`` is removed or changed: what they want is not known for now.
     """
     plan = {item.key: item for item in wanted}
     ops: list[Op] = []
@@ -47,17 +55,10 @@ def diff(
         seen = observed.get(key)
         if seen is None:
             ops.append(Op("create", key, item))
-        elif seen.item != item:
+        elif seen.item != item and not kept(item.owner):
             ops.append(Op("update", key, item, seen))
     for key, seen in observed.items():
-        if key not in plan and seen.owner not in kept and (not seen.holds_data or seen.owner in released):
+        going = seen.shared or not kept(seen.owner)
+        if key not in plan and going and (not seen.holds_data or seen.owner in erased):
             ops.append(Op("remove", key, observed=seen))
     return ops
-
-
-def quarantined(wanted: Iterable[Item], observed: Mapping[str, Observed], known: frozenset[str]) -> tuple[Observed, ...]:
-    """Data that nobody wants and that no NodeWorkload in ``known`` owns: kept untouched until a person decides."""
-    plan = {item.key for item in wanted}
-    return tuple(
-        seen for key, seen in sorted(observed.items()) if seen.holds_data and key not in plan and seen.owner not in known
-    )

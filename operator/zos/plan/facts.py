@@ -6,6 +6,10 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Literal
 
+#: What a fact is about, for those who say that they could not look.
+Family = Literal["image", "domain"]
+_WORDS: Mapping[Family, str] = {"image": "images", "domain": "guests"}
+
 
 class Unknown(Exception):
     """A fact that nobody can tell for now, which is not the same as that there is none. The text is for the person who reads
@@ -71,7 +75,7 @@ class DomainFact:
     a word. ``ended``: the entrypoint ended (exit); the guest died (crash); it was asked to, rebooted or went down with the
     node (stopped). ``problem`` is what the guest's init could not do. ``outdated`` names what the guest runs with otherwise
     than wanted, until it is restarted. ``booted``: it runs, and so does its entrypoint. ``recipe``: what it was started with
-    last (`Domain.recipe`)."""
+    last (`Domain.recipe`); ``image``: the digest in that. ``unreadable``: it runs, and nobody can tell with what."""
 
     running: bool
     booted: bool = False
@@ -86,13 +90,19 @@ class DomainFact:
     problem: str = ""
     outdated: tuple[str, ...] = ()
     recipe: str = ""
+    image: str = ""
+    unreadable: bool = False
 
 
 @dataclass(frozen=True, kw_only=True)
 class Facts:
     """``images`` by ref; ``image_problems`` by ref (why an image can't be used); ``secrets`` are opened sealed values by
-    (workload name, variable); ``now`` in seconds since the epoch. ``prefixes`` are the networks that the node is connected to
-    (None: nobody could look yet), ``egress_deny`` what nothing on any node may connect to; both in CIDR form."""
+    (workload name, variable); ``lost_keys`` are WireGuard public keys that a workload names and whose private half is not on
+    this node; ``prefixes`` are the networks that the node is connected to (None: nobody could look yet), ``egress_deny`` what
+    nothing on any node may connect to, both in CIDR form; ``unknown`` says of which families nobody could look, and why;
+    ``now`` in seconds since the epoch.
+
+    `image`, `domain`, `secret` and `connected` are how to ask: what is in none of the mappings may be unknown."""
 
     node: str
     now: float
@@ -103,9 +113,34 @@ class Facts:
     image_problems: Mapping[str, str] = field(default_factory=dict)
     domains: Mapping[str, DomainFact] = field(default_factory=dict)
     secrets: Mapping[tuple[str, str], str] = field(default_factory=dict, repr=False)
+    lost_keys: frozenset[str] = frozenset()
+    unknown: Mapping[Family, str] = field(default_factory=dict)
+
+    def image(self, ref: str) -> ImageFact | None:
+        """None: not here, or of no use (`image_problems`). Raises Unknown."""
+        self._known("image")
+        return self.images.get(ref)
+
+    def domain(self, name: str) -> DomainFact | None:
+        """None: there never was such a guest. Raises Unknown."""
+        self._known("domain")
+        return self.domains.get(name)
+
+    def secret(self, workload: str, variable: str) -> str:
+        """The value. Raises Unknown where it can't be opened: a machine must not run without it."""
+        if (workload, variable) not in self.secrets:
+            raise Unknown(
+                f"the value of {variable} can't be opened with this node's key: "
+                "the controller seals it anew for this node's present key"
+            )
+        return self.secrets[workload, variable]
 
     def connected(self) -> tuple[str, ...]:
         """Raises Unknown: what a guest must not reach is not open because nobody could tell what it is."""
         if self.prefixes is None:
             raise Unknown("the node could not look yet at what networks it is connected to, which its guests must not reach")
         return self.prefixes
+
+    def _known(self, family: Family) -> None:
+        if family in self.unknown:
+            raise Unknown(f"the node can't look at its {_WORDS[family]}: {self.unknown[family]}")

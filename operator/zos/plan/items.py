@@ -10,6 +10,8 @@ import hashlib
 from dataclasses import dataclass, field
 from typing import ClassVar, Literal
 
+from zos.api.nodeworkload import Owner
+
 
 @dataclass(frozen=True, kw_only=True)
 class Item:
@@ -20,6 +22,8 @@ class Item:
 
     #: True: what is behind it holds a user's data and is removed only for an explicit deletion.
     HOLDS_DATA: ClassVar[bool] = False
+    #: True: several may want it, and it goes when nobody does and nothing stands on it, whoever it was made for.
+    SHARED: ClassVar[bool] = False
 
     @property
     def key(self) -> str:
@@ -88,6 +92,8 @@ class Segment(Item):
     becomes a port of a bridge of ours (`names.segment`) as long as it is wanted, and must have no addresses to lose."""
 
     interface: str
+
+    SHARED: ClassVar[bool] = True
 
     @property
     def key(self) -> str:
@@ -181,17 +187,28 @@ class Image(Item):
 
 @dataclass(frozen=True, kw_only=True)
 class Disk(Item):
-    """A raw disk file of ``size`` bytes, really reserved. Grows, never shrinks. ``format`` is made only on an empty disk."""
+    """A raw disk file of ``size`` bytes, really reserved. Grows, never shrinks. ``format`` is made only on an empty disk.
+
+    ``must_exist``: it holds data already, so an empty one is not made in its place. ``adopt`` is the uid of an owner that is
+    gone: its disk becomes this one. ``origin`` is the user's object, written down beside the disk."""
 
     name: str  # "mount-<uid>" or "root-<uid>"
     size: int
     format: Literal["btrfs", "ext4"]
+    must_exist: bool = False
+    adopt: str = ""
+    origin: Owner | None = field(default=None, compare=False)
 
     HOLDS_DATA: ClassVar[bool] = True
 
     @property
     def key(self) -> str:
         return f"disk/{self.name}"
+
+    @property
+    def adopted(self) -> str:
+        """Name of the disk that becomes this one; empty where none does."""
+        return f"{self.name.partition('-')[0]}-{self.adopt}" if self.adopt else ""
 
 
 @dataclass(frozen=True, kw_only=True)

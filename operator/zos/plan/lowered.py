@@ -19,8 +19,13 @@ class Problem:
 @dataclass(frozen=True)
 class Lowered:
     """``items`` must exist; ``problem`` says why there are not more of them. ``wake_at`` (seconds since the epoch) asks to
-    be lowered again by then (a backoff that ends)."""
+    be lowered again by then (a backoff that ends).
+
+    ``whole``: these are all its items. Where that can't be said yet (an image that is not here, a fact that nobody could look
+    up, a secret that can't be opened) what the workload has on the node stays exactly as it is: nothing of it is removed or
+    changed. What ``items`` names may be made all the same."""
 
     items: tuple[Item, ...] = ()
     problem: Problem | None = None
     wake_at: float | None = None
+    whole: bool = True

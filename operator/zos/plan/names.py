@@ -67,5 +67,10 @@ def tap(machine_uid: str, index: int = 0) -> str:
     return f"t-{ident(machine_uid)}-{index}"
 
 
+def domain(machine_uid: str) -> str:
+    """A machine's guest, for libvirt."""
+    return f"zos-{ident(machine_uid)}"
+
+
 def table(uid: str) -> str:
     return f"zos-{ident(uid)}"

@@ -45,8 +45,8 @@ def schedule(
 
     Creations and updates wait for what they need; a need that is neither wanted nor on the node, or that is on its way
     out, blocks. ``held`` are keys that won't become right for now (a failure that waits for its retry, a pull that runs);
-    their ops must not be among ``ops``. Removals run in the reverse order of needs. What can't exist twice (a UDP port, an
-    address) is created after its old holder is gone.
+    their ops must not be among ``ops``, and what they stand on is not removed. Removals run in the reverse order of needs.
+    What can't exist twice (a UDP port, an address) is created after its old holder is gone.
     """
     by_key = {op.key: op for op in ops}
     removals = {key: op for key, op in by_key.items() if op.verb == "remove"}
@@ -63,6 +63,9 @@ def schedule(
                 blocked.setdefault(key, need)
         after[key] = waits
     _order_removals(by_key, removals, after)
+    for key in held & observed.keys():
+        item = observed[key].item
+        blocked |= {ground: key for ground in (stands_on(item) if item is not None else ()) if ground in removals}
     _order_contenders(by_key, removals, after)
     cycles = _cycles(after)
     blocked = {key: need for key, need in blocked.items() if key not in cycles}

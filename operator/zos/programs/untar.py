@@ -1,4 +1,5 @@
-"""``python -m zos.programs.untar ARCHIVE ROOT``: unpacks a tar (plain, gzip, xz, bzip2 or zstd) into an empty directory.
+"""``python -m zos.programs.untar FD ROOT BYTES ENTRIES``: unpacks a tar (plain, gzip, xz, bzip2 or zstd), which FD is open on,
+into an empty directory, no more than so many bytes and entries, and prints the digest of the archive as it was read.
 
 It unpacks with ROOT as its root directory (chroot(2)), so nothing that an archive says, no link in it and no ``..``, can
 reach anything outside. An entry that tries to is an error all the same: such an archive is broken or hostile.
@@ -6,27 +7,63 @@ reach anything outside. An entry that tries to is an error all the same: such an
 
 from __future__ import annotations
 
+import hashlib
 import os
 import subprocess
 import sys
 import tarfile
+import threading
+from typing import IO, Any
 
 _ZSTD = b"\x28\xb5\x2f\xfd"
+_PIECE = 1 << 20
 
 
 class BadArchive(Exception):
     """What is wrong with the archive."""
 
 
-def _open(archive: str) -> tarfile.TarFile:
-    file = open(archive, "rb", buffering=0)  # noqa: SIM115 - read to the end of the process
-    zstd_packed = file.read(4) == _ZSTD
-    file.seek(0)
-    if zstd_packed:
-        zstd = subprocess.Popen(["zstd", "-dcq"], stdin=file, stdout=subprocess.PIPE)
-        assert zstd.stdout is not None
-        return tarfile.open(fileobj=zstd.stdout, mode="r|", errorlevel=1)
-    return tarfile.open(fileobj=file, mode="r|*", errorlevel=1)
+class _Digested:
+    """The archive, read once from its beginning to its end, and its digest."""
+
+    def __init__(self, file: IO[bytes]) -> None:
+        self._file = file
+        self._digest = hashlib.sha256()
+        self._first = file.read(tarfile.BLOCKSIZE)
+        self.is_zstd = self._first.startswith(_ZSTD)
+
+    def read(self, size: int = _PIECE) -> bytes:
+        piece, self._first = self._first[:size], self._first[size:]
+        if not piece:
+            piece = self._file.read(size)
+        self._digest.update(piece)
+        return piece
+
+    def rest(self) -> str:
+        """Reads what nobody wanted, and gives the digest."""
+        while self.read():
+            pass
+        return f"sha256:{self._digest.hexdigest()}"
+
+
+def _open(source: _Digested) -> tuple[tarfile.TarFile, threading.Thread | None]:
+    if not source.is_zstd:
+        return tarfile.open(fileobj=source, mode="r|*", bufsize=_PIECE, errorlevel=1), None  # type: ignore[call-overload]
+    zstd = subprocess.Popen(["zstd", "-dcq"], stdin=subprocess.PIPE, stdout=subprocess.PIPE)
+    assert zstd.stdin is not None
+    assert zstd.stdout is not None
+    feeder = threading.Thread(target=_feed, args=(source, zstd.stdin), daemon=True)
+    feeder.start()
+    return tarfile.open(fileobj=zstd.stdout, mode="r|", bufsize=_PIECE, errorlevel=1), feeder
+
+
+def _feed(source: _Digested, sink: Any) -> None:
+    try:
+        while piece := source.read():
+            sink.write(piece)
+        sink.close()
+    except BrokenPipeError:  # it has seen the end of the frame, or died: who reads from it notices
+        pass
 
 
 def _check(member: tarfile.TarInfo) -> None:
@@ -42,23 +79,35 @@ def _check(member: tarfile.TarInfo) -> None:
                 raise BadArchive(f"the symlink {member.name} -> {member.linkname} leads out of the archive's root")
 
 
-def unpack(archive: str, root: str) -> int:
+def unpack(source: _Digested, root: str, size: int, entries: int) -> int:
     """Number of entries. Never returns to the old root: the process is good for nothing else afterwards."""
     try:
-        source = _open(archive)
+        archive, feeder = _open(source)
     except tarfile.ReadError as error:
         raise BadArchive(f"it is not a tar archive: {error}") from error
-    b"".decode("iso8859-1")  # loaded at its first use, and from inside there is nothing to load it from
+    # Loaded at their first use, and from inside there is nothing to load them from: a codec, and what ends a thread.
+    b"".decode("iso8859-1")
+    last = threading.Thread()
+    last.start()
+    last.join()
     os.chroot(root)
     os.chdir("/")
-    count = 0
-    for member in source:
+    count = held = 0
+    for member in archive:
+        count += 1
+        held += member.size if member.isreg() else 0
+        # What is written, and what is only read to be passed over: neither may be without end.
+        if count > entries or max(held, member.offset_data) > size:
+            raise BadArchive(f"too big: {max(held, member.offset_data)} {count}")
         _check(member)
         member.name = member.name.lstrip("/") or "."
-        if not member.isdev():  # the guest's kernel makes its own device nodes
-            source.extract(member, "/", numeric_owner=True)
+        if member.isreg() or member.isdir() or member.issym() or member.islnk():
+            archive.extract(member, "/", numeric_owner=True)  # the guest's kernel makes its own device nodes
             _attributes(member)
-        count += 1
+        # It keeps each one that it saw, for look-ups that nobody makes: a million of them are a gigabyte.
+        archive.members.clear()  # type: ignore[attr-defined]
+    if feeder is not None:
+        feeder.join()
     return count
 
 
@@ -67,21 +116,30 @@ def _attributes(member: tarfile.TarInfo) -> None:
     for key, value in member.pax_headers.items():
         name = key.removeprefix("SCHILY.xattr.")
         if name != key and name.startswith(("security.capability", "user.")) and not member.issym():
-            os.setxattr(f"/{member.name}", name, value.encode("utf-8", "surrogateescape"))
+            os.setxattr(f"/{member.name}", name, value.encode("utf-8", "surrogateescape"), follow_symlinks=False)
 
 
 def main() -> None:
-    _, archive, root = sys.argv
+    _, fd, root, size, entries = sys.argv
     try:
-        count = unpack(os.path.abspath(archive), os.path.abspath(root))
+        source = _Digested(open(int(fd), "rb", buffering=0))  # noqa: SIM115 - read to the end of the process
+        count = unpack(source, os.path.abspath(root), int(size), int(entries))
+        digest = source.rest()
     except BadArchive as error:
         sys.exit(str(error))
-    except (tarfile.TarError, EOFError, UnicodeError) as error:
+    except RecursionError:
+        sys.exit("its directories are nested too deep")
+    except MemoryError:
+        sys.exit("the archive wants more memory than it gets to unpack")
+    except KeyError:
+        sys.exit("the archive is broken: a hard link in it leads to what it has not")
+    except (tarfile.TarError, EOFError, UnicodeError, ValueError) as error:
         sys.exit(f"the archive is broken: {error}")
     except OSError as error:
         sys.exit(f"{error.strerror or error}: {error.filename or ''}")
     if count == 0:
         sys.exit("it is not a tar archive, or an empty one")
+    print(digest)
 
 
 if __name__ == "__main__":

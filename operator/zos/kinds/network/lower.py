@@ -6,7 +6,7 @@ from ipaddress import IPv4Address, IPv4Network
 
 from zos.api.meta import Reason
 from zos.api.network import WIREGUARD_RANGE
-from zos.api.nodeworkload import NetworkOnNode, NodeWorkload
+from zos.api.nodeworkload import NetworkOnNode, NetworkState, NodeWorkload
 from zos.kinds import Report
 from zos.kinds.network import egress
 from zos.plan import names
@@ -80,6 +80,12 @@ def lower(workload: NodeWorkload, facts: Facts) -> Lowered:
 
 
 def report(workload: NodeWorkload, facts: Facts, lowered: Lowered, outcome: Outcome) -> Report:
+    network = workload.spec.network
+    if network is not None and network.public_key in facts.lost_keys:
+        message = f"the private half of {network.public_key} is not on this node any more: the controller takes another key"
+        return Report(waiting(Reason.PROGRESSING, message), network=NetworkState(lost_key=network.public_key))
+    if lowered.problem is not None:
+        return Report(waiting(lowered.problem.reason, lowered.problem.message))
     for item in lowered.items:
         if item.key in outcome.failed:
             return Report(waiting(Reason.FAILED, f"{item.key}: {outcome.failed[item.key]}"))

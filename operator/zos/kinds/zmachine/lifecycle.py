@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 
 from zos.api.meta import Reason
@@ -38,9 +39,11 @@ def course(policy: RunPolicy, fact: DomainFact | None, now: float, uid: str, *, 
         return Course(False, Problem(Reason.FAILED if failed else Reason.COMPLETED, how))
     if mended:
         return Course(True)
-    recent = _streak(fact)
-    delay = _delay(recent, uid)
-    due = (fact.ended_at or now) + delay
+    ended = fact.ended_at if fact.ended_at is not None else now
+    if ended > now:  # the clock was set back since: nobody knows how long ago it ended
+        return Course(True)
+    recent = _streak((*fact.crashes, ended), now)
+    due = ended + _delay(recent, uid)
     if recent >= LOOP:
         problem = Problem(
             Reason.CRASH_LOOP,
@@ -60,16 +63,17 @@ def _told(fact: DomainFact) -> str:
     return f"the entrypoint ended with exit code {fact.exit_code}"
 
 
-def _streak(fact: DomainFact) -> int:
-    """How many of the last ends followed each other closely, slow tries of a loop included."""
-    ends = sorted({*fact.crashes, *([fact.ended_at] if fact.ended_at is not None else [])})
+def _streak(times: Iterable[float], now: float) -> int:
+    """How many of the last ends followed each other closely, slow tries of a loop included. What is yet to come by the present
+    clock says nothing."""
+    ends = sorted({time for time in times if time <= now})
     count = 1
     for earlier, later in zip(reversed(ends[:-1]), reversed(ends[1:]), strict=True):
         gap = later - earlier
         if gap > (WINDOW if count < LOOP else WINDOW + SLOW):
             break
         count += 1
-    within = sum(1 for end in ends if ends[-1] - end <= WINDOW) if ends else 0
+    within = sum(1 for end in ends if ends[-1] - end <= WINDOW)
     return count if count >= LOOP and (within >= LOOP or count > LOOP) else min(count, LOOP - 1)
 
 

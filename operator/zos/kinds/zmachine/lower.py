@@ -4,24 +4,20 @@ from __future__ import annotations
 
 import hashlib
 from dataclasses import dataclass, replace
-from datetime import UTC, datetime
 from ipaddress import ip_address
 from pathlib import PurePosixPath
 
-from zos.api.meta import Condition, Reason
+from zos.api.meta import Reason
 from zos.api.network import WIREGUARD_RANGE
-from zos.api.nodeworkload import MachineOnNode, MachineState, NodeWorkload
-from zos.api.zmachine import RunPolicy
-from zos.kinds import Report
+from zos.api.nodeworkload import MachineOnNode, NodeWorkload
 from zos.kinds.zmachine import guard
 from zos.kinds.zmachine.lifecycle import course
+from zos.kinds.zmachine.state import report as report
 from zos.plan import names
-from zos.plan.facts import DomainFact, Facts, ImageFact
+from zos.plan.facts import Facts, ImageFact, Unknown
 from zos.plan.guest import LIMIT, GuestConfig, GuestFile, GuestInterface, GuestMount, GuestRoute
 from zos.plan.items import Bridge, Disk, Domain, File, Firewall, GuestDisk, GuestNic, Image, Item, Segment, Tap
 from zos.plan.lowered import Lowered, Problem
-from zos.plan.outcome import Outcome
-from zos.world.resolution import Verdict, ready, waiting
 
 #: Where a machine finds its programs when its image does not say.
 _PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
@@ -30,27 +26,48 @@ _PUBLIC_MTU = 1500
 
 
 def lower(workload: NodeWorkload, facts: Facts) -> Lowered:
+    image = Image(owner=workload.metadata.name, ref=_machine(workload).image)
+    try:
+        return _with_image(workload, facts, image)
+    except Unknown as unknown:
+        return _as_it_is(image, Problem(Reason.PROGRESSING, str(unknown)))
+
+
+def _as_it_is(image: Image, problem: Problem | None) -> Lowered:
+    """Nothing can be said of the machine for now but the image that it needs; whatever there is of it goes on."""
+    return Lowered((image,), problem, whole=False)
+
+
+def _with_image(workload: NodeWorkload, facts: Facts, image: Image) -> Lowered:
     machine, uid, owner = _machine(workload), workload.spec.owner.uid, workload.metadata.name
-    image = Image(owner=owner, ref=machine.image)
-    fact = facts.images.get(machine.image)
+    fact = facts.image(machine.image)
     if fact is None:
         told = facts.image_problems.get(machine.image)
-        return Lowered((image,), Problem(Reason.IMAGE_INVALID, told) if told else None)
+        return _as_it_is(image, Problem(Reason.IMAGE_INVALID, told) if told else None)
     if fact.has_disk_image:
-        return Lowered(
-            (image,), Problem(Reason.IMAGE_INVALID, "the image is a virtual machine's (/image.raw): not supported yet")
+        return _as_it_is(
+            image, Problem(Reason.IMAGE_INVALID, "the image is a virtual machine's (/image.raw): not supported yet")
         )
     environment = _environment(machine, fact, workload.metadata.name, facts)
     argv = machine.entrypoint or (*fact.entrypoint, *fact.command)
     missing = _missing(argv, fact, environment)
     if missing is not None:
-        return Lowered((image,), Problem(Reason.INVALID_SPEC, missing))
+        return _as_it_is(image, Problem(Reason.INVALID_SPEC, missing))
     text = _config(machine, fact, argv, environment, facts).render()
     if len(text) > LIMIT:
-        return Lowered((image,), Problem(Reason.INVALID_SPEC, "env, keys and entrypoint together are more than 1 MiB"))
+        return _as_it_is(
+            image, Problem(Reason.INVALID_SPEC, "env, keys and entrypoint together are more than 1 MiB: make them smaller")
+        )
     path = f"machines/{uid}/config"
     config = File(owner=owner, path=path, content=text)
-    root = Disk(owner=owner, name=f"root-{uid}", size=machine.root_size, format="ext4")
+    root = Disk(
+        owner=owner,
+        name=f"root-{uid}",
+        size=machine.root_size,
+        format="ext4",
+        adopt=machine.adopt or "",
+        origin=workload.spec.owner,
+    )
     ports = _ports(machine, uid, owner)
     domain = Domain(
         owner=owner,
@@ -62,7 +79,7 @@ def lower(workload: NodeWorkload, facts: Facts) -> Lowered:
             *(guard.key for guard in ports.guards),
             *(f"disk/mount-{disk.mount_uid}" for disk in machine.disks),
         ),
-        name=_domain(uid),
+        name=names.domain(uid),
         uuid=uid,
         cpu=machine.cpu,
         memory=machine.memory,
@@ -75,7 +92,7 @@ def lower(workload: NodeWorkload, facts: Facts) -> Lowered:
         running=False,
         incarnation=machine.restarted_at or "",
     )
-    known = facts.domains.get(domain.name)
+    known = facts.domain(domain.name)
     mended = known is not None and known.recipe not in ("", domain.recipe)
     asked = course(machine.run_policy, known, facts.now, uid, mended=mended)
     domain = replace(domain, running=asked.running)
@@ -88,24 +105,16 @@ def _machine(workload: NodeWorkload) -> MachineOnNode:
     return workload.spec.machine
 
 
-def _domain(uid: str) -> str:
-    return f"zos-{names.ident(uid)}"
-
-
 def _serial(mount_uid: str) -> str:
     return names.ident(mount_uid, 16)
 
 
 def _environment(machine: MachineOnNode, image: ImageFact, workload: str, facts: Facts) -> dict[str, str]:
-    """The image's variables, overridden by the user's."""
+    """The image's variables, overridden by the user's. Raises Unknown for a secret that can't be opened."""
     found = {"PATH": _PATH}
     found |= dict(entry.split("=", 1) for entry in image.environment if "=" in entry)
     found |= machine.env
-    return found | {
-        sealed.name: facts.secrets[workload, sealed.name]
-        for sealed in machine.sealed_env
-        if (workload, sealed.name) in facts.secrets
-    }
+    return found | {sealed.name: facts.secret(workload, sealed.name) for sealed in machine.sealed_env}
 
 
 def _missing(argv: tuple[str, ...], image: ImageFact, environment: dict[str, str]) -> str | None:
@@ -210,100 +219,3 @@ def _private(ip_range: str, nameservers: tuple[str, ...]) -> tuple[str, ...]:
     """What is reached through the private network: its range, its laptops, and name servers that only the node can reach."""
     local = (server for server in nameservers if (ip := ip_address(server)).version == 4 and not ip.is_global)
     return (ip_range, WIREGUARD_RANGE, *(f"{server}/32" for server in local))
-
-
-def report(workload: NodeWorkload, facts: Facts, lowered: Lowered, outcome: Outcome) -> Report:
-    machine, uid = _machine(workload), workload.spec.owner.uid
-    image, fact = facts.images.get(machine.image), facts.domains.get(_domain(uid))
-    verdict = _verdict(machine, lowered, outcome, fact)
-    return Report(verdict, machine=_state(machine, image, fact), conditions=_conditions(image, fact, lowered))
-
-
-def _verdict(machine: MachineOnNode, lowered: Lowered, outcome: Outcome, fact: DomainFact | None) -> Verdict:
-    image = Image(ref=machine.image)
-    if image.key in outcome.failed:
-        return waiting(Reason.IMAGE_INVALID, outcome.failed[image.key])
-    for item in lowered.items:
-        if item.key in outcome.failed:
-            return waiting(Reason.FAILED, f"{item.key}: {outcome.failed[item.key]}")
-    if lowered.problem is not None:
-        done = lowered.problem.reason is Reason.COMPLETED
-        return Verdict(done, lowered.problem.reason, lowered.problem.message)
-    if image.key in outcome.pending or len(lowered.items) == 1:
-        return waiting(Reason.IMAGE_PULLING, outcome.pending.get(image.key, f"fetching {machine.image}"))
-    for item in lowered.items:
-        if item.key in outcome.blocked:
-            return waiting(Reason.PROGRESSING, f"{item.key} waits for {outcome.blocked[item.key]}")
-        if item.key in outcome.pending:
-            return waiting(Reason.PROGRESSING, f"{item.key}: {outcome.pending[item.key]}")
-    if fact is None or not fact.running:
-        return waiting(Reason.PROGRESSING, "the guest is starting")
-    if not fact.booted:
-        return waiting(Reason.PROGRESSING, "the guest boots")
-    return ready("the guest runs")
-
-
-def _state(machine: MachineOnNode, image: ImageFact | None, fact: DomainFact | None) -> MachineState:
-    state = MachineState(mode="container" if image else None, image_digest=image.digest if image else None)
-    if fact is None:
-        return state
-    started = None
-    if fact.started_at is not None:
-        started = datetime.fromtimestamp(int(fact.started_at), UTC).isoformat().replace("+00:00", "Z")
-    return state.model_copy(
-        update={
-            "state": _word(machine, fact),
-            "restarts": fact.restarts,
-            "started_at": started,
-            "console": fact.console,
-            "accelerator": fact.accelerator,
-        }
-    )
-
-
-def _word(machine: MachineOnNode, fact: DomainFact) -> str:
-    if fact.running:
-        return "Running"
-    if fact.ended == "exit" and fact.exit_code == 0 and machine.run_policy in (RunPolicy.ONCE, RunPolicy.ON_FAILURE):
-        return "Completed"
-    if fact.ended in ("exit", "crash"):
-        return "Crashed"
-    return "Stopped" if fact.ended == "stopped" else "Pending"
-
-
-def _conditions(image: ImageFact | None, fact: DomainFact | None, lowered: Lowered) -> tuple[Condition, ...]:
-    running = fact is not None and fact.running
-    booted = fact is not None and fact.booted
-    found = [
-        Condition(
-            type="ImageReady",
-            status="True" if image else "False",
-            reason=Reason.SUCCEEDED if image else Reason.IMAGE_PULLING,
-            message=image.digest if image else "",
-        ),
-        Condition(
-            type="Running",
-            status="True" if booted else "False",
-            reason=Reason.SUCCEEDED if booted else Reason.PROGRESSING,
-        ),
-    ]
-    if fact is not None and fact.accelerator == "tcg":
-        found.append(
-            Condition(
-                type="SoftwareEmulation",
-                status="True",
-                reason=Reason.SOFTWARE_EMULATION,
-                message="this node has no usable KVM: the guest runs, slowly",
-            )
-        )
-    if fact is not None and running and fact.outdated:
-        found.append(
-            Condition(
-                type="RestartRequired",
-                status="True",
-                reason=Reason.RESTART_REQUIRED,
-                message=f"{', '.join(fact.outdated)} changed: kubectl annotate zm NAME --overwrite "
-                "zos.grid.tf/restartedAt=$(date -Is) restarts it",
-            )
-        )
-    return tuple(found)

@@ -16,7 +16,16 @@ def lower(workload: NodeWorkload, facts: Facts) -> Lowered:
     mount = workload.spec.mount
     assert mount is not None
     name = f"mount-{workload.spec.owner.uid}"
-    return Lowered((Disk(owner=workload.metadata.name, name=name, size=mount.size, format="btrfs"),))
+    disk = Disk(
+        owner=workload.metadata.name,
+        name=name,
+        size=mount.size,
+        format="btrfs",
+        must_exist=mount.holds_data,
+        adopt=mount.adopt or "",
+        origin=workload.spec.owner,
+    )
+    return Lowered((disk,))
 
 
 def report(workload: NodeWorkload, facts: Facts, lowered: Lowered, outcome: Outcome) -> Report:

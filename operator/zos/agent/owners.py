@@ -1,0 +1,59 @@
+"""For whom the NodeWorkloads on this node are, or were: remembered as long as anything of them is here.
+
+What a guest or a disk was made for stands on it; a bridge has room for the NodeWorkload's name only.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+from collections.abc import Mapping, Set
+from pathlib import Path
+
+from pydantic import ValidationError
+
+from zos.agent.storage import write
+from zos.api.nodeworkload import NodeWorkload, Owner
+
+log = logging.getLogger("zos.agent")
+
+
+class Owners:
+    """One file, by the NodeWorkload's name. Lost: what is still marked says enough to be kept, if less to be recognised by."""
+
+    def __init__(self, state: Path) -> None:
+        self._file = state / "owners.json"
+        self._known = self._load()
+        self._written: Mapping[str, Owner] | None = dict(self._known)
+
+    @property
+    def known(self) -> Mapping[str, Owner]:
+        return self._known
+
+    def learn(self, workloads: Mapping[str, NodeWorkload]) -> None:
+        """To be called before anything is made for them."""
+        self._known = {**self._known, **{name: w.spec.owner for name, w in workloads.items() if w.spec.owner.uid}}
+        self._save()
+
+    def forget(self, left: Set[str]) -> None:
+        """Drops those that are not in ``left``."""
+        self._known = {name: owner for name, owner in self._known.items() if name in left}
+        self._save()
+
+    def _load(self) -> dict[str, Owner]:
+        try:
+            return {str(name): Owner.model_validate(owner) for name, owner in json.loads(self._file.read_text()).items()}
+        except FileNotFoundError:
+            return {}
+        except (OSError, ValueError, AttributeError, ValidationError) as error:
+            log.warning("what was remembered of owners can't be used: %s", error)
+            return {}
+
+    def _save(self) -> None:
+        if self._known == self._written:
+            return
+        try:
+            write(self._file, json.dumps({name: owner.wire() for name, owner in sorted(self._known.items())}))
+            self._written = dict(self._known)
+        except OSError as error:
+            log.warning("owners can't be remembered: %s", error)

@@ -1,0 +1,84 @@
+"""Where this node takes images from and how much of them: what its owner says, and one pull under it."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+from urllib.parse import urlsplit
+
+from zos.drivers import DriverError
+from zos.drivers.confined import AT
+from zos.drivers.fence import Fence
+from zos.drivers.fencerules import USER, Network
+from zos.drivers.meter import Limits
+
+_AUTH = "auth.json"
+
+
+@dataclass(frozen=True)
+class Registries:
+    """``insecure``: ``host[:port]`` of registries that may be spoken to in plain HTTP. ``auth``: a containers-auth.json(5)
+    whose repositories its owner gives to everybody who has machines on this node."""
+
+    insecure: Sequence[str] = ()
+    auth: Path | None = None
+
+    def options(self, reference: str, direction: str = "") -> list[str]:
+        # Always a file of ours: without one, skopeo takes what its caller is logged in to.
+        options = [f"--{direction}authfile={AT}/{_AUTH}"]
+        if self.plain(reference.split("/", 1)[0]):
+            options.append(f"--{direction}tls-verify=false")
+        return options
+
+    def plain(self, registry: str) -> bool:
+        return registry in self.insecure or (urlsplit(f"//{registry}").hostname or "") in self.insecure
+
+    def give(self, reference: str, room: Path) -> None:
+        """Credentials into a fetcher's room: those for this repository and no others. Raises DriverError."""
+        chosen: dict[str, Any] = {}
+        if self.auth is not None:
+            try:
+                chosen = credentials(json.loads(self.auth.read_text()).get("auths") or {}, reference)
+            except (OSError, ValueError, AttributeError, TypeError) as error:
+                raise DriverError(f"the node's credentials (--registry-auth) can't be read: {error}") from error
+        fd = os.open(room / _AUTH, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
+        with os.fdopen(fd, "w") as file:
+            json.dump({"auths": chosen}, file)
+            os.fchown(fd, USER, USER)
+
+
+def credentials(auths: Mapping[str, Any], reference: str) -> dict[str, Any]:
+    """The one entry for a reference: of its repository, else of the nearest namespace above, else of the registry."""
+    head, slash, last = reference.partition("@")[0].rpartition("/")
+    name = f"{head}{slash}{last.partition(':')[0]}"
+    while name:
+        if name in auths:
+            return {name: auths[name]}
+        name = name.rpartition("/")[0]
+    return {}
+
+
+@dataclass(frozen=True)
+class Sources:
+    """``directories``: what ``file://`` may name. ``networks``: where fetchers may go beside the Internet."""
+
+    registries: Registries = field(default_factory=Registries)
+    directories: Sequence[Path] = ()
+    networks: Sequence[Network] = ()
+    limits: Limits = field(default_factory=Limits)
+
+
+@dataclass(frozen=True)
+class Pull:
+    """One image on its way. ``room`` is a directory of the caller's; in it fetchers write to ``fetched`` and nowhere else."""
+
+    ref: str
+    room: Path
+    fetched: Path
+    sources: Sources
+    fence: Fence
+    say: Callable[[str], None]

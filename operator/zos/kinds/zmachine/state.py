@@ -1,0 +1,145 @@
+"""How a machine stands on its node: what runs, which is not always what is wanted."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from datetime import UTC, datetime
+
+from zos.api.meta import Condition, Reason
+from zos.api.nodeworkload import MachineOnNode, MachineState, NodeWorkload
+from zos.api.zmachine import RunPolicy
+from zos.kinds import Report
+from zos.plan import names
+from zos.plan.facts import DomainFact, Facts, ImageFact
+from zos.plan.items import Image
+from zos.plan.lowered import Lowered
+from zos.plan.outcome import Outcome
+from zos.world.resolution import Verdict, ready, waiting
+
+
+def report(workload: NodeWorkload, facts: Facts, lowered: Lowered, outcome: Outcome) -> Report:
+    """Raises Unknown where nobody could look at the node's guests."""
+    machine = workload.spec.machine
+    assert machine is not None
+    fact = facts.domain(names.domain(workload.spec.owner.uid))
+    image = facts.images.get(machine.image) if "image" not in facts.unknown else None
+    image = image if image is not None and not image.has_disk_image else None
+    verdict = _verdict(machine, lowered, outcome, fact)
+    if fact is not None and fact.running and not lowered.whole and not verdict.ready:
+        verdict = replace(verdict, message=f"{verdict.message}; the machine runs on with what it was started with")
+    return Report(
+        verdict,
+        machine=_state(machine, image, fact),
+        conditions=(_image_ready(machine.image, image, facts, lowered), *_conditions(fact)),
+    )
+
+
+def _verdict(machine: MachineOnNode, lowered: Lowered, outcome: Outcome, fact: DomainFact | None) -> Verdict:
+    image = Image(ref=machine.image)
+    if lowered.problem is not None and not lowered.whole:
+        return waiting(lowered.problem.reason, lowered.problem.message)
+    if image.key in outcome.failed:
+        return waiting(Reason.IMAGE_INVALID, outcome.failed[image.key])
+    for item in lowered.items:
+        if item.key in outcome.failed:
+            return waiting(Reason.FAILED, f"{item.key}: {outcome.failed[item.key]}")
+    if lowered.problem is not None:
+        done = lowered.problem.reason is Reason.COMPLETED
+        return Verdict(done, lowered.problem.reason, lowered.problem.message)
+    if image.key in outcome.pending or not lowered.whole:
+        return waiting(Reason.IMAGE_PULLING, outcome.pending.get(image.key, f"fetching {machine.image}"))
+    for item in lowered.items:
+        if item.key in outcome.blocked:
+            return waiting(Reason.PROGRESSING, f"{item.key} waits for {outcome.blocked[item.key]}")
+        if item.key in outcome.pending:
+            return waiting(Reason.PROGRESSING, f"{item.key}: {outcome.pending[item.key]}")
+    if fact is None or not fact.running:
+        return waiting(Reason.PROGRESSING, "the guest is starting")
+    if not fact.booted:
+        return waiting(Reason.PROGRESSING, "the guest boots")
+    return ready("the guest runs")
+
+
+def _state(machine: MachineOnNode, image: ImageFact | None, fact: DomainFact | None) -> MachineState:
+    """What runs counts, not what is wanted; before there is anything, what it will run with."""
+    wanted = image.digest if image is not None else ""
+    ran = fact.image if fact is not None else ""
+    digest = ran or wanted if fact is not None and fact.running else wanted or ran
+    state = MachineState(mode="container" if digest else None, image_digest=digest or None)
+    if fact is None:
+        return state
+    started = None
+    if fact.started_at is not None:
+        started = datetime.fromtimestamp(int(fact.started_at), UTC).isoformat().replace("+00:00", "Z")
+    return state.model_copy(
+        update={
+            "state": _word(machine, fact),
+            "restarts": fact.restarts,
+            "started_at": started,
+            "console": fact.console,
+            "accelerator": fact.accelerator,
+        }
+    )
+
+
+def _word(machine: MachineOnNode, fact: DomainFact) -> str:
+    if fact.running:
+        return "Running"
+    if fact.ended == "exit" and fact.exit_code == 0 and machine.run_policy in (RunPolicy.ONCE, RunPolicy.ON_FAILURE):
+        return "Completed"
+    if fact.ended in ("exit", "crash"):
+        return "Crashed"
+    return "Stopped" if fact.ended == "stopped" else "Pending"
+
+
+def _image_ready(ref: str, image: ImageFact | None, facts: Facts, lowered: Lowered) -> Condition:
+    if image is not None:
+        return Condition(type="ImageReady", status="True", reason=Reason.SUCCEEDED, message=image.digest)
+    if "image" in facts.unknown:
+        return Condition(type="ImageReady", status="Unknown", reason=Reason.PROGRESSING, message=facts.unknown["image"])
+    problem = lowered.problem
+    told = problem.message if problem is not None and problem.reason is Reason.IMAGE_INVALID else ""
+    if told := told or facts.image_problems.get(ref, ""):
+        return Condition(type="ImageReady", status="False", reason=Reason.IMAGE_INVALID, message=told)
+    return Condition(type="ImageReady", status="False", reason=Reason.IMAGE_PULLING)
+
+
+def _conditions(fact: DomainFact | None) -> tuple[Condition, ...]:
+    running = fact is not None and fact.running
+    booted = fact is not None and fact.booted
+    found = [
+        Condition(
+            type="Running",
+            status="True" if booted else "False",
+            reason=Reason.SUCCEEDED if booted else Reason.PROGRESSING,
+        ),
+    ]
+    if fact is not None and fact.accelerator == "tcg":
+        found.append(
+            Condition(
+                type="SoftwareEmulation",
+                status="True",
+                reason=Reason.SOFTWARE_EMULATION,
+                message="this node has no usable KVM: the guest runs, slowly",
+            )
+        )
+    if fact is not None and running and fact.unreadable:
+        found.append(
+            Condition(
+                type="RestartRequired",
+                status="True",
+                reason=Reason.RESTART_REQUIRED,
+                message="what it was started with can't be read any more: set runPolicy to Halted and back to restart it",
+            )
+        )
+    elif fact is not None and running and fact.outdated:
+        found.append(
+            Condition(
+                type="RestartRequired",
+                status="True",
+                reason=Reason.RESTART_REQUIRED,
+                message=f"{', '.join(fact.outdated)} changed: kubectl annotate zm NAME --overwrite "
+                "zos.grid.tf/restartedAt=$(date -Is) restarts it",
+            )
+        )
+    return tuple(found)

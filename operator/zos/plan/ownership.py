@@ -1,0 +1,165 @@
+"""Whose what is on the node is, and what was said of it. Where nothing was said it stays: the words are the only way out.
+
+- A NodeWorkload that says all that it wants is *settled*: whatever else is marked as its own goes, but for data.
+- *Erased*: the user (``spec.erase``) or an administrator (``discard``) said that nothing of it is wanted: all of it goes.
+- *Retired*: it ends, and what holds data stays (``spec.retain``, ``giveTo``).
+- Everybody else's things are left alone: an owner whose wishes can't be told just now, and *orphans*, whose NodeWorkload is
+  gone, or going, without a word.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, replace
+
+from zos.api.gridnode import Quarantined, QuarantineOrder
+from zos.api.nodeworkload import NodeWorkload, Owner
+from zos.plan import names
+from zos.plan.diff import Observed, Op
+from zos.plan.items import Disk, Domain, Netns, Segment, Tap, WireGuard
+
+#: What the disks of an owner are called, by the owner's kind.
+_DISKS = {"mount": "ZMount", "root": "ZMachine"}
+#: What the API server takes of `GridNode.status.quarantine`.
+_LIMIT = 1024
+
+
+@dataclass(frozen=True)
+class Standing:
+    """Names of owners, by what was said of them. Of all others nothing is touched."""
+
+    settled: frozenset[str] = frozenset()
+    erased: frozenset[str] = frozenset()
+    retired: frozenset[str] = frozenset()
+
+    def kept(self, owner: str) -> bool:
+        """Whether nothing of theirs is touched. What has no owner was left half made by a crash."""
+        return bool(owner) and not (owner in self.settled or owner in self.erased or owner in self.retired)
+
+
+def of_disk(name: str) -> Owner | None:
+    """Whose a disk is by its name alone."""
+    prefix, _, uid = name.partition("-")
+    return Owner(kind=_DISKS[prefix], namespace="", name="", uid=uid) if prefix in _DISKS and uid else None
+
+
+def of_guest(uuid: str) -> Owner:
+    """Whose a guest is by its UUID, which is the machine's uid."""
+    return Owner(kind="ZMachine", namespace="", name="", uid=uuid)
+
+
+def released(workload: NodeWorkload) -> bool:
+    """Deleted without a word: the agent lets go of it, and leaves what it has as it is."""
+    return workload.deleting and not workload.spec.unwanted
+
+
+def attributed(
+    observed: Mapping[str, Observed], workloads: Mapping[str, NodeWorkload], origins: Mapping[str, Owner]
+) -> dict[str, Observed]:
+    """Each thing with its true owner's name. Uids count: what lost its mark is found by it, and what is marked with the name
+    of somebody else's is not his. Where only the uid is known, it stands for the name."""
+    by_uid = {origin.uid: name for name, origin in origins.items()}
+    by_uid |= {workload.spec.owner.uid: name for name, workload in workloads.items()}
+
+    def name_of(thing: Observed) -> str:
+        if thing.origin is None or not thing.origin.uid:
+            return thing.owner
+        marked = workloads.get(thing.owner)
+        if thing.owner and (marked is None or marked.spec.owner.uid in ("", thing.origin.uid)):
+            return thing.owner
+        return by_uid.get(thing.origin.uid, thing.origin.uid)
+
+    return {
+        key: thing if (owner := name_of(thing)) == thing.owner else replace(thing, owner=owner)
+        for key, thing in observed.items()
+    }
+
+
+def orphans(
+    observed: Mapping[str, Observed], workloads: Mapping[str, NodeWorkload], wanted: Iterable[str]
+) -> dict[str, tuple[Observed, ...]]:
+    """Things of owners without a NodeWorkload, by owner. What somebody wants is not among them, whoever made it."""
+    plan = frozenset(wanted)
+    found: dict[str, list[Observed]] = {}
+    for key, thing in observed.items():
+        workload = workloads.get(thing.owner)
+        if thing.owner and not thing.shared and key not in plan and (workload is None or released(workload)):
+            found.setdefault(thing.owner, []).append(thing)
+    return {name: tuple(sorted(things, key=lambda thing: thing.key)) for name, things in sorted(found.items())}
+
+
+def standing(
+    workloads: Mapping[str, NodeWorkload],
+    whole: Iterable[str],
+    orphaned: Mapping[str, tuple[Observed, ...]],
+    origins: Mapping[str, Owner],
+    orders: Iterable[QuarantineOrder],
+) -> Standing:
+    """``whole`` are the workloads of which all that they want is known; ``orders`` count for orphans only."""
+    told = {order.uid: order for order in orders}
+    ordered = {name: told[uid] for name, things in orphaned.items() if (uid := _origin(name, things, origins).uid) in told}
+    going = {name: workload for name, workload in workloads.items() if workload.deleting and workload.spec.unwanted}
+    erased = {name for name, workload in going.items() if not workload.spec.retain}
+    erased |= {name for name, order in ordered.items() if order.discard and order.give_to is None}
+    retired = {name for name, workload in going.items() if workload.spec.retain}
+    retired |= {name for name, order in ordered.items() if order.give_to is not None}
+    return Standing(frozenset(whole), frozenset(erased), frozenset(retired))
+
+
+def spared(ops: Iterable[Op], observed: Mapping[str, Observed]) -> tuple[list[Op], dict[str, str]]:
+    """The operations without those that would take the ground from under a guest that stays: its disks, and the segment that
+    its tap is on (both may be another's). And why: what stays by what stands on it."""
+    ops = list(ops)
+    touched = {op.key for op in ops}
+    grounds: dict[str, str] = {}
+    for key, thing in observed.items():
+        if key in touched:
+            continue
+        match thing.item:
+            case Domain(running=True):
+                grounds |= {f"disk/{disk.disk}": key for disk in (thing.item.root, *thing.item.disks)}
+            case Tap():
+                grounds[f"segment/{thing.item.bridge}"] = key
+            case _:
+                pass
+    kept: dict[str, str] = {}
+    for op in ops:
+        if op.item is None:
+            item = op.observed.item if op.observed is not None else None
+            other = f"segment/{names.segment(item.interface)}" if isinstance(item, Segment) else op.key
+            if (user := grounds.get(op.key) or grounds.get(other)) is not None:
+                kept[op.key] = user
+    return [op for op in ops if op.key not in kept], kept
+
+
+def quarantine(orphaned: Mapping[str, tuple[Observed, ...]], origins: Mapping[str, Owner]) -> tuple[Quarantined, ...]:
+    """What the node shows of its orphans. ``memory`` is the guest's own: what running it takes beside is the controller's
+    to add, as for any machine."""
+    found = [_entry(_origin(name, things, origins), things) for name, things in orphaned.items()]
+    found.sort(key=lambda entry: (not entry.running, entry.kind, entry.namespace, entry.name, entry.uid))
+    return tuple(found[:_LIMIT])
+
+
+def _entry(origin: Owner, things: tuple[Observed, ...]) -> Quarantined:
+    items = [thing.item for thing in things]
+    guests = [item for item in items if isinstance(item, Domain) and item.running]
+    ports = [item.listen_port for item in items if isinstance(item, WireGuard) and item.listen_port]
+    return Quarantined(
+        uid=origin.uid,
+        kind=origin.kind,
+        namespace=origin.namespace,
+        name=origin.name,
+        running=bool(guests) or any(isinstance(item, Netns | WireGuard) for item in items),
+        cpu=sum(guest.cpu for guest in guests),
+        memory=sum(guest.memory for guest in guests),
+        storage=sum(item.size for item in items if isinstance(item, Disk)),
+        listen_port=ports[0] if ports else None,
+    )
+
+
+def _origin(name: str, things: Iterable[Observed], origins: Mapping[str, Owner]) -> Owner:
+    """Whose the things are, as far as anything on the node still tells; at least what to call it by."""
+    told = [thing.origin for thing in things if thing.origin is not None]
+    known = [origin for origin in (origins.get(name), *told) if origin is not None]
+    unknown = Owner(kind="", namespace="", name="", uid=name[:64])
+    return max(known, key=lambda origin: (bool(origin.uid), bool(origin.name), bool(origin.kind)), default=unknown)
