@@ -102,7 +102,7 @@ async def test_an_archive_that_unpacks_to_too_much(tmp_path: Path, images: Path)
     await converge(driver, f"file://{bomb}")
 
 
-@pytest.mark.parametrize("kind", ["entries", "passed over", "header", "holes", "tree"])
+@pytest.mark.parametrize("kind", ["entries", "passed over", "behind", "header", "holes", "tree"])
 async def test_other_ways_to_be_too_big(tmp_path: Path, images: Path, kind: str) -> None:
     path = tmp_path / "root.tar"
     match kind:
@@ -111,6 +111,10 @@ async def test_other_ways_to_be_too_big(tmp_path: Path, images: Path, kind: str)
             words = "it unpacks to more than the 100 files"
         case "passed over":  # an entry of a type that nobody knows, with content
             tar(path, entry("odd", bytes(9 << 20), type=b"Z"), entry("last"), base=False)
+            words = "it unpacks to more than the 8.0 MiB"
+        case "behind":  # the archive's end, which no reader of archives looks at
+            plain = tar(tmp_path / "plain.tar", base=False)
+            subprocess.run(["sh", "-c", f"(cat {plain}; head -c 32M /dev/zero) | zstd -q >{path}"], check=True)
             words = "it unpacks to more than the 8.0 MiB"
         case "header":  # a name of 2 GiB of zeros
             huge = tarfile.TarInfo("././@LongLink")
