@@ -76,6 +76,19 @@ async def test_two_spellings_of_one_path_are_one_image(tmp_path: Path, images: P
     assert await converge(driver, *refs) == []
 
 
+async def test_a_tree_that_looks_like_another_is_not_taken_for_it(tmp_path: Path, images: Path) -> None:
+    for name in ("good", "evil"):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "word").write_text(name)
+        for path in (tmp_path / name / "word", tmp_path / name):
+            os.utime(path, ns=(0, 0))
+    driver = driver_of(images)
+    await converge(driver, f"file://{tmp_path}/evil")
+    await converge(driver, f"file://{tmp_path}/good")
+    root = directory_of(images, fact(driver, f"file://{tmp_path}/good").digest) / "rootfs"
+    assert (root / "word").read_text() == "good"
+
+
 async def test_a_directory_that_is_closed_again(tmp_path: Path, images: Path) -> None:
     ref = f"file://{tar(tmp_path / 'root.tar')}"
     await converge(driver_of(images), ref)
