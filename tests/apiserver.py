@@ -14,6 +14,7 @@ import subprocess
 import time
 import urllib.request
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -53,6 +54,7 @@ class ApiServer:
     etcd_port: int = field(default_factory=free_port)
     _processes: dict[str, subprocess.Popen[bytes]] = field(default_factory=dict)
     _tokens: dict[str, str] = field(default_factory=dict)
+    _starter: ThreadPoolExecutor = field(default_factory=lambda: ThreadPoolExecutor(1))
 
     @property
     def url(self) -> str:
@@ -179,9 +181,11 @@ class ApiServer:
 
     def _spawn(self, name: str, *argv: str) -> None:
         with open(self.directory / f"{name}.log", "ab") as log:
-            # It does not outlive who uses it, whatever becomes of that.
+            # It does not outlive who uses it, whatever becomes of that. (Linux means the thread that started it, so that is one
+            # which ends with the process.)
             dying = ("setpriv", "--pdeathsig", "KILL", "--", *argv)
-            self._processes[name] = subprocess.Popen(dying, stdout=log, stderr=log, stdin=subprocess.DEVNULL)
+            started = self._starter.submit(subprocess.Popen, dying, stdout=log, stderr=log, stdin=subprocess.DEVNULL)
+            self._processes[name] = started.result()
 
     def _write_kubeconfig(self, user: str, path: Path) -> None:
         path.write_text(

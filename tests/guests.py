@@ -32,7 +32,7 @@ class Guests:
     def apply(self, name: str, script: str | None = None, **more: Any) -> None:
         self.grid.apply(self.namespace, self.spec(name, script, **more))
 
-    def ready(self, *names: str, seconds: float = 90) -> None:
+    def ready(self, *names: str, seconds: float = 180) -> None:
         self.grid.ready(self.namespace, *(f"zmachine/{name}" for name in names), seconds=seconds)
 
     def status(self, name: str) -> dict[str, Any]:
@@ -41,18 +41,13 @@ class Guests:
     def delete(self, kind: str, name: str) -> None:
         self.grid.kubectl("delete", kind, name, "-n", self.namespace, "--timeout=90s")
 
-    def clear(self) -> None:
-        """All at once. A namespace that is deleted while it has contents looks again for them only after ten seconds."""
-        what = "zmachines,zmounts,networks"
-        self.grid.kubectl("delete", what, "--all", "-n", self.namespace, "--timeout=100s", timeout=110)
-
     def console(self, name: str) -> str:
         status = self.status(name)
         if not status.get("console"):
             return ""
         return self.grid.run(status["nodeName"], "cat", status["console"], check=False).replace("\r\n", "\n")
 
-    def prints(self, name: str, words: str, seconds: float = 60) -> str:
+    def prints(self, name: str, words: str, seconds: float = 120) -> str:
         """Waits until the machine's console has ``words`` (a regular expression, lines by ^ and $)."""
 
         def look() -> str | None:
@@ -62,7 +57,7 @@ class Guests:
 
         return str(until(look, seconds, f"{name} prints {words!r}"))
 
-    def says(self, name: str, words: str, reason: str = "", seconds: float = 40) -> dict[str, Any]:
+    def says(self, name: str, words: str, reason: str = "", seconds: float = 80) -> dict[str, Any]:
         return self.grid.says(self.namespace, "zmachine", name, words, reason, seconds)
 
     def qemu(self, name: str) -> int:

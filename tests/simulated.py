@@ -12,7 +12,7 @@ from zos.api.crd import KINDS
 from zos.kube.client import Client, NotFound
 
 
-async def until(condition: Callable[[], Awaitable[object]], seconds: float = 20) -> None:
+async def until(condition: Callable[[], Awaitable[object]], seconds: float = 60) -> None:
     deadline = time.monotonic() + seconds
     while not (last := await condition()):
         assert time.monotonic() < deadline, f"not within {seconds} s: {last}"

@@ -1,11 +1,12 @@
-"""The wires of a minigrid: a switch, a NAT for hidden nodes, and a link to this machine. Making them twice is harmless."""
+"""The wires of a minigrid: a switch, a NAT for hidden nodes, a way to the farm and what is behind it, and a link to this
+machine. Making them twice is harmless."""
 
 from __future__ import annotations
 
 from pathlib import Path
 
 from gridlib.host import run
-from gridlib.layout import CONTROL_PLANE, HIDDEN, LAPTOP, NAT, ROUTER, UNDERLAY6, Grid
+from gridlib.layout import CONTROL_PLANE, FARM, FARM_ROUTER, HIDDEN, LAPTOP, NAT, OUTSIDE, ROUTER, UNDERLAY6, Grid
 
 _NAT_RULES = """
 table ip nat { }
@@ -30,8 +31,11 @@ def make(grid: Grid) -> None:
     switch, nat = grid.netns("switch"), grid.netns("nat")
     bridge(switch, "br0", f"{ROUTER}/24")
     ip(switch, "addr", "replace", f"{UNDERLAY6[1]}/64", "dev", "br0", "nodad")
-    for host, address in (("cp", CONTROL_PLANE), ("laptop", LAPTOP), ("nat", NAT)):
+    for host, address in (("cp", CONTROL_PLANE), ("laptop", LAPTOP), ("nat", NAT), ("farm", FARM_ROUTER)):
         _plug(grid, host, switch, "br0", f"{address}/24", str(ROUTER))
+    run("ip", "netns", "exec", switch, "sysctl", "-qw", "net.ipv4.ip_forward=1")
+    for block in (FARM, OUTSIDE):  # the switch's router is the nodes' way to the world
+        ip(switch, "route", "replace", str(block), "via", str(FARM_ROUTER))
     bridge(nat, "lan", f"{HIDDEN[1]}/24")
     run("ip", "netns", "exec", nat, "sysctl", "-qw", "net.ipv4.ip_forward=1")
     run("ip", "netns", "exec", nat, "nft", "-f", "-", input=_NAT_RULES)

@@ -17,16 +17,14 @@ import sys
 import tempfile
 import time
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
 #: What runs at the same time: name → folders of tests, and by how many processes they are shared (`testlib.share`).
-LANES: dict[str, tuple[tuple[str, ...], int]] = {
-    "e2e": (("e2e",), 2),
-    "node": (("node",), 1),
-    "quick": (("unit", "golden", "api"), 1),
-}
+Lanes = Mapping[str, tuple[tuple[str, ...], int]]
+#: Memory with which two grids can be afforded beside everything else, in bytes: each has a control plane, nodes, and guests.
+TWO_GRIDS = 10 * 2**30
 ENDINGS = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
 NOTHING_COLLECTED = 5  # pytest's exit code
 EVERY = 30.0  # seconds between two lines that say how far everybody is
@@ -106,11 +104,20 @@ class Process:
             self._process.wait()
 
 
-def processes(options: Sequence[str], scratch: Path) -> list[Process]:
+def lanes_for(memory: int) -> Lanes:
+    """On a machine with so many bytes of memory."""
+    return {
+        "e2e": (("e2e",), 2 if memory >= TWO_GRIDS else 1),
+        "node": (("node",), 1),
+        "quick": (("unit", "golden", "api"), 1),
+    }
+
+
+def processes(root: Path, lanes: Lanes, options: Sequence[str], scratch: Path) -> list[Process]:
     plugins = ["-p", "no:cacheprovider", "-p", "testlib.record"]
     made = []
-    for lane, (folders, count) in LANES.items():
-        places = [f"tests/{folder}" for folder in folders if any(Path("tests", folder).glob("test_*.py"))]
+    for lane, (folders, count) in lanes.items():
+        places = [str(root / folder) for folder in folders if any((root / folder).glob("test_*.py"))]
         if not places:
             continue
         shared = scratch / f"{lane}.shared"
@@ -131,9 +138,10 @@ def clock(began: float) -> str:
     return f"{seconds // 60:2}:{seconds % 60:02}"
 
 
-def run(options: Sequence[str], scratch: Path) -> int:
+def run(root: Path, lanes: Lanes, options: Sequence[str], scratch: Path) -> int:
+    """Everything below ``root``. ``options`` are for pytest."""
     began = told = time.monotonic()
-    running = everyone = processes(options, scratch)
+    running = everyone = processes(root, lanes, options, scratch)
     try:
         for process in everyone:
             process.start()
@@ -149,7 +157,8 @@ def run(options: Sequence[str], scratch: Path) -> int:
             running = [process for process in running if process.code is None]
             if time.monotonic() - told > EVERY and running:
                 told = time.monotonic()
-                say(f"{clock(began)}  " + " · ".join(f"{p.name} {len(p.outcomes)} ({p.running or '…'})" for p in running))
+                now = [f"{p.name} {len(p.outcomes)} ({p.running.rpartition('::')[2][:50] or '…'})" for p in running]
+                say(f"{clock(began)}  {' · '.join(now)}")
     except BaseException:
         for process in running:
             process.interrupt()
@@ -179,13 +188,13 @@ def judge(everyone: Sequence[Process], took: float) -> int:
     return 1 if failed or not counts.total() else 0
 
 
-def main() -> int:
+def main(root: Path, lanes: Lanes, options: Sequence[str]) -> int:
     for number in ENDINGS:
         if signal.getsignal(number) is not signal.SIG_IGN:
             signal.signal(number, stop)
     scratch = Path(tempfile.mkdtemp(prefix="zos-test-"))
     try:
-        return run(sys.argv[1:], scratch)
+        return run(root, lanes, options, scratch)
     finally:
         shutil.rmtree(scratch, ignore_errors=True)
 
@@ -199,4 +208,5 @@ def stop(number: int, _: object) -> None:
 
 
 if __name__ == "__main__":
-    raise SystemExit(main())
+    memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    raise SystemExit(main(Path("tests"), lanes_for(memory), sys.argv[1:]))

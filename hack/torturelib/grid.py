@@ -186,14 +186,22 @@ ACTIONS = (
 
 
 async def data(world: Simulated) -> list[str]:
-    """What an agent has taken away that holds data, and what it has ended, was of something that its user has deleted."""
-    may = {f"disk/mount-{uid}" for uid in world.deleted} | {f"disk/root-{uid}" for uid in world.deleted}
-    may |= {f"domain/zos-{names.ident(uid)}" for uid in world.deleted}
+    """What a machine that was Ready has on its node stays until its user deletes it: guest, root, disks. (A disk that no
+    machine has had yet may go to the node of its first one.)"""
     found = []
     for node, journal in world.journals.items():
         for key in journal.removed:
-            if key.startswith(("disk/", "domain/")) and key not in may:
-                found.append(f"{key} of {node} is gone, and nobody has deleted what it was for")
+            if (uid := world.precious.get((node, key))) and uid not in world.deleted:
+                found.append(f"{key} of {node} is gone, and nobody has deleted {uid}")
+    disks = {mount.name: mount.uid for mount in await world.listed(ZMount)}
+    for machine in await world.listed(ZMachine):
+        condition, node = machine.status.condition("Ready"), machine.status.node_name
+        if node and condition and condition.status == "True":
+            world.precious[node, f"domain/zos-{names.ident(machine.uid)}"] = machine.uid
+            world.precious[node, f"disk/root-{machine.uid}"] = machine.uid
+            for disk in machine.spec.disks:
+                if uid := disks.get(disk.name):
+                    world.precious[node, f"disk/mount-{uid}"] = uid
     return found
 
 
@@ -224,7 +232,7 @@ async def sticky(world: Simulated) -> list[str]:
             has["node", machine.name] = machine.status.node_name
             has["address", machine.name] = machine.status.ip
     for mount in await world.listed(ZMount):
-        if not mount.deleting:
+        if not mount.deleting and (mount.status.node_name, f"disk/mount-{mount.uid}") in world.precious:
             has["node", mount.name] = mount.status.node_name
     for network in await world.listed(Network):
         if not network.deleting:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import asyncio
+import logging
 import os
 import random
 import signal
@@ -38,6 +39,7 @@ def main() -> int:
         parser.error(f"which one? {', '.join(NAMES)}")
     if os.geteuid() != 0:
         parser.error("it makes nodes: run it as root")
+    logging.basicConfig(level=logging.CRITICAL)  # what the tortured say of themselves is no news
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # what was started is stopped on the way out
     seed = random.SystemRandom().randrange(10**6) if arguments.seed is None else arguments.seed
     asked = [word for word in arguments.actions.split(",") if word]

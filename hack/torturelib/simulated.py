@@ -5,13 +5,14 @@ It knows what it has asked for, and remembers what it was shown; nothing of the 
 
 from __future__ import annotations
 
-import asyncio
 import contextlib
 from collections.abc import AsyncIterator
 from dataclasses import dataclass, field
 from typing import TypeVar
 
-from simulated import sweep
+from pydantic import ValidationError
+
+from simulated import sweep, until
 from torturelib.chaos import Refused, Unseen
 from zos.api.contract import Contract, NameContract
 from zos.api.core import Secret
@@ -68,14 +69,16 @@ class Wanted:
 
 @dataclass
 class Simulated:
-    """The world. ``deleted``: uids of what users have deleted; what a node has of it may go. ``had`` and ``laptops``: what was
-    seen at the last look."""
+    """The world. ``deleted``: uids of what users have deleted; what a node has of it may go. ``precious``: (node, key of
+    what is there) → uid of whose it is, of all that must not go otherwise. ``had`` and ``laptops``: what was seen at the
+    last look."""
 
     grid: Grid
     nodes: int = 5
     wanted: Wanted = field(default_factory=Wanted)
     journals: dict[str, Journal] = field(default_factory=dict)
     deleted: set[str] = field(default_factory=set)
+    precious: dict[tuple[str, str], str] = field(default_factory=dict)
     had: dict[object, object] = field(default_factory=dict)
     laptops: dict[str, str | None] = field(default_factory=dict)
     _controllers: dict[str, contextlib.AsyncExitStack] = field(default_factory=dict)
@@ -94,7 +97,8 @@ class Simulated:
             await self.grid.node(name, ipv4=f"198.51.100.{number}" if number % 3 else None)
             self.journals[name] = Journal()
             self.grid.nodes[name].things = self.journals[name]
-        await agents_ready(self)
+        for name in self.names:
+            await self.ready(GridNode, "", name)
         await self._stock()
 
     async def _stock(self) -> None:
@@ -112,6 +116,17 @@ class Simulated:
             await self.create(ZMachine, "zmachine", machine | {"disks": [{"name": disk, "mountPath": "/data"}]})
             if number < 4:
                 await self.create(PublicIP, "publicip", {"contract": contracts[number % 2], "ipv6": False})
+        for kind in USERS:
+            for name in self.wanted.objects[kind]:
+                await self.ready(kind, NAMESPACE, name)
+
+    async def ready(self, kind: type[Object], namespace: str, name: str) -> None:
+        async def look() -> bool:
+            raw = await self.grid.client.get(kind, namespace, name)
+            condition = raw and kind.model_validate(raw).status.condition("Ready")  # type: ignore[attr-defined]
+            return bool(condition and condition.status == "True")
+
+        await until(look, 60)
 
     async def calm(self) -> None:
         for name in self.names:
@@ -170,11 +185,16 @@ class Simulated:
         del self.wanted.objects[kind][name]
 
     async def listed(self, kind: type[T], namespace: str = "") -> list[T]:
-        """Raises Unseen."""
+        """Those that can be read. Raises Unseen."""
         try:
-            return [kind.model_validate(raw) for raw in await self.grid.client.objects(kind, namespace)]
+            raws = await self.grid.client.objects(kind, namespace)
         except (ApiError, Unavailable) as error:
             raise Unseen(str(error)) from None
+        found: list[T] = []
+        for raw in raws:
+            with contextlib.suppress(ValidationError):
+                found.append(kind.model_validate(raw))
+        return found
 
     async def keys(self) -> dict[str, str | None]:
         """Name of a laptop's Secret → private key."""
@@ -187,16 +207,6 @@ def _refused():  # type: ignore[no-untyped-def]
         yield
     except (ApiError, Unavailable, NotFound) as error:
         raise Refused(str(error)) from None
-
-
-async def agents_ready(world: Simulated) -> None:
-    for name in world.names:
-        while True:
-            raw = await world.grid.client.get(GridNode, "", name)
-            ready = raw and GridNode.model_validate(raw).status.condition("Ready")
-            if ready and ready.status == "True":
-                break
-            await asyncio.sleep(0.1)  # what it waits for is another process of the grid
 
 
 @contextlib.asynccontextmanager

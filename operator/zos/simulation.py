@@ -36,6 +36,7 @@ class Grid:
     writes: list[tuple[str, str, str, int]] = field(default_factory=list)
     agents: dict[str, asyncio.Task[None]] = field(default_factory=dict)
     heartbeat: float = 5.0
+    lease: int = 40
 
     async def node(self, name: str, *, ipv4: str | None = None, **capacity: int) -> None:
         """A GridNode with its agent running."""
@@ -61,6 +62,7 @@ class Grid:
             state=state,
             kubeconfig=self.kubeconfig,
             heartbeat=self.heartbeat,
+            lease=self.lease,
             capacity_cpu=cpu,
             capacity_memory=memory,
             capacity_storage=storage,

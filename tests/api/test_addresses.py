@@ -92,7 +92,7 @@ async def says(grid: Grid, model: type[Object], name: str, reason: str, *words: 
         return last is not None and last.reason == reason and all(word in last.message for word in words)
 
     try:
-        await until(look, 15)
+        await until(look, 45)
     except AssertionError:
         raise AssertionError(f"{name} does not say {reason} {words}: {last}") from None
 
@@ -129,7 +129,7 @@ def v4(range: str, gateway: str) -> dict[str, str]:
     return {"range": range, "gateway": gateway}
 
 
-async def ledger(grid: Grid, seconds: float = 30) -> Mapping[str, tuple[str, ...]]:
+async def ledger(grid: Grid, seconds: float = 60) -> Mapping[str, tuple[str, ...]]:
     """Contract uid → addresses, as soon as nothing is on its way: Claims and contracts agree, nothing is held twice or leaked.
 
     What two contracts say to have reserved is never the same, settled or not.

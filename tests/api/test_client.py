@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import AsyncIterator
 
 import pytest
+from aiohttp import web
 
 from apiserver import ApiServer, free_port
 from zos.api.meta import Key
@@ -73,3 +74,73 @@ async def test_nobody_there_is_not_a_refusal(apiserver: ApiServer) -> None:
     with pytest.raises(Unavailable):
         await client.get(ZMount, "default", "x")
     await client.close()
+
+
+async def test_all_text_arrives_as_it_was_sent(client: Client) -> None:
+    """A server-side apply is read as YAML, which is no friend of every JSON."""
+    text = "𝒳 🂡 é \x00\x1f\x7f\x85\x9f \u2028\u2029 \ufeff\ufffe\uffff \U0010ffff \t\r\n \"'\\ # : - {}"
+    body = {**mount("client-text"), "metadata": {"name": "client-text", "annotations": {"example.org/text": text}}}
+    for type, manager in (("apply", "zos-test"), ("merge", "")):
+        await client.delete(ZMount, "default", "client-text")
+        if type == "merge":
+            await client.create(ZMount, "default", mount("client-text"))
+        made = await client.patch(ZMount, "default", "client-text", body, type=type, manager=manager)  # type: ignore[arg-type]
+        assert made["metadata"]["annotations"]["example.org/text"] == text
+    with pytest.raises(ApiError) as caught:
+        await client.patch(ZMount, "default", "client-text", {"metadata": {"annotations": {"example.org/text": "\ud835"}}})
+    assert caught.value.permanent
+    await client.delete(ZMount, "default", "client-text")
+
+
+async def test_a_refusal_that_nothing_but_people_change_is_told_from_others(client: Client, apiserver: ApiServer) -> None:
+    stranger = Client(await Access.load(apiserver.user("agent-a")))
+    refusals = {
+        True: (client.create(ZMount, "default", mount("client-bad", "0")), stranger.get(ZMount, "default", "x")),
+        False: (client.patch(ZMount, "default", "client-none", {"spec": {}}),),
+    }
+    for permanent, asked in refusals.items():
+        for request in asked:
+            with pytest.raises(ApiError) as caught:
+                await request
+            assert caught.value.permanent is permanent
+    await stranger.close()
+
+
+async def test_large_objects_come_in_smaller_pages(client: Client, monkeypatch: pytest.MonkeyPatch) -> None:
+    names = [f"client-large-{n:02}" for n in range(12)]
+    for name in names:
+        meta = {"name": name, "labels": {"test": "large"}, "annotations": {"example.org/text": "x" * 10_000}}
+        await client.create(ZMount, "default", {**mount(name), "metadata": meta})
+    monkeypatch.setattr("zos.kube.client._LARGEST", 50_000)
+    assert [item["metadata"]["name"] for item in await client.objects(ZMount, labels="test=large")] == names
+    assert {key.name for key in await client.keys(ZMount)} >= set(names)
+    monkeypatch.setattr("zos.kube.client._LARGEST", 5_000)
+    with pytest.raises(Unavailable):
+        await client.get(ZMount, "default", names[0])
+    monkeypatch.undo()
+    for name in names:
+        await client.delete(ZMount, "default", name)
+
+
+@pytest.mark.parametrize("answer", [b"<html>", b"\xff\xfe{}", b"[" * 100_000, b"[]", b'{"a":', b"1" * 5000, b"null"])
+@pytest.mark.parametrize("status", [200, 400, 503])
+async def test_an_answer_that_is_none(apiserver: ApiServer, answer: bytes, status: int) -> None:
+    """As proxies on the way give, or somebody else's server on that port."""
+
+    async def respond(_: web.Request) -> web.Response:
+        return web.Response(status=status, body=answer)
+
+    app = web.Application()
+    app.router.add_route("*", "/{path:.*}", respond)
+    runner = web.AppRunner(app, access_log=None)
+    await runner.setup()
+    await web.TCPSite(runner, "127.0.0.1", 0).start()
+    access = await Access.load(apiserver.kubeconfig)
+    access.configuration.host = f"http://127.0.0.1:{runner.addresses[0][1]}"
+    strange = Client(access)
+    try:
+        with pytest.raises(ApiError if status == 400 else Unavailable):
+            await strange.get(ZMount, "default", "x")
+    finally:
+        await strange.close()
+        await runner.cleanup()

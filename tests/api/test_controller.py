@@ -38,7 +38,7 @@ async def get(grid: Grid, model: type[Object], name: str, namespace: str = "defa
     return raw and model.model_validate(raw)
 
 
-async def ready(grid: Grid, model: type[Object], name: str, seconds: float = 20):
+async def ready(grid: Grid, model: type[Object], name: str, seconds: float = 60):
     last = None
 
     async def look() -> bool:
@@ -58,7 +58,7 @@ async def create(grid: Grid, model: type[Object], name: str, **spec: object) -> 
     await grid.client.create(model, "default", manifest(model.KIND, name, spec, "default"))
 
 
-async def delete(grid: Grid, model: type[Object], *names: str, seconds: float = 20) -> None:
+async def delete(grid: Grid, model: type[Object], *names: str, seconds: float = 60) -> None:
     for name in names:
         await grid.client.delete(model, "default", name)
     for name in names:

@@ -207,7 +207,7 @@ STATUS: dict[str, Any] = {
     "sealingKey": KEY,
     "features": {"accelerator": "tcg"},
     "agentVersion": "9.9.9",
-    "reportedEndpoint": {"ipv4": "198.51.100.9"},
+    "reportedEndpoint": {"ipv4": "185.69.166.9", "ipv6": "2a02:1802:5e::9"},
     "nameservers": ["198.51.100.53"],
     "quarantine": [{"uid": "uid-x"}],
     "nodeNamespace": "default",
@@ -290,6 +290,12 @@ FORGED = [
     ("nameservers", [f"198.51.100.{n}" for n in range(9)]),
     ("reportedEndpoint", {"ipv4": "198.51.100.7\nx"}),
     ("reportedEndpoint", {"ipv6": "2001:db8::7]:1\nx"}),
+    ("reportedEndpoint", {"ipv4": "127.0.0.1"}),
+    ("reportedEndpoint", {"ipv4": "169.254.169.254"}),
+    ("reportedEndpoint", {"ipv4": "10.0.0.1"}),
+    ("reportedEndpoint", {"ipv6": "::1"}),
+    ("reportedEndpoint", {"ipv6": "::ffff:10.0.0.1"}),
+    ("reportedEndpoint", {"ipv6": "fe80::1"}),
     ("agentVersion", "0.2\nx"),
     ("agentVersion", "9" * 33),
     ("features", {"accelerator": "warp"}),
@@ -425,6 +431,24 @@ async def test_a_controller_touches_no_namespace_and_no_role_that_it_did_not_mak
         assert (await controller.patch(f"{path}?dryRun=All", relabel))[0] == 200
 
 
+async def test_a_controller_makes_all_that_a_node_needs_and_takes_it_away(place: Place) -> None:
+    controller = User(place.server, token(place.server, "zos-controller", "zos-system"), place.thief.session)
+    namespace = names.node_namespace("rights.new")
+    paths = []
+    for manifest in agent_objects("rights.new", namespace):
+        version, kind, name = manifest["apiVersion"], manifest["kind"], manifest["metadata"]["name"]
+        group = "/api/v1" if version == "v1" else f"/apis/{version}"
+        within = f"/namespaces/{namespace}" if "namespace" in manifest["metadata"] else ""
+        paths.append(f"{group}{within}/{kind.lower()}{'es' if kind.endswith('s') else 's'}/{name}")
+        for expected in (201, 200):  # made, and found as it is
+            path = f"{paths[-1]}?fieldManager=c&force=true"
+            status, text = await controller.ask("PATCH", path, manifest, "application/apply-patch+yaml")
+            assert status == expected, text
+    for path in reversed(paths):
+        status, text = await controller.ask("DELETE", path)
+        assert status == 200, text
+
+
 @pytest.fixture(scope="module")
 def tenant(grid: ApiServer) -> str:
     """A namespace with accounts that have Kubernetes' own roles there; and another tenant's."""
@@ -469,4 +493,5 @@ async def test_a_tenant_does_not_take_the_controllers_finalizer_off(place: Place
     status, text = await user.patch(f"{path}/d", {"metadata": {"finalizers": None}})
     assert (status, "only the controller takes" in text) == (403, True), text
     assert (await user.patch(f"{path}/d", {"metadata": {"finalizers": [CONTROLLER_FINALIZER]}}))[0] == 200
-    assert (await place.admin.patch(f"{path}/d", {"metadata": {"finalizers": None}}))[0] == 200
+    controller = User(place.server, token(place.server, "zos-controller", "zos-system"), place.thief.session)
+    assert (await controller.patch(f"{path}/d", {"metadata": {"finalizers": None}}))[0] == 200

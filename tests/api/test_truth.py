@@ -133,7 +133,7 @@ class Standing:
 @pytest.fixture
 async def standing(server: ApiServer, tmp_path: Path) -> AsyncIterator[Standing]:
     async with simulated(server.kubeconfig, tmp_path) as grid:
-        grid.heartbeat = 0.5
+        grid.heartbeat, grid.lease = 0.5, 3
         async with grid.controller():
             await grid.node("n", ipv4="198.51.100.1")
             journal = grid.nodes["n"].things = Journal()
@@ -311,8 +311,10 @@ async def test_a_nodes_namespace_is_made_anew(standing: Standing) -> None:
     for model, name in ((Network, "net"), (ZMount, "data"), (ZMachine, "web")):
         await standing.ready(model, name, 60)
     standing.untouched()
-    accounts = await asyncio.to_thread(standing.server.kubectl, "get", "serviceaccount,role,rolebinding", "-n", "zos-node-n")
-    assert accounts.count("agent") == 3
+    accounts = await asyncio.to_thread(
+        standing.server.kubectl, "get", "serviceaccount,role,rolebinding", "-n", "zos-node-n", "-o", "name"
+    )
+    assert [name.split("/")[1] for name in accounts.split()].count("agent") == 3
 
 
 @pytest.mark.parametrize("model", list(MODELS), ids=lambda model: model.PLURAL)
@@ -413,6 +415,7 @@ async def test_a_deletion_that_must_keep_data_waits_for_an_agent_that_can(standi
     standing.untouched()
     standing.grid.start_agent("n")
     await standing.quarantined("ZMount data", seconds=40)
+    await asyncio.to_thread(standing.server.kubectl, "wait", "--for=delete", "--timeout=60s", "-f", str(file))
     await asyncio.to_thread(standing.server.kubectl, "apply", "--server-side", "-f", str(file))
     await asyncio.to_thread(standing.server.kubectl, "wait", "--for=condition=Established", "-f", str(file))
     standing.untouched()

@@ -7,7 +7,7 @@ from collections.abc import Generator, Iterator
 
 import pytest
 
-from harness import Grid
+from harness import Grid, until
 
 
 def pytest_configure() -> None:
@@ -45,6 +45,7 @@ def grid() -> Iterator[Grid]:
 def namespace(grid: Grid, request: pytest.FixtureRequest) -> Iterator[str]:
     """A namespace of the test's own, emptied and gone afterwards."""
     name = "t-" + "".join(c if c.isalnum() else "-" for c in request.node.name.lower())[:50].strip("-")
-    grid.kubectl("create", "namespace", name)
+    # An earlier one of that name may be just going, in a grid that is kept.
+    until(lambda: grid.kubectl("create", "namespace", name), 60)
     yield name
     grid.clean(name)

@@ -19,11 +19,10 @@ KEEP = "cat /data/f; echo kept >/data/f; sync; echo up; sleep 10000"
 
 
 @pytest.fixture
-def guests(grid: Grid, namespace: str) -> Iterator[Guests]:
+def guests(grid: Grid, namespace: str) -> Guests:
     made = Guests(grid, namespace)
     made.network()
-    yield made
-    made.clear()
+    return made
 
 
 def ticks(guests: Guests, name: str) -> int:
@@ -157,7 +156,8 @@ def test_an_empty_api_server_erases_nothing(small: Grid) -> None:
     # The same address and certificates, and nothing in it.
     services = ("controller-1", "controller-2", "controller-manager", "apiserver", "etcd")
     for service in services:
-        small.run("cp", "s6-svc", "-wD", "-d", f"/run/service/{service}", check=False)
+        # Killed: an API server that is asked to end waits a minute for those who watch.
+        small.run("cp", "s6-svc", "-wD", "-dk", f"/run/service/{service}", check=False)
     shutil.rmtree(small.root / "hosts" / "cp" / "etcd")
     for service in reversed(services):
         small.run("cp", "s6-svc", "-u", f"/run/service/{service}", check=False)
@@ -168,7 +168,9 @@ def test_an_empty_api_server_erases_nothing(small: Grid) -> None:
         until(lambda: small.get("gridnode", "n1") is not None, 30)
         small.kill("n1", "agent")
         until(lambda: small.service_pid("n1", "agent") > 0, 20)
-        time.sleep(10)  # long enough for whatever an agent would do to what it does not know
+        log = small.root / "hosts" / "n1" / "log" / "agent" / "current"
+        until(lambda: "another cluster answers" in log.read_text(), 20, "the agent has seen whose word it is")
+        time.sleep(3)  # long enough for whatever an agent would do to what it does not know
     finally:
         up.kill()
         up.wait()

@@ -6,7 +6,6 @@ import base64
 import io
 import shutil
 import tarfile
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -18,11 +17,19 @@ STAY = "; while :; do sleep 1; done"
 
 
 @pytest.fixture
-def guests(grid: Grid, namespace: str) -> Iterator[Guests]:
+def guests(grid: Grid, namespace: str) -> Guests:
     made = Guests(grid, namespace)
     made.network()
+    return made
+
+
+@pytest.fixture
+def shelf(grid: Grid, namespace: str) -> Iterator[Path]:
+    """A directory of the test's own below the one that the nodes of a minigrid open for images."""
+    made = grid.root / "images" / namespace
+    made.mkdir(parents=True)
     yield made
-    made.clear()
+    shutil.rmtree(made)
 
 
 def root(directory: Path, word: str = "") -> Path:
@@ -83,10 +90,12 @@ def test_a_disk_grows_under_a_running_machine_and_never_shrinks(guests: Guests) 
 
 
 def test_the_root_has_its_size_and_no_more(guests: Guests) -> None:
-    script = "dd if=/dev/zero of=/big bs=1M count=600; ls -l /big; rm /big; echo still >/here; cat /here" + STAY
+    script = "fallocate -l 400M /fits && echo fits; fallocate -l 200M /big && echo big; echo still >/here; cat /here" + STAY
     guests.apply("one", script)
-    text = guests.prints("one", "^still$", 120)
+    text = guests.prints("one", "^still$")
+    assert "\nfits\n" in text
     assert "No space left on device" in text
+    assert "\nbig\n" not in text
 
 
 def test_environment_secrets_hostname_and_names(guests: Guests) -> None:
@@ -149,33 +158,34 @@ def test_an_entrypoint_that_ends_at_once_is_a_crash_loop_until_mended(guests: Gu
     guests.ready("one", seconds=30)
 
 
-def test_archives_and_directories_as_images(guests: Guests, tmp_path: Path) -> None:
-    archive = tmp_path / "root.tar.gz"
+def test_archives_and_directories_as_images(guests: Guests, shelf: Path) -> None:
+    archive = shelf / "root.tar.gz"
     with tarfile.open(archive, "w:gz") as tar:
-        tar.add(root(tmp_path / "packed", "from the archive\n"), ".")
-    root(tmp_path / "tree", "from the tree\n")
+        tar.add(root(shelf / "packed", "from the archive\n"), ".")
+    root(shelf / "tree", "from the tree\n")
     guests.apply("archive", "cat /word" + STAY, image=f"file://{archive}")
-    guests.apply("tree", "cat /word" + STAY, image=f"file://{tmp_path}/tree")
+    guests.apply("tree", "cat /word" + STAY, image=f"file://{shelf}/tree")
     guests.prints("archive", "^from the archive$")
     guests.prints("tree", "^from the tree$")
 
 
-def test_bad_images_say_what_to_do_and_heal(guests: Guests, tmp_path: Path) -> None:
-    (tmp_path / "noise.tar").write_bytes(b"noise" * 10000)
-    outside = root(tmp_path / "outside")
+def test_bad_images_say_what_to_do_and_heal(guests: Guests, shelf: Path) -> None:
+    (shelf / "noise.tar").write_bytes(b"noise" * 10000)
+    outside = root(shelf / "outside")
     (outside / "etc").symlink_to("../../../../etc")
-    late = tmp_path / "late.tar"
+    late = shelf / "late.tar"
     for name, image, words in (
         ("unknown", f"oci://{REGISTRY}/zos/absent:1", "does not exist there; check name and tag"),
-        ("unreachable", "oci://198.51.100.250:5000/zos/hello:1", "can't be reached"),
-        ("noise", f"file://{tmp_path}/noise.tar", "not a tar archive"),
+        ("closed", "oci://198.51.100.250:5000/zos/hello:1", "the node's owner can open it with --image-network"),
+        ("own", "file:///etc", "is not below a directory that this node opens for images"),
+        ("noise", f"file://{shelf}/noise.tar", "not a tar archive"),
         ("outside", f"file://{outside}", "/etc -> ../../../../etc leads out of the image's root"),
         ("late", f"file://{late}", f"there is no {late} on this node"),
     ):
         guests.apply(name, "echo up" + STAY, image=image)
         guests.says(name, words, "ImageInvalid", 60)
     with tarfile.open(late, "w") as tar:
-        tar.add(root(tmp_path / "good"), ".")
+        tar.add(root(shelf / "good"), ".")
     # Nobody touches the machine: the image appears.
     guests.ready("late", seconds=90)
     guests.apply("unknown", "echo up" + STAY, image=IMAGE)
@@ -246,11 +256,11 @@ def test_keys_for_ssh(guests: Guests) -> None:
     assert "-rw-------" in text
 
 
-def test_hostile_archive_touches_nothing(guests: Guests, tmp_path: Path) -> None:
-    victim = tmp_path / "victim"
+def test_hostile_archive_touches_nothing(guests: Guests, shelf: Path) -> None:
+    victim = shelf / "victim"
     victim.mkdir()
     (victim / "file").write_text("kept")
-    archive = tmp_path / "evil.tar"
+    archive = shelf / "evil.tar"
     with tarfile.open(archive, "w") as tar:
         door = tarfile.TarInfo("door")
         door.type, door.linkname = tarfile.SYMTYPE, str(victim)

@@ -4,25 +4,38 @@ from __future__ import annotations
 
 import base64
 import json
+from collections.abc import Iterator
 
 import pytest
 
 from harness import CHECKOUT, IMAGE, Grid, obj, sh, until
+from zos.plan import names
 
 NODES = ("n1", "n2", "n3")
 
 
-@pytest.fixture
-def machines(grid: Grid, namespace: str) -> dict[str, str]:
+@pytest.fixture(scope="module")
+def home(grid: Grid) -> Iterator[str]:
+    """The namespace of the machines that several tests look at."""
+    grid.kubectl("create", "namespace", "t-main-job")
+    yield "t-main-job"
+    grid.clean("t-main-job")
+
+
+@pytest.fixture(scope="module")
+def machines(grid: Grid, home: str) -> dict[str, str]:
     """A machine on each node, Ready; name → private address."""
     nodes = [{"name": name} for name in NODES]
-    grid.apply(namespace, obj("Network", "private", ipRange="10.20.0.0/16", nodes=nodes, access=[{"name": "laptop"}]))
-    for name in NODES:
-        grid.apply(
-            namespace, obj("ZMachine", f"m-{name}", image=IMAGE, memory="256Mi", nodeName=name, network={"name": "private"})
-        )
-    grid.ready(namespace, "network/private", *(f"zmachine/m-{name}" for name in NODES))
-    return {item["metadata"]["name"]: item["status"]["ip"] for item in grid.items("zmachines", namespace)}
+    grid.apply(
+        home,
+        obj("Network", "private", ipRange="10.20.0.0/16", nodes=nodes, access=[{"name": "laptop"}]),
+        *(
+            obj("ZMachine", f"m-{name}", image=IMAGE, memory="256Mi", nodeName=name, network={"name": "private"})
+            for name in NODES
+        ),
+    )
+    grid.ready(home, "network/private", *(f"zmachine/m-{name}" for name in NODES))
+    return {item["metadata"]["name"]: item["status"]["ip"] for item in grid.items("zmachines", home)}
 
 
 def connect(grid: Grid, namespace: str) -> None:
@@ -38,8 +51,8 @@ def reach(grid: Grid, source: str, target: str) -> list[str]:
     return grid.run("laptop", "curl", "-s", "-m", "15", f"http://{source}/cgi-bin/reach?{target}", check=False).split()
 
 
-def test_every_machine_reaches_every_other_and_so_does_the_laptop(grid: Grid, namespace: str, machines: dict[str, str]) -> None:
-    connect(grid, namespace)
+def test_every_machine_reaches_every_other_and_so_does_the_laptop(grid: Grid, home: str, machines: dict[str, str]) -> None:
+    connect(grid, home)
     for name, ip in machines.items():
         assert f"hello from {name}" in until(
             lambda ip=ip: grid.run("laptop", "curl", "-s", "-m", "5", f"http://{ip}/", check=False), 10
@@ -48,7 +61,7 @@ def test_every_machine_reaches_every_other_and_so_does_the_laptop(grid: Grid, na
         for name, target in machines.items():
             words = until(lambda s=source, t=target: reach(grid, s, t), 15, f"{source} → {target}")
             assert words[-1] == name, words
-    network = grid.get("network", "private", namespace)
+    network = grid.get("network", "private", home)
     assert network is not None
     by_name = {node["name"]: node for node in network["status"]["nodes"]}
     assert (by_name["n3"]["role"], by_name["n1"]["role"]) == ("hidden", "accessible")
@@ -56,25 +69,46 @@ def test_every_machine_reaches_every_other_and_so_does_the_laptop(grid: Grid, na
     assert [node["subnet"] for node in network["status"]["nodes"]] == ["10.20.3.0/24", "10.20.4.0/24", "10.20.5.0/24"]
 
 
-def test_networks_with_the_same_range_do_not_meet(grid: Grid, namespace: str, machines: dict[str, str]) -> None:
-    grid.apply(namespace, obj("Network", "twin", ipRange="10.20.0.0/16", nodes=[{"name": "n1"}], access=[{"name": "l"}]))
+def test_networks_with_the_same_range_do_not_meet(grid: Grid, home: str, machines: dict[str, str]) -> None:
+    grid.apply(home, obj("Network", "twin", ipRange="10.20.0.0/16", nodes=[{"name": "n1"}], access=[{"name": "l"}]))
     grid.apply(
-        namespace,
+        home,
         obj("ZMachine", "stranger", image=IMAGE, memory="256Mi", nodeName="n1", network={"name": "twin", "ip": "10.20.3.99"}),
     )
-    grid.ready(namespace, "network/twin", "zmachine/stranger")
-    connect(grid, namespace)
+    grid.ready(home, "network/twin", "zmachine/stranger")
+    connect(grid, home)
     ours = machines["m-n1"]
     assert reach(grid, ours, machines["m-n2"])[-1:] == ["m-n2"]
     assert reach(grid, ours, "10.20.3.99") == [], "a machine of the other network answered"
 
 
-def test_out_to_the_world_but_not_in_and_not_to_the_node(grid: Grid, namespace: str, machines: dict[str, str]) -> None:
-    connect(grid, namespace)
-    for name, node in (("m-n1", "198.51.100.11"), ("m-n3", "192.168.50.13")):
-        out = reach(grid, machines[name], "198.51.100.2")  # the control plane's host stands for the internet
-        assert out, f"{name} can't ping the outside"
-        assert reach(grid, machines[name], node) == [], f"{name} reaches its own node"
+def test_out_to_the_world_but_not_in_and_not_to_the_node_or_its_network(
+    grid: Grid, home: str, machines: dict[str, str]
+) -> None:
+    connect(grid, home)
+    closed = {
+        "m-n1": ("198.51.100.11", "198.51.100.12", "198.51.100.1", "198.51.100.2", "169.254.169.254"),
+        "m-n3": ("192.168.50.13", "192.168.50.1", "169.254.169.254"),
+    }
+    for name, near in closed.items():
+        for far in ("203.0.113.130", "203.0.113.17"):  # beyond the farm's router, and the farm's addresses
+            assert reach(grid, machines[name], far), f"{name} can't ping {far}"
+        for address in near:
+            assert reach(grid, machines[name], address) == [], f"{name} reaches {address}"
+    network = grid.get("network", "private", home)
+    assert network is not None
+    router = names.router(network["metadata"]["uid"])
+    connects = "import socket, sys; socket.create_connection((sys.argv[1], int(sys.argv[2])), timeout=2)"
+    for port, closed_to in ((53, False), (5000, True)):  # the node's name server, and a registry at the same address
+        said = grid.run("n1", "ip", "netns", "exec", router, "python3", "-c", connects, "198.51.100.2", str(port), check=False)
+        assert bool(said) is closed_to, said
+    opened = {"spec": {"egress": {"allow": ["192.168.50.1/32"]}}}
+    grid.kubectl("patch", "gridnode", "n3", "--type=merge", "-p", json.dumps(opened))
+    try:
+        until(lambda: reach(grid, machines["m-n3"], "192.168.50.1"), 15, "what its administrator opens")
+    finally:
+        grid.kubectl("patch", "gridnode", "n3", "--type=merge", "-p", '{"spec": {"egress": null}}')
+    until(lambda: reach(grid, machines["m-n3"], "192.168.50.1") == [], 15, "closed again")
     stranger = grid.run(
         "cp", "sh", "-c", "ip route replace 10.20.3.0/24 via 198.51.100.11; "
         f"ping -c1 -W2 {machines['m-n1']}; ip route del 10.20.3.0/24", check=False,
@@ -82,13 +116,13 @@ def test_out_to_the_world_but_not_in_and_not_to_the_node(grid: Grid, namespace: 
     assert "100% packet loss" in stranger
 
 
-def test_addresses_and_keys_survive_a_restart_of_everything(grid: Grid, namespace: str, machines: dict[str, str]) -> None:
+def test_addresses_and_keys_survive_a_restart_of_everything(grid: Grid, home: str, machines: dict[str, str]) -> None:
     def snapshot() -> str:
-        network = grid.get("network", "private", namespace)
+        network = grid.get("network", "private", home)
         assert network is not None
         keep = [(n["name"], n["subnet"], n["listenPort"], n["publicKey"]) for n in network["status"]["nodes"]]
-        ips = {item["metadata"]["name"]: item["status"]["ip"] for item in grid.items("zmachines", namespace)}
-        secret = grid.get("secret", "private-laptop-wireguard", namespace)
+        ips = {item["metadata"]["name"]: item["status"]["ip"] for item in grid.items("zmachines", home)}
+        secret = grid.get("secret", "private-laptop-wireguard", home)
         assert secret is not None
         return json.dumps([keep, ips, secret["data"]], sort_keys=True)
 
@@ -96,9 +130,9 @@ def test_addresses_and_keys_survive_a_restart_of_everything(grid: Grid, namespac
     for host in ("n1", "n2", "n3", "cp"):
         grid.minigrid("crash", host)
     grid.minigrid("up")
-    grid.ready(namespace, "network/private", *(f"zmachine/m-{name}" for name in NODES), seconds=120)
+    grid.ready(home, "network/private", *(f"zmachine/m-{name}" for name in NODES), seconds=120)
     assert snapshot() == before
-    connect(grid, namespace)
+    connect(grid, home)
     assert until(lambda: reach(grid, machines["m-n1"], machines["m-n3"])[-1:] == ["m-n3"], 30)
 
 

@@ -96,7 +96,7 @@ class Node:
         await self.domains.observe([domain])
         return self.domains.facts()[domain.name]
 
-    async def ended(self, domain: Domain, seconds: float = 30) -> DomainFact:
+    async def ended(self, domain: Domain, seconds: float = 90) -> DomainFact:
         """Waits, by the driver's own word, until it does not run."""
         async with asyncio.timeout(seconds):
             while True:
@@ -109,7 +109,7 @@ class Node:
     def console(self, domain: Domain) -> str:
         return (self.state / "machines" / domain.uuid / "console.log").read_text(errors="replace").replace("\r\n", "\n")
 
-    async def says(self, domain: Domain, words: str, seconds: float = 30) -> str:
+    async def says(self, domain: Domain, words: str, seconds: float = 90) -> str:
         deadline = time.monotonic() + seconds
         while True:
             try:

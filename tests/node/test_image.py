@@ -3,50 +3,20 @@
 from __future__ import annotations
 
 import asyncio
-import gzip
-import io
-import json
 import os
 import shutil
-import socket
 import subprocess
 import tarfile
 import time
-from collections.abc import Callable, Iterator
-from ipaddress import ip_network
+from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 import pytest
 
+from imageworks import converge, driver_of, entry, fact, leftovers, problem, push, serving, tar, until
 from zos.drivers import DriverError
-from zos.drivers.image import ImageDriver, directory_of
-from zos.drivers.meter import Limits
-from zos.drivers.sources import Registries, Sources
-from zos.plan.diff import diff
-from zos.plan.facts import ImageFact
-from zos.plan.items import Image
-
-
-def entry(
-    name: str, content: bytes = b"", mode: int = 0o644, *, link: str = "", type: bytes = tarfile.REGTYPE
-) -> tarfile.TarInfo:
-    info = tarfile.TarInfo(name)
-    info.mode, info.type, info.linkname, info.size = mode, type, link, len(content)
-    info.pax_headers = {"content": content.decode("latin-1")}
-    return info
-
-
-def tar(path: Path, *entries: tarfile.TarInfo, base: bool = True) -> Path:
-    """A tar of the entries, after a busybox' worth of a root file system."""
-    with tarfile.open(path, "w", format=tarfile.GNU_FORMAT) as archive:
-        if base:
-            archive.add("/bin/busybox", "bin/busybox")
-            archive.addfile(entry("bin/sh", link="busybox", type=tarfile.SYMTYPE))
-            archive.addfile(entry("sbin", link="/bin", type=tarfile.SYMTYPE))
-        for info in entries:
-            archive.addfile(info, io.BytesIO(info.pax_headers["content"].encode("latin-1")))
-    return path
+from zos.drivers.image import directory_of
+from zos.drivers.sources import Registries
 
 
 @pytest.fixture
@@ -54,44 +24,17 @@ def images(tmp_path: Path) -> Path:
     return tmp_path / "images"
 
 
-def driver_of(images: Path, insecure: str = "", limits: Limits | None = None, **rest: Any) -> ImageDriver:
-    """Takes archives and trees that lie beside its own directory, and images from a registry on loopback."""
-    registries = Registries(insecure=(insecure or "127.0.0.1",))
-    sources = Sources(registries, (images.parent,), (ip_network("127.0.0.1/32"),), limits or Limits())
-    return ImageDriver(images, sources, **rest)
-
-
-async def converge(driver: ImageDriver, *refs: str) -> list[str]:
-    wanted = [Image(ref=ref, owner="w-1") for ref in refs]
-    ops = diff(wanted, await driver.observe(wanted))
-    await asyncio.gather(*(driver.apply(op) for op in ops))
-    return sorted(f"{op.verb} {op.key}" for op in ops)
-
-
-async def problem(driver: ImageDriver, ref: str) -> str:
-    with pytest.raises(DriverError) as caught:
-        await converge(driver, ref)
-    assert driver.facts()[ref] == str(caught.value)
-    return str(caught.value)
-
-
-def fact(driver: ImageDriver, ref: str) -> ImageFact:
-    found = driver.facts()[ref]
-    assert isinstance(found, ImageFact), found
-    return found
-
-
-def leftovers(images: Path) -> list[str]:
-    return [path.name for path in images.iterdir() if path.name != "refs"]
-
-
-@pytest.mark.parametrize("packed", ["plain", "gzip", "zstd"])
+@pytest.mark.parametrize("packed", ["plain", "gzip", "xz", "bzip2", "zstd"])
 async def test_an_archive_is_unpacked_once(tmp_path: Path, images: Path, packed: str) -> None:
-    path = tar(tmp_path / "root.tar", entry("boot/vmlinuz", b"kernel"), entry("etc/motd", b"hello"))
-    if packed == "gzip":
-        path.write_bytes(gzip.compress(path.read_bytes()))
-    elif packed == "zstd":
-        subprocess.run(["zstd", "-q", "--rm", path, "-o", tmp_path / "root"], check=True)
+    path = tar(
+        tmp_path / "root.tar",
+        entry("boot/vmlinuz", b"kernel"),
+        entry("etc/motd", b"hello"),
+        entry("noise", os.urandom(3 << 20)),
+    )
+    if packed != "plain":
+        with open(tmp_path / "root", "wb") as file:
+            subprocess.run([packed, "-q", "-c", path], stdout=file, check=True)
         path = tmp_path / "root"
     ref = f"file://{path}"
     driver = driver_of(images)
@@ -242,7 +185,7 @@ async def test_a_cancelled_pull_leaves_nothing(tmp_path: Path, images: Path) -> 
     assert leftovers(images) == []
 
 
-async def until(condition: Callable[[], bool], seconds: float = 10) -> None:
+async def until(condition: Callable[[], bool], seconds: float = 30) -> None:
     deadline = time.monotonic() + seconds
     while not condition():
         assert time.monotonic() < deadline, "not within the time"
@@ -254,47 +197,8 @@ async def until(condition: Callable[[], bool], seconds: float = 10) -> None:
 
 @pytest.fixture
 def registry(tmp_path: Path) -> Iterator[str]:
-    """Address of an empty registry."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        address = f"127.0.0.1:{probe.getsockname()[1]}"
-    config = tmp_path / "registry.yml"
-    config.write_text(
-        f"version: 0.1\nstorage: {{filesystem: {{rootdirectory: {tmp_path}/registry}}}}\nhttp: {{addr: '{address}'}}\n"
-    )
-    process = subprocess.Popen(["docker-registry", "serve", config], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
-    deadline = time.monotonic() + 10
-    while True:
-        try:
-            socket.create_connection(("127.0.0.1", int(address.rpartition(":")[2]))).close()
-            break
-        except OSError:
-            assert time.monotonic() < deadline
-            time.sleep(0.02)
-    yield address
-    process.terminate()
-    process.wait()
-
-
-def push(tmp_path: Path, reference: str, layers: list[Path], **config: object) -> str:
-    """Builds an image of the layers with umoci and pushes it; gives its digest."""
-    layout = tmp_path / f"layout-{time.monotonic_ns()}"
-    subprocess.run(["umoci", "init", "--layout", layout], check=True)
-    subprocess.run(["umoci", "new", "--image", f"{layout}:x"], check=True)
-    for layer in layers:
-        subprocess.run(["umoci", "raw", "add-layer", "--image", f"{layout}:x", layer], check=True)
-    options = [
-        f"--config.{key}={value}"
-        for key, values in config.items()
-        for value in (values if isinstance(values, list) else [values])
-    ]
-    subprocess.run(["umoci", "config", "--image", f"{layout}:x", *options], check=True)
-    copy = ["skopeo", "copy", "-q", "--dest-tls-verify=false", f"oci:{layout}:x", f"docker://{reference}"]
-    subprocess.run(copy, check=True)
-    shown = subprocess.run(
-        ["skopeo", "inspect", "--tls-verify=false", f"docker://{reference}"], check=True, capture_output=True, text=True
-    )
-    return str(json.loads(shown.stdout)["Digest"])
+    with serving(tmp_path) as address:
+        yield address
 
 
 async def test_an_image_from_a_registry(tmp_path: Path, images: Path, registry: str) -> None:

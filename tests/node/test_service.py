@@ -43,7 +43,7 @@ async def converge(driver: ServiceDriver, *wanted: Service) -> list[str]:
     return sorted(f"{op.verb} {op.key}" for op in ops)
 
 
-async def until(condition: Callable[[], bool], seconds: float = 10) -> None:
+async def until(condition: Callable[[], bool], seconds: float = 30) -> None:
     deadline = time.monotonic() + seconds
     while not condition():
         assert time.monotonic() < deadline, "not within the time"

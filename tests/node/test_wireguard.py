@@ -47,7 +47,7 @@ def free_port() -> int:
         return int(probe.getsockname()[1])
 
 
-async def until(condition: Callable[[], object], seconds: float = 10) -> float:
+async def until(condition: Callable[[], object], seconds: float = 30) -> float:
     began = time.monotonic()
     while not await asyncio.to_thread(condition):
         assert time.monotonic() - began < seconds, "not within the time"

@@ -564,6 +564,36 @@ async def test_what_does_not_stick_does_not_spin(bench: Bench) -> None:
         result = await bench.once()
     assert bench.node.writes == 1
     assert "not there as it should be" in result.reports["w"].verdict.message
+    for _ in range(3600):  # with notifications all the time, which its own writes may be the cause of
+        bench.time += 1
+        bench.converger.resync()
+        result = await bench.once()
+    assert 10 < bench.node.writes < 25
+    quick.apply = type(quick).apply.__get__(quick)  # type: ignore[method-assign]
+    bench.time += 400
+    assert (await bench.once()).reports["w"].verdict.ready
+    bench.node.lose("netns/r")
+    assert [op.key for op in (await bench.once()).done] == ["netns/r"]  # and nothing of that is remembered
+
+
+async def test_what_is_slow_and_does_not_stick_does_not_spin_either(bench: Bench) -> None:
+    bench.want("w", Image(ref="oci://a"))
+    images = bench.converger._drivers[1]
+
+    async def pretend(op: Op) -> None:
+        bench.node.writes += 1
+
+    images.apply = pretend  # type: ignore[method-assign]
+    for _ in range(3600):
+        bench.time += 1
+        result = await bench.once()
+        if bench.converger._executor.running:
+            await asyncio.wait_for(bench.dirty.wait(), 5)
+    assert 10 < bench.node.writes < 30
+    assert "not there as it should be" in result.reports["w"].verdict.message
+    images.apply = type(images).apply.__get__(images)  # type: ignore[method-assign]
+    bench.time += 400
+    assert (await bench.settled()).reports["w"].verdict.ready
 
 
 async def test_a_subsystem_that_is_away_holds_up_its_items_and_removes_nothing(bench: Bench) -> None:

@@ -239,10 +239,10 @@ class Converger:
             driver_away = self._executor.driver_of(op.key, op.item) in self._observation.errors
             if driver_away:
                 continue
-            if op.item is not None and (there is None or there.item != op.item):
-                self._executor.stuck(op, "it was made, but is not there as it should be")
-            elif op.item is None and there is not None:
-                self._executor.stuck(op, "it was removed, but is still there")
+            if (there is not None) if op.item is None else (there is None or there.item != op.item):
+                self._executor.stuck(op)
+            else:
+                self._executor.verified(op)
         return execution
 
     def _dirty(self, driver: Driver) -> None:

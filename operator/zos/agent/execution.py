@@ -20,6 +20,10 @@ log = logging.getLogger("zos.agent")
 _PARALLEL = 16
 _FIRST_RETRY = 1.0
 _LAST_RETRY = 300.0
+#: Times that a slow operation may succeed and be asked for again at once, before it counts as one that does not stick.
+_CLAIMS = 2
+_NOT_THERE = "it was made, but is not there as it should be"
+_STILL_THERE = "it was removed, but is still there"
 
 
 @dataclass(frozen=True)
@@ -68,6 +72,7 @@ class Executor:
         self._clock = clock
         self._running: dict[str, _Running] = {}
         self._failures: dict[str, Failure] = {}
+        self._claimed: dict[str, tuple[Op, int]] = {}  # slow operations that succeeded, and how often in a row
         self._quick = asyncio.Semaphore(_PARALLEL)
 
     @property
@@ -91,9 +96,13 @@ class Executor:
     def driver_of(self, key: str, item: Item | None = None) -> Driver | None:
         return self._by_type.get(type(item)) if item is not None else self._by_kind.get(key.split("/", 1)[0])
 
-    def stuck(self, op: Op, error: str) -> None:
+    def stuck(self, op: Op) -> None:
         """An operation that reported success but whose result is not there: treated as failed, or it would run forever."""
-        self._fail(op, error)
+        self._fail(op, _NOT_THERE if op.item is not None else _STILL_THERE)
+
+    def verified(self, op: Op) -> None:
+        """The result of an operation was seen. (Its word alone ends no row of failures.)"""
+        self._failures.pop(op.key, None)
 
     def settle(self, ops: Iterable[Op]) -> None:
         """Forgets failures of operations that are no longer asked for."""
@@ -102,6 +111,11 @@ class Executor:
             key: failure
             for key, failure in self._failures.items()
             if (op := asked.get(key)) is not None and _same(op, failure.op)
+        }
+        self._claimed = {
+            key: claim
+            for key, claim in self._claimed.items()
+            if key in self._running or ((op := asked.get(key)) is not None and _same(op, claim[0]))
         }
 
     async def execute(
@@ -117,6 +131,9 @@ class Executor:
         ops = list(ops)
         self.settle(ops)
         self._cancel_unwanted(wanted, kept)
+        for op in ops:
+            if op.key in self._claimed and op.key not in self._running and self._driver(op) not in unknown:
+                self._doubt(op)
         now = self._clock()
         waiting = {key for key, failure in self._failures.items() if failure.retry_at > now} | set(self._running)
         waiting |= {op.key for op in ops if self._driver(op) in unknown}
@@ -147,7 +164,6 @@ class Executor:
                 self._fail(op, error)
                 failed.append(op)
                 return _State.OPEN
-            self._failures.pop(key, None)
             done.append(op)
             return _State.DONE
 
@@ -176,15 +192,24 @@ class Executor:
                 error = await _attempt(driver, op)
                 ok = error is None
                 if error is not None:
+                    self._claimed.pop(op.key, None)
                     self._fail(op, error)
                 else:
-                    self._failures.pop(op.key, None)
+                    self._claimed[op.key] = (op, self._claimed[op.key][1] + 1 if op.key in self._claimed else 1)
             finally:
                 del self._running[op.key]
                 self._finished(driver, op, ok)
 
         log.debug("%s %s begins: %s", op.verb, op.key, op, extra={"item": op.key})
         self._running[op.key] = _Running(op, driver, asyncio.create_task(work(), name=f"{op.verb} {op.key}"))
+
+    def _doubt(self, op: Op) -> None:
+        """A slow operation that has succeeded is asked for again. (Once may be chance: what it made ended at once.)"""
+        claimed, times = self._claimed[op.key]
+        failure = self._failures.get(op.key)
+        if times >= _CLAIMS and (failure is None or failure.retry_at <= self._clock()):
+            self._claimed[op.key] = (claimed, times - 1)
+            self.stuck(op)
 
     def _cancel_unwanted(self, wanted: Mapping[str, Item], kept: Callable[[str], bool]) -> None:
         for key, running in self._running.items():

@@ -14,8 +14,8 @@ from zos.api.meta import Model, Object
 class NoText(Enum):
     """Why a key of a Secret gives no text. Tenants put any bytes there."""
 
-    ABSENT = "has no such key"
-    BINARY = "is not text: it has to be UTF-8 without NUL, which no variable or configuration can hold"
+    ABSENT = "no such key"
+    BINARY = "not UTF-8, or with a NUL, which no variable and no configuration can hold"
 
 
 def _values(data: object) -> object:

@@ -148,7 +148,7 @@ def _holds(expression: LabelExpression, labels: dict[str, str]) -> bool:
 
 
 #: Source: IANA IPv4 Special-Purpose Address Registry, and multicast and reserved space.
-_NON_GLOBAL_IPV4 = (
+NON_GLOBAL_IPV4 = (
     "0.0.0.0/8", "10.0.0.0/8", "100.64.0.0/10", "127.0.0.0/8", "169.254.0.0/16", "172.16.0.0/12", "192.0.0.0/24",
     "192.0.2.0/24", "192.168.0.0/16", "198.18.0.0/15", "198.51.100.0/24", "203.0.113.0/24", "224.0.0.0/3",
 )  # fmt: skip
@@ -160,7 +160,7 @@ class FarmSpec(Model):
             Rule(
                 "(has(self.allowNonGlobal) && self.allowNonGlobal) || !has(self.publicIPv4)"
                 " || self.publicIPv4.all(r, !isCIDR(r.range) || !["
-                + ", ".join(f"'{r}'" for r in _NON_GLOBAL_IPV4)
+                + ", ".join(f"'{r}'" for r in NON_GLOBAL_IPV4)
                 + "].exists(n, cidr(n).containsCIDR(r.range)))",
                 "publicIPv4[].range must be globally routable (set allowNonGlobal: true for a lab)",
                 ".publicIPv4",

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from functools import cached_property
+from itertools import takewhile
 from typing import Annotated, ClassVar, Literal
 
 from pydantic import ConfigDict, Field
 
+from zos.api.farm import NON_GLOBAL_IPV4
 from zos.api.meta import ABANDON, Model, Object, Quantity, Status
 from zos.api.schema import AGE, READY, REASON, Column, Rule, at_most, each_cidr, ipv4, ipv6, keyed, rules
 from zos.api.text import (
@@ -26,6 +28,9 @@ from zos.api.text import (
     otherwise,
     word,
 )  # fmt: skip
+
+#: Agents from this version on know that a deletion without the word to erase takes nothing away.
+_KNOWS_WORDS = (0, 2)
 
 
 class Endpoint(Model):
@@ -240,6 +245,21 @@ class Quarantined(Model):
     """UDP port of a network's WireGuard interface."""
 
 
+#: Others send to it: by an address inside their own network a node could have them knock there.
+_GLOBAL = (
+    Rule(
+        f"!has(self.ipv4) || !isIP(self.ipv4) || !{list(NON_GLOBAL_IPV4)}.exists(block, cidr(block).containsIP(self.ipv4))",
+        "reportedEndpoint.ipv4 must be a global address: an administrator may declare others in spec.endpoint",
+        ".ipv4",
+    ),
+    Rule(
+        "!has(self.ipv6) || !isIP(self.ipv6) || (cidr('2000::/3').containsIP(self.ipv6)"
+        " && !cidr('2001:db8::/32').containsIP(self.ipv6))",
+        "reportedEndpoint.ipv6 must be a global address: an administrator may declare others in spec.endpoint",
+        ".ipv6",
+    ),
+)
+
 #: No node has more. What a node says of itself attracts machines: nonsense is refused.
 _SANE = (
     Rule("!has(self.cpu) || self.cpu <= 65536", "capacity.cpu must be at most 65536"),
@@ -277,7 +297,7 @@ class GridNodeStatus(Status):
     agent_version: Version | None = None
     """Version of the agent that reports."""
 
-    reported_endpoint: Endpoint | None = None
+    reported_endpoint: Endpoint | None = Field(default=None, json_schema_extra=rules(*_GLOBAL))
     """Truly global addresses that the agent found on the node. They count where ``spec.endpoint`` has none."""
 
     nameservers: Annotated[tuple[Ip, ...], only(word)] = Field(
@@ -334,6 +354,12 @@ class GridNode(Object):
     status: GridNodeStatus = Field(default_factory=GridNodeStatus)
 
     @property
+    def knows_words(self) -> bool:
+        """Whether its agent keeps what is deleted without the word to erase. One that has not reported yet is new."""
+        version = self.status.agent_version
+        return version is None or _numbers(version) >= _KNOWS_WORDS
+
+    @property
     def abandoned(self) -> bool:
         """Whether an administrator has given up what is on the node."""
         return self.deleting and self.metadata.annotations.get(ABANDON) == self.uid
@@ -376,3 +402,8 @@ class GridNode(Object):
         if declared is not None and (declared.ipv4 or declared.ipv6):
             return declared
         return self.status.reported_endpoint or Endpoint()
+
+
+def _numbers(version: str) -> tuple[int, ...]:
+    """``0.2.1+x`` → (0, 2): as far as it goes by numbers."""
+    return tuple(int(part) for part in takewhile(str.isdecimal, version.split(".")))

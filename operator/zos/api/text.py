@@ -9,9 +9,11 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable
+from dataclasses import dataclass
 from typing import Annotated, Any
 
-from pydantic import ValidationError, ValidatorFunctionWrapHandler, WithJsonSchema, WrapValidator
+from pydantic import GetCoreSchemaHandler, ValidatorFunctionWrapHandler, WithJsonSchema, WrapValidator
+from pydantic_core import CoreSchema, core_schema
 
 #: All but the characters that end a line, begin an escape sequence or cut a text short.
 _PLAIN = r"\P{Cc}"
@@ -101,16 +103,16 @@ def sentence(words: str) -> str:
     return words if len(words) <= _MESSAGE else words[: _MESSAGE - 1] + "…"
 
 
-def otherwise(neutral: Any) -> WrapValidator:
-    """A field that reads ``neutral`` where a newer peer said something that this version does not know."""
+@dataclass(frozen=True)
+class otherwise:
+    """A field that reads ``neutral`` where a newer peer said something that this version does not know. In Rust: it is on every
+    condition of every object."""
 
-    def read(value: Any, known: ValidatorFunctionWrapHandler) -> Any:
-        try:
-            return known(value)
-        except ValidationError:
-            return neutral
+    neutral: str | None
 
-    return WrapValidator(read)
+    def __get_pydantic_core_schema__(self, source: Any, handler: GetCoreSchemaHandler) -> CoreSchema:
+        known = core_schema.with_default_schema(handler(source), default=self.neutral, on_error="default")
+        return core_schema.chain_schema([known])  # in a chain the CRD goes on requiring what has no default
 
 
 def only(fits: Callable[[Any], bool]) -> WrapValidator:

@@ -134,7 +134,7 @@ class ZMachineSpec(Model):
         ),
     )
     """What it runs: ``oci://registry/repository:tag`` (anything docker builds, ``@sha256:…`` pins it), ``https://…`` or
-    ``file:///…`` (a path on the node). A change takes effect at the next restart."""
+    ``file:///…`` (a path on the node, in a directory that its owner opens). A change takes effect at the next restart."""
 
     cpu: int = Field(default=1, le=1024, json_schema_extra=rules(Rule("self >= 1", "cpu must be at least 1")))
     """Virtual CPUs, counted against what the node has free. A change takes effect at the next restart."""

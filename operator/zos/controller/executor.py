@@ -160,6 +160,8 @@ class Executor:
             await task.attempt(f"Secret {secret.name}", self._secret(obj, secret))
         if resolution.secrets is not None:
             await self._stray_secrets(obj, resolution.secrets)
+        if resolution.recorded:
+            await self._write_status(obj, self._status(obj, resolution))
         if resolution.workloads is not None:
             await self._workloads(task, resolution.workloads)
         told = self._settle_refusals(task)
@@ -327,7 +329,7 @@ class Executor:
         )
         for place, workload in present.items():
             if place not in places and not (workload.deleting and workload.spec.unwanted):
-                await self._farewell.part(workload, Word.RETAIN)
+                await self._farewell.part(workload, Word.ERASE if task.resolution.disposable else Word.RETAIN)
 
     async def _workload(self, obj: Object, namespace: str, part: Part, wanted: Workload, present: NodeWorkload | None) -> None:
         if present is not None and present.deleting:

@@ -20,7 +20,6 @@ from zos.controller.claims import OWNER_UID
 from zos.controller.ledger import Lost
 from zos.controller.registry import KINDS
 from zos.controller.writing import MANAGER, Absorb, finalizers
-from zos.kinds.gridnode.resolve import knows_words
 from zos.kube.client import Client, NotFound, Raw, path_of
 from zos.plan import names
 from zos.world.heartbeat import Heartbeat
@@ -149,7 +148,7 @@ class Farewell:
 
     def _held_back(self, workload: NodeWorkload) -> str | None:
         node = self._node_of(workload)
-        if node is None or knows_words(node):
+        if node is None or node.knows_words:
             return None
         return f"the agent of node {node.name} ({node.status.agent_version}) would erase what has to stay: upgrade it"
 

@@ -324,9 +324,13 @@ class Controller:
         try:
             reader = self.world.reader(obj.key)
             if KINDS[obj.KIND].finalized:  # the executor goes by these: their coming and going is everyone's business
-                reader.where_view(
+                owned = reader.where_view(
                     NodeWorkload, "owner", obj.uid, lambda workload: (workload.key, workload.hindrance, workload.deleting)
                 )
+                for key, *_ in owned if obj.deleting else ():
+                    node = self._nodes.get(key.namespace, "")
+                    reader.view(GridNode, "", node, lambda found: found.knows_words)
+                    reader.view(Heartbeat, "", node, lambda beat: beat.alive)
             return resolved(KINDS[obj.KIND], obj, reader)
         except Exception as error:
             log.exception("resolving failed", extra=_fields(obj.key, obj))

@@ -23,6 +23,8 @@ _T = TypeVar("_T")
 
 #: Not a name of a workload's table: those are plan/names.py's, and have owners.
 TABLE = "zos-fetch"
+_TRIES = 5
+_IPV6 = Path("/proc/net/if_inet6")
 _RESOLV_CONF = Path("/etc/resolv.conf")
 
 
@@ -53,22 +55,27 @@ class Fence:
         """Makes the table unless it stands as it should, and sees that it does."""
         async with self._lock:
             try:
+                if self._text and self._shown != await _listing():
+                    await self._make(self._text)  # it was taken away: at once as it was, and then as it must be
                 self.ground = await self._look()
-                text = rules(self.ground)
-                if text == self._text and self._shown and self._shown == await _listing():
-                    return
-                self._shown = ""
-                mark = f"zos fetchers {hashlib.sha256(text.encode()).hexdigest()[:32]}"
-                script = f'table inet {TABLE}\ndelete table inet {TABLE}\ntable inet {TABLE} {{\ncomment "{mark}"\n{text}\n}}\n'
-                await run("nft", "-f", "-", input=script)
-                shown = await _listing()
-                if f'comment "{mark}"' not in shown:
-                    raise DriverError("it vanished as soon as it was made")
-                self._text, self._shown = text, shown
+                if (text := rules(self.ground)) != self._text:
+                    await self._make(text)
             except (DriverError, OSError, ValueError) as error:
                 raise DriverError(
                     f"nothing is fetched, since the firewall table that confines it, inet {TABLE}, can't be made: {error}"
                 ) from error
+
+    async def _make(self, text: str) -> None:
+        mark = f'comment "zos fetchers {hashlib.sha256(text.encode()).hexdigest()[:32]}"'
+        script = f"table inet {TABLE}\ndelete table inet {TABLE}\ntable inet {TABLE} {{\n{mark}\n{text}\n}}\n"
+        self._text = ""
+        for _ in range(_TRIES):  # somebody may load a whole firewall right now
+            await run("nft", "-f", "-", input=script)
+            shown = await _listing()
+            if mark in shown:
+                self._text, self._shown = text, shown
+                return
+        raise DriverError("it vanishes as soon as it is made")
 
     async def _keep(self, changed: asyncio.Event) -> None:
         while True:
@@ -79,7 +86,9 @@ class Fence:
     async def _look(self) -> Ground:
         resolv_conf = await asyncio.to_thread(_RESOLV_CONF.read_text, errors="replace")
         links = await _ip("address")
-        routes = [*await _ip("-4", "route"), *await _ip("-6", "route")]
+        routes = await _ip("-4", "route")
+        if _IPV6.exists():  # noqa: ASYNC240 - a stat in proc
+            routes += await _ip("-6", "route")
         return Ground(nameservers_of(resolv_conf), connected_of(links, routes), self._opened)
 
 

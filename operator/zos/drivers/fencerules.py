@@ -130,8 +130,8 @@ def connected_of(links: Sequence[Any], routes: Sequence[Any]) -> tuple[Network, 
 
 def closed_in(said: str, ground: Ground) -> bool:
     """Whether what a fetcher said (``dial tcp ADDRESS:PORT: …``) tells that its way was closed here."""
-    found = re.findall(r"dial (?:tcp|udp) \[?([0-9A-Fa-f:.]+?)(?:%\w+)?\]?:\d+", said)
-    return any((address := _address(text)) is not None and ground.closes(address) for text in found)
+    found = re.findall(r"dial (?:tcp|udp) (?:\[([0-9A-Fa-f:.]+)(?:%[^\]]*)?\]|([0-9.]+)):\d+", said)
+    return any((address := _address(six or four)) is not None and ground.closes(address) for six, four in found)
 
 
 def _address(text: str) -> Address | None:

@@ -141,6 +141,9 @@ class ImageDriver:
             except (OSError, ValueError, KeyError, TypeError):
                 file.unlink(missing_ok=True)
                 continue
+            if file != self._card(card.ref):  # of a time when each spelling had a card
+                file.unlink(missing_ok=True)
+                continue
             if refs := spellings.get(card.ref):
                 fact = self._fact(refs[0], card.digest)
                 if fact is None or not self._fresh(card):

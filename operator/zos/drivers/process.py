@@ -77,8 +77,9 @@ async def lines(
 ) -> AsyncGenerator[str, None]:
     """Yields what a program writes (stdout and stderr, line by line; a carriage return ends a line too) while it runs.
 
-    For progress of long work and for monitors (``timeout`` None: as long as it likes). ``stdin`` is a descriptor to read from.
-    Ends with the program, raises ProcessError where ``run`` would. Closing the generator kills the program: wrap it in ``contextlib.aclosing``.
+    For progress of long work and for monitors (``timeout`` None: as long as it likes). ``stdin`` is a descriptor to read
+    from. Ends with the program, raises ProcessError where ``run`` would. Closing the generator kills the program: wrap it
+    in ``contextlib.aclosing``.
     """
     process = await _start(argv, netns, env, stdin=stdin, merge=True)
     assert process.stdout is not None

@@ -75,6 +75,7 @@ async def fetch(pull: Pull, digest: str | None) -> tuple[str, Config]:
     try:
         await pull.fence.around(lambda: beside(lambda: _follow(pull, copy), meter.watch))
     except ProcessError as error:
+        _check_file(error, limits, "packed, it has")
         raise _meaning(error, pull.fence.ground) from error
     await meter.check()
     manifest, config = await asyncio.to_thread(read, pull.fetched / "oci")
@@ -101,8 +102,14 @@ async def _unpack(pull: Pull, limits: Limits) -> None:
         unpack = unpacker(pull.room, limits.size, *command)
         await beside(lambda: run(*unpack, timeout=_WHOLE), meter.watch)
     except ProcessError as error:
-        await meter.check()  # it may have met the limit of a single file
+        _check_file(error, limits, "it unpacks to")
         raise DriverError(f"it can't be unpacked: {last_line(error)}") from error
+
+
+def _check_file(error: ProcessError, limits: Limits, what: str) -> None:
+    """Raises TooBig for a program that met the limit of a single file."""
+    if "file too large" in f"{error.stderr}{error.stdout}":
+        limits.check(limits.size + 1, 0, what)
 
 
 def _reference(pull: Pull) -> str:

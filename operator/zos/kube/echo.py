@@ -44,6 +44,11 @@ class Echo:
         else:
             known.since = self._clock()
 
+    def postpone(self, key: Key) -> None:
+        """It gets its time once more."""
+        if key in self._open:
+            self._open[key].since = self._clock()
+
     def forget(self, key: Key) -> None:
         self._open.pop(key, None)
 

@@ -35,8 +35,9 @@ _RELIST = 300.0
 _RETRY = 2.0
 #: Seconds between the end of a list of kopf's and the look at what it no longer had: further lists join.
 _SETTLE = 0.3
-#: Seconds in which kopf has asked for each kind, or it does not know that there is one (discovery lags behind a new CRD).
-_BEGIN = 10.0
+#: Times the patience in which kopf has asked for each kind, or it does not know that there is one (discovery lags behind a new
+#: CRD); and in which it has been answered.
+_BEGIN, _ANSWERED = 2, 12
 #: Watches that were begun anew in a row without hearing any better, before the process had better do so itself.
 _HOPELESS = 3
 #: A connection whose other end is gone without a word is found dead by the kernel: seconds until it asks, between questions,
@@ -84,14 +85,14 @@ class _Look:
 
 @dataclass
 class _State:
-    """What kopf's thread tells: that it listed something anew, that it ended, which collections it asked for, which it watches,
-    whether it was cut off. ``stir`` wakes the other side."""
+    """What kopf's thread tells: that it listed something anew, that it ended, which collections it asked for, which it watches
+    and since when, whether it was cut off. ``stir`` wakes the other side."""
 
     stir: Callable[[], object]
     listed: bool = False
     ended: bool = False
     asked: set[str] = field(default_factory=set)
-    watches: set[str] = field(default_factory=set)
+    watches: dict[str, float] = field(default_factory=dict)
     cut: bool = False
 
 
@@ -137,6 +138,7 @@ class Informer:
         self._rewound = rewound
         self._relist = relist
         self._clock = clock
+        self._patience = patience
         self._known: dict[Key, _Heard] = {}
         self._highest: dict[str, int] = {}  # version heard or answered, by kind
         self._leases: dict[Key, int] = {}  # versions of the Leases that this process renews
@@ -180,7 +182,7 @@ class Informer:
     def hears(self, model: type[Object], within: float) -> bool:
         """Whether a kind is watched, and what the API server answered of it was heard from the watch ``within`` seconds."""
         paths = {watched.path for watched in self._watched if watched.model is model}
-        return self._state is not None and paths <= self._state.watches and self._echo.waits(model.KIND) <= within
+        return self._state is not None and paths <= self._state.watches.keys() and self._echo.waits(model.KIND) <= within
 
     async def _watch(self, served: Sequence[Watched]) -> None:
         """Until the watches had better be begun anew."""
@@ -196,17 +198,19 @@ class Informer:
         thread = threading.Thread(target=self._thread, args=(loop, stop, state, served), name="kopf", daemon=True)
         thread.start()
         begun = loop.time()
-        due = begun + self._relist
+        due, begin = begun + self._relist, begun + _BEGIN * self._patience
         absent = asyncio.create_task(self._appears([w for w in self._watched if w not in served]))
         absent.add_done_callback(lambda _: self._stirred.set())
         try:
             while True:
-                await self._wait(min(due, begun + _BEGIN) if not self._begun(state, served) else due)
+                await self._wait(due if self._begun(state, served) else min(due, begin))
                 if state.ended or absent.done():
                     return
-                if loop.time() - begun >= _BEGIN and not self._begun(state, served) and not state.cut:
-                    log.warning("some kinds are served but not watched; starting over")
-                    return
+                if loop.time() >= begin and not self._begun(state, served):
+                    if not state.cut:
+                        self._in_vain_again("some kinds are served, but not watched")
+                        return
+                    begin = loop.time() + _BEGIN * self._patience
                 if state.listed:
                     await asyncio.sleep(_SETTLE)
                     state.listed = False
@@ -221,7 +225,7 @@ class Informer:
                     if not await self._compare():
                         log.warning("something was not heard of; starting over")
                         return
-                if await self._deaf():
+                if await self._deaf(state, self._clock() - (loop.time() - begun)):
                     return
         finally:
             self._state = None
@@ -244,6 +248,8 @@ class Informer:
 
     async def _appears(self, unserved: Sequence[Watched]) -> None:
         """Until one of these is served. Nobody tells of that: rights come and CRDs are made elsewhere."""
+        if not unserved:
+            await asyncio.Event().wait()
         while True:
             for watched in unserved:
                 with contextlib.suppress(ApiError, Unavailable):
@@ -251,7 +257,7 @@ class Informer:
                     await self._client.request("GET", watched.path, params=params)
                     log.info("%s is served again", watched.model.KIND)
                     return
-            await asyncio.sleep(_RETRY if unserved else self._relist)
+            await asyncio.sleep(_RETRY)
 
     def _thread(self, loop: asyncio.AbstractEventLoop, stop: threading.Event, state: _State, served: Sequence[Watched]) -> None:
         try:
@@ -313,17 +319,17 @@ class Informer:
             if path not in collections:
                 return
             if request.response.status != 200:
-                state.watches.discard(path)
+                state.watches.pop(path, None)
                 state.cut = state.cut or request.response.status >= 500
             else:
-                state.watches.add(path)
+                state.watches[path] = self._clock()
             if request.response.status == 200 and ("watch" not in request.url.query or state.cut):
                 state.cut = False
                 state.listed = True
                 state.stir()
 
         async def failed(_: object, __: object, request: aiohttp.TraceRequestExceptionParams) -> None:
-            state.watches.discard(request.url.path)
+            state.watches.pop(request.url.path, None)
             state.cut = True
 
         trace = aiohttp.TraceConfig()
@@ -414,30 +420,39 @@ class Informer:
             if first:
                 self._stirred.set()
 
-    async def _deaf(self) -> bool:
-        """Whether the API server has answered what the watches don't tell of. Raises `Deaf`."""
+    async def _deaf(self, state: _State, begun: float) -> bool:
+        """Whether the API server has answered what the watches, ``begun`` then, don't tell of. Raises `Deaf`."""
         for key, since in self._echo.overdue().items():
             if self.hearing.last(key.kind) > since:
                 self._echo.forget(key)  # the watch of this kind does tell
                 continue
-            model = next(watched.model for watched in self._watched if watched.covers(key))
+            watched = next(watched for watched in self._watched if watched.covers(key))
+            opened = state.watches.get(watched.path)
+            young = self._clock() - begun < _ANSWERED * self._patience if opened is None else opened > since
+            if young:
+                self._echo.postpone(key)
+                continue
             try:
-                raw = await self._client.get(model, key.namespace, key.name)
+                raw = await self._client.get(watched.model, key.namespace, key.name)
             except (Unavailable, ApiError):
-                return False
+                self._echo.postpone(key)
+                continue
             known = self._known.get(key)
             heard = raw is None or (known is not None and known.version == raw["metadata"]["resourceVersion"])
             if heard or self.hearing.last(key.kind) > since:
                 self._echo.forget(key)
                 continue
-            self.hearing.deaf = True
-            self.hearing.deafened += 1
-            self._in_vain += 1
-            log.error("the watch of %s does not tell of %s, which the API server answered; starting over", key.kind, key)
-            if self._in_vain > _HOPELESS:
-                raise Deaf(f"{key.kind} can't be heard: {_HOPELESS} watches in a row did not tell what the API server answers")
+            self._in_vain_again(f"the watch of {key.kind} does not tell of {key}, which the API server answered")
             return True
         return False
+
+    def _in_vain_again(self, what: str) -> None:
+        self.hearing.deaf = True
+        self.hearing.deafened += 1
+        self._in_vain += 1
+        log.error("%s; starting over", what)
+        if self._in_vain > _HOPELESS:
+            raise Deaf(f"{what}, {self._in_vain} times in a row")
 
     def _rewind(self) -> None:
         """An older state than was heard of: what is known of versions says nothing any more, and everything is told anew."""
@@ -502,6 +517,9 @@ class Informer:
         try:
             look = await self._look()
         except Unavailable:
+            await asyncio.sleep(_RETRY)
+            self._doubted = True  # it is still to be looked at
+            self._stirred.set()
             return True
         return await self._believe(look, before)
 

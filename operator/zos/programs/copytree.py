@@ -23,7 +23,7 @@ class TooBig(Exception):
     """Bytes and entries so far."""
 
 
-class _Copy:
+class Copy:
     def __init__(self, root: int, size: int, entries: int) -> None:
         self._root = root
         self._size = size
@@ -134,7 +134,7 @@ def main() -> None:
     _, source, root, size, entries = sys.argv
     try:
         with _opened(root, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW) as target:
-            copy = _Copy(target, int(size), int(entries))
+            copy = Copy(target, int(size), int(entries))
             copy.tree(int(source), target, "")
             _attributes(int(source), target)
     except TooBig as error:

@@ -29,11 +29,11 @@ class _Digested:
     def __init__(self, file: IO[bytes]) -> None:
         self._file = file
         self._digest = hashlib.sha256()
-        self._first = file.read(len(_ZSTD))
-        self.is_zstd = self._first == _ZSTD
+        self._first = file.read(tarfile.BLOCKSIZE)
+        self.is_zstd = self._first.startswith(_ZSTD)
 
     def read(self, size: int = _PIECE) -> bytes:
-        piece, self._first = self._first, b""
+        piece, self._first = self._first[:size], self._first[size:]
         if not piece:
             piece = self._file.read(size)
         self._digest.update(piece)
@@ -48,13 +48,13 @@ class _Digested:
 
 def _open(source: _Digested) -> tuple[tarfile.TarFile, threading.Thread | None]:
     if not source.is_zstd:
-        return tarfile.open(fileobj=source, mode="r|*", errorlevel=1), None  # type: ignore[call-overload]
+        return tarfile.open(fileobj=source, mode="r|*", bufsize=_PIECE, errorlevel=1), None  # type: ignore[call-overload]
     zstd = subprocess.Popen(["zstd", "-dcq"], stdin=subprocess.PIPE, stdout=subprocess.PIPE)
     assert zstd.stdin is not None
     assert zstd.stdout is not None
     feeder = threading.Thread(target=_feed, args=(source, zstd.stdin), daemon=True)
     feeder.start()
-    return tarfile.open(fileobj=zstd.stdout, mode="r|", errorlevel=1), feeder
+    return tarfile.open(fileobj=zstd.stdout, mode="r|", bufsize=_PIECE, errorlevel=1), feeder
 
 
 def _feed(source: _Digested, sink: Any) -> None:
@@ -85,7 +85,11 @@ def unpack(source: _Digested, root: str, size: int, entries: int) -> int:
         archive, feeder = _open(source)
     except tarfile.ReadError as error:
         raise BadArchive(f"it is not a tar archive: {error}") from error
-    b"".decode("iso8859-1")  # loaded at its first use, and from inside there is nothing to load it from
+    # Loaded at their first use, and from inside there is nothing to load them from: a codec, and what ends a thread.
+    b"".decode("iso8859-1")
+    last = threading.Thread()
+    last.start()
+    last.join()
     os.chroot(root)
     os.chdir("/")
     count = held = 0
@@ -123,6 +127,8 @@ def main() -> None:
         digest = source.rest()
     except BadArchive as error:
         sys.exit(str(error))
+    except RecursionError:
+        sys.exit("its directories are nested too deep")
     except MemoryError:
         sys.exit("the archive wants more memory than it gets to unpack")
     except KeyError:

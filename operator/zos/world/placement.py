@@ -36,6 +36,11 @@ def held_on(world: Reader, uid: str, chosen: str | None = None) -> str | None:
     return chosen if chosen in nodes else next(iter(nodes), None)
 
 
+def gone(world: Reader, node: str) -> bool:
+    """Whether a node is not in the grid any more, or was given up by an administrator."""
+    return world.view(GridNode, "", node, lambda found: not found.abandoned) is not True
+
+
 def removed(node: str) -> Verdict:
     """What an object says whose node is not in the grid any more. What it has is there: it comes up nowhere else by itself."""
     return waiting(

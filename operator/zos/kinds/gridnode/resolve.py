@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-
 from zos.api.core import Namespace
 from zos.api.gridnode import GridNode, NodeHold, Resources
 from zos.api.meta import ABANDON, Condition, Object, Reason
@@ -29,8 +27,6 @@ INDEXES = (
     ),
 )
 _HOLDERS: dict[str, type[Object]] = {model.KIND: model for model in (Network, ZMachine, ZMount)}
-#: Agents from this version on know that a deletion without the word to erase takes nothing away.
-_KNOWS_WORDS = (0, 2)
 
 
 def resolve(node: GridNode, world: Reader) -> Resolution:
@@ -128,25 +124,10 @@ def _remarks(node: GridNode) -> str:
 
 
 def _outdated(node: GridNode) -> tuple[Condition, ...]:
-    if knows_words(node):
+    if node.knows_words:
         return ()
     message = (
         f"its agent is of version {node.status.agent_version}, older than this controller: what has to leave the node and keep "
         "its data waits until the agent is upgraded"
     )
     return (Condition(type="AgentOutdated", status="True", reason=Reason.AGENT_OUTDATED, message=message),)
-
-
-def knows_words(node: GridNode) -> bool:
-    """Whether the node's agent keeps what is deleted without the word to erase. One that has not reported yet is new."""
-    return node.status.agent_version is None or _numbers(node.status.agent_version) >= _KNOWS_WORDS
-
-
-def _numbers(version: str) -> tuple[int, ...]:
-    def numbers() -> Iterator[int]:
-        for part in version.split("."):
-            if not part.isdecimal():
-                return
-            yield int(part)
-
-    return tuple(numbers())

@@ -254,7 +254,7 @@ def _seat(network: Network, name: str, world: Reader, problems: _Problems, told:
         had_key = hold.public_key if hold is not None else report.public_key or (before and before.public_key)
         lost = had_key is not None and had_key == report.lost_key
         if had_port and had_key and not lost and (hold is not None or (had_port not in ports and had_key not in keys)):
-            return "", _Seat(had_port, had_key, place.ipv4, place.ipv6)
+            return "", _Seat(had_port, had_key, place.ipv4, place.ipv6, exists=not node.abandoned)
         if node.deleting:
             return "is being deleted", None
         span = node.spec.wireguard_ports

@@ -15,7 +15,7 @@ from zos.world.store import Indexes, Reader
 
 INDEXES = (
     Indexes(Namespace),
-    Indexes(GridNode, {"namespace": lambda node: {names.node_namespace(node.name): node.abandoned}}),
+    Indexes(GridNode, {"namespace": lambda node: {names.node_namespace(node.name): (node.abandoned, node.knows_words)}}),
     Indexes(Network),
     Indexes(ZMachine),
     Indexes(ZMount),
@@ -41,4 +41,6 @@ def resolve(workload: NodeWorkload, world: Reader) -> Resolution:
     if model is None:
         return Resolution(verdict=ready())  # of a kind that is newer than this controller
     uid = world.view(model, owner.namespace, owner.name, lambda obj: obj.uid)
+    if uid != owner.uid:  # whether it may go depends on what the node's agent would do
+        world.where_view(GridNode, "namespace", workload.namespace, lambda node: node.knows_words)
     return Resolution(verdict=ready(), obsolete=uid != owner.uid)

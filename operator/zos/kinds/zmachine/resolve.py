@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from functools import partial
 from ipaddress import IPv4Address, IPv4Network
 
-from zos.api.core import Secret
+from zos.api.core import NoText, Secret
 from zos.api.gridnode import GridNode, NodeHold, Resources
 from zos.api.meta import RESTARTED_AT, Condition, Reason
 from zos.api.network import Network, NetworkAddress
@@ -123,7 +123,7 @@ def resolve(machine: ZMachine, world: Reader) -> Resolution:
 
 def _legacy(machine: ZMachine, node: str | None, world: Reader) -> Inheritance | None:
     """What nodes have of this machine, or of an earlier one of its name, from before its NodeWorkload was lost."""
-    if node is not None and world.view(GridNode, "", node, lambda _: True) is None:
+    if node is not None and placement.gone(world, node):
         raise _Waiting.because(placement.removed(node))
     if (own := quarantine.own(machine, world)) is not None and node is None:
         return Inheritance(own)
@@ -327,10 +327,10 @@ def _secrets(machine: ZMachine, world: Reader) -> tuple[SecretValue, ...]:
         )
         if seen is None:
             raise _Waiting(Reason.DEPENDENCY_NOT_READY, f"Secret {ref.name} (env {variable.name}) does not exist")
-        uid, version, present, text = seen
-        if not present:
+        uid, version, text = seen
+        if text is NoText.ABSENT:
             raise _Waiting(Reason.DEPENDENCY_NOT_READY, f"Secret {ref.name} has no key {ref.key} (env {variable.name})")
-        if text is None:
+        if isinstance(text, NoText):
             raise _Waiting(
                 Reason.INVALID_SPEC,
                 f"key {ref.key} of Secret {ref.name} (env {variable.name}) is not text: a variable is UTF-8 without NUL bytes",
@@ -339,8 +339,8 @@ def _secrets(machine: ZMachine, world: Reader) -> tuple[SecretValue, ...]:
     return tuple(found)
 
 
-def _value(key: str, secret: Secret) -> tuple[str, str, bool, str | None]:
-    return secret.uid, secret.metadata.resource_version, key in secret.data, secret.text(key)
+def _value(key: str, secret: Secret) -> tuple[str, str, str | NoText]:
+    return secret.uid, secret.metadata.resource_version, secret.read(key)
 
 
 def _sealing_key(secrets: tuple[SecretValue, ...], node: str, world: Reader) -> str:

@@ -63,6 +63,8 @@ def resolve(mount: ZMount, world: Reader) -> Resolution:
             ),
         ),
         workloads=(Workload(node, MountOnNode(size=mount.spec.size, holds_data=used, adopt=place.adopt)),),
+        recorded=place.holds_data and not mount.status.used,
+        disposable=not mount.status.used,
     )
 
 
@@ -98,15 +100,15 @@ def _place(mount: ZMount, world: Reader, held: str | None, user: tuple[str, str 
     if mount.status.used:
         there = mount.status.node_name or held
     if mount.status.used or (held is not None and user is not None and user[1] == held):
-        if there is not None and world.view(GridNode, "", there, lambda node: True) is None:
+        if there is not None and placement.gone(world, there):
             return _Place(there, placement.removed(there))
         if there is not None:
             adopt = quarantine.inherited(mount, world)
             return _Place(there, adopt=adopt.adopt if adopt is not None and adopt.node == there else None)
     if (back := quarantine.own(mount, world)) is not None:
         return _Place(back, holds_data=True)
-    if held is None and (left := quarantine.inherited(mount, world)) is not None:
-        return _Place(left.node if left.adopt else None, left.problem, holds_data=True, adopt=left.adopt)
+    if (left := quarantine.inherited(mount, world)) is not None:
+        return _Place(left.node if left.adopt else held, left.problem, holds_data=True, adopt=left.adopt)
     asked = mount.spec.node_name
     if asked is not None:
         if world.view(GridNode, "", asked, lambda node: True) is None:

@@ -1,0 +1,132 @@
+"""Images for tests: archives as their authors make them, a registry to push them to, and the driver that takes them."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import io
+import json
+import socket
+import subprocess
+import tarfile
+import time
+from collections.abc import Callable, Iterator, Sequence
+from ipaddress import ip_network
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from zos.drivers import DriverError
+from zos.drivers.image import ImageDriver
+from zos.drivers.meter import Limits
+from zos.drivers.sources import Registries, Sources
+from zos.plan.diff import diff
+from zos.plan.facts import ImageFact
+from zos.plan.items import Image
+
+
+def entry(
+    name: str, content: bytes = b"", mode: int = 0o644, *, link: str = "", type: bytes = tarfile.REGTYPE
+) -> tarfile.TarInfo:
+    info = tarfile.TarInfo(name)
+    info.mode, info.type, info.linkname, info.size = mode, type, link, len(content)
+    info.pax_headers = {"content": content.decode("latin-1")}
+    return info
+
+
+def tar(path: Path, *entries: tarfile.TarInfo, base: bool = True) -> Path:
+    """A tar of the entries, after a busybox' worth of a root file system."""
+    with tarfile.open(path, "w", format=tarfile.GNU_FORMAT) as archive:
+        if base:
+            archive.add("/bin/busybox", "bin/busybox")
+            archive.addfile(entry("bin/sh", link="busybox", type=tarfile.SYMTYPE))
+            archive.addfile(entry("sbin", link="/bin", type=tarfile.SYMTYPE))
+        for info in entries:
+            archive.addfile(info, io.BytesIO(info.pax_headers["content"].encode("latin-1")))
+    return path
+
+
+def driver_of(
+    images: Path, limits: Limits | None = None, directories: Sequence[Path] | None = None, **rest: Any
+) -> ImageDriver:
+    """Takes archives and trees that lie beside its own directory, and images from a registry on loopback."""
+    opened = (images.parent,) if directories is None else directories
+    sources = Sources(Registries(("127.0.0.1",)), opened, (ip_network("127.0.0.1/32"),), limits or Limits())
+    return ImageDriver(images, sources, **rest)
+
+
+async def converge(driver: ImageDriver, *refs: str) -> list[str]:
+    wanted = [Image(ref=ref, owner="w-1") for ref in refs]
+    ops = diff(wanted, await driver.observe(wanted))
+    await asyncio.gather(*(driver.apply(op) for op in ops))
+    return sorted(f"{op.verb} {op.key}" for op in ops)
+
+
+async def problem(driver: ImageDriver, ref: str) -> str:
+    with pytest.raises(DriverError) as caught:
+        await converge(driver, ref)
+    assert driver.facts()[ref] == str(caught.value)
+    return str(caught.value)
+
+
+def fact(driver: ImageDriver, ref: str) -> ImageFact:
+    found = driver.facts()[ref]
+    assert isinstance(found, ImageFact), found
+    return found
+
+
+def leftovers(images: Path) -> list[str]:
+    return [path.name for path in images.iterdir() if path.name != "refs"]
+
+
+async def until(condition: Callable[[], bool], seconds: float = 10) -> None:
+    deadline = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < deadline, "not within the time"
+        await asyncio.sleep(0.01)
+
+
+@contextlib.contextmanager
+def serving(directory: Path) -> Iterator[str]:
+    """Address of an empty registry."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        address = f"127.0.0.1:{probe.getsockname()[1]}"
+    config = directory / "registry.yml"
+    config.write_text(
+        f"version: 0.1\nstorage: {{filesystem: {{rootdirectory: {directory}/registry}}}}\nhttp: {{addr: '{address}'}}\n"
+    )
+    process = subprocess.Popen(["docker-registry", "serve", config], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    deadline = time.monotonic() + 10
+    while True:
+        try:
+            socket.create_connection(("127.0.0.1", int(address.rpartition(":")[2]))).close()
+            break
+        except OSError:
+            assert time.monotonic() < deadline
+            time.sleep(0.02)
+    yield address
+    process.terminate()
+    process.wait()
+
+
+def push(tmp_path: Path, reference: str, layers: list[Path], **config: object) -> str:
+    """Builds an image of the layers with umoci and pushes it; gives its digest."""
+    layout = tmp_path / f"layout-{time.monotonic_ns()}"
+    subprocess.run(["umoci", "init", "--layout", layout], check=True)
+    subprocess.run(["umoci", "new", "--image", f"{layout}:x"], check=True)
+    for layer in layers:
+        subprocess.run(["umoci", "raw", "add-layer", "--image", f"{layout}:x", layer], check=True)
+    options = [
+        f"--config.{key}={value}"
+        for key, values in config.items()
+        for value in (values if isinstance(values, list) else [values])
+    ]
+    subprocess.run(["umoci", "config", "--image", f"{layout}:x", *options], check=True)
+    copy = ["skopeo", "copy", "-q", "--dest-tls-verify=false", f"oci:{layout}:x", f"docker://{reference}"]
+    subprocess.run(copy, check=True)
+    shown = subprocess.run(
+        ["skopeo", "inspect", "--tls-verify=false", f"docker://{reference}"], check=True, capture_output=True, text=True
+    )
+    return str(json.loads(shown.stdout)["Digest"])
