@@ -336,7 +336,7 @@ async def test_the_node_gets_another_network(node: Node) -> None:
         await told.wait()
     facts = await node.facts()
     assert facts.prefixes == ("192.0.2.96/28", *(before or ()))
-    sh(f"ip -n {HOME} addr add 192.0.2.100/32 dev eth0")
+    sh(f"ip -n {HOME} addr add 192.0.2.100/32 dev eth0; ip -n {HOME} route add 192.0.2.99 dev eth0")
     with await listening(HOME, "192.0.2.100", 80):
         assert await reached("192.0.2.100") == {"192.0.2.100": "open"}  # the rules don't know yet
         await node.network(SAID, facts)
