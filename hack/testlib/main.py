@@ -164,6 +164,7 @@ def run(root: Path, lanes: Lanes, options: Sequence[str], scratch: Path) -> int:
             process.interrupt()
         for process in running:
             process.end()
+            say(f"\n--- {process.name}, ended early\n{process.output()}\n")
         raise
     return judge(everyone, time.monotonic() - began)
 

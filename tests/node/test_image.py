@@ -185,13 +185,6 @@ async def test_a_cancelled_pull_leaves_nothing(tmp_path: Path, images: Path) -> 
     assert leftovers(images) == []
 
 
-async def until(condition: Callable[[], bool], seconds: float = 30) -> None:
-    deadline = time.monotonic() + seconds
-    while not condition():
-        assert time.monotonic() < deadline, "not within the time"
-        await asyncio.sleep(0.01)
-
-
 # --- a registry
 
 
