@@ -6,6 +6,7 @@ import base64
 import io
 import shutil
 import tarfile
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
