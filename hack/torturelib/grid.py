@@ -42,8 +42,8 @@ def _one(world: Simulated, kind: type[Object], chance: Random, *, unused: bool =
 
 
 def _members(world: Simulated, chance: Random, before: list[dict[str, str]]) -> list[dict[str, str]]:
-    """Some, among them one that can be reached from outside: hidden ones and laptops alone are no network. Those that laptops may
-    connect to stay, as a laptop does not go to another one by itself."""
+    """Some, among them one that can be reached from outside: hidden ones and laptops alone are no network. Those that laptops
+    may connect to stay, as a laptop does not go to another one by itself."""
     chosen = set(chance.sample(world.names, chance.randint(0, len(world.names)))) | {chance.choice(world.names[:2])}
     chosen |= {member["name"] for member in before if not world.hidden(member["name"])}
     return [{"name": name} for name in sorted(chosen)]
