@@ -144,6 +144,13 @@ def split(frame: bytes, at: int) -> tuple[bytes, bytes]:
     return piece(payload[:at], 1), piece(payload[at:], at)
 
 
+def trimmed(frame: bytes) -> bytes:
+    """Without what fills it up to Ethernet's 60 bytes: a kernel that looked into it leaves that away."""
+    if frame[12:14] == b"\x08\x00":
+        return frame[: 14 + int.from_bytes(frame[16:18])]
+    return frame[: 54 + int.from_bytes(frame[18:20])] if frame[12:14] == b"\x86\xdd" else frame
+
+
 def tagged(frame: bytes, vlan: int) -> bytes:
     """The frame with an 802.1Q tag."""
     return frame[:12] + struct.pack("!HH", 0x8100, vlan) + frame[12:]

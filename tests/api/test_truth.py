@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import json
+import shutil
 from collections.abc import AsyncIterator, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -40,7 +41,7 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ApiServer]:
     """One whose namespaces really go when they are deleted."""
     with running(tmp_path_factory.mktemp("truth")) as made:
         made.kubectl("create", "namespace", "zos-system")
-        made.start_controllers("namespace-controller", "garbage-collector-controller")
+        made.start_controllers("namespace-controller", "garbage-collector-controller", "resourcequota-controller")
         yield made
 
 
@@ -419,3 +420,91 @@ async def test_a_deletion_that_must_keep_data_waits_for_an_agent_that_can(standi
     await asyncio.to_thread(standing.server.kubectl, "apply", "--server-side", "-f", str(file))
     await asyncio.to_thread(standing.server.kubectl, "wait", "--for=condition=Established", "-f", str(file))
     standing.untouched()
+
+
+async def test_what_the_api_server_refuses_is_told_and_holds_up_nothing_else(standing: Standing) -> None:
+    client = standing.grid.client
+    await client.request("POST", "/api/v1/namespaces", body={"metadata": {"name": "poor"}})
+    quota = {"metadata": {"name": "q"}, "spec": {"hard": {"count/secrets": "0", "count/events.events.k8s.io": "0"}}}
+    await client.request("POST", "/api/v1/namespaces/poor/resourcequotas", body=quota)
+
+    async def in_force() -> bool:
+        found = await client.request("GET", "/api/v1/namespaces/poor/resourcequotas/q")
+        return bool(found.get("status", {}).get("hard"))
+
+    await until(in_force)
+    poor = Standing(standing.grid, standing.server, standing.journal, "poor")
+    await poor.create(Network, "net", ipRange="10.30.0.0/16", nodes=[{"name": "n"}], access=[{"name": "laptop"}])
+    said = await poor.says(Network, "net", "Refused", "exceeded quota")
+    assert "Secret net-laptop-wireguard" in said.status.condition("Stalled").message
+
+    async def joined() -> bool:
+        network = await poor.get(Network, "net")
+        return [node.ready for node in network.status.nodes] == [True]
+
+    await until(joined)
+    await client.request("DELETE", "/api/v1/namespaces/poor/resourcequotas/q")
+    await poor.ready(Network, "net", 70)
+    assert await poor.get(Secret, "net-laptop-wireguard") is not None
+    await client.delete(Network, "poor", "net")
+    await poor.gone(Network, "net")
+    await client.delete(Namespace, "", "poor")
+
+
+async def test_a_node_that_lost_its_keys_gets_others_by_itself(standing: Standing) -> None:
+    client = standing.grid.client
+    secret = {"apiVersion": "v1", "kind": "Secret", "metadata": {"name": "s"}, "stringData": {"word": "hush"}}
+    await client.create(Secret, standing.namespace, secret)
+    variable = {"name": "WORD", "valueFrom": {"secretKeyRef": {"name": "s", "key": "word"}}}
+    await standing.create(ZMachine, "other", image="oci://r/i:t", network={"name": "net"}, env=[variable])
+    await standing.ready(ZMachine, "other")
+    old = (await standing.get(Network, "net")).status.nodes[0].public_key
+    sealed = (await standing.get(GridNode, "n")).status.sealing_key
+    await standing.grid.stop_agent("n")
+    keys = next(standing.grid.directory.glob("*/keys"))
+    await asyncio.to_thread(shutil.rmtree, keys)
+    standing.grid.start_agent("n")
+
+    async def replaced() -> bool:
+        network, node = await standing.get(Network, "net"), await standing.get(GridNode, "n")
+        return network.status.nodes[0].public_key not in (old, None) and node.status.sealing_key != sealed
+
+    await until(replaced)
+    network = await standing.ready(Network, "net")
+    await standing.ready(ZMachine, "other")
+    new = network.status.nodes[0].public_key
+    assert f"PublicKey = {new}" in (await standing.get(Secret, "net-laptop-wireguard")).text("wg0.conf")
+    (machine,) = [w for w in await workloads(standing) if w.spec.owner.name == "other"]
+    key = (await standing.get(GridNode, "n")).status.sealing_key
+    assert machine.spec.machine.sealed_env[0].source.endswith(f"@{key[:12]}")
+    events = await client.request("GET", f"/api/v1/namespaces/{standing.namespace}/events")
+    assert [event["reason"] for event in events["items"]].count("KeyReplaced") == 1
+    standing.untouched()
+    await client.delete(Secret, standing.namespace, "s")
+
+
+async def test_an_older_state_of_the_cluster_takes_nothing_along(tmp_path: Path) -> None:
+    """What was made since is quarantined and runs on; what was there is Ready again."""
+    with running(tmp_path / "restored") as server:
+        server.kubectl("create", "namespace", "zos-system")
+        async with simulated(server.kubeconfig, tmp_path) as grid:
+            grid.heartbeat = 0.5
+            async with grid.controller():
+                await grid.node("n", ipv4="198.51.100.1")
+                standing = Standing(grid, server, Journal())
+                grid.nodes["n"].things = standing.journal
+                await standing.ready(GridNode, "n")
+                await standing.make()
+                await asyncio.to_thread(server.snapshot, "before")
+                await standing.create(ZMount, "later", size="1Gi")
+                disks = [{"name": "later", "mountPath": "/data"}]
+                await standing.create(ZMachine, "newer", image="oci://r/i:t", network={"name": "net"}, disks=disks)
+                await standing.ready(ZMachine, "newer")
+                await asyncio.to_thread(server.restore, "before")
+                left = await standing.quarantined("ZMount later", "ZMachine newer", seconds=60)
+                assert left["ZMachine newer"].running
+                for model, name in ((Network, "net"), (ZMount, "data"), (ZMachine, "web")):
+                    await standing.ready(model, name, 60)
+                await standing.create(ZMount, "later", size="1Gi")
+                await standing.says(ZMount, "later", "Quarantined", left["ZMount later"].uid)
+                standing.untouched()

@@ -6,10 +6,13 @@ import json
 import os
 import subprocess
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 
+from zos.api.nodeworkload import Owner
 from zos.drivers import DriverError
 from zos.drivers.disk import DiskDriver
 from zos.plan.diff import Op, diff
@@ -27,8 +30,8 @@ def disk(size: int = 64 * MiB, *, name: str = "mount-1", format: str = "ext4", o
     return Disk(name=name, size=size, format=format, owner=owner)  # type: ignore[arg-type]
 
 
-async def converge(driver: DiskDriver, *wanted: Disk, released: frozenset[str] = frozenset()) -> list[str]:
-    ops = diff(wanted, await driver.observe(wanted), released)
+async def converge(driver: DiskDriver, *wanted: Disk, erased: frozenset[str] = frozenset()) -> list[str]:
+    ops = diff(wanted, await driver.observe(wanted), erased)
     for op in ops:
         await driver.apply(op)
     return [f"{op.verb} {op.key}" for op in ops]
@@ -36,6 +39,17 @@ async def converge(driver: DiskDriver, *wanted: Disk, released: frozenset[str] =
 
 def kind_of(path: Path) -> str:
     return subprocess.run(["blkid", "-p", "-o", "value", "-s", "TYPE", path], capture_output=True, text=True).stdout.strip()
+
+
+def disk_of(uid: str, **more: Any) -> Disk:
+    owner = Owner(kind="ZMount", namespace="default", name=uid, uid=uid)
+    return replace(disk(name=f"mount-{uid}", owner=f"w-{uid}"), **{"origin": owner} | more)
+
+
+def marked(path: Path) -> None:
+    """Something that only this disk has, where no file system keeps anything (ext4 leaves the first KiB to boot loaders)."""
+    with open(path, "r+b") as file:
+        file.write(b"precious")
 
 
 def reserved(path: Path) -> int:
@@ -107,12 +121,12 @@ async def test_a_running_guest_is_told_instead_of_the_file(directory: Path) -> N
     assert told == [(driver.path("mount-1"), 96 * MiB)]
 
 
-async def test_data_goes_only_when_released(directory: Path) -> None:
+async def test_data_goes_only_for_a_word(directory: Path) -> None:
     driver = DiskDriver(directory)
     await converge(driver, disk())
     assert await converge(driver) == []
-    assert await converge(driver, released=frozenset({"somebody"})) == []
-    assert await converge(driver, released=frozenset({"w-1"})) == ["remove disk/mount-1"]
+    assert await converge(driver, erased=frozenset({"somebody"})) == []
+    assert await converge(driver, erased=frozenset({"w-1"})) == ["remove disk/mount-1"]
     assert list(directory.iterdir()) == []
     await driver.apply(Op("remove", "disk/mount-1", observed=None))
 
@@ -154,3 +168,110 @@ async def test_no_space_says_the_numbers_and_leaves_nothing(small: Path) -> None
     assert os.statvfs(small).f_bavail == left
     await converge(driver, disk(128 * MiB))
     assert reserved(driver.path("mount-1")) >= 128 * MiB
+
+
+async def test_what_must_exist_is_never_made_empty(directory: Path) -> None:
+    driver = DiskDriver(directory)
+    with pytest.raises(DriverError, match="holds data and is not on this node; an empty one is not made in its place"):
+        await converge(driver, disk_of("a", must_exist=True))
+    assert list(directory.iterdir()) == []
+    await converge(driver, disk_of("a"))
+    assert await converge(driver, disk_of("a", must_exist=True)) == []
+
+
+async def test_a_disk_says_whose_it_is_even_without_its_card(directory: Path) -> None:
+    driver = DiskDriver(directory)
+    await converge(driver, disk_of("a"), disk(name="root-b"))
+    seen = await driver.observe([])
+    assert seen["disk/mount-a"].origin == Owner(kind="ZMount", namespace="default", name="a", uid="a")
+    assert seen["disk/root-b"].origin == Owner(kind="ZMachine", namespace="", name="", uid="b")  # an older agent's card
+    for card in directory.glob("*.json"):
+        card.write_text("garbage")
+    seen = await driver.observe([])
+    assert {key: thing.origin and thing.origin.uid for key, thing in seen.items()} == {"disk/mount-a": "a", "disk/root-b": "b"}
+    assert all(thing.owner == "" and thing.holds_data for thing in seen.values())
+    assert [thing.item and thing.item.size for thing in seen.values()] == [64 * MiB] * 2  # type: ignore[attr-defined]
+
+
+async def test_what_a_disk_without_a_card_is_formatted_as_is_not_guessed(directory: Path) -> None:
+    driver = DiskDriver(directory)
+    await converge(driver, disk(name="mount-a", format="btrfs"), disk(name="mount-b", format="ext4"))
+    for name in ("mount-a", "mount-b"):
+        marked(driver.path(name))
+        (directory / f"{name}.json").unlink()
+    with pytest.raises(DriverError, match="formatted as btrfs, not ext4, and keeps what it holds"):
+        await converge(driver, disk(name="mount-a", format="ext4"))
+    with pytest.raises(DriverError, match="formatted as ext4, not btrfs, and keeps what it holds"):
+        await converge(driver, disk(name="mount-b", format="btrfs"))
+    assert not list(directory.glob("*.json"))
+    wanted = (disk(name="mount-a", format="btrfs"), disk(name="mount-b", format="ext4"))
+    assert await converge(driver, *wanted) == ["update disk/mount-a", "update disk/mount-b"]
+    assert await converge(driver, *wanted) == []
+    assert all(driver.path(name).read_bytes()[:8] == b"precious" for name in ("mount-a", "mount-b"))
+
+
+async def test_a_disk_is_taken_over_with_all_that_it_holds(directory: Path) -> None:
+    driver = DiskDriver(directory)
+    await converge(driver, disk_of("old"))
+    marked(driver.path("mount-old"))
+    new = disk_of("new", adopt="old", must_exist=True, size=96 * MiB)
+    assert await converge(driver, new) == ["create disk/mount-new"]
+    assert driver.path("mount-new").read_bytes()[:8] == b"precious"
+    assert driver.path("mount-new").stat().st_size == 96 * MiB
+    assert sorted(path.name for path in directory.iterdir()) == ["mount-new.json", "mount-new.raw"]
+    assert await converge(driver, new) == []
+    seen = (await driver.observe([]))["disk/mount-new"]
+    assert (seen.owner, seen.origin) == ("w-new", new.origin)
+
+
+@pytest.mark.parametrize("step", ["card", "rename", "done"])
+async def test_taking_over_survives_the_death_of_the_agent(directory: Path, step: str) -> None:
+    driver = DiskDriver(directory)
+    await converge(driver, disk_of("old"))
+    marked(driver.path("mount-old"))
+    new = disk_of("new", adopt="old")
+    driver._write_card(new)
+    if step != "card":
+        driver.path("mount-old").rename(driver.path("mount-new"))
+    if step == "done":
+        (directory / "mount-old.json").unlink()
+    again = DiskDriver(directory)
+    seen = await again.observe([])
+    assert set(seen) == ({"disk/mount-old"} if step == "card" else {"disk/mount-new"})
+    await converge(again, new)
+    assert set(await again.observe([])) == {"disk/mount-new"}
+    assert again.path("mount-new").read_bytes()[:8] == b"precious"
+    await again.apply(Op("create", "disk/mount-new", new))  # once more changes nothing
+    assert again.path("mount-new").read_bytes()[:8] == b"precious"
+    assert sorted(path.name for path in directory.iterdir()) == ["mount-new.json", "mount-new.raw"]
+
+
+async def test_what_runs_is_not_taken_over_nor_what_is_not_there(directory: Path) -> None:
+    used = [True]
+
+    async def in_use(path: Path) -> bool:
+        assert path == directory / "mount-old.raw"
+        return used[0]
+
+    driver = DiskDriver(directory, in_use=in_use)
+    new = disk_of("new", adopt="old")
+    with pytest.raises(DriverError, match="nothing to take over"):
+        await converge(driver, new)
+    await converge(driver, disk_of("old"))
+    before = sorted(path.name for path in directory.iterdir())
+    with pytest.raises(DriverError, match="a guest runs with disk mount-old"):
+        await converge(driver, new)
+    assert sorted(path.name for path in directory.iterdir()) == before
+    used[0] = False
+    await converge(driver, new)
+    assert driver.path("mount-new").exists()
+
+
+async def test_a_disk_that_is_there_is_not_replaced_by_another(directory: Path) -> None:
+    driver = DiskDriver(directory)
+    await converge(driver, disk_of("old"), disk_of("new"))
+    for name in ("mount-old", "mount-new"):
+        marked(driver.path(name))
+    with pytest.raises(DriverError, match="here already and keeps what it holds, so mount-old stays in quarantine"):
+        await converge(driver, disk_of("new", adopt="old"))
+    assert {key.removeprefix("disk/") for key in await driver.observe([])} == {"mount-old", "mount-new"}

@@ -5,20 +5,25 @@ from __future__ import annotations
 import asyncio
 import dataclasses
 import hashlib
+import json
 import os
 import shutil
 import signal
 import time
 import uuid
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Callable, Iterator
 from pathlib import Path
+from xml.etree import ElementTree
 
+import libvirt as libvirt_api
 import pytest
 
 from hypervisor import Libvirt
 from zos.drivers.disk import DiskDriver
 from zos.drivers.domain import DomainDriver
+from zos.drivers.domainxml import NAMESPACE
 from zos.drivers.image import directory_of
+from zos.drivers.virtiofsd import process_of
 from zos.plan.diff import diff
 from zos.plan.facts import DomainFact
 from zos.plan.guest import GuestConfig, GuestFile, GuestInterface, GuestMount, GuestRoute
@@ -414,3 +419,93 @@ async def test_a_missing_directory_of_all_guests_hides_nothing(node: Node) -> No
     assert await node.converge() == [f"remove domain/{domain.name}"]
     shutil.rmtree(node.state / "machines", ignore_errors=True)
     assert await node.domains.observe([]) == {}
+
+
+def metadata(node: Node, domain: Domain, change: Callable[[str], str]) -> None:
+    """Rewrites what a running guest carries."""
+    connection = libvirt_api.open(node.libvirt.uri)
+    try:
+        guest = connection.lookupByName(domain.name)
+        kind, live = libvirt_api.VIR_DOMAIN_METADATA_ELEMENT, libvirt_api.VIR_DOMAIN_AFFECT_LIVE
+        element = ElementTree.fromstring(guest.metadata(kind, NAMESPACE))
+        new = ElementTree.Element("start")
+        new.text = change(element.text or "")
+        guest.setMetadata(kind, ElementTree.tostring(new, encoding="unicode"), "zos", NAMESPACE, live)
+    finally:
+        connection.close()
+
+
+def newer(text: str) -> str:
+    start = json.loads(text)
+    return json.dumps(start | {"item": start["item"] | {"hue": 1}, "hue": 2})
+
+
+async def test_a_guest_of_a_newer_agent_or_of_none_that_can_be_read_runs_on(node: Node) -> None:
+    domain = node.domain("sleep", "1000")
+    await node.converge(domain, node.root(domain))
+    pid = node.libvirt.qemu(domain.name)
+    metadata(node, domain, newer)
+    await node.restart_agent()
+    assert await node.converge(domain, node.root(domain)) == []
+    assert not (await node.fact(domain)).unreadable
+    metadata(node, domain, lambda _: "garbage")
+    await node.restart_agent()
+    for card in ("whole", "garbage"):
+        if card == "garbage":
+            (node.state / "machines" / domain.uuid / "domain.json").write_text("garbage")
+        assert await node.converge(domain, node.root(domain)) == []
+        fact = await node.fact(domain)
+        assert (fact.running, fact.unreadable, fact.image) == (True, True, DIGEST)
+        seen = (await node.domains.observe([]))[domain.key]
+        assert isinstance(seen.item, Domain)
+        assert (seen.item.cpu, seen.item.memory, seen.item.root.disk) == (1, 256 * MiB, domain.root.disk)
+        assert seen.origin is not None
+        assert seen.origin.uid == domain.uuid
+        assert node.domains.images() == {DIGEST}
+        assert await node.domains.uses_disk(node.disks.path(domain.root.disk))
+        assert not await node.domains.uses_disk(node.disks.path("mount-other"))
+    assert node.libvirt.qemu(domain.name) == pid
+    stopped = dataclasses.replace(domain, running=False)
+    assert await node.converge(stopped, node.root(domain)) == [f"update {domain.key}"]
+
+
+async def test_a_missing_pid_file_ends_no_guest(node: Node) -> None:
+    domain = node.domain("sleep", "1000")
+    await node.converge(domain, node.root(domain))
+    pid = node.libvirt.qemu(domain.name)
+    (file,) = (node.libvirt.base / "run" / "qemu").glob(f"*-{domain.name}-fs0-fs.pid")
+    told = int(file.read_text())
+    file.unlink()
+    await node.restart_agent()
+    assert await node.converge(domain, node.root(domain)) == []
+    found = process_of(file.parent, domain.name)
+    assert found is not None
+    assert os.getpgid(found) == os.getpgid(told)
+    assert (await node.fact(domain)).running
+    assert node.libvirt.qemu(domain.name) == pid
+    os.kill(told, signal.SIGKILL)
+    assert (await node.ended(domain, 10)).ended == "crash"
+
+
+async def test_what_was_written_down_of_a_guest_may_be_lost(node: Node) -> None:
+    domain = node.domain("sh", "-c", "echo up; sleep 1000")
+    await node.converge(domain, node.root(domain))
+    await node.says(domain, "up")
+    pid = node.libvirt.qemu(domain.name)
+    for name in ("domain.json", "run.json", "status", "config"):
+        (node.state / "machines" / domain.uuid / name).unlink()
+        await node.restart_agent()
+        assert await node.converge(domain, node.root(domain)) == []
+        fact = await node.fact(domain)
+        assert (fact.running, fact.booted) == (True, True), name
+    assert node.libvirt.qemu(domain.name) == pid
+
+
+async def test_what_is_over_is_known_to_be_without_its_card(node: Node) -> None:
+    domain = node.domain("sh", "-c", "exit 0")
+    await node.converge(domain, node.root(domain))
+    await node.ended(domain)
+    (node.state / "machines" / domain.uuid / "domain.json").unlink()
+    await node.restart_agent()
+    fact = await node.fact(domain)
+    assert (fact.running, fact.ended, fact.exit_code) == (False, "exit", 0)

@@ -76,6 +76,19 @@ async def test_two_spellings_of_one_path_are_one_image(tmp_path: Path, images: P
     assert await converge(driver, *refs) == []
 
 
+async def test_a_tree_that_looks_like_another_is_not_taken_for_it(tmp_path: Path, images: Path) -> None:
+    for name in ("good", "evil"):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "word").write_text(name)
+        for path in (tmp_path / name / "word", tmp_path / name):
+            os.utime(path, ns=(0, 0))
+    driver = driver_of(images)
+    await converge(driver, f"file://{tmp_path}/evil")
+    await converge(driver, f"file://{tmp_path}/good")
+    root = directory_of(images, fact(driver, f"file://{tmp_path}/good").digest) / "rootfs"
+    assert (root / "word").read_text() == "good"
+
+
 async def test_a_directory_that_is_closed_again(tmp_path: Path, images: Path) -> None:
     ref = f"file://{tar(tmp_path / 'root.tar')}"
     await converge(driver_of(images), ref)
@@ -102,7 +115,7 @@ async def test_an_archive_that_unpacks_to_too_much(tmp_path: Path, images: Path)
     await converge(driver, f"file://{bomb}")
 
 
-@pytest.mark.parametrize("kind", ["entries", "passed over", "header", "holes", "tree"])
+@pytest.mark.parametrize("kind", ["entries", "passed over", "behind", "header", "holes", "tree"])
 async def test_other_ways_to_be_too_big(tmp_path: Path, images: Path, kind: str) -> None:
     path = tmp_path / "root.tar"
     match kind:
@@ -111,6 +124,10 @@ async def test_other_ways_to_be_too_big(tmp_path: Path, images: Path, kind: str)
             words = "it unpacks to more than the 100 files"
         case "passed over":  # an entry of a type that nobody knows, with content
             tar(path, entry("odd", bytes(9 << 20), type=b"Z"), entry("last"), base=False)
+            words = "it unpacks to more than the 8.0 MiB"
+        case "behind":  # the archive's end, which no reader of archives looks at
+            plain = tar(tmp_path / "plain.tar", base=False)
+            subprocess.run(["sh", "-c", f"(cat {plain}; head -c 32M /dev/zero) | zstd -q >{path}"], check=True)
             words = "it unpacks to more than the 8.0 MiB"
         case "header":  # a name of 2 GiB of zeros
             huge = tarfile.TarInfo("././@LongLink")

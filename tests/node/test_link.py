@@ -225,3 +225,21 @@ async def test_no_signal_of_a_child_reaches_the_agent(driver: LinkDriver) -> Non
     finally:
         loop.remove_signal_handler(signal.SIGTERM)
     assert told == []
+
+
+async def test_a_plain_file_by_the_name_of_a_namespace_blinds_nobody(driver: LinkDriver) -> None:
+    """As a killed ``ip netns add`` leaves it."""
+    Path("/run/netns").mkdir(exist_ok=True)
+    stranger = Path("/run/netns") / names.router(f"{UID}-other")
+    for file in (stranger, Path("/run/netns") / ROUTER):
+        file.write_text("")
+    try:
+        assert not {stranger.name, ROUTER} & netns.ours()
+        await driver.observe([])
+        assert "create netns" in await converge(driver, *ALL)
+        assert await converge(driver, *ALL) == []
+        assert ROUTER in netns.ours()
+        seen = await driver.observe(ALL)
+        assert seen[DEFAULT.key].owner == "w-net"  # a route is its namespace's owner's
+    finally:
+        stranger.unlink()

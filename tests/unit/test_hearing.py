@@ -9,6 +9,7 @@ from zos.agent.workloads import Workloads
 from zos.api.core import Lease
 from zos.api.meta import Key
 from zos.api.zmount import ZMount
+from zos.controller.health import Health
 from zos.controller.liveness import Liveness
 from zos.controller.versions import Versions
 from zos.kube.client import Access, Client, Raw
@@ -196,6 +197,25 @@ def test_a_deaf_process_says_so() -> None:
         'zos_kind_served{kind="Lease"} 1.0',
     ):
         assert line in said
+
+
+def test_a_leader_that_does_not_work_is_ill() -> None:
+    clock = Clock()
+    health = Health(clock)
+    clock.now += 1000
+    assert health.problem(listed=False, waiting=5) is None  # it does not lead
+    health.leads(True)
+    clock.now += 50
+    assert health.problem(listed=False, waiting=0) is None
+    clock.now += 20
+    assert "heard of everything" in (health.problem(listed=False, waiting=0) or "")
+    assert "3 objects wait" in (health.problem(listed=True, waiting=3) or "")
+    assert health.problem(listed=True, waiting=0) is None
+    health.worked()
+    assert health.problem(listed=True, waiting=3) is None
+    clock.now += 100
+    health.leads(False)
+    assert health.problem(listed=False, waiting=3) is None
 
 
 def stored(name: str, version: int) -> ZMount:

@@ -24,7 +24,7 @@ class Owners:
     def __init__(self, state: Path) -> None:
         self._file = state / "owners.json"
         self._known = self._load()
-        self._written: Mapping[str, Owner] | None = dict(self._known)
+        self._written: Mapping[str, Owner] = dict(self._known)
 
     @property
     def known(self) -> Mapping[str, Owner]:

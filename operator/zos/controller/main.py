@@ -22,6 +22,7 @@ from zos.api.rbac import AGENT, CONTROLLER, CONTROLLER_NAMESPACE
 from zos.controller import metrics
 from zos.controller.collector import Collector
 from zos.controller.executor import Executor, Refused
+from zos.controller.health import Health
 from zos.controller.ledger import Ledger, Lost
 from zos.controller.liveness import Liveness
 from zos.controller.registry import KINDS, WATCHED, Kind, indexes
@@ -43,8 +44,6 @@ log = logging.getLogger("zos.controller")
 _GRAVES = 20_000
 #: Seconds in which the Lease of who leads, renewed every few, is heard back. As long as it is not, no silence is judged.
 _LEASE_ECHO = 5.0
-#: Seconds without any work after which a controller that has some is stuck.
-_STUCK = 60.0
 _MODELS = {model.KIND: model for model in WATCHED}
 
 
@@ -85,18 +84,13 @@ class Controller:
             self._client, CONTROLLER_NAMESPACE, CONTROLLER, settings.identity, time.monotonic, self._reached
         )
         self.leading = False
-        self._led_at = self._worked_at = time.monotonic()
+        self._health = Health(time.monotonic)
 
     def unhealthy(self) -> str | None:
         """What is wrong that a restart may mend; None: nothing."""
-        now = time.monotonic()
-        if (problem := self._informer.hearing.problem()) is not None:
-            return problem
-        if self.leading and not self._informer.listed.is_set() and now - self._led_at > _STUCK:
-            return f"leads for {now - self._led_at:.0f} s without having heard of everything: the log says what is not served"
-        if self.leading and len(self._queue) and now - self._worked_at > _STUCK:
-            return f"{len(self._queue)} objects wait, and none was worked on for {now - self._worked_at:.0f} s"
-        return None
+        return self._informer.hearing.problem() or self._health.problem(
+            listed=self._informer.listed.is_set(), waiting=len(self._queue)
+        )
 
     def observe_writes(self, observer: Callable[[str, str, int], None]) -> None:
         """``observer`` is called with (kind, verb, HTTP status) after each write."""
@@ -128,6 +122,7 @@ class Controller:
                 if self.leading:
                     await self._election.release()
                 self.leading = False
+                self._health.leads(False)
                 metrics.LEADING.set(0)
             for result in results:
                 if isinstance(result, Exception):
@@ -136,7 +131,7 @@ class Controller:
     async def _lead(self) -> None:
         await self._election.win()
         self.leading = True
-        self._led_at = self._worked_at = time.monotonic()
+        self._health.leads(True)
         metrics.LEADING.set(1)
         # Nothing is allocated before everything that holds something was seen.
         await self._informer.listed.wait()
@@ -298,7 +293,7 @@ class Controller:
     async def _work(self) -> None:
         while True:
             key = await self._queue.get()
-            self._worked_at = time.monotonic()
+            self._health.worked()
             obj = self.world.peek(key)
             if obj is None:
                 self.world.forget(key)

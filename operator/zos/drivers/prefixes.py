@@ -30,8 +30,8 @@ class PrefixDriver:
         self._known: tuple[str, ...] | None = None
 
     def prefixes(self) -> tuple[str, ...] | None:
-        """IPv4 networks, sorted, none inside another, the node's own addresses within; as of the last look that succeeded.
-        None: there was none yet."""
+        """IPv4 networks but loopback, sorted, none inside another, the node's own addresses within; as of the last look that
+        succeeded. None: there was none yet."""
         return self._known
 
     async def observe(self, wanted: Sequence[Item]) -> Mapping[str, Observed]:
@@ -44,7 +44,7 @@ class PrefixDriver:
             *(network for message in addresses if message["index"] in theirs for network in _of_address(message)),
             *(network for message in routes if message.get_attr("RTA_OIF") in theirs for network in _of_route(message)),
         ]
-        self._known = tuple(map(str, collapse_addresses(found)))
+        self._known = tuple(str(network) for network in collapse_addresses(found) if not network.is_loopback)
         return {}
 
     async def apply(self, op: Op) -> None:

@@ -58,7 +58,7 @@ async def _copy(pull: Pull, source: int) -> str:
     said = await _work(pull, source, "copytree")
     if said:
         log.info("image %s: %s", pull.ref, said.strip())
-    return await in_thread(_tree_digest, pull.room / "rootfs")
+    return await in_thread(_tree_digest, pull.room / "rootfs", pull.ref)
 
 
 async def _unpack(pull: Pull, archive: int) -> str:
@@ -81,9 +81,10 @@ async def _work(pull: Pull, source: int, name: str) -> str:
     return done.stdout
 
 
-def _tree_digest(root: Path) -> str:
-    """Names, modes, owners, links, sizes and times of everything: contents are as different as their times."""
-    digest = hashlib.sha256()
+def _tree_digest(root: Path, ref: str) -> str:
+    """Where it is, and names, modes, owners, links, sizes and times of everything: contents are as different as their times. A
+    tree elsewhere with all the same could be made on purpose; it is another image."""
+    digest = hashlib.sha256(ref.encode("utf-8", "surrogateescape"))
     for directory, directories, files in os.walk(root):
         directories.sort()
         for name in sorted((*directories, *files)):

@@ -415,7 +415,7 @@ class Informer:
             return
         known = self._known.get(key)
         if known is None or version > version_number(known.version):
-            first = self._echo.due() is None
+            first = not self._echo.waiting
             self._echo.expects(key, version)
             if first:
                 self._stirred.set()

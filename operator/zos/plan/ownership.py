@@ -95,9 +95,15 @@ def standing(
     origins: Mapping[str, Owner],
     orders: Iterable[QuarantineOrder],
 ) -> Standing:
-    """``whole`` are the workloads of which all that they want is known; ``orders`` count for orphans only."""
+    """``whole`` are the workloads of which all that they want is known; ``orders`` count for orphans only, and a gift only for
+    one of the kind that can take it."""
     told = {order.uid: order for order in orders}
-    ordered = {name: told[uid] for name, things in orphaned.items() if (uid := _origin(name, things, origins).uid) in told}
+    ordered = {}
+    for name, things in orphaned.items():
+        origin = _origin(name, things, origins)
+        order = told.get(origin.uid)
+        if order is not None and (order.give_to is None or origin.kind in ("", order.give_to.kind)):
+            ordered[name] = order
     going = {name: workload for name, workload in workloads.items() if workload.deleting and workload.spec.unwanted}
     erased = {name for name, workload in going.items() if not workload.spec.retain}
     erased |= {name for name, order in ordered.items() if order.discard and order.give_to is None}

@@ -7,13 +7,14 @@ reach anything outside. An entry that tries to is an error all the same: such an
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import os
 import subprocess
 import sys
 import tarfile
 import threading
-from typing import IO, Any
+from typing import IO
 
 _ZSTD = b"\x28\xb5\x2f\xfd"
 _PIECE = 1 << 20
@@ -46,24 +47,40 @@ class _Digested:
         return f"sha256:{self._digest.hexdigest()}"
 
 
-def _open(source: _Digested) -> tuple[tarfile.TarFile, threading.Thread | None]:
+class _Zstd:
+    """zstd, fed with the archive by a thread."""
+
+    def __init__(self, source: _Digested) -> None:
+        self._process = subprocess.Popen(["zstd", "-dcq"], stdin=subprocess.PIPE, stdout=subprocess.PIPE)
+        assert self._process.stdout is not None
+        self.output = self._process.stdout
+        self._feeder = threading.Thread(target=self._feed, args=(source,), daemon=True)
+        self._feeder.start()
+
+    def _feed(self, source: _Digested) -> None:
+        assert self._process.stdin is not None
+        with contextlib.suppress(BrokenPipeError):  # it died: its end tells
+            while piece := source.read():
+                self._process.stdin.write(piece)
+            self._process.stdin.close()
+
+    def end(self, size: int) -> None:
+        """After the last entry: what follows is read and passed over."""
+        left = size
+        while piece := self.output.read(_PIECE):
+            left -= len(piece)
+            if left < 0:
+                raise BadArchive(f"too big: {size - left} 0")
+        self._feeder.join()
+        if self._process.wait() != 0:
+            raise BadArchive("the archive is broken: zstd can't read it to its end")
+
+
+def _open(source: _Digested) -> tuple[tarfile.TarFile, _Zstd | None]:
     if not source.is_zstd:
         return tarfile.open(fileobj=source, mode="r|*", bufsize=_PIECE, errorlevel=1), None  # type: ignore[call-overload]
-    zstd = subprocess.Popen(["zstd", "-dcq"], stdin=subprocess.PIPE, stdout=subprocess.PIPE)
-    assert zstd.stdin is not None
-    assert zstd.stdout is not None
-    feeder = threading.Thread(target=_feed, args=(source, zstd.stdin), daemon=True)
-    feeder.start()
-    return tarfile.open(fileobj=zstd.stdout, mode="r|", bufsize=_PIECE, errorlevel=1), feeder
-
-
-def _feed(source: _Digested, sink: Any) -> None:
-    try:
-        while piece := source.read():
-            sink.write(piece)
-        sink.close()
-    except BrokenPipeError:  # it has seen the end of the frame, or died: who reads from it notices
-        pass
+    zstd = _Zstd(source)
+    return tarfile.open(fileobj=zstd.output, mode="r|", bufsize=_PIECE, errorlevel=1), zstd
 
 
 def _check(member: tarfile.TarInfo) -> None:
@@ -82,7 +99,7 @@ def _check(member: tarfile.TarInfo) -> None:
 def unpack(source: _Digested, root: str, size: int, entries: int) -> int:
     """Number of entries. Never returns to the old root: the process is good for nothing else afterwards."""
     try:
-        archive, feeder = _open(source)
+        archive, zstd = _open(source)
     except tarfile.ReadError as error:
         raise BadArchive(f"it is not a tar archive: {error}") from error
     # Loaded at their first use, and from inside there is nothing to load them from: a codec, and what ends a thread.
@@ -106,8 +123,8 @@ def unpack(source: _Digested, root: str, size: int, entries: int) -> int:
             _attributes(member)
         # It keeps each one that it saw, for look-ups that nobody makes: a million of them are a gigabyte.
         archive.members.clear()  # type: ignore[attr-defined]
-    if feeder is not None:
-        feeder.join()
+    if zstd is not None:
+        zstd.end(size)
     return count
 
 

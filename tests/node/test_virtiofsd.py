@@ -1,0 +1,144 @@
+"""Which process shares a guest's image, and what counts as its end."""
+
+from __future__ import annotations
+
+import asyncio
+import shutil
+import socket
+import subprocess
+import sys
+import tempfile
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+
+from zos.drivers import virtiofsd
+from zos.drivers.virtiofsd import Watcher, process_of
+
+NAME = "zos-abcdefghij"
+_DAEMON = """
+import socket, sys
+with socket.socket(socket.AF_UNIX) as listener:
+    listener.bind(sys.argv[1]); listener.listen(); print("listens", flush=True)
+    connection, _ = listener.accept()
+print("connected", flush=True); sys.stdin.read()
+"""
+_GUEST = """
+import socket, sys
+with socket.socket(socket.AF_UNIX) as connection:
+    connection.connect(sys.argv[1]); print("connected", flush=True); sys.stdin.read()
+"""
+
+
+def start(script: str, *argv: str) -> subprocess.Popen[str]:
+    process = subprocess.Popen(
+        [sys.executable, "-c", script, *argv], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, bufsize=1
+    )
+    assert process.stdout is not None
+    assert process.stdout.readline()
+    return process
+
+
+@dataclass
+class Pair:
+    """A guest and its daemon, connected as libvirt connects them."""
+
+    pids: Path
+    daemon: subprocess.Popen[str]
+    guest: subprocess.Popen[str]
+
+    def end(self, process: subprocess.Popen[str]) -> None:
+        process.kill()
+        process.wait()
+
+
+@pytest.fixture
+def pair() -> Iterator[Pair]:
+    base = Path(tempfile.mkdtemp(prefix="zv-", dir="/tmp"))  # sockets: 108 bytes
+    place = base / f"domain-7-{NAME}"
+    place.mkdir()
+    daemon = start(_DAEMON, str(place / "fs0-fs.sock"))
+    guest = start(_GUEST, str(place / "fs0-fs.sock"))
+    assert daemon.stdout is not None
+    assert daemon.stdout.readline() == "connected\n"
+    (base / f"{NAME}.pid").write_text(f"{guest.pid}")
+    (base / f"7-{NAME}-fs0-fs.pid").write_text(f"{daemon.pid}\n")
+    pair = Pair(base, daemon, guest)
+    yield pair
+    for process in (daemon, guest):
+        pair.end(process)
+        for pipe in (process.stdin, process.stdout):
+            assert pipe is not None
+            pipe.close()
+    shutil.rmtree(base)
+
+
+@pytest.mark.parametrize("file", ["whole", "missing", "garbage", "empty", "another's"])
+def test_it_is_found_whatever_became_of_its_pid_file(pair: Pair, file: str) -> None:
+    (path,) = pair.pids.glob("*-fs0-fs.pid")
+    match file:
+        case "missing":
+            path.unlink()
+        case "garbage":
+            path.write_text("not a number")
+        case "empty":
+            path.write_text("")
+        case "another's":
+            path.write_text("2147483646")  # there is no such process
+    assert process_of(pair.pids, NAME) == pair.daemon.pid
+
+
+def test_one_that_was_looked_for_and_is_not_there_is_lost(pair: Pair) -> None:
+    pair.end(pair.daemon)
+    assert process_of(pair.pids, NAME) is None
+    (path,) = pair.pids.glob("*-fs0-fs.pid")
+    path.unlink()
+    assert process_of(pair.pids, NAME) is None
+
+
+def test_where_the_guest_itself_can_not_be_found_nothing_is_known(pair: Pair) -> None:
+    (path,) = pair.pids.glob("*-fs0-fs.pid")
+    path.unlink()
+    (pair.pids / f"{NAME}.pid").unlink()
+    with pytest.raises(OSError, match="No such file"):
+        process_of(pair.pids, NAME)
+
+
+async def test_a_guest_is_not_called_lost_for_want_of_a_file(pair: Pair, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(virtiofsd, "_AGAIN", 0.02)
+    (path,) = pair.pids.glob("*-fs0-fs.pid")
+    path.unlink()
+    told = (pair.pids / f"{NAME}.pid").read_text()
+    (pair.pids / f"{NAME}.pid").unlink()
+    lost: list[tuple[str, str]] = []
+    news = asyncio.Event()
+
+    def note(name: str, uuid: str) -> None:
+        lost.append((name, uuid))
+        news.set()
+
+    watcher = Watcher(pair.pids, note)
+    watcher.watch({NAME: "u"})
+    with pytest.raises(TimeoutError):  # unsure, again and again, is no loss
+        await asyncio.wait_for(news.wait(), 0.2)
+    (pair.pids / f"{NAME}.pid").write_text(told)
+    with pytest.raises(TimeoutError):
+        await asyncio.wait_for(news.wait(), 0.2)
+    pair.end(pair.daemon)
+    await asyncio.wait_for(news.wait(), 5)
+    assert lost == [(NAME, "u")]
+    watcher.close()
+
+
+def test_sockets_of_others_are_not_taken_for_it(pair: Pair) -> None:
+    pair.end(pair.daemon)
+    for name in (f"domain-8-{NAME}x", f"domain-8-x{NAME}"):
+        place = pair.pids / name
+        place.mkdir()
+        with socket.socket(socket.AF_UNIX) as listener, socket.socket(socket.AF_UNIX) as other:
+            listener.bind(str(place / "fs0-fs.sock"))
+            listener.listen()
+            other.connect(str(place / "fs0-fs.sock"))
+            assert process_of(pair.pids, NAME) is None

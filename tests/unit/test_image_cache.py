@@ -1,0 +1,52 @@
+"""When an unpacked image goes: not under a guest, and not because a clock was set."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import time
+from pathlib import Path
+
+import pytest
+
+from zos.drivers.image import KEEP, ImageDriver, directory_of
+from zos.plan.diff import Op
+
+REF = "oci://registry.example/app:1"
+DIGEST = "sha256:" + hashlib.sha256(b"app").hexdigest()
+
+
+def cached(directory: Path, *, wanted: float) -> Path:
+    """An image that was wanted last so many seconds ago."""
+    root = directory_of(directory, DIGEST) / "rootfs"
+    root.mkdir(parents=True)
+    card = directory / "refs" / f"{hashlib.sha256(REF.encode()).hexdigest()[:32]}.json"
+    card.parent.mkdir(exist_ok=True)
+    card.write_text(json.dumps({"ref": REF, "digest": DIGEST, "source": ""}))
+    os.utime(card, (time.time() - wanted,) * 2)
+    return root
+
+
+async def asked_to_go(driver: ImageDriver) -> None:
+    await driver.apply(Op("remove", f"image/{REF}"))
+
+
+@pytest.mark.parametrize(
+    ("in_use", "stays"),
+    [(None, True), (frozenset({DIGEST}), True), (frozenset({"sha256:other"}), False), (frozenset(), False)],
+    ids=["nobody can tell", "a guest", "another guest", "none"],
+)
+async def test_what_a_guest_may_stand_on_stays(tmp_path: Path, in_use: frozenset[str] | None, stays: bool) -> None:
+    root = cached(tmp_path, wanted=2 * KEEP)
+    await asked_to_go(ImageDriver(tmp_path, in_use=lambda: in_use))
+    assert root.exists() == stays
+    assert list((tmp_path / "refs").glob("*.json")) == []
+
+
+@pytest.mark.parametrize("off", [-3600.0, 0.0, 3600.0])
+async def test_a_clock_an_hour_off_makes_nothing_cold(tmp_path: Path, off: float) -> None:
+    root = cached(tmp_path, wanted=60.0 + off)
+    await asked_to_go(ImageDriver(tmp_path))
+    assert root.exists()
+    assert len(list((tmp_path / "refs").glob("*.json"))) == 1
