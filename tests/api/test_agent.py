@@ -434,6 +434,8 @@ async def test_a_guest_runs_on_whatever_its_image_becomes(grid: Grid) -> None:
         while (await grid.ready("vm")).status.condition("RestartRequired") is not None:
             assert time.monotonic() < deadline
             await asyncio.sleep(0.05)
+        grid.node.lose("image/oci://r/i:1")
+        await until(lambda: "image/oci://r/i:1" in grid.node.things)
         assert grid.node.starts == {grid.guest("vm"): 1}
 
 

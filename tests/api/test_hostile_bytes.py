@@ -39,10 +39,11 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ApiServer]:
 
 @pytest.fixture
 async def grid(server: ApiServer, tmp_path: Path) -> AsyncIterator[Grid]:
-    async with simulated(server.kubeconfig, tmp_path) as made, made.controller():
-        await made.node("bad", ipv4="198.51.100.1")
-        await made.node("good", ipv4="198.51.100.2")
-        yield made
+    async with simulated(server.kubeconfig, tmp_path) as made:
+        async with made.controller():
+            await made.node("bad", ipv4="198.51.100.1")
+            await made.node("good", ipv4="198.51.100.2")
+            yield made
         await sweep(made.client)
 
 

@@ -84,6 +84,22 @@ async def test_a_crash_between_card_and_file_leaves_no_orphan(tmp_path: Path) ->
     assert not (tmp_path / ".x.new").exists()
 
 
+@pytest.mark.parametrize("content", [None, "", "garbage", "[]"])
+async def test_a_card_that_is_lost_takes_no_file_away(tmp_path: Path, content: str | None) -> None:
+    item = File(path="x", content="1", owner="w")
+    await converge(FileDriver(tmp_path), item)
+    (card,) = (tmp_path / "files").iterdir()
+    if content is None:
+        card.unlink()
+    else:
+        card.write_text(content)
+    driver = FileDriver(tmp_path)
+    assert await converge(driver) == []
+    assert (tmp_path / "x").read_text() == "1"
+    assert await converge(driver, item) == ["create file/x"]
+    assert await converge(driver, item) == []
+
+
 @pytest.mark.parametrize("path", ["/etc/passwd", "../x", "a/../../x", ""])
 async def test_paths_outside_are_refused(tmp_path: Path, path: str) -> None:
     with pytest.raises(DriverError, match="not a path inside"):

@@ -87,6 +87,18 @@ async def test_every_change_by_hand_is_undone(driver: FirewallDriver, harm: str)
     assert await converge(driver, INSIDE, BRIDGE) == []
 
 
+async def test_what_was_remembered_of_tables_may_be_lost(driver: FirewallDriver, tmp_path: Path) -> None:
+    await converge(driver, INSIDE, BRIDGE)
+    right = nft("list ruleset")
+    for memory in (tmp_path / "firewall").iterdir():
+        memory.unlink()
+    again = FirewallDriver(tmp_path)
+    assert {key for key in await again.observe([]) if key in MINE} == {INSIDE.key, BRIDGE.key}
+    assert await converge(again, INSIDE, BRIDGE) == ["update bridge", "update inet"]
+    assert sorted(nft("list ruleset").splitlines()) == sorted(right.splitlines())
+    assert await converge(again, INSIDE, BRIDGE) == []
+
+
 async def test_a_changed_body_replaces_and_a_refused_one_leaves_the_old(driver: FirewallDriver) -> None:
     await converge(driver, INSIDE)
     stricter = replace(INSIDE, body=BODY.replace('iifname "lo" accept', ""))

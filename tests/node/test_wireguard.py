@@ -131,6 +131,9 @@ async def test_two_routers_reach_each_other_and_are_left_alone(place: Place) -> 
     assert await place.converge(place.a, place.b) == []
     assert [place.pid(WG_A), place.pid(WG_B)] == pids
     assert (await place.driver.observe([place.a]))[place.a.key].owner == "w-0"
+    nobodys = (await place.driver.observe([]))[place.a.key].item  # its port and key stay taken
+    assert isinstance(nobodys, WireGuard)
+    assert (nobodys.public_key, nobodys.listen_port) == (place.a.public_key, place.a.listen_port)
     # Its socket is in the node's namespace, not in the router's.
     assert str(place.a.listen_port) in sh("ss -lun")
     assert str(place.a.listen_port) not in sh(f"ip netns exec {A} ss -lun")
@@ -196,6 +199,17 @@ async def test_changed_peers_change_in_place_without_a_break(place: Place) -> No
     assert await place.converge(replace(place.a, peers=peers), place.b) == []
     assert await place.converge(place.a, place.b) == [f"update {WG_A}"]
     assert other.public_key not in sh(f"wg show {WG_A} peers")
+
+
+@pytest.mark.parametrize("card", ["", "garbage", "[]"])
+async def test_a_card_that_is_lost_stops_nothing(place: Place, card: str) -> None:
+    await place.converge(place.a, place.b)
+    pid, file = place.pid(WG_A), place.state / "wireguard" / WG_A / "card"
+    file.write_text(card)
+    assert await place.converge(place.b) == []  # what it is nobody can tell: it is left alone
+    assert await place.converge(place.a, place.b) == [f"create {WG_A}"]
+    assert await place.converge(place.a, place.b) == []
+    assert place.pid(WG_A) == pid
 
 
 async def test_removal_leaves_nothing(place: Place) -> None:

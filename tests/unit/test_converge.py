@@ -666,3 +666,58 @@ def test_whatever_is_wanted_whatever_is_there_it_settles_and_then_does_nothing(
             assert result.quarantine == ()
 
     asyncio.run(story())
+
+
+async def test_slow_work_that_fails_says_so_until_it_works(bench: Bench) -> None:
+    image = Image(ref="oci://r/i:1")
+    bench.node.faults[image.key] = "registry away"
+    bench.want("w", image)
+    result = await bench.settled()
+    assert result.reports["w"].verdict.message == f"{image.key}: registry away"
+    assert result.wake_at is not None
+    assert bench.slow[-1][1] is False
+    bench.node.faults.clear()
+    assert not (await bench.settled()).reports["w"].verdict.ready  # not before its time
+    bench.time = result.wake_at
+    assert (await bench.settled()).reports["w"].verdict.ready
+
+
+async def test_a_gift_to_another_kind_ends_nothing(bench: Bench) -> None:
+    bench.want("w", DISK, Netns(name="r"))
+    await bench.settled()
+    bench.workloads.clear()
+    recipient = Recipient(kind="ZMachine", namespace="default", name="c")
+    bench.orders = (QuarantineOrder(uid="uid-w", give_to=recipient),)
+    await bench.settled()
+    assert set(bench.node.things) == {DISK.key, "netns/r"}
+
+
+async def test_what_lost_its_mark_is_found_by_its_uid(bench: Bench) -> None:
+    bench.want("w", DISK)
+    await bench.settled()
+    bench.node.things[DISK.key] = replace(DISK, owner="", origin=None)
+    assert (await bench.settled()).quarantine == ()
+    bench.delete("w")
+    assert (await bench.settled()).clean == {"w"}
+    assert bench.node.things == {}
+    stranger = Disk(name="mount-uid-nobody", size=7, format="ext4")
+    bench.node.things[stranger.key] = stranger
+    marked = Disk(name="root-uid-other", size=5, format="ext4", owner="w")  # by the name of one who has another uid
+    bench.node.things[marked.key] = marked
+    bench.delete("w")
+    bench.converger.resync()
+    result = await bench.settled()
+    assert set(bench.node.things) == {stranger.key, marked.key}
+    assert [(entry.uid, entry.kind, entry.storage) for entry in result.quarantine] == [
+        ("uid-other", "ZMachine", 5), ("uid-nobody", "ZMount", 7),
+    ]  # fmt: skip
+
+
+async def test_what_nobody_knows_is_shown_by_the_name_on_it(bench: Bench) -> None:
+    bench.node.things["netns/r"] = Netns(name="r", owner="network-default-net-abc")
+    result = await bench.settled()
+    assert set(bench.node.things) == {"netns/r"}
+    assert result.quarantine == (Quarantined(uid="network-default-net-abc", running=True),)
+    bench.orders = (QuarantineOrder(uid="network-default-net-abc", discard=True),)
+    assert (await bench.settled()).quarantine == ()
+    assert bench.node.things == {}

@@ -19,6 +19,7 @@ from zos.plan.items import (
     Item,
     Netns,
     Route,
+    Segment,
     Service,
     Tap,
     Veth,
@@ -171,3 +172,47 @@ def test_every_operation_is_scheduled_blocked_or_in_a_circle(
     while more := {item.key for item in missing if item.key not in possible and set(item.needs) <= possible}:
         possible |= more
     assert set(plan.after) == possible - set(observed)
+
+
+def test_what_waits_for_its_own_removal_keeps_its_ground() -> None:
+    """A guest that is being stopped, or can't be, still runs with its disks."""
+    root = Disk(name="root", size=1, format="ext4", owner="vm")
+    guest = domain(root)
+    observed = {item.key: Observed(item.key, item, "vm") for item in (root, guest)}
+    plan = schedule(remove(root), {}, observed, held=frozenset({guest.key}))
+    assert (dict(plan.after), dict(plan.blocked)) == ({}, {root.key: guest.key})
+
+
+def test_a_tap_leaves_before_its_segment() -> None:
+    segment = Segment(interface="eth1", owner="a")
+    tap = Tap(name="t", bridge="eth1", mtu=1500, owner="b")
+    assert run(schedule(remove(segment, tap), {}, {})) == [tap.key, segment.key]
+
+
+def test_the_next_holder_of_an_address_waits_for_the_last() -> None:
+    old = Veth(name="u-1", peer_netns="r", peer_name="wan", mtu=1, addresses=("10.0.0.0/31",), owner="old")
+    for new in (
+        Veth(name="u-2", peer_netns="s", peer_name="wan", mtu=1, addresses=("10.0.0.0/31",), owner="new"),
+        Veth(name="u-2", peer_netns="s", peer_name="wan", mtu=1, addresses=("10.0.0.2/31",), owner="new"),
+    ):
+        contends = new.addresses == old.addresses
+        plan = schedule([*remove(old), *create(new)], as_wanted(new), {})
+        assert plan.after[new.key] == (frozenset({old.key}) if contends else frozenset())
+
+
+def test_all_that_a_guest_is_started_with_is_another_chance() -> None:
+    guest = domain(Disk(name="root", size=1, format="ext4"))
+    more = GuestDisk(disk="more", serial="m")
+    for change in (
+        {"cpu": 2}, {"memory": 2}, {"image": "j"}, {"root": more}, {"disks": (more,)}, {"nics": (GuestNic(tap="t", mac="m"),)},
+        {"config_digest": "other"},
+    ):  # fmt: skip
+        assert replace(guest, **change).recipe != guest.recipe, change  # type: ignore[arg-type]
+    assert replace(guest, running=not guest.running, incarnation="now", owner="x").recipe == guest.recipe
+
+
+def domain(root: Disk) -> Domain:
+    return Domain(
+        name="g", uuid="u", cpu=1, memory=1, image="i", root=GuestDisk(disk=root.name, serial="r"), disks=(), nics=(),
+        config="c", config_digest="", running=True, owner="vm",
+    )  # fmt: skip

@@ -132,7 +132,7 @@ class Converger:
         orphaned = ownership.orphans(before, workloads, plan.wanted)
         standing = ownership.standing(workloads, plan.whole, orphaned, origins, orders)
         refused = _refused_adoptions(plan.wanted, before, workloads)
-        wanted = [item for key, item in plan.wanted.items() if key not in refused]
+        wanted = plan.wanted.values() if not refused else [i for key, i in plan.wanted.items() if key not in refused]
         ops, spared = ownership.spared(diff(wanted, before, standing.erased, standing.kept), before)
         if not may_remove:
             ops = [op for op in ops if op.verb != "remove"]
@@ -142,7 +142,7 @@ class Converger:
             return Pass(wake_at=self._wake_at(plan), again=self._intern(after) is not self._basis, done=execution.done)
         seen = ownership.attributed(self._observation.seen(), workloads, origins)
         outcome = self._outcome(plan.wanted, seen, execution)
-        outcome = replace(outcome, failed={**outcome.failed, **refused})
+        outcome = replace(outcome, failed={**outcome.failed, **refused}) if refused else outcome
         leaving = frozenset(name for name, workload in workloads.items() if workload.deleting)
         clean = self._clean({name: workloads[name] for name in leaving}, plan.wanted, seen)
         return Pass(
@@ -352,7 +352,7 @@ class Converger:
         """Those that the node lets go of without a word, and those of which nothing is left that was to go. What another
         workload wants as well is its from now on and holds up no deletion."""
         let_go = frozenset(name for name, workload in leaving.items() if ownership.released(workload))
-        if not self._observation.complete:
+        if not self._observation.complete or len(let_go) == len(leaving):
             return let_go
         retained = {name for name, workload in leaving.items() if workload.spec.retain}
         left = {

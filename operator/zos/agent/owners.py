@@ -24,7 +24,8 @@ class Owners:
     def __init__(self, state: Path) -> None:
         self._file = state / "owners.json"
         self._known = self._load()
-        self._written: Mapping[str, Owner] | None = dict(self._known)
+        self._learned: Mapping[str, NodeWorkload] | None = None
+        self._written: Mapping[str, Owner] = dict(self._known)
 
     @property
     def known(self) -> Mapping[str, Owner]:
@@ -32,13 +33,17 @@ class Owners:
 
     def learn(self, workloads: Mapping[str, NodeWorkload]) -> None:
         """To be called before anything is made for them."""
+        if workloads is self._learned:
+            return
+        self._learned = workloads
         self._known = {**self._known, **{name: w.spec.owner for name, w in workloads.items() if w.spec.owner.uid}}
         self._save()
 
     def forget(self, left: Set[str]) -> None:
         """Drops those that are not in ``left``."""
-        self._known = {name: owner for name, owner in self._known.items() if name in left}
-        self._save()
+        if not self._known.keys() <= left:
+            self._known = {name: owner for name, owner in self._known.items() if name in left}
+            self._save()
 
     def _load(self) -> dict[str, Owner]:
         try:

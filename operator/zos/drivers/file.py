@@ -51,9 +51,10 @@ class FileDriver:
             try:
                 text = json.loads(card.read_text())
                 path, owner = str(text["path"]), str(text["owner"])
-            except (OSError, ValueError, KeyError, TypeError):
-                card.unlink(missing_ok=True)  # half-written: its file does not exist yet
+            except FileNotFoundError:
                 continue
+            except (ValueError, KeyError, TypeError):
+                continue  # what it stood for is made anew where it is wanted, and a card with it
             observed[f"file/{path}"] = Observed(f"file/{path}", self._read(path, owner), owner)
         return observed
 

@@ -95,10 +95,12 @@ class WireGuardDriver:
             try:
                 card = json.loads((directory / "card").read_text())
                 space, owner = str(card["netns"]), str(card["owner"])
-            except (OSError, ValueError, KeyError, TypeError):
+            except (FileNotFoundError, NotADirectoryError):
                 if directory.name not in services:
                     shutil.rmtree(directory, ignore_errors=True)  # half-made: nothing was started with it
                 continue
+            except (ValueError, KeyError, TypeError):
+                continue  # it may well run: made anew where it is wanted, and left alone where not
             key = f"wireguard/{space}/{directory.name}"
             service = services.get(directory.name)
             supervised = self.kind == "kernel" or (service is not None and service.up)

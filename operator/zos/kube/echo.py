@@ -26,6 +26,11 @@ class Echo:
         self._patience = patience
         self._open: dict[Key, _Open] = {}
 
+    @property
+    def waiting(self) -> bool:
+        """Whether anything is expected."""
+        return bool(self._open)
+
     def expects(self, key: Key, version: int) -> None:
         """The API server answered with this version of an object, which was not heard of yet."""
         known = self._open.get(key)

@@ -55,37 +55,42 @@ def released(workload: NodeWorkload) -> bool:
 
 def attributed(
     observed: Mapping[str, Observed], workloads: Mapping[str, NodeWorkload], origins: Mapping[str, Owner]
-) -> dict[str, Observed]:
+) -> Mapping[str, Observed]:
     """Each thing with its true owner's name. Uids count: what lost its mark is found by it, and what is marked with the name
     of somebody else's is not his. Where only the uid is known, it stands for the name."""
+    marked = [thing for thing in observed.values() if thing.origin is not None and thing.origin.uid]
+    if not marked:
+        return observed
     by_uid = {origin.uid: name for name, origin in origins.items()}
     by_uid |= {workload.spec.owner.uid: name for name, workload in workloads.items()}
-
-    def name_of(thing: Observed) -> str:
-        if thing.origin is None or not thing.origin.uid:
-            return thing.owner
-        marked = workloads.get(thing.owner)
-        if thing.owner and (marked is None or marked.spec.owner.uid in ("", thing.origin.uid)):
-            return thing.owner
-        return by_uid.get(thing.origin.uid, thing.origin.uid)
-
-    return {
-        key: thing if (owner := name_of(thing)) == thing.owner else replace(thing, owner=owner)
-        for key, thing in observed.items()
-    }
+    true: dict[str, Observed] = {}
+    for thing in marked:
+        assert thing.origin is not None
+        uid, workload = thing.origin.uid, workloads.get(thing.owner)
+        if thing.owner and (workload is None or workload.spec.owner.uid in ("", uid)):
+            continue
+        true[thing.key] = replace(thing, owner=by_uid.get(uid, uid))
+    return {**observed, **true} if true else observed
 
 
 def orphans(
     observed: Mapping[str, Observed], workloads: Mapping[str, NodeWorkload], wanted: Iterable[str]
 ) -> dict[str, tuple[Observed, ...]]:
     """Things of owners without a NodeWorkload, by owner. What somebody wants is not among them, whoever made it."""
+    gone = {owner for owner in {thing.owner for thing in observed.values()} if _is_gone(owner, workloads)}
+    if not gone:
+        return {}
     plan = frozenset(wanted)
     found: dict[str, list[Observed]] = {}
     for key, thing in observed.items():
-        workload = workloads.get(thing.owner)
-        if thing.owner and not thing.shared and key not in plan and (workload is None or released(workload)):
+        if thing.owner in gone and not thing.shared and key not in plan:
             found.setdefault(thing.owner, []).append(thing)
     return {name: tuple(sorted(things, key=lambda thing: thing.key)) for name, things in sorted(found.items())}
+
+
+def _is_gone(owner: str, workloads: Mapping[str, NodeWorkload]) -> bool:
+    workload = workloads.get(owner)
+    return bool(owner) and (workload is None or released(workload))
 
 
 def standing(
@@ -95,9 +100,15 @@ def standing(
     origins: Mapping[str, Owner],
     orders: Iterable[QuarantineOrder],
 ) -> Standing:
-    """``whole`` are the workloads of which all that they want is known; ``orders`` count for orphans only."""
+    """``whole`` are the workloads of which all that they want is known; ``orders`` count for orphans only, and a gift only for
+    one of the kind that can take it."""
     told = {order.uid: order for order in orders}
-    ordered = {name: told[uid] for name, things in orphaned.items() if (uid := _origin(name, things, origins).uid) in told}
+    ordered = {}
+    for name, things in orphaned.items():
+        origin = _origin(name, things, origins)
+        order = told.get(origin.uid)
+        if order is not None and (order.give_to is None or origin.kind in ("", order.give_to.kind)):
+            ordered[name] = order
     going = {name: workload for name, workload in workloads.items() if workload.deleting and workload.spec.unwanted}
     erased = {name for name, workload in going.items() if not workload.spec.retain}
     erased |= {name for name, order in ordered.items() if order.discard and order.give_to is None}
@@ -110,6 +121,8 @@ def spared(ops: Iterable[Op], observed: Mapping[str, Observed]) -> tuple[list[Op
     """The operations without those that would take the ground from under a guest that stays: its disks, and the segment that
     its tap is on (both may be another's). And why: what stays by what stands on it."""
     ops = list(ops)
+    if all(op.item is not None for op in ops):
+        return ops, {}
     touched = {op.key for op in ops}
     grounds: dict[str, str] = {}
     for key, thing in observed.items():

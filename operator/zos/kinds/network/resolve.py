@@ -3,22 +3,22 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from ipaddress import IPv4Network
 
 from zos.api.core import Secret
 from zos.api.gridnode import Endpoint, GridNode, NodeHold
 from zos.api.meta import Reason
-from zos.api.network import Network, NetworkAccessStatus, NetworkAddress, NetworkNodeStatus, NetworkStatus
+from zos.api.network import Network, NetworkAddress, NetworkNodeStatus, NetworkStatus
 from zos.api.nodeworkload import NetworkOnNode, NodeWorkload
-from zos.api.text import is_key
 from zos.api.zmachine import ZMachine
-from zos.kinds.network import egress
-from zos.kinds.network.topology import Caller, Member, endpoint, laptop_file, subranges, topology, wireguard_address
+from zos.kinds.network import egress, laptops
+from zos.kinds.network.problems import Problems
+from zos.kinds.network.topology import Caller, Member, endpoint, subranges, topology, wireguard_address
 from zos.plan import names
 from zos.world import quarantine
 from zos.world.heartbeat import Heartbeat
-from zos.world.resolution import PRIVATE_KEY, Hold, Notice, Resolution, SecretWanted, Verdict, Workload, ready, waiting
+from zos.world.resolution import Hold, Notice, Resolution, Verdict, Workload, ready, waiting
 from zos.world.store import Indexes, Reader, Unreadable
 
 INDEXES = (
@@ -29,16 +29,6 @@ INDEXES = (
     Indexes(ZMachine, {"network": lambda machine: [f"{machine.namespace}/{machine.spec.network.name}"]}),
     Indexes(NodeWorkload, {"owner": lambda workload: [workload.spec.owner.uid]}),
 )
-
-
-@dataclass
-class _Problems:
-    """What keeps the network from being whole, worst first when it is judged."""
-
-    found: list[tuple[Reason, str]] = field(default_factory=list)
-
-    def add(self, reason: Reason, message: str) -> None:
-        self.found.append((reason, message))
 
 
 @dataclass(frozen=True)
@@ -65,7 +55,7 @@ def resolve(network: Network, world: Reader) -> Resolution:
     machines += tuple((entry.uid, entry.machine, entry.node) for entry in addresses if entry.uid not in known)
     if network.deleting:
         return _deleting(network, machines)
-    problems = _Problems()
+    problems = Problems()
     told = dict(world.where_view(NodeWorkload, "owner", network.uid, _reported))
     wanted = _members(network, machines, world, problems)
     ranges = _allocate(network, wanted, problems)
@@ -75,7 +65,7 @@ def resolve(network: Network, world: Reader) -> Resolution:
     }
     alive = {name: world.view(Heartbeat, "", name, lambda heartbeat: heartbeat.alive) for name in wanted}
     relay = _relay(network, members, alive, problems)
-    access = _access(network, members, ranges, relay, alive, world, problems)
+    access = laptops.access(network, members, ranges, relay, alive, world, problems)
     hidden = [member.name for member in members.values() if not member.accessible]
     relays = {name: relay for name in hidden if relay is not None}
     if hidden and relay is None:
@@ -138,7 +128,7 @@ def resolve(network: Network, world: Reader) -> Resolution:
             if seat.exists
         ),
         releases=tuple(GridNode.key_of("", node.name) for node in network.status.nodes if node.name not in wanted),
-        secrets=_secrets(network, members, access),
+        secrets=laptops.secrets(network, members, access),
         workloads=workloads,
         notices=tuple(seat.notice for seat in seats.values() if seat.notice is not None),
     )
@@ -174,7 +164,7 @@ def _deleting(network: Network, machines: tuple[tuple[str, str, str | None], ...
 
 
 def _members(
-    network: Network, machines: tuple[tuple[str, str, str | None], ...], world: Reader, problems: _Problems
+    network: Network, machines: tuple[tuple[str, str, str | None], ...], world: Reader, problems: Problems
 ) -> tuple[str, ...]:
     """Names of the nodes: listed ones in their order, then those that machines brought in, in the order they came. A node that
     is being deleted goes with its last machine."""
@@ -188,7 +178,7 @@ def _members(
     return tuple(name for name in found if name not in leaving)
 
 
-def _allocate(network: Network, wanted: tuple[str, ...], problems: _Problems) -> Mapping[str, str]:
+def _allocate(network: Network, wanted: tuple[str, ...], problems: Problems) -> Mapping[str, str]:
     """Sub-range of each node, and of each laptop under ``access/<name>``. Sticky; laptops come first."""
     had = {f"access/{entry.name}": entry.subnet for entry in network.status.access}
     had |= {entry.name: entry.subnet for entry in network.status.nodes}
@@ -236,7 +226,7 @@ def _called(holder: str) -> str:
     return f"laptop {name}" if kind else f"node {name}"
 
 
-def _seat(network: Network, name: str, world: Reader, problems: _Problems, told: Mapping[str, _Reported]) -> _Seat | None:
+def _seat(network: Network, name: str, world: Reader, problems: Problems, told: Mapping[str, _Reported]) -> _Seat | None:
     """What the network has on a node, or takes of it. A GridNode that was made anew learns of it again; a key that the node has
     lost is replaced by another."""
     report = told.get(names.node_namespace(name), _Reported())
@@ -290,9 +280,7 @@ def _endpoint(before: NetworkNodeStatus | None) -> Endpoint:
     return Endpoint(ipv6=host.strip("[]")) if host.startswith("[") else Endpoint(ipv4=host or None)
 
 
-def _relay(
-    network: Network, members: Mapping[str, Member], alive: Mapping[str, bool | None], problems: _Problems
-) -> str | None:
+def _relay(network: Network, members: Mapping[str, Member], alive: Mapping[str, bool | None], problems: Problems) -> str | None:
     """The node that serves hidden nodes, and laptops that ask for none. It moves only when it dies or another is asked."""
     asked, current = network.spec.relay, network.status.relay
     fit = [name for name, member in members.items() if member.ipv4]
@@ -308,118 +296,6 @@ def _relay(
     if candidates:
         return candidates[0]
     return current if current in fit else next(iter(fit), None)
-
-
-def _access(
-    network: Network,
-    members: Mapping[str, Member],
-    ranges: Mapping[str, str],
-    relay: str | None,
-    alive: Mapping[str, bool | None],
-    world: Reader,
-    problems: _Problems,
-) -> tuple[NetworkAccessStatus, ...]:
-    before = {entry.name: entry for entry in network.status.access}
-    found: list[NetworkAccessStatus] = []
-    for laptop in network.spec.access:
-        subnet = ranges.get(f"access/{laptop.name}")
-        if subnet is None:
-            continue
-        secret = f"{network.name}-{laptop.name}-wireguard"
-        kept = _kept(network, secret, world)
-        public_key = laptop.public_key or kept.public_key
-        message: str | None = None
-        if kept.foreign:
-            message = f"Secret {secret} exists and belongs to something else: delete it or rename the laptop"
-            problems.add(Reason.CONFLICT, f"laptop {laptop.name}: {message}")
-        elif kept.damaged and not laptop.public_key:
-            message = (
-                f"key {kept.damaged} of Secret {secret} is no WireGuard key: put back the one it had, or delete the Secret to "
-                "have a new pair made (the laptop then needs the new file)"
-            )
-            public_key = before[laptop.name].public_key if laptop.name in before else None
-            problems.add(Reason.INVALID_SPEC, f"laptop {laptop.name}: {message}")
-        node = _access_node(laptop.node, before.get(laptop.name), members, relay)
-        if node is None or not _fit(node, members):
-            message = message or _no_access(node, members)
-            problems.add(Reason.DEPENDENCY_NOT_READY, f"laptop {laptop.name}: {message}")
-        elif alive.get(node) is False:
-            message = f"its access node {node} is down; set access[].node to move it and fetch the Secret again"
-            problems.add(Reason.NODE_UNREACHABLE, f"laptop {laptop.name}: {message}")
-        found.append(
-            NetworkAccessStatus(
-                name=laptop.name,
-                subnet=subnet,
-                public_key=public_key,
-                node=node,
-                secret=None if kept.foreign else secret,
-                message=message,
-            )
-        )
-    return tuple(found)
-
-
-@dataclass(frozen=True)
-class _Kept:
-    """What a laptop's Secret holds. ``foreign``: it is somebody else's; ``damaged``: the key whose value is no such key."""
-
-    public_key: str | None = None
-    foreign: bool = False
-    damaged: str = ""
-
-
-def _kept(network: Network, secret: str, world: Reader) -> _Kept:
-    def look(obj: Secret) -> _Kept:
-        if not any(owner.uid == network.uid for owner in obj.metadata.owner_references):
-            return _Kept(foreign=True)
-        if "privateKey" not in obj.data and "publicKey" not in obj.data:
-            return _Kept()  # the laptop's own pair, of which nothing is here
-        for name in ("privateKey", "publicKey"):
-            if not is_key(obj.text(name)):
-                return _Kept(damaged=name)
-        return _Kept(obj.text("publicKey"))
-
-    return world.view(Secret, network.namespace, secret, look) or _Kept()
-
-
-def _access_node(
-    asked: str | None, before: NetworkAccessStatus | None, members: Mapping[str, Member], relay: str | None
-) -> str | None:
-    """A laptop's file names its access node, so it stays for life, fit or not for the moment, unless the user moves it."""
-    if asked is not None:
-        return asked
-    return before.node if before is not None and before.node is not None else relay
-
-
-def _fit(node: str, members: Mapping[str, Member]) -> bool:
-    """Whether a laptop can connect to a node: laptops' files name an IPv4 endpoint."""
-    return node in members and members[node].ipv4 is not None
-
-
-def _no_access(node: str | None, members: Mapping[str, Member]) -> str:
-    if node is None:
-        return "no node of the network has an IPv4 endpoint that it could connect to"
-    why = "is not a node of this network" if node not in members else "has no IPv4 endpoint"
-    return f"access node {node} {why}: mend that, or set access[].node to move the laptop and fetch the Secret again"
-
-
-def _secrets(
-    network: Network, members: Mapping[str, Member], access: tuple[NetworkAccessStatus, ...]
-) -> tuple[SecretWanted, ...]:
-    """A laptop's Secret is the only copy of its private key: it stays as long as the laptop is in the spec."""
-    own_keys = {laptop.name for laptop in network.spec.access if laptop.public_key}
-
-    def file(entry: NetworkAccessStatus) -> Mapping[str, str] | None:
-        if entry.node is None or not _fit(entry.node, members) or (entry.message or "").startswith("key privateKey"):
-            return None
-        key = None if entry.name in own_keys else PRIVATE_KEY
-        text = laptop_file(network.spec.ip_range, entry.subnet, members[entry.node], key, network.spec.mtu)
-        return {"wg0.conf": text}
-
-    wanted = [SecretWanted(entry.secret, file(entry), entry.name not in own_keys) for entry in access if entry.secret]
-    placed = {entry.name for entry in access}
-    waiting_ = [laptop.name for laptop in network.spec.access if laptop.name not in placed]
-    return (*wanted, *(SecretWanted(f"{network.name}-{name}-wireguard", None) for name in waiting_))
 
 
 @dataclass(frozen=True)
@@ -485,7 +361,7 @@ def _reported(workload: NodeWorkload) -> tuple[str, _Reported]:
     return workload.namespace, replace(said, failed=failed, message=condition.message or None)
 
 
-def _judge(nodes: tuple[NetworkNodeStatus, ...], reported: Mapping[str, _Reported], problems: _Problems) -> Verdict:
+def _judge(nodes: tuple[NetworkNodeStatus, ...], reported: Mapping[str, _Reported], problems: Problems) -> Verdict:
     if problems.found:
         first = problems.found[0][0]
         return waiting(first, "; ".join(message for _, message in problems.found))

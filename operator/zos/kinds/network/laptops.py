@@ -1,0 +1,127 @@
+"""Laptops of a network: which node each connects to, and the Secret with its file, the only copy of its private key."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from zos.api.core import Secret
+from zos.api.meta import Reason
+from zos.api.network import Network, NetworkAccessStatus
+from zos.api.text import is_key
+from zos.kinds.network.problems import Problems
+from zos.kinds.network.topology import Member, laptop_file
+from zos.world.resolution import PRIVATE_KEY, SecretWanted
+from zos.world.store import Reader
+
+
+def access(
+    network: Network,
+    members: Mapping[str, Member],
+    ranges: Mapping[str, str],
+    relay: str | None,
+    alive: Mapping[str, bool | None],
+    world: Reader,
+    problems: Problems,
+) -> tuple[NetworkAccessStatus, ...]:
+    before = {entry.name: entry for entry in network.status.access}
+    found: list[NetworkAccessStatus] = []
+    for laptop in network.spec.access:
+        subnet = ranges.get(f"access/{laptop.name}")
+        if subnet is None:
+            continue
+        secret = f"{network.name}-{laptop.name}-wireguard"
+        kept = _kept(network, secret, world)
+        public_key = laptop.public_key or kept.public_key
+        message: str | None = None
+        if kept.foreign:
+            message = f"Secret {secret} exists and belongs to something else: delete it or rename the laptop"
+            problems.add(Reason.CONFLICT, f"laptop {laptop.name}: {message}")
+        elif kept.damaged and not laptop.public_key:
+            message = (
+                f"key {kept.damaged} of Secret {secret} is no WireGuard key: put back the one it had, or delete the Secret to "
+                "have a new pair made (the laptop then needs the new file)"
+            )
+            public_key = before[laptop.name].public_key if laptop.name in before else None
+            problems.add(Reason.INVALID_SPEC, f"laptop {laptop.name}: {message}")
+        node = _access_node(laptop.node, before.get(laptop.name), members, relay)
+        if node is None or not _fit(node, members):
+            message = message or _no_access(node, members)
+            problems.add(Reason.DEPENDENCY_NOT_READY, f"laptop {laptop.name}: {message}")
+        elif alive.get(node) is False:
+            message = f"its access node {node} is down; set access[].node to move it and fetch the Secret again"
+            problems.add(Reason.NODE_UNREACHABLE, f"laptop {laptop.name}: {message}")
+        found.append(
+            NetworkAccessStatus(
+                name=laptop.name,
+                subnet=subnet,
+                public_key=public_key,
+                node=node,
+                secret=None if kept.foreign else secret,
+                message=message,
+            )
+        )
+    return tuple(found)
+
+
+@dataclass(frozen=True)
+class _Kept:
+    """What a laptop's Secret holds. ``foreign``: it is somebody else's; ``damaged``: the key whose value is no such key."""
+
+    public_key: str | None = None
+    foreign: bool = False
+    damaged: str = ""
+
+
+def _kept(network: Network, secret: str, world: Reader) -> _Kept:
+    def look(obj: Secret) -> _Kept:
+        if not any(owner.uid == network.uid for owner in obj.metadata.owner_references):
+            return _Kept(foreign=True)
+        if "privateKey" not in obj.data and "publicKey" not in obj.data:
+            return _Kept()  # the laptop's own pair, of which nothing is here
+        for name in ("privateKey", "publicKey"):
+            if not is_key(obj.text(name)):
+                return _Kept(damaged=name)
+        return _Kept(obj.text("publicKey"))
+
+    return world.view(Secret, network.namespace, secret, look) or _Kept()
+
+
+def _access_node(
+    asked: str | None, before: NetworkAccessStatus | None, members: Mapping[str, Member], relay: str | None
+) -> str | None:
+    """A laptop's file names its access node, so it stays for life, fit or not for the moment, unless the user moves it."""
+    if asked is not None:
+        return asked
+    return before.node if before is not None and before.node is not None else relay
+
+
+def _fit(node: str, members: Mapping[str, Member]) -> bool:
+    """Whether a laptop can connect to a node: laptops' files name an IPv4 endpoint."""
+    return node in members and members[node].ipv4 is not None
+
+
+def _no_access(node: str | None, members: Mapping[str, Member]) -> str:
+    if node is None:
+        return "no node of the network has an IPv4 endpoint that it could connect to"
+    why = "is not a node of this network" if node not in members else "has no IPv4 endpoint"
+    return f"access node {node} {why}: mend that, or set access[].node to move the laptop and fetch the Secret again"
+
+
+def secrets(
+    network: Network, members: Mapping[str, Member], access: tuple[NetworkAccessStatus, ...]
+) -> tuple[SecretWanted, ...]:
+    """A laptop's Secret is the only copy of its private key: it stays as long as the laptop is in the spec."""
+    own_keys = {laptop.name for laptop in network.spec.access if laptop.public_key}
+
+    def file(entry: NetworkAccessStatus) -> Mapping[str, str] | None:
+        if entry.node is None or not _fit(entry.node, members) or (entry.message or "").startswith("key privateKey"):
+            return None
+        key = None if entry.name in own_keys else PRIVATE_KEY
+        text = laptop_file(network.spec.ip_range, entry.subnet, members[entry.node], key, network.spec.mtu)
+        return {"wg0.conf": text}
+
+    wanted = [SecretWanted(entry.secret, file(entry), entry.name not in own_keys) for entry in access if entry.secret]
+    placed = {entry.name for entry in access}
+    waiting_ = [laptop.name for laptop in network.spec.access if laptop.name not in placed]
+    return (*wanted, *(SecretWanted(f"{network.name}-{name}-wireguard", None) for name in waiting_))

@@ -1,0 +1,75 @@
+"""The World: who is asked to resolve again, and what an object that can't be read is."""
+
+from __future__ import annotations
+
+import pytest
+
+from zos.api.meta import Key, Meta
+from zos.api.network import Network, NetworkSpec
+from zos.api.zmount import ZMount, ZMountSpec
+from zos.world.store import Indexes, Unreadable, World
+
+READER = Key("ZMount", "default", "reader")
+
+
+def network(name: str = "net", ip_range: str = "10.20.0.0/16") -> Network:
+    return Network(metadata=Meta(name=name, namespace="default", uid=f"uid-{name}"), spec=NetworkSpec(ip_range=ip_range))
+
+
+@pytest.fixture
+def world() -> World:
+    made = World([Indexes(Network, {"range": lambda found: [found.spec.ip_range]}), Indexes(ZMount)])
+    made.put(ZMount(metadata=Meta(name="reader", namespace="default", uid="uid-reader"), spec=ZMountSpec(size=2**24)))
+    return made
+
+
+def test_an_unreadable_object_is_neither_absent_nor_what_it_was(world: World) -> None:
+    old = network()
+    world.put(old)
+    assert world.reader(READER).view(Network, "default", "net", lambda found: found.spec.ip_range) == "10.20.0.0/16"
+    assert READER in world.put_unreadable(old.key, old.metadata, "spec: of tomorrow")
+    with pytest.raises(Unreadable, match="of tomorrow"):
+        world.reader(READER).view(Network, "default", "net", lambda found: found.uid)
+    with pytest.raises(Unreadable):
+        world.reader(READER).get(Network, "default", "net")
+    with pytest.raises(Unreadable):
+        world.reader(READER).glance_at(Network, "default", "net", lambda found: found.uid)
+    assert world.find(Network, "range", "10.20.0.0/16") == ()
+    assert [key for key, _ in world.opaque("Network")] == [old.key]
+
+
+def test_who_met_an_unreadable_object_looks_again_when_it_can_be_read_or_is_gone(world: World) -> None:
+    old = network()
+    for mend in (lambda: world.put(old), lambda: world.remove(old.key)):
+        world.put_unreadable(old.key, old.metadata, "why")
+        with pytest.raises(Unreadable):
+            world.reader(READER).view(Network, "default", "net", lambda found: found.uid)
+        assert READER in mend()
+        assert list(world.opaque()) == []
+        assert world.reader(READER).view(Network, "default", "net", lambda found: found.uid) in ("uid-net", None)
+        world.remove(old.key)
+
+
+def test_who_saw_nothing_looks_again_when_something_unreadable_comes(world: World) -> None:
+    assert world.reader(READER).view(Network, "default", "net", lambda found: found.uid) is None
+    assert READER in world.put_unreadable(network().key, network().metadata, "why")
+    assert READER not in world.put_unreadable(network().key, network().metadata, "why"), "nothing is new"
+
+
+def test_unreadable_objects_are_found_by_the_owner_on_their_label(world: World) -> None:
+    meta = Meta(name="one", namespace="default", labels={"zos.grid.tf/owner-uid": "uid-owner"})
+    world.put_unreadable(Network.key_of("default", "one"), meta, "why")
+    assert [key.name for key, _ in world.opaque("Network", "uid-owner")] == ["one"]
+    assert list(world.opaque("Network", "uid-other")) == []
+
+
+def test_a_view_asks_again_only_when_it_would_see_something_else(world: World) -> None:
+    world.put(network())
+    world.reader(READER).where_view(Network, "range", "10.20.0.0/16", lambda found: found.name)
+    same = network().model_copy(update={"metadata": Meta(name="net", namespace="default", uid="uid-net", generation=2)})
+    assert READER not in world.put(same)
+    assert READER in world.put(network("other"))
+    world.reader(READER).where_view(Network, "range", "10.20.0.0/16", lambda found: found.name)
+    assert READER in world.remove(network().key)
+    world.forget(READER)
+    assert READER not in world.remove(network("other").key)
