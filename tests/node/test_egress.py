@@ -10,7 +10,6 @@ import os
 import socket
 import subprocess
 from collections.abc import AsyncIterator, Callable
-from dataclasses import replace
 from pathlib import Path
 from typing import TypeVar
 
@@ -309,22 +308,6 @@ async def test_what_runs_in_the_network_itself_is_held_the_same(node: Node) -> N
     assert await at(router, lambda: call("192.0.2.10")) == "open"
     for address in (ROUTER, "169.254.169.254", NODE_LAN):
         assert await at(router, lambda address=address: call(address)) != "open"  # type: ignore[misc]
-
-
-async def test_a_destination_is_judged_before_the_node_rewrites_it(node: Node) -> None:
-    """As kube-proxy does with a Service's address: closed where the Service's is, not where the pod's is."""
-    facts = await node.facts(egress_deny=("10.96.0.0/12",))
-    await node.network(SAID, facts)
-    rewrite = "ip daddr 10.96.0.1 dnat to 192.0.2.10; ip daddr 10.97.0.1 dnat to 192.0.2.10"
-    table = f"table ip services {{ chain c {{ type nat hook prerouting priority dstnat; {rewrite}; }}\n}}\n"
-    subprocess.run(["nft", "-f", "-"], input=table, text=True, check=True)
-    assert await reached("10.96.0.1") == {"10.96.0.1": "closed"}
-    named = replace(facts, nameservers=("10.97.0.1",))
-    await node.network(SAID, named)
-    serving = await listening(WORLD, "192.0.2.10", 53)
-    with serving:
-        assert await reached("10.97.0.1", port=53) == {"10.97.0.1": "open"}
-        assert await reached("10.97.0.1") == {"10.97.0.1": "closed"}
 
 
 async def test_the_node_gets_another_network(node: Node) -> None:
