@@ -41,9 +41,11 @@ def _one(world: Simulated, kind: type[Object], chance: Random, *, unused: bool =
     return chance.choice(found)
 
 
-def _members(world: Simulated, chance: Random) -> list[dict[str, str]]:
-    """Some, among them one that can be reached from outside: hidden ones and laptops alone are no network."""
+def _members(world: Simulated, chance: Random, before: list[dict[str, str]]) -> list[dict[str, str]]:
+    """Some, among them one that can be reached from outside: hidden ones and laptops alone are no network. Those that laptops
+    may connect to stay, as a laptop does not go to another one by itself."""
     chosen = set(chance.sample(world.names, chance.randint(0, len(world.names)))) | {chance.choice(world.names[:2])}
+    chosen |= {member["name"] for member in before if not world.hidden(member["name"])}
     return [{"name": name} for name in sorted(chosen)]
 
 
@@ -57,7 +59,7 @@ async def make(world: Simulated, chance: Random) -> str:
     spec: dict[str, object]
     if kind is Network:
         spec = {"ipRange": f"10.{20 + world.wanted.number % 200}.0.0/16"}
-        spec |= {"nodes": _members(world, chance), "access": _laptops(chance)}
+        spec |= {"nodes": _members(world, chance, []), "access": _laptops(chance)}
     elif kind is ZMachine:
         spec = {"image": "oci://r/i:t", "memory": "256Mi", "network": {"name": _one(world, Network, chance)}}
         disks = [name for name in world.wanted.objects[ZMount] if not world.wanted.used(ZMount, name)]
@@ -87,7 +89,8 @@ async def edit(world: Simulated, chance: Random) -> str:
     now = world.wanted.objects[kind][name]
     changes: dict[str, object]
     if kind is Network:
-        changes = chance.choice([{"nodes": _members(world, chance)}, {"access": _laptops(chance)}])
+        members = _members(world, chance, now["nodes"])  # type: ignore[arg-type]
+        changes = chance.choice([{"nodes": members}, {"access": _laptops(chance)}])
     elif kind is ZMachine:
         changes = {"env": [{"name": "A", "value": str(chance.randrange(1000))}], "memory": f"{chance.randint(250, 900)}Mi"}
     elif kind is ZMount:
@@ -165,11 +168,11 @@ async def delete_workload(world: Simulated, chance: Random) -> str:
 
 
 async def lose_endpoint(world: Simulated, chance: Random) -> str:
-    number = chance.choice([number for number in range(1, world.nodes + 1) if number % 3])
-    name, seconds = f"n{number}", chance.uniform(0.5, 4)
+    name = chance.choice([name for name in world.names if not world.hidden(name)])
+    seconds = chance.uniform(0.5, 4)
     await world.grid.client.patch(GridNode, "", name, {"spec": {"endpoint": None}})
     await asyncio.sleep(seconds)
-    await world.grid.client.patch(GridNode, "", name, {"spec": {"endpoint": {"ipv4": f"198.51.100.{number}"}}})
+    await world.grid.client.patch(GridNode, "", name, {"spec": {"endpoint": {"ipv4": world.endpoint(name)}}})
     return f"{name} without an endpoint for {seconds:.1f} s"
 
 

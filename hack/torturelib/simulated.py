@@ -88,13 +88,20 @@ class Simulated:
     def names(self) -> list[str]:
         return [f"n{number}" for number in range(1, self.nodes + 1)]
 
+    def endpoint(self, name: str) -> str | None:
+        """Every third can't be reached from outside."""
+        number = int(name[1:])
+        return f"198.51.100.{number}" if number % 3 else None
+
+    def hidden(self, name: str) -> bool:
+        return self.endpoint(name) is None
+
     async def begin(self) -> None:
         await self.start_controller()
         ranges = [{"range": "203.0.113.0/24", "gateway": "203.0.113.1"}]
         await self.grid.client.create(Farm, "", manifest("Farm", "farm", {"publicIPv4": ranges, "allowNonGlobal": True}))
-        for number, name in enumerate(self.names, 1):
-            # Every third can't be reached from outside.
-            await self.grid.node(name, ipv4=f"198.51.100.{number}" if number % 3 else None)
+        for name in self.names:
+            await self.grid.node(name, ipv4=self.endpoint(name))
             self.journals[name] = Journal()
             self.grid.nodes[name].things = self.journals[name]
         for name in self.names:

@@ -13,4 +13,5 @@ async def test_a_grid_under_edits_restarts_and_drift(controlled: ApiServer, tmp_
     actions = chaos.choose(grid.SCENARIO.actions, (), short=True)
     report = await grid.over(controlled.kubeconfig, tmp_path, actions, seed=8, seconds=12, say=said.append)
     assert not report.violations, "\n".join(said)
-    assert report.looks > 10, "nobody has looked"
+    assert report.looks > 3, "nobody has looked"
+    assert report.done.total() > 3, "nothing was done"

@@ -91,8 +91,8 @@ def test_a_disk_grows_under_a_running_machine_and_never_shrinks(guests: Guests) 
 
 
 def test_the_root_has_its_size_and_no_more(guests: Guests) -> None:
-    script = "fallocate -l 400M /fits && echo fits; fallocate -l 200M /big && echo big; echo still >/here; cat /here" + STAY
-    guests.apply("one", script)
+    script = "fallocate -l 400M /fits && echo fits; fallocate -l 200M /big && echo big; rm /big; echo still >/here; cat /here"
+    guests.apply("one", script + STAY)
     text = guests.prints("one", "^still$")
     assert {"fits", "big"} & set(text.splitlines()) == {"fits"}
     assert "No space left on device" in text

@@ -19,9 +19,11 @@ from zos.agent.settings import Settings
 from zos.agent.snapshot import Snapshot
 from zos.agent.statuses import Statuses
 from zos.agent.workloads import Workloads
+from zos.api.core import Lease
 from zos.api.gridnode import GridNode, NodeFeatures, QuarantineOrder
 from zos.api.meta import Key
 from zos.api.nodeworkload import NodeWorkload
+from zos.api.rbac import AGENT
 from zos.drivers import DomainSource, Driver, ImageSource, PrefixSource
 from zos.drivers.keyring import Keyring
 from zos.kube import lease
@@ -91,7 +93,12 @@ class Agent:
         self._informer = Informer(
             client.access,
             client,
-            [Watched(NodeWorkload, self.namespace), Watched(GridNode, name=settings.node)],
+            # Its own heartbeat has to be heard as well: the proof of an idle node that it is not deaf.
+            [
+                Watched(NodeWorkload, self.namespace),
+                Watched(GridNode, name=settings.node),
+                Watched(Lease, self.namespace, name=AGENT, probe=True),
+            ],
             self._heard,
             trusted=self.cluster.ours,
             relisted=self.cluster.doubt,
@@ -118,7 +125,7 @@ class Agent:
                 self._node.node = None
             if self._node.node is not None and self._node.node.spec.quarantine != self._orders:
                 self._due.set()
-        elif key.namespace == self.namespace:
+        elif key.kind == NodeWorkload.KIND:
             matters = self._workloads.put(raw) if raw is not None else self._workloads.remove(key.name)
             if matters:
                 self._due.set()

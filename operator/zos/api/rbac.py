@@ -46,7 +46,7 @@ def agent_rules() -> list[dict[str, Any]]:
         _rule([GROUP], ["nodeworkloads"], ["get", "list", "watch", "patch"]),
         _rule([GROUP], ["nodeworkloads/status"], ["get", "patch"]),
         _rule(["coordination.k8s.io"], ["leases"], ["create"]),
-        _rule(["coordination.k8s.io"], ["leases"], ["get", "patch", "update"], [AGENT]),
+        _rule(["coordination.k8s.io"], ["leases"], ["get", "list", "watch", "patch", "update"], [AGENT]),
         _rule([""], ["events"], ["create", "patch"]),
     ]
 

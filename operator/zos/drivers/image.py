@@ -46,8 +46,8 @@ _FREE = 0.10
 _SETTLED = 600.0
 #: Pulls at once: more only make each slower.
 _PULLS = 2
-#: Seconds for which a source that gave too much is not asked again.
-_REFUSED = 600.0
+#: Seconds for which a source that gave too much is not asked again, and content that will always be too much.
+_REFUSED, _REFUSED_CONTENT = 600.0, 24 * 3600.0
 #: Characters of a message: strangers' names are in some.
 _LONGEST = 1500
 
@@ -218,12 +218,12 @@ class ImageDriver:
             pull = Pull(name, room, fetched, self._sources, self._fence, lambda text: self._say(key, text))
             digest = await digest_of(pull)
             if digest is None:
-                return await self._refusing(f"{name} {source}", self._make(pull, None))
+                return await self._refusing(f"{name} {source}", _REFUSED, self._make(pull, None))
             async with self._lock(digest):
                 if await asyncio.to_thread((directory_of(self._directory, digest) / "image.json").exists):
                     return digest
                 self._check(digest)
-                return await self._refusing(digest, self._make(pull, digest))
+                return await self._refusing(digest, _REFUSED_CONTENT, self._make(pull, digest))
         finally:
             await self._erase(room)
 
@@ -239,13 +239,13 @@ class ImageDriver:
         if time.monotonic() < until:
             raise DriverError(said)
 
-    async def _refusing(self, what: str, work: Coroutine[None, None, T]) -> T:
+    async def _refusing(self, what: str, seconds: float, work: Coroutine[None, None, T]) -> T:
         try:
             return await work
         except TooBig as error:
             now = time.monotonic()
             self._refused = {key: value for key, value in self._refused.items() if value[0] > now}
-            self._refused[what] = (now + _REFUSED, str(error))
+            self._refused[what] = (now + seconds, str(error))
             raise
 
     def _finish(self, digest: str, pull: Pull, config: Config) -> None:

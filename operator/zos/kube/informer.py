@@ -47,11 +47,13 @@ _PROBES = (10, 5, 3)
 
 @dataclass(frozen=True)
 class Watched:
-    """A kind to watch; ``namespace`` empty: all of them; ``name``: only the object of that name."""
+    """A kind to watch; ``namespace`` empty: all of them; ``name``: only the object of that name. ``probe``: it is watched to
+    prove that something is heard; where it is not to be had (rights of before an upgrade), the rest does not wait for it."""
 
     model: type[Object]
     namespace: str = ""
     name: str = ""
+    probe: bool = False
 
     @property
     def path(self) -> str:
@@ -168,7 +170,8 @@ class Informer:
                 log.warning("waiting for the API server: %s", hindrance)
             told = hindrance
             # What is not served is not known; so nothing is complete before everything could be listed once.
-            if look is None or not look.served or (look.unserved and not self.listed.is_set()):
+            lacking = look is None or any(w.model.KIND in look.unserved for w in self._watched if not w.probe)
+            if look is None or not look.served or (lacking and not self.listed.is_set()):
                 await asyncio.sleep(_RETRY)
                 continue
             if look.back:
