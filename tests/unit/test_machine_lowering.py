@@ -10,7 +10,7 @@ from zos.kinds.zmachine.lifecycle import LOOP
 from zos.kinds.zmachine.lower import lower, report
 from zos.plan import names
 from zos.plan.facts import DomainFact, Facts, ImageFact
-from zos.plan.items import Domain
+from zos.plan.items import Disk, Domain
 from zos.plan.outcome import Outcome
 
 GUEST = names.domain("uid-vm")
@@ -50,3 +50,17 @@ def test_a_configuration_that_is_too_large_touches_nothing() -> None:
     assert said.verdict.message.endswith("make them smaller; the machine runs on with what it was started with")
     assert said.machine is not None
     assert (said.machine.state, said.machine.image_digest) == ("Running", "sha256:1")
+
+
+def test_a_root_that_was_written_to_is_never_made_empty() -> None:
+    def root(facts: Facts) -> Disk:
+        (found,) = [item for item in lower(machine(), facts).items if isinstance(item, Disk)]
+        return found
+
+    assert not root(FACTS).must_exist
+    for fact, written in (
+        (DomainFact(running=False), False),  # it has a definition, and never ran
+        (DomainFact(running=True, started_at=900.0), True),
+        (DomainFact(running=False, started_at=900.0, ended="stopped"), True),
+    ):
+        assert root(replace(FACTS, domains={GUEST: fact})).must_exist == written

@@ -221,9 +221,15 @@ class Domains(_DictDriver):
         if asked is not None and asked.running and item.running and asked.incarnation == item.incarnation:
             shown, changed = asked, outdated(item, asked)
         self._facts[item.name] = DomainFact(
-            running=item.running, booted=item.running, started_at=1.0, ended="" if item.running else "stopped",
-            accelerator="tcg", outdated=changed, recipe=item.recipe, image=item.image,
-        )  # fmt: skip
+            running=item.running,
+            booted=item.running,
+            started_at=1.0 if item.name in self.node.starts else None,
+            ended="" if item.running else "stopped",
+            accelerator="tcg",
+            outdated=changed,
+            recipe=item.recipe,
+            image=item.image,
+        )
         return Observed(key, shown, item.owner, origin=of_guest(item.uuid))
 
     def _do(self, op: Op) -> None:

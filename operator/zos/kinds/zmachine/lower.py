@@ -58,6 +58,7 @@ def _with_image(workload: NodeWorkload, facts: Facts, image: Image) -> Lowered:
         return _as_it_is(
             image, Problem(Reason.INVALID_SPEC, "env, keys and entrypoint together are more than 1 MiB: make them smaller")
         )
+    known = facts.domain(names.domain(uid))
     path = f"machines/{uid}/config"
     config = File(owner=owner, path=path, content=text)
     root = Disk(
@@ -65,6 +66,7 @@ def _with_image(workload: NodeWorkload, facts: Facts, image: Image) -> Lowered:
         name=f"root-{uid}",
         size=machine.root_size,
         format="ext4",
+        must_exist=known is not None and known.started_at is not None,  # what it has written is there
         adopt=machine.adopt or "",
         origin=workload.spec.owner,
     )
@@ -92,7 +94,6 @@ def _with_image(workload: NodeWorkload, facts: Facts, image: Image) -> Lowered:
         running=False,
         incarnation=machine.restarted_at or "",
     )
-    known = facts.domain(domain.name)
     mended = known is not None and known.recipe not in ("", domain.recipe)
     asked = course(machine.run_policy, known, facts.now, uid, mended=mended)
     domain = replace(domain, running=asked.running)
