@@ -87,9 +87,7 @@ class Grid:
     @contextlib.asynccontextmanager
     async def controller(self, identity: str = "one") -> AsyncIterator[Controller]:
         """A running controller; on the way out it stops as on SIGTERM."""
-        access = await Access.load(self.kubeconfig)
-        controller = Controller(access, ControllerSettings(self.kubeconfig, identity))
-        controller.observe_writes(lambda kind, verb, status: self.writes.append((identity, kind, verb, status)))
+        controller = await self._controller(identity)
         stop = asyncio.Event()
         task = asyncio.create_task(controller.run(stop))
         try:
@@ -97,6 +95,29 @@ class Grid:
         finally:
             stop.set()
             await asyncio.gather(task, return_exceptions=True)
+
+    @contextlib.asynccontextmanager
+    async def supervised(self, identity: str = "one") -> AsyncIterator[None]:
+        """A controller that is begun anew when it ends by itself (it could not renew its leadership), as a supervisor does."""
+        stop = asyncio.Event()
+
+        async def lives() -> None:
+            while not stop.is_set():
+                controller = await self._controller(identity)
+                with contextlib.suppress(Exception):  # it has logged why
+                    await controller.run(stop)
+
+        task = asyncio.create_task(lives())
+        try:
+            yield
+        finally:
+            stop.set()
+            await asyncio.gather(task, return_exceptions=True)
+
+    async def _controller(self, identity: str) -> Controller:
+        controller = Controller(await Access.load(self.kubeconfig), ControllerSettings(self.kubeconfig, identity))
+        controller.observe_writes(lambda kind, verb, status: self.writes.append((identity, kind, verb, status)))
+        return controller
 
 
 @contextlib.asynccontextmanager

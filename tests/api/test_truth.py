@@ -489,7 +489,7 @@ async def test_an_older_state_of_the_cluster_takes_nothing_along(tmp_path: Path)
         server.kubectl("create", "namespace", "zos-system")
         async with simulated(server.kubeconfig, tmp_path) as grid:
             grid.heartbeat = 0.5
-            async with grid.controller():
+            async with grid.supervised():
                 await grid.node("n", ipv4="198.51.100.1")
                 standing = Standing(grid, server, Journal())
                 grid.nodes["n"].things = standing.journal
