@@ -210,7 +210,7 @@ class Capture:
 
 
 def whole(honest: dict[str, bytes]) -> dict[str, bytes]:
-    """But for what is no whole packet: on a node whose bridges ask the IP hooks, a fragment waits for the others of its packet."""
+    """But for parts of packets: on a node whose bridges ask the IP hooks, a fragment waits for the others."""
     return {what: frame for what, frame in honest.items() if "fragment" not in what}
 
 
