@@ -72,6 +72,11 @@ class ControlPlane:
         scratch.write_text(self._config(token.strip(), str(CONTROL_PLANE)))
         scratch.replace(path)
 
+    def accepts(self, path: Path) -> bool:
+        """Whether the credentials in a kubeconfig are still good."""
+        token = json.loads(path.read_text())["users"][0]["user"]["token"]
+        return "system:serviceaccount:" in self.kubectl("--token", token, "auth", "whoami", "-o", "json", check=False)
+
     def kubectl(self, *words: str, input: str | None = None, check: bool = True) -> str:
         return run(self.tools.kubectl, "--kubeconfig", str(self.grid.kubeconfig), *words, input=input, check=check)
 

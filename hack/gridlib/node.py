@@ -55,7 +55,8 @@ class NodeHost:
         directory = self.grid.directory(self.node.name)
         credentials = directory / "etc-zos" / "kubeconfig"
         (directory / "etc-zos").mkdir(parents=True, exist_ok=True)
-        if not credentials.exists():
+        fresh = not (credentials.exists() and control_plane.accepts(credentials))
+        if fresh:  # or of an account that was made anew
             namespace = self._namespace(control_plane)
             control_plane.credentials(namespace, "agent", credentials)
         configuration = directory / "libvirt-etc"
@@ -64,7 +65,10 @@ class NodeHost:
         (configuration / "libvirtd.conf").write_text(_LIBVIRTD)
         (configuration / "virtlogd.conf").write_text("max_size = 2097152\nmax_backups = 3\n")
         self.host.services([*_MACHINE, self._agent(accelerator)])
+        runs = self.host.pid() is not None
         self.host.start()
+        if runs and fresh:
+            self.host.run("s6-svc", "-r", "/run/service/agent")
 
     def _namespace(self, control_plane: ControlPlane) -> str:
         out = control_plane.kubectl(
