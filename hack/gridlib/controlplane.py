@@ -136,7 +136,8 @@ class ControlPlane:
             f"exec {self.tools.controller_manager} --kubeconfig={at}/kcm.kubeconfig --leader-elect=false --secure-port=0 "
             f"--service-account-private-key-file={at}/sa.key --root-ca-file={at}/api.crt "
             "--controllers=garbage-collector-controller,namespace-controller,serviceaccount-controller,"
-            "serviceaccount-token-controller,resourcequota-controller,root-ca-certificate-publisher-controller "
+            "serviceaccount-token-controller,resourcequota-controller,root-ca-certificate-publisher-controller,"
+            "clusterrole-aggregation-controller "
             "--namespace-sync-period=30s"
         )
         return [Service("etcd", etcd), Service("apiserver", api), Service("controller-manager", manager)]

@@ -74,7 +74,11 @@ class NodeStatus:
             shown = self._quarantine if self._quarantine is not None else self.node.status.quarantine if self.node else ()
             quarantine = tuple({**{entry.uid: entry for entry in quarantine}, **{entry.uid: entry for entry in shown}}.values())
         if quarantine != (self._quarantine or ()):
-            log.warning("of nobody, left as it is: %s", ", ".join(entry.uid for entry in quarantine) or "nothing")
+            told = ", ".join(f"{entry.kind} {entry.namespace}/{entry.name} ({entry.uid})" for entry in quarantine)
+            if told:
+                log.warning("in quarantine, left as it is: %s", told)
+            else:
+                log.info("nothing is in quarantine any more")
         self._quarantine = quarantine
         self._kept_keys = keys if complete else None
 

@@ -247,11 +247,10 @@ class Controller:
         if key.name != AGENT:
             return
         if raw is None:
-            self._liveness.gone(key.namespace)
-        else:
-            self._liveness.heard(Lease.model_validate(raw))
-            if self._heartbeat(key.namespace) is not True:
-                self._beat.set()
+            return  # as silent as one that is not renewed
+        self._liveness.heard(Lease.model_validate(raw))
+        if self._heartbeat(key.namespace) is not True:
+            self._beat.set()
 
     def _heartbeat(self, namespace: str) -> bool | None:
         found = self.world.peek(Heartbeat.key_of("", self._nodes.get(namespace, "")))
@@ -259,6 +258,7 @@ class Controller:
 
     def _forget_node(self, key: Key) -> None:
         self._nodes.pop(names.node_namespace(key.name), None)
+        self._liveness.gone(names.node_namespace(key.name))
         self._changed(self.world.remove(Heartbeat.key_of("", key.name)))
 
     async def _watch_beats(self) -> None:

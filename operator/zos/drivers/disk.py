@@ -162,7 +162,7 @@ class DiskDriver:
         if not old.exists():
             raise DriverError(nothing_to_adopt(item))
         if self._in_use is not None and await self._in_use(old):
-            raise DriverError(f"a guest runs with disk {item.adopted}: it is taken over when that has ended")
+            raise DriverError(f"a guest runs with disk {item.adopted}: it is taken over when that has ended (runPolicy Halted)")
         card = self._card(item.adopted)
         found = card.format if card is not None else await in_thread(_format_of, old)
         if found not in (None, item.format):

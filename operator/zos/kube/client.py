@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
+import os
 import re
 import ssl
 from collections.abc import AsyncIterator, Callable, Mapping
@@ -11,7 +13,7 @@ from typing import Any, Literal
 
 import aiohttp
 from kubernetes.aio.client import Configuration
-from kubernetes.aio.config import load_incluster_config, load_kube_config
+from kubernetes.aio.config import ConfigException, load_incluster_config, load_kube_config
 
 from zos.api.meta import Key, Object
 
@@ -70,21 +72,25 @@ class Keys(dict[Key, str]):
     version: str = ""
 
 
-@dataclass(frozen=True)
+@dataclass
 class Access:
-    """How to reach an API server, from a kubeconfig or from the pod's service account. Tokens that rotate are read anew."""
+    """How to reach an API server, from a kubeconfig or from the pod's service account. Tokens that rotate are read anew, and a
+    kubeconfig that was replaced is too."""
 
     configuration: Configuration
+    kubeconfig: str | None = None
+    _written: int = 0  # when the kubeconfig was written that was read last, in nanoseconds
 
     @classmethod
     async def load(cls, kubeconfig: str | None) -> Access:
         """Raises OSError or kubernetes' ConfigException when there is no usable configuration."""
         configuration = Configuration()
-        if kubeconfig:
-            await load_kube_config(config_file=kubeconfig, client_configuration=configuration)  # type: ignore[no-untyped-call]
-        else:
+        if kubeconfig is None or not kubeconfig:
             load_incluster_config(client_configuration=configuration)  # type: ignore[no-untyped-call]
-        return cls(configuration)
+            return cls(configuration)
+        written = os.stat(kubeconfig).st_mtime_ns
+        await load_kube_config(config_file=kubeconfig, client_configuration=configuration)  # type: ignore[no-untyped-call]
+        return cls(configuration, kubeconfig, written)
 
     @property
     def server(self) -> str:
@@ -92,9 +98,18 @@ class Access:
 
     async def authorization(self) -> str | None:
         """The Authorization header, None with client certificates."""
+        if self.kubeconfig is not None:
+            with contextlib.suppress(OSError, ConfigException):  # being replaced just now: what was read goes on for a moment
+                await self._read_anew(self.kubeconfig)
         settings = await self.configuration.auth_settings()
         token = settings.get("BearerToken", {}).get("value")
         return str(token) if token else None
+
+    async def _read_anew(self, kubeconfig: str) -> None:
+        written = os.stat(kubeconfig).st_mtime_ns
+        if written != self._written:
+            await load_kube_config(config_file=kubeconfig, client_configuration=self.configuration)  # type: ignore[no-untyped-call]
+            self._written = written
 
     def ssl(self) -> ssl.SSLContext:
         context = ssl.create_default_context(

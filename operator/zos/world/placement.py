@@ -65,6 +65,13 @@ def candidate(node: GridNode) -> Candidate:
     return Candidate(node.name, node.unheld, node.offered, takes_new, spec.farm, spec.public_interface is not None)
 
 
+def unsaid(world: Reader, node: str) -> str | None:
+    """What to say of a node whose agent has not told yet what it has; None: it has."""
+    if world.view(GridNode, "", node, lambda found: bool(found.status.capacity.memory)) is not False:
+        return None
+    return f"node {node} has not said yet what it has: is its agent running, with valid credentials?"
+
+
 def lacks(need: Resources, node: Candidate) -> str | None:
     """What the node has too little of, with the numbers; None if it fits."""
     lacking = [

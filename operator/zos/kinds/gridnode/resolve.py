@@ -71,22 +71,25 @@ def _deleting(node: GridNode, world: Reader, namespace: str, manifests: tuple[ob
     """Waits for what holds data there, then for the rest to be taken down; the namespace and the agent's rights go last."""
     users = tuple(hold.owner for hold in node.status.holds if hold.storage and not _gone(hold, world))
     left = world.where_view(NodeWorkload, "namespace", namespace, lambda w: (w.spec.owner.kind, w.spec.owner.name, w.deleting))
-    waits = users or tuple(f"{kind} {name} to leave it" for kind, name, _ in left)
-    silent = world.view(Heartbeat, "", node.name, lambda heartbeat: heartbeat.alive) is not True
-    hint = (
-        f"; its agent does not answer: if it never will again, kubectl annotate gridnode {node.name} {ABANDON}={node.uid} "
-        "gives up what is there"
-        if silent
-        else ""
-    )
+    waits = users or tuple(f"{kind} {name}" for kind, name, _ in left)
     if waits and not node.abandoned:
-        waits = (*waits[:20], *([f"{len(waits) - 20} more"] if len(waits) > 20 else []))
-        waits = (*waits[:-1], waits[-1] + hint)
+        shown = ", ".join(waits[:20]) + (f" and {len(waits) - 20} more" if len(waits) > 20 else "")
+        waits = (shown + _way_out(node, world.view(Heartbeat, "", node.name, lambda heartbeat: heartbeat.alive) is True),)
     return Resolution(
         verdict=waiting(Reason.DELETING, "leaving the grid"),
         waits_for=() if node.abandoned else waits,
         dismantled=tuple(manifests),  # type: ignore[arg-type]
     )
+
+
+def _way_out(node: GridNode, alive: bool) -> str:
+    """What helps a deletion on."""
+    gives_up = f"kubectl annotate gridnode {node.name} --overwrite {ABANDON}={node.uid} gives up what is there"
+    if ABANDON in node.metadata.annotations:
+        return f"; {ABANDON} has to be the uid of the GridNode itself: {gives_up}"
+    if alive:
+        return f": delete them, or let them be ({gives_up}, and leaves it as it is)"
+    return f"; its agent does not answer: if it never will again, {gives_up}"
 
 
 def _gone(hold: NodeHold, world: Reader) -> bool:
@@ -105,21 +108,21 @@ def _gone(hold: NodeHold, world: Reader) -> bool:
 
 def _judge(node: GridNode, alive: bool | None) -> Verdict:
     if alive is None:
-        return waiting(Reason.PROGRESSING, "its agent has not reported yet: start it with this node's name")
+        return waiting(Reason.PROGRESSING, "its agent has not reported yet: start it with this node's name and its credentials")
     if not alive:
         return waiting(
             Reason.NODE_UNREACHABLE,
             "its agent has stopped reporting: is the node up, the network between, and are its credentials valid?",
         )
     if not node.status.capacity.memory:
-        return waiting(Reason.PROGRESSING, "its agent has not said yet what the node has")
+        return waiting(Reason.PROGRESSING, "its agent has not said yet what the node has: does it run, with valid credentials?")
     return ready(_remarks(node))
 
 
 def _remarks(node: GridNode) -> str:
     said = ["unschedulable: takes nothing new"] if node.spec.unschedulable else []
     if node.status.quarantine:
-        said.append(f"{len(node.status.quarantine)} things in quarantine: see status.quarantine, spec.quarantine decides")
+        said.append(f"in quarantine: {len(node.status.quarantine)}, see status.quarantine; spec.quarantine decides")
     return "; ".join(said)
 
 

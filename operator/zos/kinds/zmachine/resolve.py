@@ -12,7 +12,7 @@ from zos.api.gridnode import GridNode, NodeHold, Resources
 from zos.api.meta import RESTARTED_AT, Condition, Reason
 from zos.api.network import Network, NetworkAddress
 from zos.api.nodeworkload import DiskOnNode, MachineOnNode, MachineState, Nic, NodeWorkload, PublicNic
-from zos.api.zmachine import ZMachine, ZMachineStatus, minimum_root_size
+from zos.api.zmachine import RunPolicy, ZMachine, ZMachineStatus, minimum_root_size
 from zos.api.zmount import ZMount
 from zos.kinds.zmachine import publicaddress
 from zos.kinds.zmachine.publicaddress import Public
@@ -65,6 +65,7 @@ class _Disk:
     pinned: bool
     ready: bool
     size: int
+    why: str = ""
 
 
 @dataclass(frozen=True)
@@ -101,12 +102,19 @@ def resolve(machine: ZMachine, world: Reader) -> Resolution:
         status = _status(machine, node, address.ip, public, world)
         for disk in disks:
             if disk.node != node or not disk.ready:
-                raise _Waiting(Reason.DEPENDENCY_NOT_READY, f"disk {disk.name} is not ready on node {node} yet")
+                why = f" ({disk.why})" if disk.why else ""
+                raise _Waiting(Reason.DEPENDENCY_NOT_READY, f"disk {disk.name} is not ready on node {node} yet{why}")
         secrets = _secrets(machine, world)
         sealing_key = _sealing_key(secrets, node, world)
     except _Waiting as problem:
-        # What runs is left as it is, and where it is: a machine is not stopped because something it once needed is gone.
-        return Resolution(problem.verdict, status, holds=holds)
+        # What runs is left as it is, and where it is: a machine is not stopped because something it needed is gone.
+        return Resolution(
+            problem.verdict,
+            status,
+            holds=holds,
+            workloads=_halted(machine, node, world),
+            conditions=_told(machine, node, world),
+        )
     spec = _workload(machine, node, address, network, disks)
     spec = spec.model_copy(
         update={"root_size": capacity.entry.storage, "public_nic": public_nic, "adopt": _adopted(machine, node, legacy, world)}
@@ -125,10 +133,11 @@ def _legacy(machine: ZMachine, node: str | None, world: Reader) -> Inheritance |
     """What nodes have of this machine, or of an earlier one of its name, from before its NodeWorkload was lost."""
     if node is not None and placement.gone(world, node):
         raise _Waiting.because(placement.removed(node))
-    if (own := quarantine.own(machine, world)) is not None and node is None:
+    asked = machine.spec.node_name  # what another node says of a machine that is to be elsewhere is not asked for
+    if (own := quarantine.own(machine, world)) is not None and node is None and asked in (None, own):
         return Inheritance(own)
     left = quarantine.inherited(machine, world)
-    if node is None and left is not None and left.problem is not None:
+    if node is None and left is not None and left.problem is not None and asked in (None, left.node):
         raise _Waiting.because(left.problem)
     return left if left is not None and left.adopt and node in (None, left.node) else None
 
@@ -139,6 +148,14 @@ def _adopted(machine: ZMachine, node: str, legacy: Inheritance | None, world: Re
         return legacy.adopt
     workload = _state(machine, node, world)
     return workload.spec.machine.adopt if workload is not None and workload.spec.machine is not None else None
+
+
+def _halted(machine: ZMachine, node: str | None, world: Reader) -> tuple[Workload, ...] | None:
+    """Stopping needs nothing that the machine may be waiting for: what was asked of the node, but stopped."""
+    workload = _state(machine, node, world)
+    if machine.spec.run_policy is not RunPolicy.HALTED or node is None or workload is None or workload.spec.machine is None:
+        return None
+    return (Workload(node, workload.spec.machine.model_copy(update={"run_policy": RunPolicy.HALTED})),)
 
 
 def _public_before(machine: ZMachine) -> tuple[str | None, str | None]:
@@ -181,7 +198,7 @@ def _disks(machine: ZMachine, world: Reader) -> tuple[_Disk, ...]:
                 mount.uid,
                 mount.status.node_name,
                 mount.status.used or mount.spec.node_name is not None,
-                bool((condition := mount.status.condition("Ready")) and condition.status == "True"),
+                _standing(mount),
                 mount.status.used_by,
                 mount.deleting,
                 mount.spec.size,
@@ -196,8 +213,16 @@ def _disks(machine: ZMachine, world: Reader) -> tuple[_Disk, ...]:
         if user is not None and user != machine.name:
             raise _Waiting(Reason.CONFLICT, f"disk {wish.name} is used by ZMachine {user}: a disk has one machine at a time")
         mine = user == machine.name  # the disk itself decides whose it is
-        found.append(_Disk(wish.name, wish.mount_path, uid, node or asked, pinned, done and mine, size))
+        found.append(_Disk(wish.name, wish.mount_path, uid, node or asked, pinned, not done and mine, size, done))
     return tuple(found)
+
+
+def _standing(mount: ZMount) -> str:
+    """Why a disk is not ready; empty: it is."""
+    condition = mount.status.condition("Ready")
+    if condition is not None and condition.status == "True":
+        return ""
+    return condition.reason if condition is not None else "nobody has looked at it yet"
 
 
 def _public(machine: ZMachine, world: Reader) -> Public | None:
@@ -262,6 +287,8 @@ def _capacity(machine: ZMachine, node: str, world: Reader) -> Hold:
     if more.cpu > 0 or more.memory > 0 or more.storage > 0:
         if world.view(GridNode, "", node, lambda found: True) is None:
             raise _Waiting(Reason.DEPENDENCY_NOT_READY, f"node {node} does not exist any more")
+        if (unsaid := placement.unsaid(world, node)) is not None:
+            raise _Waiting(Reason.DEPENDENCY_NOT_READY, unsaid)
         lack = placement.shortage(world, more, node)
     if lack is not None and not had:
         raise _Waiting(Reason.INSUFFICIENT_CAPACITY, f"node {node} lacks {lack}")
@@ -408,6 +435,16 @@ def _status(
     )
 
 
+def _told(machine: ZMachine, node: str | None, world: Reader) -> tuple[Condition, ...]:
+    """What the node says of the machine beside whether it is as asked."""
+    workload = _state(machine, node, world)
+    return tuple(
+        Condition(type=other.type, status=other.status, reason=other.reason, message=other.message)
+        for other in (workload.status.conditions if workload is not None else ())
+        if other.type not in ("Ready", "Reconciling", "Stalled")
+    )
+
+
 def _judge(machine: ZMachine, node: str, world: Reader) -> tuple[Verdict, tuple[Condition, ...]]:
     if world.view(Heartbeat, "", node, lambda heartbeat: heartbeat.alive) is False:
         message = f"the agent of node {node} does not answer; the machine may still run"
@@ -416,11 +453,7 @@ def _judge(machine: ZMachine, node: str, world: Reader) -> tuple[Verdict, tuple[
     condition = workload.status.condition("Ready") if workload else None
     if workload is None or condition is None or condition.observed_generation != workload.metadata.generation:
         return waiting(Reason.PROGRESSING, f"node {node} is making it"), ()
-    further = tuple(
-        Condition(type=other.type, status=other.status, reason=other.reason, message=other.message)
-        for other in workload.status.conditions
-        if other.type not in ("Ready", "Reconciling", "Stalled")
-    )
+    further = _told(machine, node, world)
     if condition.status == "True":
         return ready(condition.message), further
     return waiting(Reason.read(condition.reason), condition.message), further

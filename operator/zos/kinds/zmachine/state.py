@@ -6,7 +6,7 @@ from dataclasses import replace
 from datetime import UTC, datetime
 
 from zos.api.meta import Condition, Reason
-from zos.api.nodeworkload import MachineOnNode, MachineState, NodeWorkload
+from zos.api.nodeworkload import MachineOnNode, MachineState, NodeWorkload, Owner
 from zos.api.zmachine import RunPolicy
 from zos.kinds import Report
 from zos.plan import names
@@ -30,7 +30,7 @@ def report(workload: NodeWorkload, facts: Facts, lowered: Lowered, outcome: Outc
     return Report(
         verdict,
         machine=_state(machine, image, fact),
-        conditions=(_image_ready(machine.image, image, facts, lowered), *_conditions(fact)),
+        conditions=(_image_ready(machine.image, image, facts, lowered), *_conditions(workload.spec.owner, fact)),
     )
 
 
@@ -104,7 +104,7 @@ def _image_ready(ref: str, image: ImageFact | None, facts: Facts, lowered: Lower
     return Condition(type="ImageReady", status="False", reason=Reason.IMAGE_PULLING)
 
 
-def _conditions(fact: DomainFact | None) -> tuple[Condition, ...]:
+def _conditions(owner: Owner, fact: DomainFact | None) -> tuple[Condition, ...]:
     running = fact is not None and fact.running
     booted = fact is not None and fact.booted
     found = [
@@ -138,8 +138,8 @@ def _conditions(fact: DomainFact | None) -> tuple[Condition, ...]:
                 type="RestartRequired",
                 status="True",
                 reason=Reason.RESTART_REQUIRED,
-                message=f"{', '.join(fact.outdated)} changed: kubectl annotate zm NAME --overwrite "
-                "zos.grid.tf/restartedAt=$(date -Is) restarts it",
+                message=f"{', '.join(fact.outdated)} changed: kubectl annotate zm {owner.name} -n {owner.namespace} "
+                "--overwrite zos.grid.tf/restartedAt=$(date -Is) restarts it",
             )
         )
     return tuple(found)

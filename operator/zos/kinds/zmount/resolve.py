@@ -105,11 +105,14 @@ def _place(mount: ZMount, world: Reader, held: str | None, user: tuple[str, str 
         if there is not None:
             adopt = quarantine.inherited(mount, world)
             return _Place(there, adopt=adopt.adopt if adopt is not None and adopt.node == there else None)
-    if (back := quarantine.own(mount, world)) is not None:
-        return _Place(back, holds_data=True)
-    if (left := quarantine.inherited(mount, world)) is not None:
-        return _Place(left.node if left.adopt else held, left.problem, holds_data=True, adopt=left.adopt)
     asked = mount.spec.node_name
+    # What another node says of an object that is elsewhere, or is to be, is not asked for.
+    places = {node for node in (held, asked) if node is not None}
+    if (back := quarantine.own(mount, world)) is not None and places <= {back}:
+        return _Place(back, holds_data=True)
+    left = quarantine.inherited(mount, world)
+    if left is not None and (left.adopt is not None or places <= {left.node}):
+        return _Place(left.node if left.adopt else held, left.problem, holds_data=True, adopt=left.adopt)
     if asked is not None:
         if world.view(GridNode, "", asked, lambda node: True) is None:
             return _Place(None, waiting(Reason.DEPENDENCY_NOT_READY, f"node {asked} does not exist"))
@@ -132,6 +135,8 @@ def _lack(mount: ZMount, node: str, world: Reader) -> Verdict | None:
     more = mount.spec.size - (hold.storage if hold else 0)
     if more <= 0:
         return None
+    if (unsaid := placement.unsaid(world, node)) is not None:
+        return waiting(Reason.DEPENDENCY_NOT_READY, unsaid)
     lack = placement.shortage(world, Resources(storage=more), node)
     return (lack and waiting(Reason.INSUFFICIENT_CAPACITY, f"node {node} lacks {lack}")) or None
 

@@ -1,0 +1,132 @@
+"""What nodes say that they have left over is believed only as far as it can't harm: no node attracts or erases by it."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from cases import world_of
+from fixpoint import carried_out, resolve
+from zos.api.gridnode import GridNode
+from zos.api.meta import Condition, Meta, Reason
+from zos.api.nodeworkload import MachineOnNode, NodeWorkload, NodeWorkloadSpec, NodeWorkloadStatus, Owner
+from zos.api.zmachine import ZMachine
+from zos.api.zmount import ZMount
+from zos.world.heartbeat import Heartbeat
+from zos.world.store import World
+
+GIB = 2**30
+
+
+def node(name: str, *quarantine: dict[str, Any], spec: dict[str, Any] | None = None, **status: Any) -> GridNode:
+    capacity = {"cpu": 8, "memory": "8Gi", "storage": "100Gi"}
+    text = {"metadata": {"name": name, "uid": f"uid-{name}"}, "spec": spec or {}}
+    return GridNode.model_validate(text | {"status": {"capacity": capacity, "quarantine": [*quarantine]} | status})
+
+
+def mount(name: str = "data", *, on: str | None = None, **status: Any) -> ZMount:
+    spec = {"size": "1Gi"} | ({"nodeName": on} if on else {})
+    meta = {"name": name, "namespace": "default", "uid": f"uid-{name}", "generation": 1}
+    return ZMount.model_validate({"metadata": meta, "spec": spec, "status": status})
+
+
+def left(uid: str, kind: str = "ZMount", name: str = "data") -> dict[str, Any]:
+    return {"uid": uid, "kind": kind, "namespace": "default", "name": name, "storage": "1Gi"}
+
+
+def grid(*objects: Any) -> World:
+    beats = [Heartbeat(metadata=Meta(name=obj.name, uid=obj.name), alive=True) for obj in objects if isinstance(obj, GridNode)]
+    return world_of([*objects, *beats])
+
+
+def hold(uid: str) -> dict[str, Any]:
+    return {"uid": uid, "owner": "ZMount default/data", "storage": "1Gi"}
+
+
+def test_no_node_draws_a_disk_that_is_elsewhere_to_itself() -> None:
+    thief = node("thief", left("uid-data"))
+    for here in (mount(on="home"), mount(nodeName="home"), mount(nodeName="home", used=True, size="1Gi")):
+        found = resolve(here, grid(here, node("home", holds=[hold("uid-data")]), thief))
+        assert found.workloads is not None
+        assert [workload.node for workload in found.workloads] == ["home"]
+        assert found.releases == ()
+    pinned = mount(on="home")  # not held anywhere yet
+    found = resolve(pinned, grid(pinned, node("home"), thief))
+    assert found.workloads is not None
+    assert [workload.node for workload in found.workloads] == ["home"]
+
+
+def test_a_disk_that_its_node_has_is_taken_up_there() -> None:
+    lost = mount()
+    found = resolve(lost, grid(lost, node("a"), node("home", left("uid-data")), node("z")))
+    assert found.workloads is not None
+    assert [(workload.node, workload.spec.holds_data) for workload in found.workloads] == [("home", True)]  # type: ignore[union-attr]
+    assert found.recorded
+
+
+def test_a_name_that_another_node_has_left_over_does_not_block_what_is_pinned() -> None:
+    pinned = mount(on="home")
+    world = grid(pinned, node("home"), node("thief", left("uid-old")))
+    assert resolve(pinned, world).verdict.reason is Reason.PROGRESSING
+    free = mount()
+    verdict = resolve(free, grid(free, node("home"), node("other", left("uid-old")))).verdict
+    assert (verdict.reason, "uid-old" in verdict.message) == (Reason.QUARANTINED, True)
+
+
+def test_only_an_administrators_word_gives_by_uid() -> None:
+    fresh = mount()
+    to = {"kind": "ZMount", "namespace": "default", "name": "data"}
+    given = node("home", left("uid-old", name="former"), spec={"quarantine": [{"uid": "uid-old", "giveTo": to}]})
+    found = resolve(fresh, grid(fresh, node("a"), given))
+    assert found.workloads is not None
+    (workload,) = found.workloads
+    assert (workload.node, workload.spec.adopt, workload.spec.holds_data) == ("home", "uid-old", True)  # type: ignore[union-attr]
+    other = mount("other")
+    found = resolve(other, grid(other, given))
+    assert found.workloads is not None
+    assert found.workloads[0].spec.adopt is None  # type: ignore[union-attr]
+
+
+def test_what_is_in_quarantine_counts_as_held() -> None:
+    crowded = node("home", left("uid-old") | {"storage": "99Gi", "cpu": 7, "memory": "7Gi", "running": True})
+    assert (crowded.unheld.storage, crowded.unheld.cpu, crowded.unheld.memory) == (GIB, 1, GIB)
+    both = node("home", left("uid-data"), holds=[hold("uid-data")])
+    assert both.unheld.storage == 99 * GIB, "not twice"
+
+
+def machine(**spec: Any) -> ZMachine:
+    meta = {"name": "web", "namespace": "default", "uid": "uid-web", "generation": 2}
+    text = {"image": "oci://r/i:t", "network": {"name": "net"}} | spec
+    return ZMachine.model_validate({"metadata": meta, "spec": text, "status": {"nodeName": "home"}})
+
+
+def running(of: ZMachine) -> NodeWorkload:
+    part = MachineOnNode(hostname="web", image="oci://r/i:t", cpu=1, memory=GIB, root_size=GIB)
+    owner = Owner(kind="ZMachine", namespace="default", name="web", uid=of.uid)
+    told = Condition(type="Running", status="True", reason="Succeeded")
+    meta = Meta(name="zmachine-web", namespace="zos-node-home", uid="uid-w", generation=1)
+    return NodeWorkload(metadata=meta, spec=NodeWorkloadSpec.of(owner, part), status=NodeWorkloadStatus(conditions=(told,)))
+
+
+def test_a_machine_that_waits_can_be_stopped_and_says_that_it_runs() -> None:
+    waits = machine()
+    found = resolve(waits, grid(waits, running(waits), node("home")))
+    assert "network net does not exist" in found.verdict.message
+    assert found.workloads is None
+    assert [(told.type, told.status) for told in found.conditions] == [("Running", "True")]
+    halted = machine(runPolicy="Halted")
+    world = grid(halted, running(halted), node("home"))
+    found = resolve(halted, world)
+    assert found.workloads is not None
+    (workload,) = found.workloads
+    before = running(halted).spec.machine
+    assert before is not None
+    assert workload.spec == before.model_copy(update={"run_policy": "Halted"})
+    assert carried_out(world, halted, found).status.node_name == "home"
+
+
+def test_a_node_that_has_not_said_what_it_has_lacks_nothing() -> None:
+    for silent in (node("home", capacity={}), node("home", capacity={"cpu": 0, "memory": "0", "storage": "0"})):
+        pinned = mount(on="home")
+        verdict = resolve(pinned, grid(pinned, silent)).verdict
+        assert verdict.reason is Reason.DEPENDENCY_NOT_READY
+        assert "has not said yet what it has" in verdict.message
