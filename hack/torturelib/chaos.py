@@ -31,14 +31,12 @@ class Refused(Exception):
 @dataclass(frozen=True)
 class Action(Generic[W]):
     """``run`` does it and tells what it did to whom; all chance is in the Random that it is given. ``weight``: how often it is
-    chosen, relative to others. ``slow`` ones are not for a short run. ``needs``: what a product must promise for the
-    invariants to hold under it; such an action is chosen only where it is asked for by name."""
+    chosen, relative to others. ``slow`` ones are not for a short run."""
 
     name: str
     run: Callable[[W, Random], Awaitable[str]]
     weight: int = 4
     slow: bool = False
-    needs: str = ""
 
 
 @dataclass(frozen=True)
@@ -86,13 +84,13 @@ class Report:
 
 
 def choose(actions: Sequence[Action[W]], asked: Sequence[str], *, short: bool) -> list[Action[W]]:
-    """``asked``: names, or ``all``. Nothing asked: what holds today. Raises KeyError for a name that there is not."""
+    """``asked``: names, or ``all``. Nothing asked: all that fits into the run. Raises KeyError for a name that there is not."""
     if "all" in asked:
         return list(actions)
     by_name = {action.name: action for action in actions}
     if asked:
         return [by_name[name] for name in asked]
-    return [action for action in actions if not action.needs and not (short and action.slow)]
+    return [action for action in actions if not (short and action.slow)]
 
 
 async def torture(

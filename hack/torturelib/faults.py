@@ -201,6 +201,7 @@ async def delete_workloads_kind(world: Truth, chance: Random) -> str:
     name = "nodeworkloads.zos.grid.tf"
     _kubectl(world, "delete", "crd", name, "--wait=false")
     await asyncio.sleep(chance.randint(1, 10))
+    _kubectl(world, "wait", "--for=delete", f"crd/{name}", "--timeout=60s", refusable=True)  # or it is that one that is applied
     _again(world)
     return "CRD nodeworkloads deleted and made again"
 
@@ -219,7 +220,9 @@ async def lose_gridnode(world: Truth, chance: Random) -> str:
 async def delete_node_namespace(world: Truth, chance: Random) -> str:
     node = chance.choice(NODES)
     _kubectl(world, "delete", "namespace", names.node_namespace(node), "--wait=false")
-    return f"namespace of {node} deleted"
+    _kubectl(world, "wait", "--for=delete", f"namespace/{names.node_namespace(node)}", "--timeout=60s", refusable=True)
+    _again(world)  # its agent needs new credentials
+    return f"namespace of {node} deleted, and its agent given new credentials"
 
 
 async def mistype_image(world: Truth, chance: Random) -> str:
@@ -350,14 +353,14 @@ ACTIONS = (
     Action("apply-again", apply_again),
     Action("laptops-come-and-go", laptops_come_and_go),
     Action("disks-come-and-go", disks_come_and_go),
-    Action("delete-workload", delete_workload, needs="spec.erase"),
-    Action("delete-workloads-kind", delete_workloads_kind, slow=True, needs="spec.erase"),
-    Action("lose-gridnode", lose_gridnode, slow=True, needs="adoption by uid"),
-    Action("delete-node-namespace", delete_node_namespace, slow=True, needs="spec.erase"),
-    Action("mistype-image", mistype_image, slow=True, needs="lowerings that are not whole"),
-    Action("lose-endpoint", lose_endpoint, slow=True, needs="laptops' keys that stay"),
-    Action("leave-network", leave_network, slow=True, needs="members that stay under their machines"),
-    Action("confuse-by-files", confuse_by_files, needs="drivers that see one thing at a time"),
-    Action("roll-back-etcd", roll_back_etcd, slow=True, needs="versions that go back"),
-    Action("second-agent", second_agent, slow=True, needs="a lock on the state directory"),
+    Action("delete-workload", delete_workload),
+    Action("delete-workloads-kind", delete_workloads_kind, slow=True),
+    Action("lose-gridnode", lose_gridnode, slow=True),
+    Action("delete-node-namespace", delete_node_namespace, slow=True),
+    Action("mistype-image", mistype_image, slow=True),
+    Action("lose-endpoint", lose_endpoint, slow=True),
+    Action("leave-network", leave_network, slow=True),
+    Action("confuse-by-files", confuse_by_files),
+    Action("roll-back-etcd", roll_back_etcd, slow=True),
+    Action("second-agent", second_agent, slow=True),
 )

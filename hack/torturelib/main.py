@@ -30,7 +30,7 @@ def main() -> int:
     parser.add_argument("name", nargs="?", choices=sorted(NAMES), metavar="NAME")
     parser.add_argument("--seconds", type=float, default=600, help="of chaos; settling and deleting come after (%(default)s)")
     parser.add_argument("--seed", type=int, help="chooses the actions; a run tells its own (default: another each time)")
-    parser.add_argument("--actions", default="", help="comma-separated, instead of those that must do no harm today; or: all")
+    parser.add_argument("--actions", default="", help="comma-separated, instead of all that fit into the run; or: all")
     parser.add_argument("--list", action="store_true", help="names, and their actions")
     arguments = parser.parse_args()
     if arguments.list:
@@ -59,9 +59,7 @@ def show(names: list[str]) -> int:
     for name in names:
         print(f"{name}: {NAMES[name]}")
         for action in of(name).SCENARIO.actions:
-            notes = [f"needs: {action.needs}"] if action.needs else []
-            notes += ["not in short runs"] if action.slow else []
-            print(f"  {action.name}{' — ' + '; '.join(notes) if notes else ''}")
+            print(f"  {action.name}{' — not in short runs' if action.slow else ''}")
     return 0
 
 
