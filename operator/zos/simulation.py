@@ -35,8 +35,8 @@ class Grid:
     nodes: dict[str, Node] = field(default_factory=dict)
     writes: list[tuple[str, str, str, int]] = field(default_factory=list)
     agents: dict[str, asyncio.Task[None]] = field(default_factory=dict)
-    heartbeat: float = 5.0
-    lease: int = 40
+    heartbeat: float = AgentSettings.heartbeat
+    lease: int = AgentSettings.lease
 
     async def node(self, name: str, *, ipv4: str | None = None, **capacity: int) -> None:
         """A GridNode with its agent running."""

@@ -10,11 +10,12 @@ import pytest
 
 from apiserver import ApiServer
 from simulated import sweep, until
-from zos.api.core import Secret
+from zos.api.core import Lease, Secret
 from zos.api.gridnode import GridNode
 from zos.api.meta import Object
 from zos.api.network import Network
 from zos.api.nodeworkload import NodeWorkload
+from zos.api.rbac import AGENT
 from zos.api.zmachine import ZMachine
 from zos.api.zmount import ZMount
 from zos.simulation import Grid, manifest, written
@@ -155,16 +156,43 @@ async def test_what_holds_up_a_deletion_or_a_network_is_said(grid: Grid) -> None
         assert node.things == {}
 
 
+async def test_a_node_is_not_ready_for_longer_than_its_lease_whether_that_is_there_or_not(grid: Grid) -> None:
+    grid.heartbeat, grid.lease = 1.0, 4
+
+    async def reason() -> str:
+        return (await get(grid, GridNode, "one")).status.condition("Ready").reason
+
+    async def silent() -> bool:
+        return await reason() == "NodeUnreachable"
+
+    async with grid.controller():
+        await grid.node("one")
+        await ready(grid, GridNode, "one")
+        await grid.client.delete(Lease, "zos-node-one", AGENT)
+        await asyncio.sleep(3 * grid.heartbeat)  # an agent that lives makes it anew
+        assert await reason() == "Ready"
+        await grid.stop_agent("one")
+        await grid.client.delete(Lease, "zos-node-one", AGENT)
+        await until(silent, 10)
+    async with grid.controller("two"):  # has never heard of that agent
+        await asyncio.sleep(2)
+        assert await reason() != "Ready"
+        grid.start_agent("one")
+        await ready(grid, GridNode, "one", 20)
+
+
 async def test_machines_on_a_network_of_three_nodes_and_a_laptop(grid: Grid) -> None:
     async with grid.controller() as controller:
         await grid.node("a", ipv4="198.51.100.1")
         await grid.node("b.with.dots", ipv4="198.51.100.2")
         await grid.node("c")
-        nodes = [{"name": name} for name in ("a", "b.with.dots", "c")]
+        for name in grid.nodes:  # the first that reports is the laptop's access node
+            await ready(grid, GridNode, name)
+        nodes = [{"name": name} for name in grid.nodes]
         await create(grid, Network, "net", ipRange="10.20.0.0/16", nodes=nodes, access=[{"name": "laptop"}])
         network = await ready(grid, Network, "net")
         assert [node.subnet for node in network.status.nodes] == ["10.20.3.0/24", "10.20.4.0/24", "10.20.5.0/24"]
-        assert network.status.access[0].subnet == "10.20.2.0/24"
+        assert (network.status.access[0].subnet, network.status.access[0].node) == ("10.20.2.0/24", "a")
         secret = await get(grid, Secret, "net-laptop-wireguard")
         assert f"PrivateKey = {secret.text('privateKey')}" in secret.text("wg0.conf")
         keys = {peer.public_key for peer in (await _workload(grid, "a")).spec.network.peers}

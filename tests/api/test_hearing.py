@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import copy
 import json
 import time
 from collections.abc import AsyncIterator, Iterator
+from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -26,7 +29,8 @@ from zos.api.zmachine import ZMachine
 from zos.api.zmount import ZMount
 from zos.controller.main import Controller
 from zos.kube.client import Access, Client, NotFound, Raw
-from zos.kube.informer import Deaf, Informer, Watched
+from zos.kube.informer import Deaf, Informer
+from zos.kube.watches import Watched
 from zos.simulation import Grid, manifest
 from zos.simulation import grid as simulated
 
@@ -276,6 +280,49 @@ async def test_a_watch_that_says_nothing_more_is_begun_anew(server: ApiServer, m
         assert "begun anew" in (informer.hearing.problem() or "")
         await client.delete(ZMount, "deaf", "one")
         await client.delete(ZMount, "deaf", "two")
+
+
+@dataclass
+class Detour:
+    """The way that the watches of controllers and agents take; their requests go straight. ``informers``: who takes it."""
+
+    proxy: Proxy
+    informers: list[Informer] = field(default_factory=list)
+
+
+@pytest.fixture
+async def detour(server: ApiServer, monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[Detour]:
+    made = Detour(Proxy(server.port))
+    begin = Informer.__init__
+    async with made.proxy.serving() as port:
+
+        def detoured(informer: Informer, access: Access, *rest: Any, **options: Any) -> None:
+            around = copy.copy(access)
+            around.configuration = copy.copy(access.configuration)
+            around.configuration.host = f"https://127.0.0.1:{port}"
+            begin(informer, around, *rest, **options)
+            made.informers.append(informer)
+
+        monkeypatch.setattr(Informer, "__init__", detoured)
+        yield made
+
+
+async def test_who_hears_nothing_while_nobody_writes_anything_knows_it_within_half_a_minute(grid: Grid, detour: Detour) -> None:
+    async with grid.controller() as leader, grid.controller("two") as other:
+        await grid.node("one", ipv4="198.51.100.1")
+        await mount(grid, "before")
+        assert [informer.hearing.deafened for informer in detour.informers] == [0, 0, 0]
+        detour.proxy.freeze()
+        said: set[Controller] = set()
+
+        async def noticed() -> bool:
+            said.update(one for one in (leader, other) if "begun anew" in (one.unhealthy() or ""))
+            return len(said) == 2 and all(informer.hearing.deafened for informer in detour.informers)
+
+        await until(noticed, 30)
+        await mount(grid, "after", 30)
+        assert leader.unhealthy() is None
+        assert [informer.hearing.deafened for informer in detour.informers] == [1, 1, 1]
 
 
 async def there_is(there: dict[Key, Raw], name: str) -> bool:

@@ -15,7 +15,8 @@ from zos.controller.versions import Versions
 from zos.kube.client import Access, Client, Raw
 from zos.kube.echo import PATIENCE, Echo
 from zos.kube.hearing import Hearing
-from zos.kube.informer import Informer, Watched
+from zos.kube.informer import Informer
+from zos.kube.watches import Watched
 
 
 class Clock:

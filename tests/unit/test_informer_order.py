@@ -8,7 +8,8 @@ import pytest
 
 from zos.api.zmount import ZMount
 from zos.kube.client import Access, Client, Raw
-from zos.kube.informer import Informer, Watched
+from zos.kube.informer import Informer
+from zos.kube.watches import Watched
 
 
 def event(type: str | None, uid: str, version: int) -> tuple[str | None, Raw]:

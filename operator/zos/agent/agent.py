@@ -28,7 +28,8 @@ from zos.drivers import DomainSource, Driver, ImageSource, PrefixSource
 from zos.drivers.keyring import Keyring
 from zos.kube import lease
 from zos.kube.client import ApiError, Client, Raw, Unavailable
-from zos.kube.informer import Informer, Watched
+from zos.kube.informer import Informer
+from zos.kube.watches import Watched
 from zos.plan import names
 from zos.plan.diff import Op
 from zos.plan.facts import Facts, Family, ImageFact

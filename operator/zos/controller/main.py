@@ -30,9 +30,10 @@ from zos.controller.versions import Versions
 from zos.controller.writing import MANAGER
 from zos.kube.client import Access, ApiError, Client, Raw, Unavailable
 from zos.kube.election import Election
-from zos.kube.informer import Informer, Watched
+from zos.kube.informer import Informer
 from zos.kube.lease import now
 from zos.kube.queue import Queue
+from zos.kube.watches import Watched
 from zos.plan import names
 from zos.world.heartbeat import Heartbeat
 from zos.world.resolution import Resolution, waiting

@@ -1,9 +1,5 @@
-"""The informer: kopf's watching, as plain calls. The only module that imports kopf.
-
-kopf runs in a thread and an event loop of its own, because on its way out it cancels whatever else runs in its loop; events
-come out in the caller's loop. What kopf doesn't do is done here: knowing when everything has been listed once, noticing
-objects that vanished while the connection was down, starting over when it gives up, being sure that the watches hear, and
-noticing an API server whose versions went back.
+"""The informer: what `Watches` tell, and what they don't: when everything has been listed once, what vanished while the
+connection was down, whether the watches hear, and that an API server's versions went back.
 """
 
 from __future__ import annotations
@@ -11,22 +7,17 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
-import socket
-import threading
 import time
-from collections import deque
-from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
-from typing import Any, NamedTuple, cast
-
-import aiohttp
-import kopf
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import NamedTuple
 
 from zos.api.core import Lease
 from zos.api.meta import Key, Object, version_number
-from zos.kube.client import Access, ApiError, Client, NotFound, Raw, Unavailable, path_of
+from zos.kube.client import Access, ApiError, Client, NotFound, Raw, Unavailable
 from zos.kube.echo import PATIENCE, Echo
 from zos.kube.hearing import Hearing
+from zos.kube.watches import Watched, Watches
 
 log = logging.getLogger("zos.informer")
 
@@ -40,27 +31,6 @@ _SETTLE = 0.3
 _BEGIN, _ANSWERED = 2, 12
 #: Watches that were begun anew in a row without hearing any better, before the process had better do so itself.
 _HOPELESS = 3
-#: A connection whose other end is gone without a word is found dead by the kernel: seconds until it asks, between questions,
-#: and their number.
-_PROBES = (10, 5, 3)
-
-
-@dataclass(frozen=True)
-class Watched:
-    """A kind to watch; ``namespace`` empty: all of them; ``name``: only the object of that name. ``probe``: it is watched to
-    prove that something is heard; where it is not to be had (rights of before an upgrade), the rest does not wait for it."""
-
-    model: type[Object]
-    namespace: str = ""
-    name: str = ""
-    probe: bool = False
-
-    @property
-    def path(self) -> str:
-        return path_of(self.model, self.namespace)
-
-    def covers(self, key: Key) -> bool:
-        return key.kind == self.model.KIND and self.namespace in ("", key.namespace) and self.name in ("", key.name)
 
 
 class Deaf(Exception):
@@ -83,19 +53,6 @@ class _Look:
     served: tuple[Watched, ...]
     unserved: Mapping[str, str]
     back: bool
-
-
-@dataclass
-class _State:
-    """What kopf's thread tells: that it listed something anew, that it ended, which collections it asked for, which it watches
-    and since when, whether it was cut off. ``stir`` wakes the other side."""
-
-    stir: Callable[[], object]
-    listed: bool = False
-    ended: bool = False
-    asked: set[str] = field(default_factory=set)
-    watches: dict[str, float] = field(default_factory=dict)
-    cut: bool = False
 
 
 class Informer:
@@ -147,7 +104,7 @@ class Informer:
         self._doubted = False  # whether an answer was older than one before
         self._missing: set[Key] | None = None  # what the first list had and nobody heard of yet
         self._stirred = asyncio.Event()
-        self._state: _State | None = None
+        self._watches: Watches | None = None
         self._in_vain = 0  # watches in a row that did not tell what the API server answered
         self._echo = Echo(clock, patience)
         self.hearing = Hearing((w.model.KIND for w in watched), clock)
@@ -185,39 +142,36 @@ class Informer:
     def hears(self, model: type[Object], within: float) -> bool:
         """Whether a kind is watched, and what the API server answered of it was heard from the watch ``within`` seconds."""
         paths = {watched.path for watched in self._watched if watched.model is model}
-        return self._state is not None and paths <= self._state.watches.keys() and self._echo.waits(model.KIND) <= within
+        return self._watches is not None and paths <= self._watches.opened.keys() and self._echo.waits(model.KIND) <= within
 
     async def _watch(self, served: Sequence[Watched]) -> None:
         """Until the watches had better be begun anew."""
         loop = asyncio.get_running_loop()
-        stop = threading.Event()
 
         def stir() -> None:
-            if state.listed:
+            if watches.listed:
                 self._guard(self._relisted)
             self._stirred.set()
 
-        state = self._state = _State(lambda: loop.call_soon_threadsafe(stir))
-        thread = threading.Thread(target=self._thread, args=(loop, stop, state, served), name="kopf", daemon=True)
-        thread.start()
+        watches = self._watches = Watches(self._access, served, self._event, stir, self._clock)
         begun = loop.time()
         due, begin = begun + self._relist, begun + _BEGIN * self._patience
         absent = asyncio.create_task(self._appears([w for w in self._watched if w not in served]))
         absent.add_done_callback(lambda _: self._stirred.set())
         try:
             while True:
-                await self._wait(due if self._begun(state, served) else min(due, begin))
-                if state.ended or absent.done():
+                await self._wait(due if watches.begun else min(due, begin))
+                if watches.ended or absent.done():
                     return
-                if loop.time() >= begin and not self._begun(state, served):
-                    if not state.cut:
+                if loop.time() >= begin and not watches.begun:
+                    if not watches.cut:
                         self._in_vain_again("some kinds are served, but not watched")
                         return
                     begin = loop.time() + _BEGIN * self._patience
-                if state.listed:
+                if watches.listed:
                     await asyncio.sleep(_SETTLE)
-                    state.listed = False
-                    self.hearing.deaf = self.hearing.deaf and not self._begun(state, served)
+                    watches.listed = False
+                    self.hearing.deaf = self.hearing.deaf and not watches.begun
                     if not await self._drop_vanished():
                         return
                 elif self._doubted:
@@ -228,13 +182,12 @@ class Informer:
                     if not await self._compare():
                         log.warning("something was not heard of; starting over")
                         return
-                if await self._deaf(state, self._clock() - (loop.time() - begun)):
+                if await self._deaf(watches, self._clock() - (loop.time() - begun)):
                     return
         finally:
-            self._state = None
+            self._watches = None
             absent.cancel()
-            stop.set()
-            await asyncio.shield(asyncio.to_thread(thread.join, 2))
+            await watches.stop()
 
     async def _wait(self, due: float) -> None:
         """Until something stirs, or it is time for a look."""
@@ -244,10 +197,6 @@ class Informer:
             async with asyncio.timeout_at(due):
                 await self._stirred.wait()
         self._stirred.clear()
-
-    @staticmethod
-    def _begun(state: _State, served: Iterable[Watched]) -> bool:
-        return all(watched.path in state.asked for watched in served)
 
     async def _appears(self, unserved: Sequence[Watched]) -> None:
         """Until one of these is served. Nobody tells of that: rights come and CRDs are made elsewhere."""
@@ -261,90 +210,6 @@ class Informer:
                     log.info("%s is served again", watched.model.KIND)
                     return
             await asyncio.sleep(_RETRY)
-
-    def _thread(self, loop: asyncio.AbstractEventLoop, stop: threading.Event, state: _State, served: Sequence[Watched]) -> None:
-        try:
-            asyncio.run(self._kopf(loop, stop, state, served))
-        except Exception as error:  # a kind that is no longer served, a watch that breaks off: what it is, the next look shows
-            log.warning("the watches ended: %s: %s", type(error).__name__, error)
-        finally:
-            state.ended = True
-            with contextlib.suppress(RuntimeError):  # the caller's loop is closed
-                state.stir()
-
-    async def _kopf(
-        self, loop: asyncio.AbstractEventLoop, stop: threading.Event, state: _State, served: Sequence[Watched]
-    ) -> None:
-        registry = kopf.OperatorRegistry()
-        namespaces = sorted({w.namespace for w in served if w.namespace})
-
-        heard_of: deque[tuple[str | None, Raw]] = deque()
-
-        def take() -> None:
-            while heard_of:
-                type, raw = heard_of.popleft()
-                if not stop.is_set():  # what comes after the end will be listed by the next watch
-                    self._event(type, raw)
-
-        async def heard(event: kopf.RawEvent, **_: Any) -> None:
-            heard_of.append((event["type"], cast("Raw", event["object"])))
-            if len(heard_of) == 1:  # waking the other loop is dear: once for all that comes before it is awake
-                loop.call_soon_threadsafe(take)
-
-        for watched in served:
-            group, _, version = watched.model.API_VERSION.rpartition("/")
-            kopf.on.event(group, version, watched.model.PLURAL, registry=registry)(heard)
-
-        async def login(**_: Any) -> kopf.AiohttpSession:
-            return kopf.AiohttpSession(server=self._access.server, aiohttp_session=await self._session(state, served))
-
-        kopf.on.login(registry=registry)(login)
-        await kopf.operator(
-            registry=registry,
-            settings=_settings(served),
-            namespaces=namespaces,
-            clusterwide=not namespaces,
-            standalone=True,
-            stop_flag=stop,
-        )
-
-    async def _session(self, state: _State, served: Sequence[Watched]) -> aiohttp.ClientSession:
-        """kopf's connections, on which its requests are seen. When a watch can't go on where it ended (an API server that began
-        anew, a CRD that changed), kopf lists, and nobody tells of what was deleted in between. When it was cut off, the watch
-        goes on from a version that the server may have lost: that is to be looked at too."""
-        collections = {watched.path for watched in served}
-
-        async def started(_: object, __: object, request: aiohttp.TraceRequestStartParams) -> None:
-            state.asked.add(request.url.path)
-
-        async def ended(_: object, __: object, request: aiohttp.TraceRequestEndParams) -> None:
-            path = request.url.path
-            if path not in collections:
-                return
-            if request.response.status != 200:
-                state.watches.pop(path, None)
-                state.cut = state.cut or request.response.status >= 500
-            else:
-                state.watches[path] = self._clock()
-            if request.response.status == 200 and ("watch" not in request.url.query or state.cut):
-                state.cut = False
-                state.listed = True
-                state.stir()
-
-        async def failed(_: object, __: object, request: aiohttp.TraceRequestExceptionParams) -> None:
-            state.watches.pop(request.url.path, None)
-            state.cut = True
-
-        trace = aiohttp.TraceConfig()
-        trace.on_request_start.append(started)
-        trace.on_request_end.append(ended)
-        trace.on_request_exception.append(failed)
-        authorization = await self._access.authorization()
-        return aiohttp.ClientSession(
-            connector=aiohttp.TCPConnector(limit=0, ssl=self._access.ssl(), socket_factory=_probed),
-            headers={"Authorization": authorization} if authorization else None,
-            trace_configs=[trace],
-        )
 
     # -- events
 
@@ -423,14 +288,14 @@ class Informer:
             if first:
                 self._stirred.set()
 
-    async def _deaf(self, state: _State, begun: float) -> bool:
+    async def _deaf(self, watches: Watches, begun: float) -> bool:
         """Whether the API server has answered what the watches, ``begun`` then, don't tell of. Raises `Deaf`."""
         for key, since in self._echo.overdue().items():
             if self.hearing.last(key.kind) > since:
                 self._echo.forget(key)  # the watch of this kind does tell
                 continue
             watched = next(watched for watched in self._watched if watched.covers(key))
-            opened = state.watches.get(watched.path)
+            opened = watches.opened.get(watched.path)
             young = self._clock() - begun < _ANSWERED * self._patience if opened is None else opened > since
             if young:
                 self._echo.postpone(key)
@@ -544,41 +409,3 @@ class Informer:
                     self._guard(self._buried, heard.uid)
                     self._tell(key, None)
         return True
-
-
-def _probed(address: tuple[Any, ...]) -> socket.socket:
-    """A socket whose other end is asked by the kernel whether it is still there."""
-    family, type, protocol, *_ = address
-    made = socket.socket(family, type, protocol)
-    made.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
-    for option, value in zip((socket.TCP_KEEPIDLE, socket.TCP_KEEPINTVL, socket.TCP_KEEPCNT), _PROBES, strict=True):
-        made.setsockopt(socket.IPPROTO_TCP, option, value)
-    return made
-
-
-class _NoDifferences(kopf.AnnotationsDiffBaseStorage):
-    """Handlers of plain events need no differences; kopf would copy every object twice to find them."""
-
-    def build(self, *, body: kopf.Body, extra_fields: Iterable[kopf.FieldSpec] | None = None) -> kopf.BodyEssence:
-        return cast("kopf.BodyEssence", {})
-
-    def fetch(self, *, body: kopf.Body) -> kopf.BodyEssence | None:
-        return None
-
-
-def _settings(watched: Sequence[Watched]) -> kopf.OperatorSettings:
-    settings = kopf.OperatorSettings()
-    settings.posting.enabled = False
-    settings.scanning.disabled = True
-    # kopf takes its own finalizer off everything it sees: it must be nobody's.
-    settings.persistence.diffbase_storage = _NoDifferences()
-    settings.persistence.finalizer = "zos.grid.tf/kopf-is-not-used-for-this"
-    settings.networking.error_backoffs = [0.2, 0.5, 1.0, 2.0]
-    settings.watching.reconnect_backoff = 0.5
-    settings.queueing.exit_timeout = 0.2
-    settings.watching.server_timeout = 240
-    settings.process.ultimate_exiting_timeout = None  # or it kills the whole process ten minutes after its own end
-    for one in watched:
-        if one.name:
-            settings.watching.field_selectors[one.model.PLURAL] = f"metadata.name={one.name}"
-    return settings

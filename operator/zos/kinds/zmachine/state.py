@@ -123,23 +123,18 @@ def _conditions(owner: Owner, fact: DomainFact | None) -> tuple[Condition, ...]:
                 message="this node has no usable KVM: the guest runs, slowly",
             )
         )
-    if fact is not None and running and fact.unreadable:
-        found.append(
-            Condition(
-                type="RestartRequired",
-                status="True",
-                reason=Reason.RESTART_REQUIRED,
-                message="what it was started with can't be read any more: set runPolicy to Halted and back to restart it",
-            )
-        )
-    elif fact is not None and running and fact.outdated:
-        found.append(
-            Condition(
-                type="RestartRequired",
-                status="True",
-                reason=Reason.RESTART_REQUIRED,
-                message=f"{', '.join(fact.outdated)} changed: kubectl annotate zm {owner.name} -n {owner.namespace} "
-                "--overwrite zos.grid.tf/restartedAt=$(date -Is) restarts it",
-            )
-        )
+    if fact is not None and running and (why := _to_restart(owner, fact)):
+        found.append(Condition(type="RestartRequired", status="True", reason=Reason.RESTART_REQUIRED, message=why))
     return tuple(found)
+
+
+def _to_restart(owner: Owner, fact: DomainFact) -> str:
+    """What a running guest needs a restart for, and how; empty: nothing."""
+    if fact.unreadable:
+        return "what it was started with can't be read any more: set runPolicy to Halted and back to restart it"
+    if fact.outdated:
+        return (
+            f"{', '.join(fact.outdated)} changed: kubectl annotate zm {owner.name} -n {owner.namespace} "
+            "--overwrite zos.grid.tf/restartedAt=$(date -Is) restarts it"
+        )
+    return ""
