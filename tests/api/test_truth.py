@@ -28,7 +28,7 @@ from zos.api.network import Network
 from zos.api.nodeworkload import NodeWorkload
 from zos.api.zmachine import ZMachine
 from zos.api.zmount import ZMount
-from zos.kube.client import NotFound
+from zos.kube.client import ApiError, NotFound
 from zos.plan.items import Disk, Domain
 from zos.simulation import Grid, manifest
 from zos.simulation import grid as simulated
@@ -396,6 +396,58 @@ async def test_objects_of_tomorrow_are_left_alone(standing: Standing) -> None:
     assert workload is not None
     assert "deletionTimestamp" not in workload["metadata"]
     assert await client.request("GET", "/apis/zos.grid.tf/v1alpha1/claims/tomorrow")
+    standing.untouched()
+
+
+async def test_what_a_machine_of_tomorrow_uses_is_not_deleted_under_it(standing: Standing) -> None:
+    """After an upgrade was rolled back: its runPolicy is a word that this controller does not know."""
+    client, kubectl = standing.grid.client, standing.server.kubectl
+    crd = json.loads(await asyncio.to_thread(kubectl, "get", "crd", "zmachines.zos.grid.tf", "-o", "json"))
+    path = "/spec/versions/0/schema/openAPIV3Schema/properties/spec/properties/runPolicy/enum"
+    words = crd["spec"]["versions"][0]["schema"]["openAPIV3Schema"]["properties"]["spec"]["properties"]["runPolicy"]["enum"]
+    newer = json.dumps([{"op": "replace", "path": path, "value": [*words, "Tomorrow"]}])
+    await asyncio.to_thread(kubectl, "patch", "crd", "zmachines.zos.grid.tf", "--type=json", "-p", newer)
+
+    async def taken() -> bool:
+        with contextlib.suppress(ApiError):
+            await client.patch(ZMachine, "default", "web", {"spec": {"runPolicy": "Tomorrow"}})
+            return True
+        return False
+
+    async def told() -> bool:
+        web = await client.get(ZMachine, "default", "web")
+        return "not understood: spec.runPolicy" in json.dumps(web)
+
+    await until(taken, 20)
+    await until(told, 20)
+    await client.delete(ZMount, "default", "data")
+    await standing.says(ZMount, "data", "DeletionBlocked", "can't be read")
+    (guest,) = standing.has(Domain)
+    standing.grid.nodes["n"].lose(guest)  # it crashed, and is started again
+
+    async def again() -> bool:
+        return standing.has(Domain) == {guest}
+
+    await until(again, 20)
+    standing.untouched()
+    assert [workload.spec.erase for workload in await workloads(standing) if workload.spec.owner.kind == "ZMount"] == [None]
+    await client.patch(ZMachine, "default", "web", {"spec": {"runPolicy": "Always"}})
+    await asyncio.to_thread(
+        kubectl, "apply", "--server-side", "--force-conflicts", "-f", str(CRDS / "zmachines.zos.grid.tf.yaml")
+    )
+    await standing.says(ZMount, "data", "DeletionBlocked", "ZMachine web")
+    standing.untouched()
+
+
+async def test_a_dead_node_with_an_old_agent_can_be_given_up(standing: Standing) -> None:
+    client = standing.grid.client
+    await standing.grid.stop_agent("n")
+    await client.patch(GridNode, "", "n", {"status": {"agentVersion": "0.1.0"}}, subresource="status")
+    node = await standing.get(GridNode, "n")
+    await client.delete(GridNode, "", "n")
+    await standing.says(GridNode, "n", "DeletionBlocked", "gives up what is there")
+    await client.patch(GridNode, "", "n", {"metadata": {"annotations": {ABANDON: node.uid}}})
+    await standing.gone(GridNode, "n")
     standing.untouched()
 
 

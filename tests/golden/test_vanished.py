@@ -48,6 +48,12 @@ def everything(world: World) -> list[Object]:
 READY, OBJECTS = ready()
 
 
+def leaving(world: World, key: Key) -> Any:
+    """The object as it is after its deletion was asked for."""
+    obj: Any = world.peek(key)
+    return obj.model_copy(update={"metadata": obj.metadata.model_copy(update={"deletion_timestamp": "2026-01-02T00:00:00Z"})})
+
+
 def without(key: Key, how: str) -> World:
     """The same grid, in which one object is gone, or there and not understood."""
     world = world_of(obj for obj in OBJECTS if obj.key != key)
@@ -83,6 +89,26 @@ def test_nothing_is_taken_away(key: Key, how: str) -> None:
             assert not resolution.obsolete or (owner and how == "gone"), "only what belonged to it goes with it"
             assert resolution.releases == (), obj.key
             assert kept(obj, resolution, world, key) == [], obj.key
+
+
+WAITING = [
+    pytest.param(obj.key, key, id=f"{obj.key}-for-{key}".replace(" ", "-"))
+    for obj in OBJECTS
+    if obj.KIND in ORDER and resolve(leaving(READY, obj.key), READY).waits_for
+    for key in (other.key for other in OBJECTS if other.key != obj.key and other.KIND != "Heartbeat")
+]
+
+
+@pytest.mark.parametrize(("leaver", "unread"), WAITING)
+def test_a_deletion_waits_as_well_for_what_it_cannot_read(leaver: Key, unread: Key) -> None:
+    world = without(unread, "unreadable")
+    subject = leaving(world, leaver)
+    world.put(subject)
+    found = resolve(subject, world)
+    assert found.waits_for
+    assert not found.let_go
+    world.put(next(obj for obj in OBJECTS if obj.key == unread))
+    assert resolve(subject, world).waits_for == resolve(leaving(READY, leaver), READY).waits_for
 
 
 def looks(world: World, subject: Object) -> Iterator[tuple[Any, Any]]:

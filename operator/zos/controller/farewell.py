@@ -127,7 +127,9 @@ class Farewell:
         for workload in sorted(workloads, key=lambda workload: workload.namespace):
             node = self._node_of(workload)
             beat = self._world.peek(Heartbeat.key_of("", node.name)) if node is not None else None
-            if node is None:
+            if node is None and self._unread_node_of(workload) is not None:
+                parts.append(f"{workload.namespace} (its GridNode can't be read by this controller: upgrade the controller)")
+            elif node is None:
                 parts.append(f"{workload.namespace} (its node is not in the grid any more)")
                 stuck = True
             elif isinstance(beat, Heartbeat) and not beat.alive:
@@ -148,7 +150,11 @@ class Farewell:
 
     def _held_back(self, workload: NodeWorkload) -> str | None:
         node = self._node_of(workload)
-        if node is None or node.knows_words:
+        if node is None and (unread := self._unread_node_of(workload)) is not None:
+            return (
+                f"GridNode {unread} can't be read by this controller, nor whether its agent keeps what has to stay: upgrade it"
+            )
+        if node is None or node.knows_words or node.abandoned:
             return None
         return f"the agent of node {node.name} ({node.status.agent_version}) would erase what has to stay: upgrade it"
 
@@ -161,6 +167,10 @@ class Farewell:
             ),
             None,
         )
+
+    def _unread_node_of(self, workload: NodeWorkload) -> str | None:
+        unread = (key.name for key, _ in self._world.opaque(GridNode.KIND))
+        return next((name for name in unread if names.node_namespace(name) == workload.namespace), None)
 
     async def _owner_lives(self, obj: Object) -> bool:
         """Whether it can't be said that the owner is gone for good."""

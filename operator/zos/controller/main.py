@@ -8,7 +8,7 @@ import logging
 import random
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from prometheus_client import REGISTRY
 from pydantic import ValidationError
@@ -342,11 +342,20 @@ class Controller:
 
 
 def resolved(kind: Kind, obj: Object, reader: Reader) -> Resolution:
-    """What follows for an object; where something that it needs can't be read, it waits and everything stays as it is."""
+    """What follows for an object; where something that it needs can't be read, it waits and everything stays as it is. So does
+    its deletion, where something can't be read that may use it."""
     try:
-        return kind.resolve(obj, reader)
+        found = kind.resolve(obj, reader)
     except Unreadable as error:
-        return Resolution(waiting(Reason.DEPENDENCY_NOT_READY, str(error)))
+        found = Resolution(waiting(Reason.DEPENDENCY_NOT_READY, str(error)), waits_for=(str(error),))
+    if not obj.deleting or found.waits_for:
+        return found
+    unread = [key for model in kind.users for key in reader.unreadable(model, obj.namespace)]
+    if not unread:
+        return found
+    some = ", ".join(map(str, unread[:5])) + (f" and {len(unread) - 5} more" if len(unread) > 5 else "")
+    why = f"{some}, which may use it and can't be read by this controller: upgrade the controller, or mend what can't be read"
+    return replace(found, verdict=waiting(Reason.DELETION_BLOCKED, f"waits for {why}"), waits_for=(why,))
 
 
 def _meta(key: Key, raw: Raw) -> Meta:

@@ -34,12 +34,13 @@ from zos.world.store import Indexes, Reader
 @dataclass(frozen=True)
 class Kind:
     """``pool``: the list in the status that records who holds what of it. ``shared``: status fields that are the agent's.
-    ``finalized``: users write it and it is cleaned up after. ``rest``: seconds between two resolutions of one object, for
-    those that sum up many others."""
+    ``finalized``: users write it and it is cleaned up after. ``users``: kinds whose objects, in its namespace, a deletion may
+    have to wait for. ``rest``: seconds between two resolutions of one object, for those that sum up many others."""
 
     model: type[Object]
     module: ModuleType
     finalized: bool = True
+    users: tuple[type[Object], ...] = ()
     pool: str | None = None
     shared: frozenset[str] = frozenset()
     rest: float = 0.0
@@ -59,13 +60,13 @@ KINDS: Mapping[str, Kind] = {
     kind.model.KIND: kind
     for kind in (
         Kind(GridNode, gridnode, pool="holds", shared=GridNodeStatus.AGENTS),
-        Kind(Network, network, pool="addresses"),
+        Kind(Network, network, pool="addresses", users=(ZMachine,)),
         Kind(ZMachine, zmachine),
-        Kind(ZMount, zmount),
-        Kind(Farm, farm, rest=0.25),
-        Kind(Contract, contract, pool="in_use"),
+        Kind(ZMount, zmount, users=(ZMachine,)),
+        Kind(Farm, farm, users=(Claim,), rest=0.25),
+        Kind(Contract, contract, pool="in_use", users=(PublicIP,)),
         Kind(NameContract, namecontract),
-        Kind(PublicIP, publicip),
+        Kind(PublicIP, publicip, users=(ZMachine,)),
         Kind(Claim, claim, finalized=False),
         Kind(NodeWorkload, nodeworkload, finalized=False),
     )

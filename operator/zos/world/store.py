@@ -73,6 +73,10 @@ class _Read(NamedTuple):
     result: Any
 
 
+#: Stands for an index: what of a kind can't be read.
+_OPAQUE = "?"
+
+
 def _object_source(key: Key) -> _Source:
     return _Source(key.kind, "", f"{key.namespace}/{key.name}")
 
@@ -115,18 +119,21 @@ class World:
         old = self._objects[obj.KIND].get(obj.key)
         if old == obj:
             return frozenset()
-        self._opaque.pop(obj.key, None)
+        understood = self._opaque.pop(obj.key, None) is not None
         before, after = self._places.get(obj.key, {}), self._places_of(obj)
         self._objects[obj.KIND][obj.key] = obj
         self._places[obj.key] = after
-        return self._moved(obj.key, old, obj, before, after)
+        changed = self._moved(obj.key, old, obj, before, after)
+        return changed | self._readers_of_opaque(obj.KIND) if understood else changed
 
     def remove(self, key: Key) -> frozenset[Key]:
         """Forgets an object. Gives the keys to resolve again, its own among them."""
         opaque = self._opaque.pop(key, None)
         old = self._objects[key.kind].pop(key, None)
+        if opaque is not None:
+            return self._moved(key, None, None, {}, {}) | self._readers_of_opaque(key.kind)
         if old is None:
-            return self._moved(key, None, None, {}, {}) if opaque is not None else frozenset()
+            return frozenset()
         return self._moved(key, old, None, self._places.pop(key), {})
 
     def put_unreadable(self, key: Key, metadata: Meta, why: str) -> frozenset[Key]:
@@ -135,7 +142,7 @@ class World:
             return frozenset()
         changed = self.remove(key)
         self._opaque[key] = Opaque(metadata, why)
-        return (changed | self._moved(key, None, None, {}, {})) - {key}
+        return (changed | self._moved(key, None, None, {}, {}) | self._readers_of_opaque(key.kind)) - {key}
 
     def reader(self, key: Key) -> Reader:
         """A reader for one resolution of ``key``. What the last one read is forgotten."""
@@ -150,6 +157,9 @@ class World:
                 readers.pop(key, None)
                 if not readers:
                     del self._readers[source]
+
+    def _readers_of_opaque(self, kind: str) -> frozenset[Key]:
+        return frozenset(self._readers.get(_Source(kind, _OPAQUE, ""), ()))
 
     def _places_of(self, obj: Object) -> _Places:
         places: dict[str, Mapping[str, Any]] = {"*": {"": _WHOLE}}
@@ -255,6 +265,12 @@ class Reader:
     def glance(self, model: type[T], view: Callable[[T], V]) -> tuple[V, ...]:
         """What ``view`` gives of every object of a kind, not remembered: for a choice that is kept once it is made."""
         return tuple(view(cast("T", obj)) for obj in self._world._select(_Source(model.KIND, "*", "")))
+
+    def unreadable(self, model: type[Object], namespace: str = "") -> tuple[Key, ...]:
+        """Objects of a kind that exist and can't be read, of one namespace or of all. They are in no index: who waits for the
+        last user of something does not know whether these are any."""
+        self._world._record(self._key, _Source(model.KIND, _OPAQUE, ""), _Read(None, None))
+        return tuple(key for key, _ in self._world.opaque(model.KIND) if namespace in ("", key.namespace))
 
     def all(self, model: type[T]) -> tuple[T, ...]:
         """Every object of a kind, oldest first."""

@@ -71,7 +71,8 @@ def _deleting(node: GridNode, world: Reader, namespace: str, manifests: tuple[ob
     """Waits for what holds data there, then for the rest to be taken down; the namespace and the agent's rights go last."""
     users = tuple(hold.owner for hold in node.status.holds if hold.storage and not _gone(hold, world))
     left = world.where_view(NodeWorkload, "namespace", namespace, lambda w: (w.spec.owner.kind, w.spec.owner.name, w.deleting))
-    waits = users or tuple(f"{kind} {name}" for kind, name, _ in left)
+    unread = tuple(f"{key}, which can't be read by this controller" for key in world.unreadable(NodeWorkload, namespace))
+    waits = users or tuple(f"{kind} {name}" for kind, name, _ in left) + unread
     if waits and not node.abandoned:
         shown = ", ".join(waits[:20]) + (f" and {len(waits) - 20} more" if len(waits) > 20 else "")
         waits = (shown + _way_out(node, world.view(Heartbeat, "", node.name, lambda heartbeat: heartbeat.alive) is True),)

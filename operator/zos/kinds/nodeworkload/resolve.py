@@ -30,7 +30,8 @@ def _attended(workload: NodeWorkload, world: Reader) -> bool:
     if world.view(Namespace, "", workload.namespace, lambda namespace: namespace.deleting) is not False:
         return False
     nodes = world.where_view(GridNode, "namespace", workload.namespace, lambda node: node.abandoned)
-    return any(not abandoned for abandoned in nodes)
+    unread = (names.node_namespace(key.name) == workload.namespace for key in world.unreadable(GridNode))
+    return any(not abandoned for abandoned in nodes) or any(unread)
 
 
 def resolve(workload: NodeWorkload, world: Reader) -> Resolution:
