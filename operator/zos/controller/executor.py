@@ -50,8 +50,9 @@ class Refused(Exception):
 
 @dataclass(frozen=True)
 class _Task:
-    """One resolution on its way to the API server. ``claims`` are to be created, ``surplus`` to be released; ``waiters`` are
-    the shares of pools without which nothing else may be written."""
+    """One resolution on its way to the API server. ``waiters`` are the shares of pools without which nothing else may be
+    written. ``claims`` are to be created; ``surplus``, ``strays`` and ``leavers`` (claims, Secrets, NodeWorkloads) are to go:
+    only what the resolution saw, as what comes while it is carried out may be from another leader, who saw more."""
 
     obj: Object
     kind: Kind
@@ -59,6 +60,8 @@ class _Task:
     waiters: tuple[asyncio.Future[None], ...] = ()
     claims: tuple[Claim, ...] = ()
     surplus: tuple[Claim, ...] = ()
+    strays: tuple[Secret, ...] = ()
+    leavers: tuple[NodeWorkload, ...] = ()
     refused: list[str] = field(default_factory=list)
 
     async def attempt(self, what: str, write: Awaitable[None]) -> None:
@@ -124,14 +127,14 @@ class Executor:
         claims: list[Claim] = []
         surplus: list[Claim] = []
         if resolution.claims is not None:
-            # Only what this resolution saw: what comes while it is carried out may be another leader's, who saw more.
             wanted = {wish.name for wish in resolution.claims}
             surplus = [claim for claim in self._claims.of(obj) if claim.uid and claim.name not in wanted]
             claims = self._claims.take(obj, resolution.claims)
         if kind.pool is not None:
             waiters.append(self._ledger.status(obj.key, self._status(obj, resolution)))
         pending = tuple(waiter for waiter in waiters if waiter is not None)
-        return self._write(_Task(obj, kind, resolution, pending, tuple(claims), tuple(surplus)))
+        strays, leavers = self._strays(obj, resolution), self._leavers(obj, resolution)
+        return self._write(_Task(obj, kind, resolution, pending, tuple(claims), tuple(surplus), strays, leavers))
 
     async def _write(self, task: _Task) -> None:
         self._underway += 1
@@ -158,8 +161,9 @@ class Executor:
             await task.attempt("its namespace and rights", self._objects(obj, resolution))
         for secret in resolution.secrets or ():
             await task.attempt(f"Secret {secret.name}", self._secret(obj, secret))
-        if resolution.secrets is not None:
-            await self._stray_secrets(obj, resolution.secrets)
+        for stray in task.strays:
+            await self._client.delete(Secret, stray.namespace, stray.name, uid=stray.uid)
+            self._absorb(stray.key, None)
         if resolution.recorded:
             await self._write_status(obj, self._status(obj, resolution))
         if resolution.workloads is not None:
@@ -301,17 +305,23 @@ class Executor:
             raw = await self._client.replace(Secret, obj.namespace, wanted.name, body)
         self._absorb(Secret.key_of(obj.namespace, wanted.name), raw)
 
-    async def _stray_secrets(self, obj: Object, secrets: tuple[SecretWanted, ...]) -> None:
-        wanted = {secret.name for secret in secrets}
-        for secret in self._world.find(Secret, "owner", obj.uid):
-            if secret.metadata.labels.get(OWNER_UID) == obj.uid and secret.name not in wanted:
-                await self._client.delete(Secret, secret.namespace, secret.name, uid=secret.uid)
-                self._absorb(secret.key, None)
+    def _strays(self, obj: Object, resolution: Resolution) -> tuple[Secret, ...]:
+        if resolution.secrets is None:
+            return ()
+        wanted = {secret.name for secret in resolution.secrets}
+        found = (secret for secret in self._world.find(Secret, "owner", obj.uid) if isinstance(secret, Secret))
+        return tuple(s for s in found if s.metadata.labels.get(OWNER_UID) == obj.uid and s.name not in wanted)
 
     # -- workloads
 
     def _owned(self, obj: Object) -> list[NodeWorkload]:
         return [found for found in self._world.find(NodeWorkload, "owner", obj.uid) if isinstance(found, NodeWorkload)]
+
+    def _leavers(self, obj: Object, resolution: Resolution) -> tuple[NodeWorkload, ...]:
+        if resolution.workloads is None:
+            return ()
+        places = {names.node_namespace(workload.node) for workload in resolution.workloads}
+        return tuple(workload for workload in self._owned(obj) if workload.namespace not in places)
 
     async def _workloads(self, task: _Task, wanted: tuple[Workload, ...]) -> None:
         obj = task.obj
@@ -327,8 +337,11 @@ class Executor:
                 if wish.spec is not None and place not in opaque
             ]
         )
-        for place, workload in present.items():
-            if place not in places and not (workload.deleting and workload.spec.unwanted):
+        for leaver in task.leavers:
+            workload = present.get(leaver.namespace)
+            if workload is None or workload.uid != leaver.uid or workload.metadata.generation != leaver.metadata.generation:
+                continue  # gone, or somebody has asked something of it since
+            if not (workload.deleting and workload.spec.unwanted):
                 await self._farewell.part(workload, Word.ERASE if task.resolution.disposable else Word.RETAIN)
 
     async def _workload(self, obj: Object, namespace: str, part: Part, wanted: Workload, present: NodeWorkload | None) -> None:

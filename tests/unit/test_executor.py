@@ -1,0 +1,75 @@
+"""What is written of a resolution while the world goes on: another leader may know more by then."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from cases import load, world_of
+from fixpoint import resolve, settle
+from zos.api.core import Secret
+from zos.api.meta import Key, Object
+from zos.api.network import Network
+from zos.controller.claims import OWNER_UID
+from zos.controller.executor import Executor
+from zos.controller.ledger import Ledger
+from zos.kube.client import Raw
+from zos.world.store import World
+
+_CASES = Path(__file__).parent.parent / "golden" / "vanished.yaml"
+_ORDER = ("Farm", "GridNode", "Network", "Contract", "PublicIP", "NameContract", "ZMount", "ZMachine")
+
+
+class Server:
+    """Takes every write and remembers what was deleted."""
+
+    def __init__(self) -> None:
+        self.deleted: list[Key] = []
+
+    async def delete(self, model: type[Object], namespace: str, name: str, *, uid: str) -> None:
+        self.deleted.append(model.key_of(namespace, name))
+
+    async def patch(self, model: type[Object], namespace: str, name: str, body: Raw, **_: object) -> Raw:
+        return body
+
+    async def request(self, *_: object, **__: object) -> Raw:
+        return {}
+
+
+async def test_what_came_while_a_resolution_was_written_is_not_taken_for_left_over() -> None:
+    world = world_of(load(_CASES)[0])
+    settle(world, _ORDER)
+    network: Any = world.peek(Network.key_of("default", "net"))
+    network = network.model_copy(
+        update={"metadata": network.metadata.model_copy(update={"finalizers": ("zos.grid.tf/controller",)})}
+    )
+    world.put(network)
+    secret, workload = more(world, network)
+    assert await deleted(world, network, during=(secret, workload)) == []
+    assert await deleted(world, network, before=(secret, workload)) == [secret.key, workload.key]
+
+
+def more(world: World, network: Any) -> tuple[Any, Any]:
+    """A laptop's Secret and a part on a further node, as another leader makes them."""
+    owner = {"apiVersion": network.API_VERSION, "kind": "Network", "name": network.name, "uid": network.uid}
+    meta = {"name": "new", "namespace": "default", "uid": "uid-new", "labels": {OWNER_UID: network.uid}}
+    secret = Secret.model_validate({"metadata": meta | {"ownerReferences": [owner]}})
+    some = next(w for w in world.all("NodeWorkload") if w.spec.owner.uid == network.uid)  # type: ignore[attr-defined]
+    elsewhere = {"name": "new", "namespace": "zos-node-elsewhere", "uid": "uid-elsewhere"}
+    return secret, some.model_copy(update={"metadata": some.metadata.model_copy(update=elsewhere)})
+
+
+async def deleted(world: World, network: Any, before: tuple[Any, ...] = (), during: tuple[Any, ...] = ()) -> list[Key]:
+    """What goes, of what came before a resolution was carried out, and while it was."""
+    for obj in before:
+        world.put(obj)
+    server: Any = Server()
+    ledger = Ledger(server, world, lambda *_: None, lambda _: None, "test")
+    executor = Executor(server, world, ledger, lambda *_: None, lambda _: None, lambda *_: None, lambda: 0.0)
+    writing = executor.carry_out(network, resolve(network, world))
+    for obj in during:
+        world.put(obj)
+    await writing
+    for obj in (*before, *during):
+        world.remove(obj.key)
+    return list(server.deleted)
