@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import re
 from collections.abc import Iterator
 from typing import Any
 
@@ -20,9 +21,13 @@ from zos.api.meta import Condition, Reason
 from zos.api.nodeworkload import NodeWorkload
 from zos.api.rbac import NODE_PREFIX
 from zos.controller.registry import KINDS as RESOLVED
+from zos.controller.registry import indexes
+from zos.kinds.gridnode.resolve import resolve
+from zos.kinds.network.topology import Member, endpoint
 from zos.plan import names
 from zos.world.conditions import conditions
 from zos.world.resolution import waiting
+from zos.world.store import World
 
 KEY = "xTIBA5rboUvnH4htodjb6e697QjLERt1NAB4mZqp8Dg="
 
@@ -91,6 +96,33 @@ def test_an_offer_caps_what_a_node_says_of_itself() -> None:
     assert (offering.offered.cpu, offering.offered.memory, offering.offered.storage) == (4, 8 * 2**30, 10 * 2**30)
     assert offering.unheld.cpu == 1
     assert node({"offer": {"cpu": 0}}, capacity=told).unheld.cpu == 0
+
+
+def test_what_is_summed_up_of_what_an_agent_says_can_be_written_down() -> None:
+    most = [{"uid": f"u{number}", "cpu": 2**31 - 1, "memory": "9999999999999999999Ei", "storage": "8Ei"} for number in range(3)]
+    thief = node(capacity={"cpu": 4, "memory": "8Gi", "storage": "1Ti"}, quarantine=most)
+    world = World([*indexes()])
+    world.put(thief)
+    found = resolve(thief, world.reader(thief.key)).status
+    assert isinstance(found, GridNodeStatus)
+    schema = crd(GridNode)["spec"]["versions"][0]["schema"]["openAPIV3Schema"]["properties"]["status"]["properties"]
+    for part in ("allocated", "free"):
+        for name, value in found.wire()[part].items():
+            form = schema[part]["properties"][name]
+            assert re.search(form["pattern"], value) if "pattern" in form else form["minimum"] <= value <= form["maximum"]
+    assert GridNodeStatus.model_validate(found.wire()) == found, "it would be written again and again"
+
+
+def test_a_node_that_says_much_of_a_machine_leaves_room_for_how_it_stands() -> None:
+    said = tuple(Condition(type=f"Further{number}", status="True", reason="R") for number in range(16))
+    found = conditions(waiting(Reason.FAILED, ""), said, (), 1, "")
+    assert [condition.type for condition in found[:3]] == ["Ready", "Stalled", "Further0"]
+    assert len(found) == 16
+
+
+def test_where_a_node_is_reached_is_written_in_the_form_that_statuses_take() -> None:
+    member = Member("n", "10.20.2.0/24", KEY, 52000, None, "2001:DB8::7")
+    assert endpoint(member, member) == "[2001:db8::7]:52000"
 
 
 def secret(**data: bytes) -> Secret:

@@ -95,7 +95,9 @@ Interface = Annotated[str, _text(15, r"^[^/\s\p{Cc}]+$")]
 Mtu = Annotated[int, _integer(576, 65535)]
 PrefixLength = Annotated[int, _integer(0, 128)]
 Port = Annotated[int, _integer(1, 65535)]
-Count = Annotated[int, _integer(0, 2**31 - 1)]
+#: The highest `Count`: a sum of what others wrote may be more.
+MOST_COUNTED = 2**31 - 1
+Count = Annotated[int, _integer(0, MOST_COUNTED)]
 
 
 def sentence(words: str) -> str:
