@@ -162,7 +162,8 @@ class ZMachineSpec(Model):
     own."""
 
     env: tuple[EnvVar, ...] = Field(default=(), max_length=256, json_schema_extra=keyed("name"))
-    """Environment of the entrypoint, added to the image's own. A change takes effect at the next restart."""
+    """Environment of the entrypoint, added to the image's own. A variable has at most 128 KiB, all of them 512 KiB together,
+    values from Secrets included. A change takes effect at the next restart."""
 
     ssh_authorized_keys: tuple[SshKey, ...] = Field(default=(), max_length=64)
     """Public keys as in ``~/.ssh/id_ed25519.pub``, put into ``/root/.ssh/authorized_keys``. The image has to bring the SSH
