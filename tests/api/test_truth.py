@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import yaml
 
 from apiserver import CRDS, ApiServer, running
 from simulated import sweep, until
@@ -514,6 +515,59 @@ async def test_what_is_refused_of_a_pool_is_told_to_those_whose_it_is_and_holds_
         await client.patch(model, "default", "unlucky", {"spec": change})
         await standing.ready(model, "unlucky")
     await standing.ready(ZMachine, "m")
+
+
+async def test_names_that_nothing_can_have_are_told(standing: Standing) -> None:
+    """They are in the cluster from before admission looked at them. Names that are too long for one are shortened."""
+    server, client = standing.server, standing.grid.client
+    file = CRDS / "networks.zos.grid.tf.yaml"
+    lenient = yaml.safe_load(file.read_text())
+    spec = lenient["spec"]["versions"][0]["schema"]["openAPIV3Schema"]["properties"]["spec"]["properties"]
+    for of, field in (("nodes", "name"), ("access", "node")):
+        del spec[of]["items"]["properties"][field]["x-kubernetes-validations"]
+    apply = ("apply", "--server-side", "--force-conflicts", "-f")
+    await asyncio.to_thread(server.kubectl, *apply, "-", stdin=json.dumps(lenient))
+
+    async def written() -> bool:
+        access = [{"name": "laptop"}, {"name": "second", "node": "Node_1"}]
+        with contextlib.suppress(ApiError):
+            await client.patch(Network, "default", "net", {"spec": {"access": access}})
+            await standing.create(Network, "typo", ipRange="10.42.0.0/16", nodes=[{"name": "n"}, {"name": "N2_typo"}])
+            return True
+        return False
+
+    try:
+        await until(written)
+    finally:
+        await asyncio.to_thread(server.kubectl, *apply, str(file))
+    said = await standing.says(Network, "typo", "InvalidSpec", "N2_typo")
+    assert [node.name for node in said.status.nodes] == ["n"]
+    said = await standing.says(Network, "net", "InvalidSpec", "Node_1")
+    assert [(entry.name, entry.node) for entry in said.status.access] == [("laptop", "n"), ("second", "n")]
+
+    async def strict() -> bool:
+        try:
+            await client.patch(Network, "default", "typo", {"spec": {"relay": "N_3"}})
+        except ApiError:
+            return True
+        return False
+
+    async def said_anew() -> bool:
+        network = await standing.get(Network, "typo")
+        return bool(network.status.observed_generation == network.metadata.generation > before)
+
+    await until(strict)
+    before = (await standing.get(Network, "typo")).metadata.generation
+    await client.patch(Network, "default", "typo", {"spec": {"mtu": 1400}})  # statuses are taken still, and other changes
+    await until(said_anew)
+    await standing.create(ZMachine, "m", image="oci://r/i:t", network={"name": "net"})
+    await standing.ready(ZMachine, "m")
+    long = "n" * 200
+    await standing.create(Network, long, ipRange="10.43.0.0/16", nodes=[{"name": "n"}], access=[{"name": "l" * 60}])
+    network = await standing.ready(Network, long)
+    (laptop,) = network.status.access
+    assert len(laptop.secret) == 253
+    assert await standing.get(Secret, laptop.secret)
 
 
 async def test_what_an_agent_says_is_left_over_keeps_nobody_from_what_is_his(standing: Standing) -> None:

@@ -11,7 +11,7 @@ from pydantic import ConfigDict, Field
 
 from zos.api.farm import NON_GLOBAL_IPV4
 from zos.api.meta import ABANDON, MOST, Model, Object, Quantity, Status
-from zos.api.schema import AGE, READY, REASON, Column, Rule, at_most, each_cidr, ipv4, ipv6, keyed, rules
+from zos.api.schema import AGE, READY, REASON, Column, Rule, at_most, each_cidr, ipv4, ipv6, keyed, label, named, rules
 from zos.api.text import (
     MOST_COUNTED,
     Cidr,
@@ -87,10 +87,10 @@ class Recipient(Model):
     kind: Literal["ZMount", "ZMachine"]
     """Of the same kind as what it gets."""
 
-    namespace: str = Field(min_length=1, max_length=63)
+    namespace: str = Field(min_length=1, max_length=63, json_schema_extra=rules(label("quarantine[].giveTo.namespace")))
     """Its namespace."""
 
-    name: str = Field(min_length=1, max_length=253)
+    name: str = Field(min_length=1, max_length=253, json_schema_extra=rules(named("quarantine[].giveTo.name")))
     """Its name."""
 
 
@@ -117,7 +117,7 @@ class QuarantineOrder(Model):
 
 
 class GridNodeSpec(Model):
-    farm: str | None = Field(default=None, max_length=253)
+    farm: str | None = Field(default=None, max_length=253, json_schema_extra=rules(named("farm")))
     """The Farm whose public segment the node is on. Absent: its machines have no public addresses."""
 
     endpoint: Endpoint | None = None
