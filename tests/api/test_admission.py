@@ -139,6 +139,31 @@ REFUSED = [
     ("Contract", CONTRACT | {"publicIPv4": 100000}, "publicIPv4 must be between 1 and 4096"),
     ("PublicIP", {"contract": "c", "ipv4": False, "ipv6": False}, "at least one of ipv4 and ipv6 must be true"),
     ("NameContract", {"name": "a.b"}, "name must be letters"),
+    *(
+        (kind, spec, f"{what} must be a name as")
+        for kind, what, spec in (
+            ("Network", "nodes[].name", NETWORK | {"nodes": [{"name": "n1"}, {"name": "N2_typo"}]}),
+            ("Network", "access[].node", NETWORK | {"access": [{"name": "l", "node": "Node_1"}]}),
+            ("Network", "relay", NETWORK | {"relay": "n1."}),
+            ("ZMachine", "network.name", MACHINE | {"network": {"name": "a b"}}),
+            ("ZMachine", "disks[].name", MACHINE | {"disks": [{"name": "d_1", "mountPath": "/d"}]}),
+            ("ZMachine", "env[].valueFrom.secretKeyRef.name",
+             MACHINE | {"env": [{"name": "A", "valueFrom": {"secretKeyRef": {"name": "-s", "key": "k"}}}]}),
+            ("ZMachine", "publicIP", MACHINE | {"publicIP": ""}),
+            ("ZMachine", "nodeName", MACHINE | {"nodeName": "n1\n"}),
+            ("ZMount", "nodeName", MOUNT | {"nodeName": "n/1"}),
+            ("Contract", "farm", CONTRACT | {"farm": "Lab"}),
+            ("PublicIP", "contract", PUBLIC_IP | {"contract": "c..d"}),
+            ("GridNode", "farm", NODE | {"farm": "lab-"}),
+            *(
+                ("GridNode", f"quarantine[].giveTo.{what}", NODE | {"quarantine": [{"uid": "u", "giveTo": to}]})
+                for what, to in (
+                    ("name", {"kind": "ZMount", "namespace": "d", "name": "D"}),
+                    ("namespace", {"kind": "ZMount", "namespace": "a.b", "name": "d"}),
+                )
+            ),
+        )
+    ),
 ]  # fmt: skip
 
 CHANGES = [

@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import yaml
 
 from apiserver import CRDS, ApiServer, running
 from simulated import sweep, until
@@ -501,6 +502,143 @@ async def test_what_the_api_server_refuses_is_told_and_holds_up_nothing_else(sta
     await client.delete(Network, "poor", "net")
     await poor.gone(Network, "net")
     await client.delete(Namespace, "", "poor")
+
+
+@contextlib.asynccontextmanager
+async def forbidden(standing: Standing, *expressions: str) -> AsyncIterator[None]:
+    """A policy that takes statuses of Networks and GridNodes only where all ``expressions`` hold."""
+    rule = {
+        "apiGroups": ["zos.grid.tf"], "apiVersions": ["v1alpha1"], "operations": ["UPDATE"],
+        "resources": ["networks/status", "gridnodes/status"],
+    }  # fmt: skip
+    spec = {
+        "failurePolicy": "Fail",
+        "matchConstraints": {"resourceRules": [rule]},
+        "validations": [{"expression": expression, "message": "not here"} for expression in expressions],
+    }
+    path, meta = "/apis/admissionregistration.k8s.io/v1", {"name": "picky"}
+    client = standing.grid.client
+    await client.request("POST", f"{path}/validatingadmissionpolicies", body={"metadata": meta, "spec": spec})
+    binding = {"metadata": meta, "spec": {"policyName": "picky", "validationActions": ["Deny"]}}
+    await client.request("POST", f"{path}/validatingadmissionpolicybindings", body=binding)
+
+    async def in_force(wanted: bool) -> bool:
+        try:
+            await client.patch(Network, "default", "canary", {"status": {"relay": "unwelcome"}}, subresource="status")
+        except ApiError as error:
+            return wanted and error.permanent
+        return not wanted
+
+    try:
+        await until(lambda: in_force(True))
+        yield
+    finally:
+        for kind in ("validatingadmissionpolicybindings", "validatingadmissionpolicies"):
+            await client.request("DELETE", f"{path}/{kind}/picky")
+        await until(lambda: in_force(False))
+
+
+async def test_what_is_refused_of_a_pool_is_told_to_those_whose_it_is_and_holds_up_nobody_else(standing: Standing) -> None:
+    """A network whose own status is refused, and a disk whose share of the node is, beside others that come with them."""
+    client, writes = standing.grid.client, standing.grid.writes
+    await standing.create(Network, "canary", ipRange="10.40.0.0/16")
+    await standing.ready(Network, "canary")
+    no_node = "object.metadata.name != 'unlucky' || object.status.?nodes.orValue([]).size() == 0"
+    no_share = "object.kind != 'GridNode' || !object.status.?holds.orValue([]).exists(h, h.owner == 'ZMount default/unlucky')"
+    no_relay = "object.kind != 'Network' || object.status.?relay.orValue('') != 'unwelcome'"
+    async with forbidden(standing, no_node, no_share, no_relay):
+        before = len(writes)
+        await standing.create(Network, "unlucky", ipRange="10.41.0.0/16", nodes=[{"name": "n"}])
+        disks = [standing.create(ZMount, name, size="16Mi", nodeName="n") for name in ("a", "unlucky", "b", "c")]
+        await asyncio.gather(*disks, standing.create(ZMachine, "m", image="oci://r/i:t", network={"name": "unlucky"}))
+        for name in "abc":
+            await standing.ready(ZMount, name)
+        for model in (Network, ZMount):
+            said = await standing.says(model, "unlucky", "Refused", "not here")
+            assert said.status.observed_generation == said.metadata.generation
+            assert said.status.condition("Stalled")
+        await standing.says(ZMachine, "m", "DependencyNotReady", "unlucky")
+        await asyncio.sleep(4)
+        refused = [kind for _, kind, _, status in writes[before:] if status == 422]
+        assert 1 <= refused.count("Network") <= 6, refused
+        assert 1 <= refused.count("GridNode") <= 12, refused
+        assert (await standing.get(GridNode, "n")).status.condition("Ready").status == "True"
+    for model, change in ((Network, {"mtu": 1400}), (ZMount, {"size": "17Mi"})):  # somebody's doing: tried at once
+        await client.patch(model, "default", "unlucky", {"spec": change})
+        await standing.ready(model, "unlucky")
+    await standing.ready(ZMachine, "m")
+
+
+async def test_names_that_nothing_can_have_are_told(standing: Standing) -> None:
+    """They are in the cluster from before admission looked at them. Names that are too long for one are shortened."""
+    server, client = standing.server, standing.grid.client
+    file = CRDS / "networks.zos.grid.tf.yaml"
+    lenient = yaml.safe_load(file.read_text())
+    spec = lenient["spec"]["versions"][0]["schema"]["openAPIV3Schema"]["properties"]["spec"]["properties"]
+    for of, field in (("nodes", "name"), ("access", "node")):
+        del spec[of]["items"]["properties"][field]["x-kubernetes-validations"]
+    apply = ("apply", "--server-side", "--force-conflicts", "-f")
+    await asyncio.to_thread(server.kubectl, *apply, "-", stdin=json.dumps(lenient))
+
+    async def written() -> bool:
+        access = [{"name": "laptop"}, {"name": "second", "node": "Node_1"}]
+        with contextlib.suppress(ApiError):
+            await client.patch(Network, "default", "net", {"spec": {"access": access}})
+            await standing.create(Network, "typo", ipRange="10.42.0.0/16", nodes=[{"name": "n"}, {"name": "N2_typo"}])
+            return True
+        return False
+
+    try:
+        await until(written)
+    finally:
+        await asyncio.to_thread(server.kubectl, *apply, str(file))
+    said = await standing.says(Network, "typo", "InvalidSpec", "N2_typo")
+    assert [node.name for node in said.status.nodes] == ["n"]
+    said = await standing.says(Network, "net", "InvalidSpec", "Node_1")
+    assert [(entry.name, entry.node) for entry in said.status.access] == [("laptop", "n"), ("second", "n")]
+
+    async def strict() -> bool:
+        try:
+            await client.patch(Network, "default", "typo", {"spec": {"relay": "N_3"}})
+        except ApiError:
+            return True
+        return False
+
+    async def said_anew() -> bool:
+        network = await standing.get(Network, "typo")
+        return bool(network.status.observed_generation == network.metadata.generation > before)
+
+    await until(strict)
+    before = (await standing.get(Network, "typo")).metadata.generation
+    await client.patch(Network, "default", "typo", {"spec": {"mtu": 1400}})  # statuses are taken still, and other changes
+    await until(said_anew)
+    await standing.create(ZMachine, "m", image="oci://r/i:t", network={"name": "net"})
+    await standing.ready(ZMachine, "m")
+    long = "n" * 200
+    await standing.create(Network, long, ipRange="10.43.0.0/16", nodes=[{"name": "n"}], access=[{"name": "l" * 60}])
+    network = await standing.ready(Network, long)
+    (laptop,) = network.status.access
+    assert len(laptop.secret) == 253
+    assert await standing.get(Secret, laptop.secret)
+
+
+async def test_what_an_agent_says_is_left_over_keeps_nobody_from_what_is_his(standing: Standing) -> None:
+    """A thief of the node's token shows more in quarantine than can be added up."""
+    client = standing.grid.client
+    await standing.grid.stop_agent("n")
+    most = [{"uid": f"u{number}", "cpu": 2**31 - 1, "memory": "9999999999999999999Ei"} for number in range(2)]
+    await client.patch(GridNode, "", "n", {"status": {"quarantine": most}}, subresource="status")
+    await standing.says(GridNode, "n", "NodeUnreachable")
+    before = len(standing.grid.writes)
+    await standing.create(Network, "both", ipRange="10.50.0.0/16", nodes=[{"name": "n"}])
+
+    async def seated() -> bool:
+        network = await standing.get(Network, "both")
+        return any(entry.public_key for entry in network.status.nodes)
+
+    await until(seated)
+    assert not [write for write in standing.grid.writes[before:] if write[3] == 422]
+    assert (await standing.get(GridNode, "n")).status.allocated.cpu == 2**31 - 1
 
 
 async def test_a_node_that_lost_its_keys_gets_others_by_itself(standing: Standing) -> None:

@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import base64
+import re
+import tracemalloc
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -11,6 +14,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 from pydantic.alias_generators import to_camel
 
+import cases
+from fixpoint import resolve as resolved
+from fixpoint import settle
 from zos.agent.nodestatus import ours
 from zos.agent.surroundings import nameservers
 from zos.api.core import NoText, Secret
@@ -19,10 +25,15 @@ from zos.api.gridnode import GridNode, GridNodeStatus
 from zos.api.meta import Condition, Reason
 from zos.api.nodeworkload import NodeWorkload
 from zos.api.rbac import NODE_PREFIX
+from zos.api.zmachine import EnvSource, EnvVar, SecretKeyRef, ZMachine
 from zos.controller.registry import KINDS as RESOLVED
+from zos.controller.registry import indexes
+from zos.kinds.gridnode.resolve import resolve
+from zos.kinds.network.topology import Member, endpoint
 from zos.plan import names
 from zos.world.conditions import conditions
 from zos.world.resolution import waiting
+from zos.world.store import World
 
 KEY = "xTIBA5rboUvnH4htodjb6e697QjLERt1NAB4mZqp8Dg="
 
@@ -93,6 +104,33 @@ def test_an_offer_caps_what_a_node_says_of_itself() -> None:
     assert node({"offer": {"cpu": 0}}, capacity=told).unheld.cpu == 0
 
 
+def test_what_is_summed_up_of_what_an_agent_says_can_be_written_down() -> None:
+    most = [{"uid": f"u{number}", "cpu": 2**31 - 1, "memory": "9999999999999999999Ei", "storage": "8Ei"} for number in range(3)]
+    thief = node(capacity={"cpu": 4, "memory": "8Gi", "storage": "1Ti"}, quarantine=most)
+    world = World([*indexes()])
+    world.put(thief)
+    found = resolve(thief, world.reader(thief.key)).status
+    assert isinstance(found, GridNodeStatus)
+    schema = crd(GridNode)["spec"]["versions"][0]["schema"]["openAPIV3Schema"]["properties"]["status"]["properties"]
+    for part in ("allocated", "free"):
+        for name, value in found.wire()[part].items():
+            form = schema[part]["properties"][name]
+            assert re.search(form["pattern"], value) if "pattern" in form else form["minimum"] <= value <= form["maximum"]
+    assert GridNodeStatus.model_validate(found.wire()) == found, "it would be written again and again"
+
+
+def test_a_node_that_says_much_of_a_machine_leaves_room_for_how_it_stands() -> None:
+    said = tuple(Condition(type=f"Further{number}", status="True", reason="R") for number in range(16))
+    found = conditions(waiting(Reason.FAILED, ""), said, (), 1, "")
+    assert [condition.type for condition in found[:3]] == ["Ready", "Stalled", "Further0"]
+    assert len(found) == 16
+
+
+def test_where_a_node_is_reached_is_written_in_the_form_that_statuses_take() -> None:
+    member = Member("n", "10.20.2.0/24", KEY, 52000, None, "2001:DB8::7")
+    assert endpoint(member, member) == "[2001:db8::7]:52000"
+
+
 def secret(**data: bytes) -> Secret:
     values = {key: base64.b64encode(value).decode() for key, value in data.items()}
     return Secret.model_validate({"metadata": {"name": "s"}, "data": values})
@@ -107,6 +145,41 @@ def test_a_key_of_a_secret_is_text_or_says_why_not() -> None:
     assert found.text("latin") is found.text("nul") is found.text("none") is None
     assert Secret.model_validate({"metadata": {"name": "s"}, "data": {"k": None}}).read("k") == ""
     assert Secret.model_validate({"metadata": {"name": "s"}, "data": {"k": "!"}}).read("k") is NoText.BINARY
+
+
+@pytest.mark.parametrize(
+    ("size", "count", "words"),
+    [
+        (2**17 - 1 - len("V0="), 4, ""),
+        (2**17 - len("V0="), 1, f"env V0 has {2**17 - 3} bytes, and {2**17 - 4} is the most"),
+        (2**17 - 100, 5, f"{5 * (2**17 - 100) + 5} bytes together"),
+        (1000 * 1024, 256, "env V0 has 1024000 bytes"),
+        (100 * 1024, 256, f"{256 * 100 * 1024 + 5} bytes together"),
+    ],
+)
+def test_variables_of_a_machine_are_bounded_before_they_are_gathered(size: int, count: int, words: str) -> None:
+    """A Secret that is named often costs its tenant once: it must not cost the controller as often."""
+    objects, _ = cases.load(Path(__file__).parent.parent / "golden" / "vanished.yaml")
+    world = cases.world_of(objects)
+    settle(world, ("Farm", "GridNode", "Network", "Contract", "PublicIP", "ZMount", "ZMachine"))
+    machine, password = world.peek(ZMachine.key_of("default", "web")), world.peek(Secret.key_of("default", "password"))
+    assert isinstance(machine, ZMachine)
+    assert isinstance(password, Secret)
+    world.put(password.model_copy(update={"data": {"value": base64.b64encode(b"x" * size).decode()}}))
+    source = EnvSource(secret_key_ref=SecretKeyRef(name="password", key="value"))
+    env = (EnvVar(name="PLAIN", value="hello"), *(EnvVar(name=f"V{number}", value_from=source) for number in range(count)))
+    machine = machine.model_copy(update={"spec": machine.spec.model_copy(update={"env": env})})
+    world.put(machine)
+    tracemalloc.start()
+    found = resolved(machine, world)
+    assert tracemalloc.get_traced_memory()[1] < 4 * 2**20
+    verdict, values = found.verdict, [len(value.value) for workload in found.workloads or () for value in workload.secrets]
+    del found
+    assert tracemalloc.get_traced_memory()[0] < 2**18, "the world remembers what was read"
+    tracemalloc.stop()
+    assert values == ([] if words else [size] * count)
+    assert words in verdict.message
+    assert (verdict.reason is Reason.INVALID_SPEC) is bool(words)
 
 
 @given(st.binary(max_size=64))

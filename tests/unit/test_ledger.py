@@ -4,28 +4,32 @@ from __future__ import annotations
 
 import asyncio
 import copy
+from collections.abc import Callable
 from typing import Any
 
 import pytest
 
-from zos.api.gridnode import GridNode, NodeHold
+from zos.api.gridnode import GridNode, GridNodeStatus, NodeHold, Resources
 from zos.api.meta import Key
 from zos.controller.ledger import Ledger, Lost
 from zos.controller.registry import indexes
-from zos.kube.client import Conflict, Raw
+from zos.kube.client import ApiError, Conflict, Raw
 from zos.world.store import World
 
 KEY = GridNode.key_of("", "n1")
 
 
 class Server:
-    """One GridNode, as an API server keeps it. ``answers`` holds back what it says to our writes until it is set."""
+    """One GridNode, as an API server keeps it. ``answers`` holds back what it says to our writes until it is set; ``refuses``
+    says why it does not take a status."""
 
     def __init__(self) -> None:
         meta = {"name": "n1", "uid": "u", "generation": 1, "resourceVersion": "10"}
         self.raw: Raw = {"kind": "GridNode", "metadata": meta, "spec": {}, "status": {}}
         self.answers = asyncio.Event()
         self.answers.set()
+        self.refuses: Callable[[Raw], str | None] = lambda status: None
+        self.patches = 0
 
     def write(self, status: Raw) -> Raw:
         self.raw = copy.deepcopy(self.raw)
@@ -37,6 +41,10 @@ class Server:
         if body["metadata"]["resourceVersion"] != self.raw["metadata"]["resourceVersion"]:
             await self.answers.wait()
             raise Conflict(409, "Conflict", "it changed")
+        self.patches += 1
+        if (why := self.refuses({**self.raw["status"], **body["status"]})) is not None:
+            await self.answers.wait()
+            raise ApiError(422, "Invalid", why)
         answer = self.write(body["status"])
         await self.answers.wait()
         return answer
@@ -52,7 +60,8 @@ class Side:
     def __init__(self, server: Server) -> None:
         self.world = World([*indexes()])
         self.again: list[Key] = []
-        self.ledger = Ledger(server, self.world, self.hear, self.again.extend, "test")  # type: ignore[arg-type]
+        self.now = 0.0
+        self.ledger = Ledger(server, self.world, self.hear, self.again.extend, "test", lambda: self.now)  # type: ignore[arg-type]
         self.hear(KEY, server.raw)
 
     def hear(self, key: Key, raw: Raw | None) -> None:
@@ -118,4 +127,120 @@ async def test_a_pool_that_changed_unheard_is_read_anew_even_when_it_is_used_aga
     assert isinstance(lost.exception(), Lost)
     assert again, "the test proves nothing"
     assert side.node.status.capacity.cpu == 4
+    assert side.node == GridNode.model_validate(server.raw)
+
+
+def bad_holds(status: Raw) -> str | None:
+    return next((f"{entry['uid']} is bad" for entry in status.get("holds", ()) if entry["uid"].startswith("bad")), None)
+
+
+def uids(found: Any) -> set[str]:
+    entries = found["status"]["holds"] if isinstance(found, dict) else found.status.holds
+    return {entry["uid"] if isinstance(entry, dict) else entry.uid for entry in entries}
+
+
+def said(waiter: asyncio.Future[None] | None) -> str:
+    """What somebody is told who wants a part written: nothing if it is."""
+    assert waiter is not None
+    assert waiter.done()
+    error = waiter.exception()
+    assert error is None or (isinstance(error, ApiError) and error.permanent)
+    return str(error or "")
+
+
+async def test_a_share_that_is_refused_is_told_to_its_holder_and_holds_up_no_other() -> None:
+    server = Server()
+    side = Side(server)
+    server.refuses = bad_holds
+    names = [f"good{number}" for number in range(60)] + ["bad1", "bad2"]
+    names.sort(key=lambda name: hash(name) % 7)
+    own = side.node.status.model_copy(update={"node_namespace": "zos-node-n1"})
+    waiters = {name: side.ledger.hold(KEY, hold(name), Key("ZMount", "default", name)) for name in names}
+    status = side.ledger.status(KEY, side.node.status.model_copy(update={"node_namespace": own.node_namespace}))
+    for _ in range(10):
+        await settle()
+    assert {name for name in names if said(waiters[name])} == {"bad1", "bad2"}
+    assert "bad1 is bad" in said(waiters["bad1"])
+    assert said(status) == ""
+    assert uids(side.node) == uids(server.raw) == {name for name in names if name.startswith("good")}
+    assert server.raw["status"]["nodeNamespace"] == "zos-node-n1"
+    assert server.patches < 40, "each was written on its own"
+    assert not {key for key in side.again if key.name.startswith("bad")}, "who is told comes again by himself"
+
+
+async def test_what_was_refused_is_tried_on_its_own_less_and_less_often() -> None:
+    server = Server()
+    side = Side(server)
+    server.refuses = bad_holds
+    tried: list[float] = []
+    for second in range(600):
+        side.now, before = float(second), server.patches
+        waiter = side.ledger.hold(KEY, hold("bad"))
+        await settle()
+        assert said(waiter) == "GridNode n1: bad is bad"
+        if server.patches > before:
+            tried.append(side.now)
+    assert tried[:5] == [0, 1, 3, 6, 12]
+    assert len(tried) < 11
+    before = server.patches
+    both = side.ledger.hold(KEY, hold("good")), side.ledger.hold(KEY, hold("bad").model_copy(update={"storage": 2}))
+    await settle()
+    assert [bool(said(waiter)) for waiter in both] == [False, True], "another wish is another try"
+    assert server.patches == before + 2, "it was tried together with others, whom that could hold up"
+    server.refuses = lambda status: None
+    side.now += 300
+    again = side.ledger.hold(KEY, hold("bad"))
+    await settle()
+    assert said(again) == ""
+    assert uids(server.raw) == {"good", "bad"}
+
+
+async def test_a_pool_whose_own_status_is_refused_goes_on_taking_and_giving_back_shares() -> None:
+    server = Server()
+    side = Side(server)
+    server.refuses = lambda status: "too much" if status.get("allocated", {}).get("cpu", 0) > 9 else None
+    await settle()
+    first = side.ledger.hold(KEY, hold("a"))
+    await settle()
+    assert said(first) == ""
+
+    def resolved(**more: Any) -> GridNodeStatus:
+        return side.node.status.model_copy(update={"allocated": Resources(cpu=10), **more})
+
+    waiters = side.ledger.hold(KEY, hold("b")), side.ledger.status(KEY, resolved())
+    side.again.clear()
+    await settle()
+    assert [said(waiter) for waiter in waiters] == ["", "GridNode n1: too much"]
+    assert uids(server.raw) == {"a", "b"}
+    assert side.node == GridNode.model_validate(server.raw)
+    before = server.patches
+    gone = side.ledger.status(KEY, resolved(holds=(hold("b"),)))  # and "a" is over
+    await settle()
+    assert said(gone) == "GridNode n1: too much"
+    assert uids(server.raw) == {"b"}
+    assert server.patches == before + 1, "what was refused a moment ago was written again"
+    side.hear(KEY, server.write(CAPACITY))  # somebody has done something about it
+    server.refuses = lambda status: None
+    waiter = side.ledger.status(KEY, resolved())
+    await settle()
+    assert said(waiter) == ""
+    assert server.raw["status"]["allocated"]["cpu"] == 10
+
+
+async def test_shares_leave_room_for_the_pool_to_say_how_it_stands() -> None:
+    server = Server()
+    side = Side(server)
+    long = [hold(f"{number:04}").model_copy(update={"owner": f"ZMount {'n' * 63}/{'d' * 253}"}) for number in range(4000)]
+    waiters = [side.ledger.hold(KEY, entry) for entry in long]
+    for _ in range(20):
+        await settle()
+    refused = [waiter for waiter in waiters if said(waiter)]
+    assert 0 < len(refused) < 2000
+    assert "no room to write down more" in said(refused[0])
+    assert len(side.node.status.holds) == len(long) - len(refused)
+    assert 900_000 < len(side.node.model_dump_json(by_alias=True, exclude_none=True)) < 1_100_000
+    waiter = side.ledger.release(KEY, side.node.status.holds[0].uid)
+    status = side.ledger.status(KEY, side.node.status.model_copy(update={"node_namespace": "zos-node-n1"}))
+    await settle()
+    assert said(waiter) == said(status) == ""
     assert side.node == GridNode.model_validate(server.raw)

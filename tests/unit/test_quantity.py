@@ -5,14 +5,14 @@ from __future__ import annotations
 import pytest
 
 from zos.api.gridnode import GridNodeStatus, NodeHold
-from zos.api.meta import format_quantity, parse_quantity
+from zos.api.meta import MOST, format_quantity, parse_quantity
 
 
 @pytest.mark.parametrize(
     ("text", "amount"),
     [
         ("0", 0), ("1Gi", 2**30), ("500Mi", 500 * 2**20), ("1.5Gi", 3 * 2**29), ("2k", 2000), ("1e3", 1000), ("100m", 1),
-        (7, 7), ("1Ki", 1024), ("1G", 10**9), (" 1Gi ", 2**30), ("3Ti", 3 * 2**40),
+        (7, 7), ("1Ki", 1024), ("1G", 10**9), (" 1Gi ", 2**30), ("3Ti", 3 * 2**40), ("9999999999999999999Ei", 2**63 - 1),
     ],
 )  # fmt: skip
 def test_quantities_are_read_as_kubernetes_reads_them(text: str | int, amount: int) -> None:
@@ -26,8 +26,9 @@ def test_anything_else_is_refused(text: str) -> None:
 
 
 def test_there_and_back() -> None:
-    for amount in (0, 1, 1000, 1024, 2**30, 3 * 2**29, 2**30 + 1):
+    for amount in (0, 1, 1000, 1024, 2**30, 3 * 2**29, 2**30 + 1, MOST):
         assert parse_quantity(format_quantity(amount)) == amount
+    assert parse_quantity(format_quantity(MOST + 1)) == MOST
 
 
 def test_a_copy_remembers_nothing_that_is_no_longer_true() -> None:

@@ -74,6 +74,19 @@ async def test_what_is_added_while_it_is_worked_on_comes_again_and_failures_wait
     assert made.waiting == 1
 
 
+async def test_what_is_refused_for_good_is_tried_after_one_second_two_four_and_at_most_five_minutes() -> None:
+    made, pauses = queue(), []
+    for _ in range(12):
+        made.add(key("a"))
+        await made.get()
+        pauses.append(made.failed(key("a"), refused=True))
+    assert pauses[:4] == [1, 2, 4, 8]
+    assert pauses[8:] == [256, 300, 300, 300]
+    assert made.waiting == 1
+    made.add(key("a"))  # somebody has done something about it
+    assert await asyncio.wait_for(made.get(), 0.05) == key("a")
+
+
 async def test_what_rests_is_heard_at_once_then_seldom_and_at_the_end() -> None:
     made = Queue(time.monotonic, lambda: 1.0, lambda found: 0.1 if found.name == "sum" else 0.0)
     made.add(key("sum"))

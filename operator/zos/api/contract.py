@@ -8,7 +8,7 @@ from pydantic import Field
 
 from zos.api.farm import ipv4_of
 from zos.api.meta import Model, Object, Status
-from zos.api.schema import AGE, READY, REASON, Column, Rule, at_most, rules
+from zos.api.schema import AGE, READY, REASON, Column, Rule, at_most, named, rules
 from zos.api.text import Count, Ipv4, Kind, Label, Line, Name, Uid
 
 
@@ -16,7 +16,9 @@ class ContractSpec(Model):
     farm: str = Field(
         min_length=1,
         max_length=253,
-        json_schema_extra=rules(Rule("self == oldSelf", "farm is immutable: make a new Contract with the other farm")),
+        json_schema_extra=rules(
+            named("farm"), Rule("self == oldSelf", "farm is immutable: make a new Contract with the other farm")
+        ),
     )
     """The Farm whose addresses are reserved; can't be changed."""
 

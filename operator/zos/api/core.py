@@ -32,6 +32,11 @@ class Secret(Object):
 
     data: Annotated[dict[str, str], BeforeValidator(_values)] = Field(default_factory=dict)
 
+    def size(self, key: str) -> int | None:
+        """Bytes of one key's value, without decoding it; None: no such key."""
+        value = self.data.get(key)
+        return None if value is None else len(value) * 3 // 4 - value[-2:].count("=")
+
     def read(self, key: str) -> str | NoText:
         """The decoded value of one key, or why there is none."""
         value = self.data.get(key)

@@ -10,9 +10,10 @@ from typing import Annotated, ClassVar, Literal
 from pydantic import ConfigDict, Field
 
 from zos.api.farm import NON_GLOBAL_IPV4
-from zos.api.meta import ABANDON, Model, Object, Quantity, Status
-from zos.api.schema import AGE, READY, REASON, Column, Rule, at_most, each_cidr, ipv4, ipv6, keyed, rules
+from zos.api.meta import ABANDON, MOST, Model, Object, Quantity, Status
+from zos.api.schema import AGE, READY, REASON, Column, Rule, at_most, each_cidr, ipv4, ipv6, keyed, label, named, rules
 from zos.api.text import (
+    MOST_COUNTED,
     Cidr,
     Count,
     Ip,
@@ -86,10 +87,10 @@ class Recipient(Model):
     kind: Literal["ZMount", "ZMachine"]
     """Of the same kind as what it gets."""
 
-    namespace: str = Field(min_length=1, max_length=63)
+    namespace: str = Field(min_length=1, max_length=63, json_schema_extra=rules(label("quarantine[].giveTo.namespace")))
     """Its namespace."""
 
-    name: str = Field(min_length=1, max_length=253)
+    name: str = Field(min_length=1, max_length=253, json_schema_extra=rules(named("quarantine[].giveTo.name")))
     """Its name."""
 
 
@@ -116,7 +117,7 @@ class QuarantineOrder(Model):
 
 
 class GridNodeSpec(Model):
-    farm: str | None = Field(default=None, max_length=253)
+    farm: str | None = Field(default=None, max_length=253, json_schema_extra=rules(named("farm")))
     """The Farm whose public segment the node is on. Absent: its machines have no public addresses."""
 
     endpoint: Endpoint | None = None
@@ -375,14 +376,15 @@ class GridNode(Object):
         )
 
     def allocated(self, holds: Iterable[NodeHold]) -> Resources:
-        """What ``holds`` take, and what is in quarantine and none of them is for."""
+        """What ``holds`` take, and what is in quarantine and none of them is for; no more than can be written down, or what an
+        agent says it has left would keep the rest of the status from being written."""
         taken: list[NodeHold | Quarantined] = [*holds]
         known = {hold.uid for hold in taken}
         taken += [left for left in self.status.quarantine if left.uid not in known]
         return Resources(
-            cpu=sum(one.cpu for one in taken),
-            memory=sum(one.memory for one in taken),
-            storage=sum(one.storage for one in taken),
+            cpu=min(MOST_COUNTED, sum(one.cpu for one in taken)),
+            memory=min(MOST, sum(one.memory for one in taken)),
+            storage=min(MOST, sum(one.storage for one in taken)),
         )
 
     @cached_property

@@ -235,11 +235,20 @@ _SUFFIXES = {
 }  # fmt: skip
 
 
+#: The largest quantity there is, for Kubernetes as well: what is more counts as this.
+MOST = 2**63 - 1
+
+
 def parse_quantity(value: str | int) -> int:
-    """Bytes (or units) of a Kubernetes quantity, rounded up. Decimals like ``1.5Gi`` and exponents ``1e3`` are allowed.
+    """Bytes (or units) of a Kubernetes quantity, rounded up, at most `MOST`. Decimals like ``1.5Gi`` and exponents ``1e3`` are
+    allowed.
 
     Raises ValueError for anything else. Source: apimachinery ``resource.ParseQuantity``.
     """
+    return min(_parsed(value), MOST)
+
+
+def _parsed(value: str | int) -> int:
     if isinstance(value, int):
         return value
     for suffix, factor in (("Gi", 2**30), ("Mi", 2**20), ("", 1)):  # nearly all of them, a hundred times faster
@@ -256,7 +265,8 @@ def parse_quantity(value: str | int) -> int:
 
 
 def format_quantity(amount: int) -> str:
-    """The shortest exact binary quantity: 536870912 → ``512Mi``."""
+    """The shortest exact binary quantity: 536870912 → ``512Mi``. More than `MOST` is written as that."""
+    amount = min(amount, MOST)
     for suffix in ("Ei", "Pi", "Ti", "Gi", "Mi", "Ki"):
         if amount and amount % _SUFFIXES[suffix] == 0:
             return f"{amount // _SUFFIXES[suffix]}{suffix}"

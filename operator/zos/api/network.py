@@ -7,7 +7,7 @@ from typing import Annotated, ClassVar, Literal
 from pydantic import ConfigDict, Field
 
 from zos.api.meta import Model, Object, Status
-from zos.api.schema import AGE, READY, REASON, Column, Rule, at_most, ipv4_range, keyed, rules, subrange
+from zos.api.schema import AGE, READY, REASON, Column, Rule, at_most, ipv4_range, keyed, named, rules, subrange
 from zos.api.text import KEY, Cidr, HostPort, Ipv4, Label, Line, Message, Name, Port, PublicKey, Uid, otherwise
 
 #: Where the WireGuard addresses of every network lie (RFC 6598 space, so no private range collides).
@@ -17,7 +17,7 @@ WIREGUARD_RANGE = "100.64.0.0/16"
 class NetworkNode(Model):
     """A node that is part of the network from the start; nodes that get a machine join by themselves."""
 
-    name: str = Field(min_length=1, max_length=253)
+    name: str = Field(min_length=1, max_length=253, json_schema_extra=rules(named("nodes[].name")))
     """The GridNode's name."""
 
     subnet: str | None = Field(default=None, max_length=18, json_schema_extra=rules(subrange("nodes[].subnet")))
@@ -29,7 +29,8 @@ class NetworkAccess(Model):
     """A laptop, or anything else outside the grid that speaks WireGuard. Its wg-quick file is put into a Secret."""
 
     name: str = Field(max_length=63, pattern=r"^[a-z0-9]([-a-z0-9]*[a-z0-9])?$")
-    """A name of your choice. The wg-quick file is key ``wg0.conf`` of Secret ``<network>-<name>-wireguard``."""
+    """A name of your choice. The wg-quick file is key ``wg0.conf`` of Secret ``<network>-<name>-wireguard``, whose name is
+    shortened where that is too long: ``status.access[].secret`` has it."""
 
     public_key: str | None = Field(
         default=None,
@@ -44,7 +45,7 @@ class NetworkAccess(Model):
     """The laptop's own WireGuard key, as ``wg pubkey`` prints it; the file then has no private key. Absent: a pair is made and
     the file is complete."""
 
-    node: str | None = Field(default=None, max_length=253)
+    node: str | None = Field(default=None, max_length=253, json_schema_extra=rules(named("access[].node")))
     """The node of this network that the laptop connects to; it needs an IPv4 endpoint. Absent: the network's relay of that
     moment, then for life. Setting it moves the laptop and rewrites its Secret."""
 
@@ -114,7 +115,7 @@ class NetworkSpec(Model):
     access: tuple[NetworkAccess, ...] = Field(default=(), max_length=256, json_schema_extra=keyed("name"))
     """Laptops that may join from outside."""
 
-    relay: str | None = Field(default=None, max_length=253)
+    relay: str | None = Field(default=None, max_length=253, json_schema_extra=rules(named("relay")))
     """The node through which hidden nodes (those without endpoint) are reached, one of the network with an IPv4 endpoint.
     Absent: one is chosen. When it dies, another takes over either way."""
 

@@ -8,7 +8,7 @@ from typing import ClassVar
 from pydantic import ConfigDict, Field
 
 from zos.api.meta import Model, Object, Status
-from zos.api.schema import AGE, READY, REASON, Column, Rule, rules
+from zos.api.schema import AGE, READY, REASON, Column, Rule, named, rules
 from zos.api.text import Cidr, Ipv4, Mac, Name, Uid
 
 
@@ -22,7 +22,9 @@ class PublicIPSpec(Model):
     contract: str = Field(
         min_length=1,
         max_length=253,
-        json_schema_extra=rules(Rule("self == oldSelf", "contract is immutable: make a new PublicIP with the other contract")),
+        json_schema_extra=rules(
+            named("contract"), Rule("self == oldSelf", "contract is immutable: make a new PublicIP with the other contract")
+        ),
     )
     """A Contract of the same namespace. Its farm gives the addresses; can't be changed."""
 

@@ -10,6 +10,8 @@ from typing import Any, NamedTuple
 
 from pydantic.config import JsonDict
 
+from zos.api.text import LABEL, REFERENCE
+
 
 class Rule(NamedTuple):
     """A CEL expression over ``self`` (and ``oldSelf``: then it speaks of updates), and what to say when it is false.
@@ -86,6 +88,21 @@ def subrange(what: str) -> Rule:
         "isCIDR(self) && cidr(self).ip().family() == 4 && cidr(self).prefixLength() == 24"
         " && self == string(cidr(self).masked())",
         f"{what} must be exactly a /24 like 10.20.5.0/24",
+    )
+
+
+def named(what: str) -> Rule:
+    """The name of another object, which can't be there under what is no name."""
+    return Rule(
+        f"self.matches('{REFERENCE}')",
+        f"{what} must be a name as objects have: lower-case letters, digits, '-' and '.', like web-1",
+    )
+
+
+def label(what: str) -> Rule:
+    """The name of a namespace."""
+    return Rule(
+        f"self.matches('{LABEL}')", f"{what} must be a name as namespaces have: lower-case letters, digits and '-', like team-a"
     )
 
 

@@ -38,8 +38,12 @@ Label = Annotated[str, _text(63, f"^({_LABEL})?$")]
 """A namespace, or anything else that is a DNS label."""
 
 LabelValue = Annotated[str, _text(63, "^([A-Za-z0-9]([A-Za-z0-9_.-]*[A-Za-z0-9])?)?$")]
-Name = Annotated[str, _text(253, f"^({_LABEL}([.]{_LABEL})*)?$")]
+_NAME = f"{_LABEL}([.]{_LABEL})*"
+Name = Annotated[str, _text(253, f"^({_NAME})?$")]
 """``metadata.name``."""
+
+#: What users refer to other objects and to namespaces by; see `schema.named`.
+REFERENCE, LABEL = f"^{_NAME}$", f"^{_LABEL}$"
 
 Line = Annotated[str, _text(1024, f"^{_PLAIN}*$")]
 """Words without control characters: they may go into somebody else's file."""
@@ -65,6 +69,11 @@ PublicKey = Annotated[str, _text(44, KEY)]
 def is_key(text: str | None) -> bool:
     """Whether a text is a key of 32 bytes as ``wg`` prints it."""
     return text is not None and re.fullmatch(KEY, text) is not None and not text.endswith("\n")
+
+
+def is_name(text: str) -> bool:
+    """Whether an object can have that name."""
+    return len(text) <= 253 and re.fullmatch(_NAME, text) is not None
 
 
 Version = Annotated[str, _text(32, "^[0-9A-Za-z][0-9A-Za-z.+_-]*$")]
@@ -95,7 +104,9 @@ Interface = Annotated[str, _text(15, r"^[^/\s\p{Cc}]+$")]
 Mtu = Annotated[int, _integer(576, 65535)]
 PrefixLength = Annotated[int, _integer(0, 128)]
 Port = Annotated[int, _integer(1, 65535)]
-Count = Annotated[int, _integer(0, 2**31 - 1)]
+#: The highest `Count`: a sum of what others wrote may be more.
+MOST_COUNTED = 2**31 - 1
+Count = Annotated[int, _integer(0, MOST_COUNTED)]
 
 
 def sentence(words: str) -> str:

@@ -8,7 +8,7 @@ from typing import Annotated, ClassVar, Literal
 from pydantic import ConfigDict, Field
 
 from zos.api.meta import DeletionPolicy, Model, Object, Quantity, Status
-from zos.api.schema import AGE, READY, REASON, Column, Rule, at_least, ipv4, keyed, no_control, rules
+from zos.api.schema import AGE, READY, REASON, Column, Rule, at_least, ipv4, keyed, named, no_control, rules
 from zos.api.text import Argument, Count, Digest, Ipv4, Ipv6, Line, Name, Path, SshKey, Time, otherwise
 
 
@@ -20,7 +20,7 @@ class RunPolicy(StrEnum):
 
 
 class MachineNetwork(Model):
-    name: str = Field(min_length=1, max_length=253)
+    name: str = Field(min_length=1, max_length=253, json_schema_extra=rules(named("network.name")))
     """A Network of the same namespace."""
 
     ip: str | None = Field(default=None, max_length=15, json_schema_extra=rules(ipv4("network.ip")))
@@ -31,7 +31,7 @@ class MachineNetwork(Model):
 class MachineDisk(Model):
     """A ZMount that the machine uses, and where in its file system."""
 
-    name: str = Field(min_length=1, max_length=253)
+    name: str = Field(min_length=1, max_length=253, json_schema_extra=rules(named("disks[].name")))
     """A ZMount of the same namespace, used by no other machine."""
 
     mount_path: str = Field(
@@ -50,7 +50,7 @@ class MachineDisk(Model):
 
 
 class SecretKeyRef(Model):
-    name: str = Field(min_length=1, max_length=253)
+    name: str = Field(min_length=1, max_length=253, json_schema_extra=rules(named("env[].valueFrom.secretKeyRef.name")))
     """A Secret of the same namespace."""
 
     key: str = Field(min_length=1, max_length=253)
@@ -150,7 +150,7 @@ class ZMachineSpec(Model):
     network: MachineNetwork
     """The one private network that the machine is in."""
 
-    public_ip: str | None = Field(default=None, alias="publicIP", max_length=253)
+    public_ip: str | None = Field(default=None, alias="publicIP", max_length=253, json_schema_extra=rules(named("publicIP")))
     """A PublicIP of the same namespace that no other machine uses; the machine then goes to a node of that farm. Absent: it is
     reached through its private network only."""
 
@@ -162,7 +162,8 @@ class ZMachineSpec(Model):
     own."""
 
     env: tuple[EnvVar, ...] = Field(default=(), max_length=256, json_schema_extra=keyed("name"))
-    """Environment of the entrypoint, added to the image's own. A change takes effect at the next restart."""
+    """Environment of the entrypoint, added to the image's own. A variable has at most 128 KiB, all of them 512 KiB together,
+    values from Secrets included. A change takes effect at the next restart."""
 
     ssh_authorized_keys: tuple[SshKey, ...] = Field(default=(), max_length=64)
     """Public keys as in ``~/.ssh/id_ed25519.pub``, put into ``/root/.ssh/authorized_keys``. The image has to bring the SSH
@@ -172,7 +173,7 @@ class ZMachineSpec(Model):
     """What follows when the entrypoint ends or the guest dies. ``Always``: it starts again; ``OnFailure``: unless the exit code
     is 0; ``Once``: it stays down. ``Halted``: it is stopped now."""
 
-    node_name: str | None = Field(default=None, max_length=253)
+    node_name: str | None = Field(default=None, max_length=253, json_schema_extra=rules(named("nodeName")))
     """The GridNode to run on; can't be changed. Absent: where its disks or its public address are, else where it fits best."""
 
     deletion_policy: DeletionPolicy = DeletionPolicy.ERASE

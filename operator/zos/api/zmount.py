@@ -7,7 +7,7 @@ from typing import ClassVar
 from pydantic import Field
 
 from zos.api.meta import DeletionPolicy, Model, Object, Quantity, Status
-from zos.api.schema import AGE, READY, REASON, Column, Rule, rules
+from zos.api.schema import AGE, READY, REASON, Column, Rule, named, rules
 from zos.api.text import Name
 
 
@@ -29,7 +29,9 @@ class ZMountSpec(Model):
     node_name: str | None = Field(
         default=None,
         max_length=253,
-        json_schema_extra=rules(Rule("self == oldSelf", "nodeName is immutable: a disk does not move between nodes")),
+        json_schema_extra=rules(
+            named("nodeName"), Rule("self == oldSelf", "nodeName is immutable: a disk does not move between nodes")
+        ),
     )
     """The GridNode to be on; can't be changed. Absent: the node of the first machine that uses it, until then where there is
     room."""

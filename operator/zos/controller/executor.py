@@ -112,6 +112,9 @@ class Executor:
 
         Raises (from the awaitable) `Lost`, `Refused`, Conflict, ApiError and Unavailable: resolve again.
         """
+        return self._telling(obj, resolution, self._begin(obj, resolution))
+
+    def _begin(self, obj: Object, resolution: Resolution) -> Awaitable[None]:
         kind = KINDS[obj.KIND]
         if resolution.obsolete or resolution.let_go:
             return self._farewell.dismiss(obj, resolution)
@@ -182,6 +185,20 @@ class Executor:
             self._again(obj.key, 0.0)  # its status was written before it was known
         if task.refused:
             raise Refused("; ".join(task.refused))
+
+    async def _telling(self, obj: Object, resolution: Resolution, work: Awaitable[None]) -> None:
+        """What is refused for good, and stopped everything else, is said by the conditions, which are written on their own."""
+        try:
+            await work
+        except ApiError as error:
+            current = self._world.peek(obj.key)
+            if not error.permanent or current is None or current.uid != obj.uid or not hasattr(current, "status"):
+                raise
+            self._refusals[obj.key] = (f"the API server refuses it: {error}",)
+            verdict = self._verdict(obj, resolution.verdict)
+            await self._tell(obj, verdict)
+            await self._write_status(current, self._judged(current, current.status, verdict, resolution.conditions))
+            raise Refused(str(error)) from error
 
     def _settle_refusals(self, task: _Task) -> bool:
         """Remembers what was refused, for the condition. Whether that is news."""

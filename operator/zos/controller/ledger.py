@@ -3,15 +3,20 @@
 A pool is an object whose status records who holds what of it (GridNode, Network, Contract). The cached copy shows a share
 as soon as it is taken, so the next resolution can't take the same; one guarded write then carries all that came together.
 When the pool turns out to have changed meanwhile, everything unwritten is dropped and its askers resolve again.
+
+What the API server refuses for good must not keep the rest from being written. A write has parts: the pool's own status, and
+the share of each holder. One that is refused is cut in halves until it is known whose part it is; that part is dropped, its
+asker gets the API server's words, and from then on it is tried on its own, less and less often.
 """
 
 from __future__ import annotations
 
 import asyncio
+import json
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Collection, Iterable
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, NamedTuple
 
 from zos.api.meta import Key, Object, Status, version_number
 from zos.controller.registry import KINDS
@@ -20,24 +25,53 @@ from zos.world.store import World
 
 log = logging.getLogger("zos.ledger")
 
+#: The part of a write that is the pool's own status. Others are called by their holder's uid.
+_OWN = ""
+#: Seconds after which a refused part is tried again, doubled each time, and at most. A little less than the queue's, whose
+#: jitter must not come too early.
+_FIRST, _LAST = 0.75, 225.0
+#: Bytes that all shares of a pool may have: etcd takes 1.5 MiB, and the pool must still be able to say how it stands. As many
+#: shares as can't have more are not measured.
+_ROOM, _SURELY_FIT = 2**20, 1500
+
 
 class Lost(Exception):
     """The pool changed under an unwritten share: resolve again."""
 
 
+class _Waiter(NamedTuple):
+    """Somebody who relies on a part being written. ``by``: whose resolution asked for it."""
+
+    part: str
+    by: Key | None
+    done: asyncio.Future[None]
+
+
 @dataclass
 class _Open:
     """A pool with unwritten changes. ``base`` is what the API server has; ``writing`` what is on its way to it, which the
-    watch may tell of before the answer comes."""
+    watch may tell of before the answer comes. ``doubted``: parts among which something was refused, to be written group by
+    group."""
 
     base: Object
     writing: Object | None = None
-    waiters: list[asyncio.Future[None]] = field(default_factory=list)
+    waiters: list[_Waiter] = field(default_factory=list)
+    doubted: list[tuple[str, ...]] = field(default_factory=list)
+
+
+@dataclass(frozen=True)
+class _Refusal:
+    """``what`` was refused: the same is not tried before ``until``."""
+
+    what: object
+    error: ApiError
+    count: int
+    until: float
 
 
 class Ledger:
     """``absorb`` puts what the API server has into the cache, through `rebase`, unless the cache has something newer;
-    ``changed`` gets the keys that a change in the cache calls for."""
+    ``changed`` gets the keys that a change in the cache calls for; ``clock`` gives seconds."""
 
     def __init__(
         self,
@@ -46,18 +80,22 @@ class Ledger:
         absorb: Callable[[Key, Raw | None], None],
         changed: Callable[[frozenset[Key]], None],
         manager: str,
+        clock: Callable[[], float],
     ) -> None:
         self._client = client
         self._world = world
         self._absorb = absorb
         self._changed = changed
         self._manager = manager
+        self._clock = clock
         self._open: dict[Key, _Open] = {}
         self._tasks: dict[Key, asyncio.Task[None]] = {}
+        self._refusals: dict[Key, dict[str, _Refusal]] = {}  # by pool and part
+        self._sizes: dict[Key, tuple[object, int]] = {}  # of a pool's shares: what was measured, and its bytes
 
     def hold(self, pool: Key, entry: Any, by: Key | None = None) -> asyncio.Future[None] | None:
-        """Takes a share; None if it is recorded already, else done when it is written (raises `Lost`). ``by``: whose
-        resolution asks for it, which needs no second look to see it there."""
+        """Takes a share; None if it is recorded already, else done when it is written. Raises `Lost`, and ApiError where the
+        API server refuses it for good. ``by``: whose resolution asks for it, which needs no second look to see it there."""
         return self._set(pool, entry.uid, entry, by)
 
     def release(self, pool: Key, uid: str) -> asyncio.Future[None] | None:
@@ -68,8 +106,15 @@ class Ledger:
         """A pool's own new status, resolved from the cached copy as it is now. None if nothing changes."""
         obj: Any = self._world.peek(key)
         if obj is None or obj.status == status:
-            return self._join(key)
-        return self._put(key, obj.model_copy(update={"status": status}))
+            return self._join(key, _OWN, key)
+        denied = self._denied(key, _OWN, _cause(obj))
+        if denied is not None:  # whose share is over does not have to wait for that
+            name = _pool(obj)
+            status = obj.status.model_copy(update={name: getattr(status, name)})
+            if status == obj.status:
+                return denied
+        written = self._put(key, obj.model_copy(update={"status": status}), _OWN, key)
+        return denied or written
 
     def rebase(self, key: Key, fresh: Object) -> Object:
         """What the cache should hold now that the API server has ``fresh``: unwritten changes on top, or ``fresh`` itself
@@ -77,11 +122,10 @@ class Ledger:
         opened = self._open.get(key)
         if opened is None:
             return fresh
-        ours = KINDS[key.kind]
         current: Any = self._world.peek(key)
         base: Any = opened.base
         new: Any = fresh
-        fields = [name for name in type(new.status).model_fields if name not in ours.shared]
+        fields = _fields(fresh)
         known = [base, *((opened.writing,) if opened.writing is not None else ())]
         if (
             current is None
@@ -97,6 +141,8 @@ class Ledger:
 
     def forget(self, key: Key) -> None:
         """The pool is gone."""
+        self._refusals.pop(key, None)
+        self._sizes.pop(key, None)
         if key in self._open:
             self._drop(key)
 
@@ -108,17 +154,27 @@ class Ledger:
         entries = getattr(obj.status, name)
         mine = next((other for other in entries if other.uid == uid), None)
         if mine == entry:
-            return self._join(pool) if entry is not None else None
+            if entry is None:
+                self._forgive(pool, (uid,))
+                return None
+            return self._join(pool, uid, by)
+        if (denied := self._denied(pool, uid, entry)) is not None:
+            return denied
         others = tuple(other for other in entries if other.uid != uid)
+        if mine is None and not self._fits(pool, entries, entry):
+            words = f"{len(entries)} objects have something of it, and there is no room to write down more: use another"
+            return _failed(ApiError(413, "RequestEntityTooLarge", f"{pool}: {words}"))
         updated = {name: (*others, entry) if entry is not None else others}
-        return self._put(pool, obj.model_copy(update={"status": obj.status.model_copy(update=updated)}), by)
+        if mine is None and (known := self._sizes.get(pool)) is not None and known[0] is entries:
+            self._sizes[pool] = updated[name], known[1] + _size(entry)
+        return self._put(pool, obj.model_copy(update={"status": obj.status.model_copy(update=updated)}), uid, by)
 
-    def _join(self, key: Key) -> asyncio.Future[None] | None:
+    def _join(self, key: Key, part: str, by: Key | None) -> asyncio.Future[None] | None:
         """Waits for what is being written already; it may be what the caller relies on."""
         opened = self._open.get(key)
-        return self._waiter(opened) if opened is not None else None
+        return self._waiter(opened, part, by) if opened is not None else None
 
-    def _put(self, key: Key, obj: Object, by: Key | None = None) -> asyncio.Future[None]:
+    def _put(self, key: Key, obj: Object, part: str, by: Key | None) -> asyncio.Future[None]:
         opened = self._open.get(key)
         if opened is None:
             base = self._world.peek(key)
@@ -127,13 +183,13 @@ class Ledger:
         self._changed(self._world.put(obj) - {by})
         if key not in self._tasks:
             self._tasks[key] = asyncio.create_task(self._flush(key))
-        return self._waiter(opened)
+        return self._waiter(opened, part, by)
 
     @staticmethod
-    def _waiter(opened: _Open) -> asyncio.Future[None]:
-        waiter: asyncio.Future[None] = asyncio.get_running_loop().create_future()
-        opened.waiters.append(waiter)
-        return waiter
+    def _waiter(opened: _Open, part: str, by: Key | None) -> asyncio.Future[None]:
+        done: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        opened.waiters.append(_Waiter(part, by, done))
+        return done
 
     async def _flush(self, key: Key) -> None:
         try:
@@ -149,11 +205,20 @@ class Ledger:
     async def _write(self, key: Key, opened: _Open) -> None:
         wanted: Any = self._world.peek(key)
         base: Any = opened.base
-        waiters, opened.waiters = opened.waiters, []
+        parts = self._next(key, opened, wanted) if wanted is not None else None
+        if parts is not None:
+            wanted = wanted.model_copy(update={"status": _with(base, wanted, parts)})
+            waiters = [waiter for waiter in opened.waiters if waiter.part in parts]
+            opened.waiters = [waiter for waiter in opened.waiters if waiter.part not in parts]
+        else:
+            waiters, opened.waiters = opened.waiters, []
         patch = status_patch(base.status, wanted.status) if wanted is not None else {}
         try:
             if not patch:
-                self._close(key)
+                if parts:  # it is written differently only in memory
+                    opened.base = base.model_copy(update={"status": wanted.status})
+                else:
+                    self._close(key)
                 _settle(waiters)
                 return
             opened.writing = wanted
@@ -162,8 +227,14 @@ class Ledger:
                 type(base), key.namespace, key.name, body, subresource="status", manager=self._manager
             )
         except (Conflict, NotFound, ApiError, Unavailable) as error:
+            if isinstance(error, ApiError) and error.permanent:
+                if self._open.get(key) is opened:
+                    self._refused(key, opened, wanted, parts, waiters, error)
+                else:
+                    _fail(waiters, Lost(f"{key}: {error}"))
+                return
             log.info("pool %s changed meanwhile or can't be written: %s", key, error)
-            _fail(waiters, f"{key}: {error}")
+            _fail(waiters, Lost(f"{key}: {error}"))
             if self._open.get(key) is opened:
                 self._drop(key, f"{key}: {error}")
                 await self._refetch(key, type(base))
@@ -179,12 +250,91 @@ class Ledger:
             if current.status == wanted.status:
                 self._close(key)
                 self._changed(self._world.put(fresh))
-            else:  # more came while this was on its way
+            else:  # more came while this was on its way, or it was not all
                 opened.base = fresh
-                fields = [name for name in type(fresh.status).model_fields if name not in KINDS[key.kind].shared]
-                status = fresh.status.model_copy(update={name: getattr(current.status, name) for name in fields})
+                if parts is None:
+                    status = fresh.status.model_copy(update={name: getattr(current.status, name) for name in _fields(fresh)})
+                else:
+                    status = _with(fresh, current, _differing(fresh, current))
                 self._changed(self._world.put(fresh.model_copy(update={"status": status})))
+        self._forgive(key, parts or ())
         _settle(waiters)
+
+    # -- what is refused for good
+
+    def _next(self, key: Key, opened: _Open, wanted: Object) -> tuple[str, ...] | None:
+        """The parts to write now; None: all of them, as nothing is known against any. Who is under suspicion goes first, or
+        would wait for as long as others keep coming; what was refused before goes alone."""
+        known = self._refusals.get(key, {})
+        if not known and not opened.doubted:
+            return None
+        pending = _differing(opened.base, wanted)
+        groups = [tuple(part for part in group if part in pending) for group in opened.doubted]
+        opened.doubted = [group for group in groups if group]
+        if opened.doubted:
+            return opened.doubted.pop(0)
+        return next(((part,) for part in pending if part in known), pending)
+
+    def _refused(
+        self,
+        key: Key,
+        opened: _Open,
+        wanted: Object,
+        parts: tuple[str, ...] | None,
+        waiters: list[_Waiter],
+        error: ApiError,
+    ) -> None:
+        """A write was refused: looks for whose part of it, or drops the one that it is."""
+        suspects = [part for part in _differing(opened.base, wanted) if parts is None or part in parts]
+        if len(suspects) > 1:
+            half = len(suspects) // 2
+            opened.doubted[:0] = [tuple(suspects[:half]), tuple(suspects[half:])]
+            opened.waiters[:0] = waiters
+            return
+        log.warning("pool %s: %s", key, error)
+        current: Any = self._world.peek(key)
+        newer = _differing(wanted, current)  # asked for since: that is another try
+        for part in suspects:
+            what = _cause(opened.base) if part == _OWN else _shares(wanted).get(part)
+            before = self._refusals.setdefault(key, {}).get(part)
+            count = before.count + 1 if before is not None else 1
+            until = self._clock() + min(_LAST, _FIRST * 2.0 ** min(count - 1, 20))
+            self._refusals[key][part] = _Refusal(what, error, count, until)
+        dropped = [part for part in suspects if part not in newer]
+        told = [waiter for waiter in waiters if waiter.part in suspects]
+        told += [waiter for waiter in opened.waiters if waiter.part in dropped]
+        opened.waiters = [waiter for waiter in opened.waiters if waiter.part not in dropped]
+        _settle([waiter for waiter in waiters if waiter.part not in suspects])
+        left = [part for part in _differing(opened.base, current) if part not in dropped]
+        rest = current.model_copy(update={"status": _with(opened.base, current, left)})
+        self._changed(self._world.put(rest) - {waiter.by for waiter in told})
+        if not left:
+            self._close(key)
+        _fail(told, _said(key, error))
+
+    def _denied(self, key: Key, part: str, what: object) -> asyncio.Future[None] | None:
+        """What was refused a moment ago, and is the same still, is refused at once: it must not come and go in the cache."""
+        refusal = self._refusals.get(key, {}).get(part)
+        if refusal is None or refusal.what != what or self._clock() >= refusal.until:
+            return None
+        return _failed(_said(key, refusal.error))
+
+    def _fits(self, pool: Key, entries: Any, entry: Any) -> bool:
+        """Whether there is room for another share."""
+        if len(entries) < _SURELY_FIT:
+            return True
+        measured, size = self._sizes.get(pool, (None, 0))
+        if measured is not entries:
+            size = sum(map(_size, entries))
+            self._sizes[pool] = entries, size
+        return size + _size(entry) <= _ROOM
+
+    def _forgive(self, key: Key, parts: Iterable[str]) -> None:
+        refusals = self._refusals.get(key, {})
+        for part in parts:
+            refusals.pop(part, None)
+        if not refusals:
+            self._refusals.pop(key, None)
 
     async def _refetch(self, key: Key, model: type[Object]) -> None:
         try:
@@ -202,24 +352,88 @@ class Ledger:
     def _drop(self, key: Key, why: str = "it changed meanwhile") -> None:
         opened = self._open.pop(key)
         self._changed(self._world.put(opened.base) | {key})
-        _fail(opened.waiters, why)
+        _fail(opened.waiters, Lost(why))
+
+
+def _pool(obj: Object) -> str:
+    """The field of the status that has the shares."""
+    name = KINDS[obj.KIND].pool
+    assert name is not None
+    return name
+
+
+def _fields(obj: Object) -> list[str]:
+    """Of a pool's status, those that are the controller's."""
+    status: Any = obj.status  # type: ignore[attr-defined]
+    return [name for name in type(status).model_fields if name not in KINDS[obj.KIND].shared]
+
+
+def _shares(obj: Object) -> dict[str, Any]:
+    return {entry.uid: entry for entry in getattr(obj.status, _pool(obj))}  # type: ignore[attr-defined]
+
+
+def _differing(base: Object, wanted: Object) -> tuple[str, ...]:
+    """The parts in which ``wanted`` differs from ``base``."""
+    one: Any = base
+    other: Any = wanted
+    own = [name for name in _fields(base) if name != _pool(base)]
+    found = [_OWN] if any(getattr(one.status, name) != getattr(other.status, name) for name in own) else []
+    was, is_ = _shares(base), _shares(wanted)
+    return (*found, *(uid for uid in {**was, **is_} if was.get(uid) != is_.get(uid)))
+
+
+def _with(base: Object, wanted: Object, parts: Collection[str]) -> Status:
+    """The status of ``base``, with these parts as in ``wanted``."""
+    was: Any = base
+    is_: Any = wanted
+    pool = _pool(base)
+    update = {name: getattr(is_.status, name) for name in _fields(base) if _OWN in parts and name != pool}
+    shares, wished = _shares(base), _shares(wanted)
+    for uid in parts:
+        if uid in wished:
+            shares[uid] = wished[uid]
+        else:
+            shares.pop(uid, None)
+    status: Status = was.status.model_copy(update={**update, pool: tuple(shares.values())})
+    return status
+
+
+def _cause(pool: Object) -> object:
+    """What somebody would have to change before the pool's own status is worth another try at once."""
+    status: Any = pool.status  # type: ignore[attr-defined]
+    return pool.metadata.generation, [getattr(status, name) for name in sorted(KINDS[pool.KIND].shared)]
+
+
+def _size(entry: Any) -> int:
+    """Bytes that a share takes in the status."""
+    return len(json.dumps(entry.wire(), ensure_ascii=False, separators=(",", ":")).encode()) + 1
 
 
 def _version(obj: Object) -> int:
     return version_number(obj.metadata.resource_version)
 
 
-def _fail(waiters: list[asyncio.Future[None]], why: str) -> None:
-    for waiter in waiters:
-        if not waiter.done():
-            waiter.set_exception(Lost(why))
-            waiter.exception()  # who asked may have failed before it came to wait
+def _said(pool: Key, error: ApiError) -> ApiError:
+    return ApiError(error.status, error.reason, f"{pool}: {error}")
 
 
-def _settle(waiters: list[asyncio.Future[None]]) -> None:
+def _failed(error: ApiError) -> asyncio.Future[None]:
+    waiter: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+    _fail([_Waiter(_OWN, None, waiter)], error)
+    return waiter
+
+
+def _fail(waiters: list[_Waiter], why: Exception) -> None:
     for waiter in waiters:
-        if not waiter.done():
-            waiter.set_result(None)
+        if not waiter.done.done():
+            waiter.done.set_exception(why)
+            waiter.done.exception()  # who asked may have failed before it came to wait
+
+
+def _settle(waiters: list[_Waiter]) -> None:
+    for waiter in waiters:
+        if not waiter.done.done():
+            waiter.done.set_result(None)
 
 
 def status_patch(before: Status, after: Status) -> dict[str, Any]:

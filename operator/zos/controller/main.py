@@ -68,7 +68,7 @@ class Controller:
         self._queue = Queue(
             time.monotonic, lambda: random.uniform(0.8, 1.2), lambda key: KINDS[key.kind].rest, Collector().collect
         )
-        self._ledger = Ledger(self._client, self.world, self._absorb, self._changed, MANAGER)
+        self._ledger = Ledger(self._client, self.world, self._absorb, self._changed, MANAGER, time.monotonic)
         self._executor = Executor(
             self._client, self.world, self._ledger, self._absorb, self._changed, self._queue.add, time.monotonic
         )
@@ -304,7 +304,8 @@ class Controller:
                 # Resolving and taking what it allocates happen in one go: the next resolution sees it.
                 await self._executor.carry_out(obj, self._resolve(obj))
             except (Lost, Refused, ApiError, Unavailable) as error:
-                pause = self._queue.failed(key)
+                for_good = isinstance(error, Refused) or (isinstance(error, ApiError) and error.permanent)
+                pause = self._queue.failed(key, for_good)
                 metrics.resolved(key.kind, "retried").inc()
                 log.info("again in %.1f s: %s", pause, error, extra=_fields(key, obj))
             except Exception:

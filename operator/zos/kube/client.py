@@ -23,6 +23,8 @@ _TIMEOUT = 30.0
 _PAGE = 500
 #: Bytes of an answer that are too many to take in.
 _LARGEST = 64 * 2**20
+#: What etcd and its client say of an object that is too large for them. The API server passes it on as a fault of its own.
+_TOO_LARGE = ("etcdserver: request is too large", "trying to send message larger than max")
 #: A body for a server-side apply is read as YAML: these characters are no text there, or break lines, unless escaped. Others
 #: must not be escaped: YAML takes the two halves of a JSON escape beyond U+FFFF for two characters.
 _ESCAPED = re.compile("[\x7f-\x9f\u2028\u2029\ufeff\ufffe\uffff]")
@@ -330,6 +332,8 @@ def _error(status: int, answer: bytes) -> Exception:
         reason, message = str(parsed.get("reason", "")), str(parsed.get("message", ""))
     except (ValueError, AttributeError, RecursionError):
         reason, message = "", answer.decode(errors="replace")[:300]
+    if any(words in message for words in _TOO_LARGE):
+        return ApiError(413, "RequestEntityTooLarge", message)
     if status == 429 or status >= 500:
         return Unavailable(f"HTTP {status}: {message}")
     kind = {404: NotFound, 409: Conflict}.get(status, ApiError)

@@ -12,6 +12,8 @@ from zos.api.meta import Key
 
 #: Seconds before the first retry, and at most.
 FIRST, LAST = 0.2, 60.0
+#: The same for what was refused for good: only somebody's doing changes that.
+FIRST_REFUSED, LAST_REFUSED = 1.0, 300.0
 
 
 class Queue:
@@ -100,10 +102,11 @@ class Queue:
             self._resting[key] = self._clock() + rest
         self._finish(key)
 
-    def failed(self, key: Key) -> float:
-        """It comes again by itself; gives in how many seconds."""
+    def failed(self, key: Key, refused: bool = False) -> float:
+        """It comes again by itself, soon if it was added meanwhile, which is news; gives in how many seconds."""
         count = self._failures[key] = self._failures.get(key, 0) + 1
-        pause: float = min(LAST, FIRST * 2.0 ** min(count - 1, 20)) * self._jitter()
+        first, last = (FIRST_REFUSED, LAST_REFUSED) if refused else (FIRST, LAST)
+        pause: float = min(last, first * 2.0 ** min(count - 1, 20)) * self._jitter()
         again = key in self._again
         self._again.discard(key)
         self._working.discard(key)

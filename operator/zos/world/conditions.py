@@ -10,6 +10,8 @@ from zos.world.resolution import Verdict
 
 #: Types that this function alone decides on.
 _OWN = ("Ready", "Reconciling", "Stalled")
+#: As many as admission takes: what a node says of a machine may be that many already.
+_MOST = 16
 
 
 def conditions(
@@ -38,5 +40,5 @@ def conditions(
                 else now,
             }
         )
-        for condition in wanted
+        for condition in wanted[:_MOST]
     )

@@ -8,9 +8,10 @@ from dataclasses import dataclass
 from zos.api.core import Secret
 from zos.api.meta import Reason
 from zos.api.network import Network, NetworkAccessStatus
-from zos.api.text import is_key
+from zos.api.text import is_key, is_name
 from zos.kinds.network.problems import Problems
 from zos.kinds.network.topology import Member, laptop_file
+from zos.plan import names
 from zos.world.resolution import PRIVATE_KEY, SecretWanted
 from zos.world.store import Reader
 
@@ -30,7 +31,7 @@ def access(
         subnet = ranges.get(f"access/{laptop.name}")
         if subnet is None:
             continue
-        secret = f"{network.name}-{laptop.name}-wireguard"
+        secret = secret_name(network, laptop.name)
         kept = _kept(network, secret, world)
         public_key = laptop.public_key or kept.public_key
         message: str | None = None
@@ -44,7 +45,11 @@ def access(
             )
             public_key = before[laptop.name].public_key if laptop.name in before else None
             problems.add(Reason.INVALID_SPEC, f"laptop {laptop.name}: {message}")
-        node = _access_node(laptop.node, before.get(laptop.name), members, relay)
+        asked = laptop.node
+        if asked is not None and not is_name(asked):  # from before admission looked at it
+            problems.add(Reason.INVALID_SPEC, f"laptop {laptop.name}: no node can be called {asked}: correct access[].node")
+            asked = None
+        node = _access_node(asked, before.get(laptop.name), members, relay)
         if node is None or not _fit(node, members):
             message = message or _no_access(node, members)
             problems.add(Reason.DEPENDENCY_NOT_READY, f"laptop {laptop.name}: {message}")
@@ -62,6 +67,12 @@ def access(
             )
         )
     return tuple(found)
+
+
+def secret_name(network: Network, laptop: str) -> str:
+    """Of the Secret with a laptop's file; shortened where the two names are too long for one."""
+    plain = f"{network.name}-{laptop}-wireguard"
+    return plain if is_name(plain) else names.readable(plain, plain, 253)
 
 
 @dataclass(frozen=True)
@@ -124,4 +135,4 @@ def secrets(
     wanted = [SecretWanted(entry.secret, file(entry), entry.name not in own_keys) for entry in access if entry.secret]
     placed = {entry.name for entry in access}
     waiting_ = [laptop.name for laptop in network.spec.access if laptop.name not in placed]
-    return (*wanted, *(SecretWanted(f"{network.name}-{name}-wireguard", None) for name in waiting_))
+    return (*wanted, *(SecretWanted(secret_name(network, name), None) for name in waiting_))

@@ -11,6 +11,7 @@ from zos.api.gridnode import Endpoint, GridNode, NodeHold
 from zos.api.meta import Reason
 from zos.api.network import Network, NetworkAddress, NetworkNodeStatus, NetworkStatus
 from zos.api.nodeworkload import NetworkOnNode, NodeWorkload
+from zos.api.text import is_name
 from zos.api.zmachine import ZMachine
 from zos.kinds.network import egress, laptops
 from zos.kinds.network.problems import Problems
@@ -168,7 +169,9 @@ def _members(
 ) -> tuple[str, ...]:
     """Names of the nodes: listed ones in their order, then those that machines brought in, in the order they came. A node that
     is being deleted goes with its last machine."""
-    listed = [node.name for node in network.spec.nodes]
+    listed = [node.name for node in network.spec.nodes if is_name(node.name)]
+    if no_names := [node.name for node in network.spec.nodes if not is_name(node.name)]:  # from before admission looked at it
+        problems.add(Reason.INVALID_SPEC, f"no node can be called {', '.join(no_names)}: correct or remove it in spec.nodes")
     housing = {node for _, _, node in machines if node}
     came = [node.name for node in network.status.nodes if node.name in housing]
     found = tuple(dict.fromkeys([*listed, *came, *(node for _, _, node in machines if node)]))
@@ -183,7 +186,7 @@ def _allocate(network: Network, wanted: tuple[str, ...], problems: Problems) -> 
     had = {f"access/{entry.name}": entry.subnet for entry in network.status.access}
     had |= {entry.name: entry.subnet for entry in network.status.nodes}
     asked = {f"access/{entry.name}": entry.subnet for entry in network.spec.access}
-    asked |= dict.fromkeys(wanted) | {entry.name: entry.subnet for entry in network.spec.nodes}
+    asked |= dict.fromkeys(wanted) | {node.name: node.subnet for node in network.spec.nodes if is_name(node.name)}
     given = {holder: had[holder] for holder in asked if holder in had}
     taken = {subnet: holder for holder, subnet in given.items()}
     for holder, subnet in asked.items():

@@ -58,7 +58,7 @@ def endpoint(member: Member, caller: Member | None = None) -> str | None:
     if member.ipv4 and (caller is None or caller.ipv4):
         return f"{member.ipv4}:{member.listen_port}"
     if member.ipv6 and caller is not None and caller.ipv6:
-        return f"[{member.ipv6}]:{member.listen_port}"
+        return f"[{member.ipv6.lower()}]:{member.listen_port}"
     return None
 
 
