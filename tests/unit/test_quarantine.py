@@ -8,7 +8,15 @@ from cases import world_of
 from fixpoint import carried_out, resolve
 from zos.api.gridnode import GridNode
 from zos.api.meta import Condition, Meta, Reason
-from zos.api.nodeworkload import MachineOnNode, NodeWorkload, NodeWorkloadSpec, NodeWorkloadStatus, Owner
+from zos.api.nodeworkload import (
+    MachineOnNode,
+    MountOnNode,
+    MountState,
+    NodeWorkload,
+    NodeWorkloadSpec,
+    NodeWorkloadStatus,
+    Owner,
+)
 from zos.api.zmachine import ZMachine
 from zos.api.zmount import ZMount
 from zos.world.heartbeat import Heartbeat
@@ -130,3 +138,56 @@ def test_a_node_that_has_not_said_what_it_has_lacks_nothing() -> None:
         verdict = resolve(pinned, grid(pinned, silent)).verdict
         assert verdict.reason is Reason.DEPENDENCY_NOT_READY
         assert "has not said yet what it has" in verdict.message
+
+
+def told(of: ZMount, *, leaving: bool, used: bool | None, generation: int = 2, observed: int = 2) -> NodeWorkload:
+    """The disk's NodeWorkload on home, and what that node says."""
+    owner = Owner(kind="ZMount", namespace="default", name="data", uid=of.uid)
+    ready = Condition(type="Ready", status="True", reason="Succeeded", observed_generation=observed)
+    return NodeWorkload(
+        metadata=Meta(name="zmount-data", namespace="zos-node-home", uid="uid-w", generation=generation),
+        spec=NodeWorkloadSpec.of(owner, MountOnNode(size=GIB, leaving=leaving)),
+        status=NodeWorkloadStatus(conditions=(ready,), mount=MountState(size=GIB, used=used)),
+    )
+
+
+def away() -> ZMachine:
+    """A machine on another node that wants the disk."""
+    elsewhere = machine(disks=[{"name": "data", "mountPath": "/data"}])
+    return elsewhere.model_copy(update={"status": elsewhere.status.model_copy(update={"node_name": "away"})})
+
+
+def test_a_disk_leaves_its_node_only_when_that_says_that_it_was_never_used() -> None:
+    here = mount(nodeName="home")
+    nodes = (node("home", holds=[hold("uid-data")]), node("away"))
+    for silent in (
+        (),  # nothing is there to be asked yet
+        (told(here, leaving=False, used=False),),  # as an older state of the cluster has it
+        (told(here, leaving=True, used=False, observed=1),),  # not asked for it yet
+    ):
+        found = resolve(here, grid(here, away(), *nodes, *silent))
+        assert found.workloads is not None
+        assert [(one.node, one.spec.leaving) for one in found.workloads] == [("home", True)]  # type: ignore[union-attr]
+        assert (found.verdict.reason, found.releases) == (Reason.PROGRESSING, ())
+    for used in (True, None):  # an older agent does not say
+        found = resolve(here, grid(here, away(), *nodes, told(here, leaving=True, used=used)))
+        assert found.workloads is not None
+        assert [(one.node, one.spec.holds_data) for one in found.workloads] == [("home", True)]  # type: ignore[union-attr]
+        assert found.status.used  # type: ignore[union-attr]
+    found = resolve(here, grid(here, away(), *nodes, told(here, leaving=True, used=False)))
+    assert found.workloads is not None
+    assert [(one.node, one.spec.leaving) for one in found.workloads] == [("away", False)]  # type: ignore[union-attr]
+    assert found.recorded
+
+
+def test_what_its_node_says_of_its_use_is_remembered() -> None:
+    here = mount(nodeName="home")
+    found = resolve(here, grid(here, node("home", holds=[hold("uid-data")]), told(here, leaving=False, used=True)))
+    assert found.status.used  # type: ignore[union-attr]
+
+
+def test_a_disk_whose_node_is_gone_comes_up_nowhere_else() -> None:
+    here = mount(nodeName="home")
+    found = resolve(here, grid(here, away(), node("away")))
+    assert (found.verdict.reason, found.workloads) == (Reason.NODE_REMOVED, None)
+    assert found.status.node_name == "home"  # type: ignore[union-attr]

@@ -24,7 +24,7 @@ from zos.api.gridnode import GridNode, NodeFeatures, QuarantineOrder
 from zos.api.meta import Key
 from zos.api.nodeworkload import NodeWorkload
 from zos.api.rbac import AGENT
-from zos.drivers import DomainSource, Driver, ImageSource, PrefixSource
+from zos.drivers import DiskSource, DomainSource, Driver, ImageSource, PrefixSource
 from zos.drivers.keyring import Keyring
 from zos.kube import lease
 from zos.kube.client import ApiError, Client, Raw, Unavailable
@@ -67,6 +67,7 @@ class Agent:
         keyring: Keyring,
         images: ImageSource | None = None,
         domains: DomainSource | None = None,
+        disks: DiskSource | None = None,
         prefixes: PrefixSource | None = None,
         features: Callable[[], NodeFeatures] = NodeFeatures,
         metrics: Metrics | None = None,
@@ -78,6 +79,7 @@ class Agent:
         self._keyring = keyring
         self._images = images
         self._domains = domains
+        self._disks = disks
         self._prefixes = prefixes
         self.metrics = metrics or Metrics()
         self.namespace = names.node_namespace(settings.node)
@@ -260,6 +262,7 @@ class Agent:
             domains=self._domains.facts() if self._domains is not None else {},
             secrets=self._unsealed(workloads),
             lost_keys=self._lost_keys(workloads),
+            unused_disks=self._disks.unused() if self._disks is not None else frozenset(),
             unknown=self._unknown(),
         )
 

@@ -133,7 +133,7 @@ class Converger:
         standing = ownership.standing(workloads, plan.whole, orphaned, origins, orders)
         refused = _refused_adoptions(plan.wanted, before, workloads)
         wanted = plan.wanted.values() if not refused else [i for key, i in plan.wanted.items() if key not in refused]
-        ops, spared = ownership.spared(diff(wanted, before, standing.erased, standing.kept), before)
+        ops, spared = ownership.spared(diff(wanted, before, standing.erased, standing.kept, standing.left), before)
         if not may_remove:
             ops = [op for op in ops if op.verb != "remove"]
         execution = await self._execute(ops, plan.wanted, before, standing.kept)
@@ -358,7 +358,9 @@ class Converger:
         left = {
             thing.owner
             for key, thing in seen.items()
-            if key not in wanted and not thing.shared and not (thing.holds_data and thing.owner in retained)
+            if key not in wanted
+            and not thing.shared
+            and not (thing.holds_data and not thing.unused and thing.owner in retained)
         }
         left |= {op.item.owner for op in self._executor.running.values() if op.item is not None}
         return let_go | (leaving.keys() - left)

@@ -329,7 +329,7 @@ class Executor:
         )
         for place, workload in present.items():
             if place not in places and not (workload.deleting and workload.spec.unwanted):
-                await self._farewell.part(workload, Word.ERASE if task.resolution.disposable else Word.RETAIN)
+                await self._farewell.part(workload, Word.RETAIN)  # what was never used goes; the node knows
 
     async def _workload(self, obj: Object, namespace: str, part: Part, wanted: Workload, present: NodeWorkload | None) -> None:
         if present is not None and present.deleting:
