@@ -10,7 +10,7 @@ from collections.abc import Callable, Mapping, Sequence
 from datetime import UTC, datetime
 
 from zos.agent.cluster import Cluster
-from zos.agent.converge import Converger, Pass
+from zos.agent.converge import Converger, Pass, as_told
 from zos.agent.metrics import Metrics
 from zos.agent.nodestatus import NodeStatus
 from zos.agent.owners import Owners
@@ -21,11 +21,12 @@ from zos.agent.statuses import Statuses
 from zos.agent.workloads import Workloads
 from zos.api.core import Lease
 from zos.api.gridnode import GridNode, NodeFeatures, QuarantineOrder
-from zos.api.meta import Key
+from zos.api.meta import Key, Reason
 from zos.api.nodeworkload import NodeWorkload
 from zos.api.rbac import AGENT
 from zos.drivers import DiskSource, DomainSource, Driver, ImageSource, PrefixSource
 from zos.drivers.keyring import Keyring
+from zos.kinds import Report
 from zos.kube import lease
 from zos.kube.client import ApiError, Client, Raw, Unavailable
 from zos.kube.informer import Informer
@@ -33,6 +34,7 @@ from zos.kube.watches import Watched
 from zos.plan import names
 from zos.plan.diff import Op
 from zos.plan.facts import Facts, Family, ImageFact
+from zos.world.resolution import waiting
 
 log = logging.getLogger("zos.agent")
 
@@ -112,7 +114,7 @@ class Agent:
         self._owners = Owners(settings.state)
         self._orders: tuple[QuarantineOrder, ...] = ()
         self._statuses = Statuses(client, self._workloads.get, time.monotonic, self._now)
-        self._node = NodeStatus(client, settings, keyring, features, time.monotonic)
+        self._node = NodeStatus(client, settings, keyring, features, time.monotonic, self._due.set)
         self.metrics.refused.set_function(lambda: self._statuses.refused + self._node.refused)
         self._converger = Converger(
             drivers, registry, self._facts, changed=self._due.set, slow_done=self._slow_done,
@@ -126,6 +128,7 @@ class Agent:
                 self._node.see(GridNode.model_validate(raw))
             elif raw is None:
                 self._node.node = None
+                self._due.set()
             if self._node.node is not None and self._node.node.spec.quarantine != self._orders:
                 self._due.set()
         elif key.kind == NodeWorkload.KIND:
@@ -217,13 +220,24 @@ class Agent:
         self._passing_since = None
         self._account(workloads, result)
         if current:
-            self._statuses.offer(workloads, result.reports, result.clean)
             self._node.workloads = workloads
             self._node.keep(result.keys, result.quarantine, complete=result.complete)
+            # What stays would count as free if its NodeWorkload went before the GridNode shows it.
+            unsaid = frozenset(name for name in result.clean if workloads[name].spec.owner.uid in self._node.unsaid)
+            self._statuses.offer(workloads, {**result.reports, **self._unsaid(workloads, unsaid)}, result.clean - unsaid)
             if result.complete:
                 await asyncio.to_thread(self._owners.forget, result.owners | workloads.keys())
             self._node.changed()
         return result
+
+    def _unsaid(self, workloads: Mapping[str, NodeWorkload], names: frozenset[str]) -> dict[str, Report]:
+        """Of workloads of which something stays, where the GridNode can't show that."""
+        if not (why := self._node.refusal):
+            return {}
+        message = (
+            f"the node keeps what it has of it, which status.quarantine of its GridNode has to say first, and can't: {why}"
+        )
+        return {name: as_told(workloads[name], waiting(Reason.DELETION_BLOCKED, message)) for name in names}
 
     async def _believe(self) -> bool:
         """Takes over the news if they come from our cluster. Whether what we go by is complete and current."""
