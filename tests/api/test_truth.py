@@ -282,6 +282,23 @@ async def test_a_node_that_is_given_up_leaves_and_its_users_are_told(standing: S
     assert standing.has(Disk) == {f"disk/mount-{mount.uid}"}
 
 
+async def test_what_comes_back_to_a_nearly_full_node_is_not_in_its_own_way(standing: Standing) -> None:
+    client = standing.grid.client
+    await standing.grid.stop_agent("n")
+    node = await standing.get(GridNode, "n")
+    held = node.status.allocated
+    await client.delete(GridNode, "", "n")
+    await client.patch(GridNode, "", "n", {"metadata": {"annotations": {ABANDON: node.uid}}})
+    await standing.gone(GridNode, "n")
+    await standing.says(ZMachine, "web", "NodeRemoved")
+    await client.create(GridNode, "", manifest("GridNode", "n", {"endpoint": {"ipv4": "198.51.100.1"}}))
+    standing.grid.start_agent("n", cpu=held.cpu, memory=held.memory + 2**26, storage=held.storage + 2**26)
+    for model, name in ((ZMount, "data"), (ZMachine, "web")):
+        await standing.ready(model, name)
+    assert (await standing.get(GridNode, "n")).status.allocated == held
+    standing.untouched()
+
+
 async def test_a_deletion_on_a_node_that_never_comes_back_can_be_given_up(standing: Standing) -> None:
     client = standing.grid.client
     await standing.grid.stop_agent("n")

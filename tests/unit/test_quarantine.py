@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
+import cases
 from cases import world_of
-from fixpoint import carried_out, resolve
-from zos.api.gridnode import GridNode
+from fixpoint import carried_out, resolve, settle
+from zos.api.gridnode import GUEST_OVERHEAD, GridNode, Resources
 from zos.api.meta import Condition, Meta, Reason
 from zos.api.nodeworkload import (
     MachineOnNode,
@@ -23,6 +25,7 @@ from zos.world.heartbeat import Heartbeat
 from zos.world.store import World
 
 GIB = 2**30
+KINDS = ("Farm", "GridNode", "Network", "Contract", "PublicIP", "NameContract", "ZMount", "ZMachine")
 
 
 def node(name: str, *quarantine: dict[str, Any], spec: dict[str, Any] | None = None, **status: Any) -> GridNode:
@@ -96,9 +99,47 @@ def test_only_an_administrators_word_gives_by_uid() -> None:
 
 def test_what_is_in_quarantine_counts_as_held() -> None:
     crowded = node("home", left("uid-old") | {"storage": "99Gi", "cpu": 7, "memory": "7Gi", "running": True})
-    assert (crowded.unheld.storage, crowded.unheld.cpu, crowded.unheld.memory) == (GIB, 1, GIB)
+    assert (crowded.unheld.storage, crowded.unheld.cpu, crowded.unheld.memory) == (GIB, 1, GIB - GUEST_OVERHEAD)
     both = node("home", left("uid-data"), holds=[hold("uid-data")])
     assert both.unheld.storage == 99 * GIB, "not twice"
+
+
+def test_a_disk_that_fills_its_node_can_be_given_back() -> None:
+    to = {"kind": "ZMount", "namespace": "default", "name": "data"}
+    fresh = mount()
+    fresh = fresh.model_copy(update={"spec": fresh.spec.model_copy(update={"size": 60 * GIB})})
+    home = node("home", left("uid-old") | {"storage": "60Gi"}, spec={"quarantine": [{"uid": "uid-old", "giveTo": to}]})
+    found = resolve(fresh, grid(fresh, home))
+    assert [workload.node for workload in found.workloads or ()] == ["home"], found.verdict.message
+    other = node("home", left("uid-old", name="other") | {"storage": "60Gi"})
+    assert resolve(fresh, grid(fresh, other)).verdict.reason is Reason.INSUFFICIENT_CAPACITY
+
+
+def test_what_comes_back_to_its_node_finds_its_own_place() -> None:
+    """Its GridNode was given up and applied again: the node shows in quarantine what it has of objects that live."""
+    objects, _ = cases.load(Path(__file__).parent.parent / "golden" / "vanished.yaml")
+    world = world_of(objects)
+    settle(world, KINDS)
+    web: Any = world.peek(ZMachine.key_of("default", "web"))
+    data: Any = world.peek(ZMount.key_of("default", "data"))
+    n1: Any = world.peek(GridNode.key_of("", "n1"))
+    for workload in world.all("NodeWorkload"):
+        if workload.namespace == "zos-node-n1":
+            world.remove(workload.key)
+    root, memory = n1.status.by_holder[web.uid].storage, web.spec.memory
+    guest = left(web.uid, "ZMachine", "web") | {"running": True, "cpu": 1, "memory": memory, "storage": root}
+    again = {
+        "capacity": Resources(cpu=1, memory=memory + 2 * GUEST_OVERHEAD, storage=root + data.spec.size + GIB),
+        "quarantine": GridNode.model_validate(
+            {"metadata": {"name": "n1"}, "status": {"quarantine": [guest, left(data.uid) | {"storage": data.spec.size}]}}
+        ).status.quarantine,
+        "holds": (),
+    }
+    world.put(n1.model_copy(update={"status": n1.status.model_copy(update=again)}))
+    settle(world, KINDS)
+    for obj in (world.peek(data.key), world.peek(web.key)):
+        condition = obj.status.condition("Ready")  # type: ignore[union-attr]
+        assert condition.status == "True", condition.message
 
 
 def machine(**spec: Any) -> ZMachine:

@@ -29,6 +29,9 @@ from zos.api.text import (
     word,
 )  # fmt: skip
 
+#: Memory that a guest costs the node beside its own (QEMU, virtiofsd), in bytes.
+GUEST_OVERHEAD = 128 * 2**20
+
 #: Agents from this version on know that a deletion without the word to erase takes nothing away.
 _KNOWS_WORDS = (0, 2)
 
@@ -244,6 +247,11 @@ class Quarantined(Model):
     listen_port: Port | None = None
     """UDP port of a network's WireGuard interface."""
 
+    @property
+    def held(self) -> Resources:
+        """What it takes of the node: what an object that had it would hold."""
+        return Resources(cpu=self.cpu, memory=self.memory and self.memory + GUEST_OVERHEAD, storage=self.storage)
+
 
 #: Others send to it: by an address inside their own network a node could have them knock there.
 _GLOBAL = (
@@ -376,9 +384,9 @@ class GridNode(Object):
 
     def allocated(self, holds: Iterable[NodeHold]) -> Resources:
         """What ``holds`` take, and what is in quarantine and none of them is for."""
-        taken: list[NodeHold | Quarantined] = [*holds]
-        known = {hold.uid for hold in taken}
-        taken += [left for left in self.status.quarantine if left.uid not in known]
+        taken: list[NodeHold | Resources] = [*holds]
+        known = {hold.uid for hold in holds}
+        taken += [left.held for left in self.status.quarantine if left.uid not in known]
         return Resources(
             cpu=sum(one.cpu for one in taken),
             memory=sum(one.memory for one in taken),

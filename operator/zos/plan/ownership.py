@@ -149,7 +149,7 @@ def spared(ops: Iterable[Op], observed: Mapping[str, Observed]) -> tuple[list[Op
 
 def quarantine(orphaned: Mapping[str, tuple[Observed, ...]], origins: Mapping[str, Owner]) -> tuple[Quarantined, ...]:
     """What the node shows of its orphans. ``memory`` is the guest's own: what running it takes beside is the controller's
-    to add, as for any machine."""
+    to add (`Quarantined.held`), as for any machine."""
     found = [_entry(_origin(name, things, origins), things) for name, things in orphaned.items()]
     found.sort(key=lambda entry: (not entry.running, entry.kind, entry.namespace, entry.name, entry.uid))
     return tuple(found[:_LIMIT])

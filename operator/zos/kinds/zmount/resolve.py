@@ -44,7 +44,7 @@ def resolve(mount: ZMount, world: Reader) -> Resolution:
         assert place.problem is not None
         return Resolution(place.problem, status.model_copy(update={"node_name": place.node}))
     node = place.node
-    lack = _lack(mount, node, world)
+    lack = _lack(mount, node, place.adopt, world)
     if lack is not None:
         return Resolution(lack, status)
     verdict, size = _judge(mount, node, world)
@@ -148,16 +148,15 @@ def _best(mount: ZMount, world: Reader, there: str | None, user: tuple[str, str 
     return _Place(node)
 
 
-def _lack(mount: ZMount, node: str, world: Reader) -> Verdict | None:
-    """Whether the node has room for what the disk does not hold there yet."""
+def _lack(mount: ZMount, node: str, adopt: str | None, world: Reader) -> Verdict | None:
+    """Whether the node has room for what the disk does not have there yet."""
 
-    hold = placement.holding(world, mount.uid, node)
-    more = mount.spec.size - (hold.storage if hold else 0)
-    if more <= 0:
+    more = placement.more(world, Resources(storage=mount.spec.size), node, mount.uid, adopt)
+    if not more.storage:
         return None
     if (unsaid := placement.unsaid(world, node)) is not None:
         return waiting(Reason.DEPENDENCY_NOT_READY, unsaid)
-    lack = placement.shortage(world, Resources(storage=more), node)
+    lack = placement.shortage(world, more, node)
     return (lack and waiting(Reason.INSUFFICIENT_CAPACITY, f"node {node} lacks {lack}")) or None
 
 
