@@ -424,6 +424,25 @@ async def test_what_stays_is_said_before_it_is_let_go(grid: Grid) -> None:
         assert grid.node.things.keys() == {f"disk/mount-uid-{name}" for name in ("released", "retained", "last")}
 
 
+async def test_an_order_for_what_lives_is_void_until_it_is_given_anew(grid: Grid) -> None:
+    async with grid.agent():
+        await grid.mount("a")
+        await grid.ready("a")
+        await grid.order({"uid": "uid-a", "discard": True})
+        await until(lambda: (grid.state / "orders.json").exists())
+    async with grid.agent():  # a new one knows it as well
+        await grid.delete("a")
+        await grid.gone("a")
+        await grid.quarantine("uid-a")
+        await asyncio.sleep(0.5)
+        assert "disk/mount-uid-a" in grid.node.things
+        await grid.order()
+        await until(lambda: json.loads((grid.state / "orders.json").read_text()) == {})
+        await grid.order({"uid": "uid-a", "discard": True})
+        await grid.quarantine()
+        assert grid.node.things == {}
+
+
 async def test_an_administrator_gives_back(grid: Grid) -> None:
     async with grid.agent():
         await grid.mount("data", "2Gi")

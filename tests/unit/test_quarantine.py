@@ -104,6 +104,18 @@ def test_what_is_in_quarantine_counts_as_held() -> None:
     assert both.unheld.storage == 99 * GIB, "not twice"
 
 
+def test_what_an_object_takes_up_again_is_given_to_nobody() -> None:
+    """Its NodeWorkload was deleted by hand, and an order for it was left over."""
+    to = {"kind": "ZMount", "namespace": "default", "name": "other"}
+    home = node("home", left("uid-data"), spec={"quarantine": [{"uid": "uid-data", "giveTo": to}]})
+    other = mount("other")
+    (workload,) = resolve(other, grid(other, mount(), home)).workloads or ()
+    assert (workload.spec.adopt, workload.spec.holds_data) == (None, False)  # type: ignore[union-attr]
+    for gone in ((), (mount(nodeName="elsewhere", used=True),)):
+        (workload,) = resolve(other, grid(other, *gone, home)).workloads or ()
+        assert workload.spec.adopt == "uid-data"  # type: ignore[union-attr]
+
+
 def test_a_disk_that_fills_its_node_can_be_given_back() -> None:
     to = {"kind": "ZMount", "namespace": "default", "name": "data"}
     fresh = mount()

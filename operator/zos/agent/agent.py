@@ -13,6 +13,7 @@ from zos.agent.cluster import Cluster
 from zos.agent.converge import Converger, Pass, as_told
 from zos.agent.metrics import Metrics
 from zos.agent.nodestatus import NodeStatus
+from zos.agent.orders import Orders
 from zos.agent.owners import Owners
 from zos.agent.registry import Registry
 from zos.agent.settings import Settings
@@ -112,7 +113,8 @@ class Agent:
         self._listed = self._informer.listed
         self.metrics.registry.register(self._informer.hearing)
         self._owners = Owners(settings.state)
-        self._orders: tuple[QuarantineOrder, ...] = ()
+        self._given: tuple[QuarantineOrder, ...] = ()
+        self._orders = Orders(settings.state)
         self._statuses = Statuses(client, self._workloads.get, time.monotonic, self._now)
         self._node = NodeStatus(client, settings, keyring, features, time.monotonic, self._due.set)
         self.metrics.refused.set_function(lambda: self._statuses.refused + self._node.refused)
@@ -129,7 +131,7 @@ class Agent:
             elif raw is None:
                 self._node.node = None
                 self._due.set()
-            if self._node.node is not None and self._node.node.spec.quarantine != self._orders:
+            if self._node.node is not None and self._node.node.spec.quarantine != self._given:
                 self._due.set()
         elif key.kind == NodeWorkload.KIND:
             matters = self._workloads.put(raw) if raw is not None else self._workloads.remove(key.name)
@@ -213,9 +215,12 @@ class Agent:
         workloads = self._believed
         self._passing_since = time.monotonic()
         node = self._node.node
-        self._orders = node.spec.quarantine if node is not None else ()
+        self._given = node.spec.quarantine if node is not None else ()
         await asyncio.to_thread(self._owners.learn, workloads)
-        result = await self._converger.converge(workloads, may_remove=current, origins=self._owners.known, orders=self._orders)
+        orders: tuple[QuarantineOrder, ...] = ()
+        if node is not None:  # else they are not taken back, but not known
+            orders = await asyncio.to_thread(self._orders.counting, self._given, workloads)
+        result = await self._converger.converge(workloads, may_remove=current, origins=self._owners.known, orders=orders)
         self.metrics.passes.observe(time.monotonic() - self._passing_since)
         self._passing_since = None
         self._account(workloads, result)

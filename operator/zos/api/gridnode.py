@@ -164,7 +164,8 @@ class GridNodeSpec(Model):
 
     quarantine: tuple[QuarantineOrder, ...] = Field(default=(), max_length=256, json_schema_extra=keyed("uid"))
     """What becomes of things on the node that belong to nobody any more (``status.quarantine``). Nothing happens to what is not
-    listed here."""
+    listed here. An order for an object that lives is void, and stays so when that is gone, until it is taken back and given
+    anew."""
 
     unschedulable: bool = False
     """Nothing new is placed here; what is here stays, and what names this node in ``nodeName`` still comes."""
