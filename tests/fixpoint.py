@@ -107,7 +107,7 @@ def _workload(world: World, subject: Any, wanted: Workload) -> None:
         observed_generation=1,
         conditions=(ready,),
         machine=MachineState(state="Running", mode="container") if spec.machine is not None else None,
-        mount=MountState(size=spec.mount.size) if spec.mount is not None else None,
+        mount=MountState(size=spec.mount.size, used=spec.mount.holds_data) if spec.mount is not None else None,
     )
     meta = Meta(name=name, namespace=place, uid=f"uid-{place}-{name}", generation=1, finalizers=("zos.grid.tf/agent",))
     world.put(NodeWorkload(metadata=meta, spec=spec, status=status))

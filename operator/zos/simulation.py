@@ -78,6 +78,7 @@ class Grid:
             keyring=Keyring(state / "keys"),
             images=served[1],  # type: ignore[arg-type]
             domains=served[2],  # type: ignore[arg-type]
+            disks=served[3],  # type: ignore[arg-type]
         )
         try:
             await agent.run()

@@ -79,7 +79,7 @@ class Grid:
         keyring = Keyring(self.state / "keys")
         agent = Agent(
             settings, client, served, kind_of, keyring=keyring,
-            images=served[1], domains=served[2], wall=wall,  # type: ignore[arg-type]
+            images=served[1], domains=served[2], disks=served[3], wall=wall,  # type: ignore[arg-type]
         )  # fmt: skip
         task = asyncio.create_task(agent.run())
         try:
@@ -378,6 +378,69 @@ async def test_a_user_who_retains_loses_all_but_his_data(grid: Grid) -> None:
         await grid.order({"uid": "uid-vm", "discard": True})
         await grid.quarantine()
         assert "disk/root-uid-vm" not in grid.node.things
+
+
+def no_quarantine(node: str) -> list[dict[str, Any]]:
+    """A policy, and its binding, by which the API server refuses that a node shows anything in quarantine."""
+    kind = {"apiGroups": ["zos.grid.tf"], "apiVersions": ["*"], "operations": ["UPDATE"], "resources": ["gridnodes/status"]}
+    expression = f"object.metadata.name != '{node}' || size(object.?status.quarantine.orValue([])) == 0"
+    matching = {"resourceRules": [kind]}
+    policy = {"failurePolicy": "Fail", "matchConstraints": matching, "validations": [{"expression": expression}]}
+    binding = {"policyName": node, "validationActions": ["Deny"]}
+    return [
+        {"apiVersion": "admissionregistration.k8s.io/v1", "kind": f"ValidatingAdmissionPolicy{kind}",
+         "metadata": {"name": node}, "spec": spec}
+        for kind, spec in (("", policy), ("Binding", binding))
+    ]  # fmt: skip
+
+
+async def test_what_stays_is_said_before_it_is_let_go(grid: Grid) -> None:
+    policy = json.dumps({"apiVersion": "v1", "kind": "List", "items": no_quarantine(grid.name)})
+    asked = json.dumps({"status": {"quarantine": [{"uid": "x"}]}})
+    attempt = ("patch", "gridnode", grid.name, "--subresource=status", "--type=merge", "--dry-run=server", "-p", asked)
+    async with grid.agent():
+        for name in ("released", "retained", "last"):
+            await grid.mount(name)
+            await grid.ready(name)
+        grid.node.unused.clear()  # guests have had them
+        grid.node.stir()
+        await asyncio.to_thread(grid.server.kubectl, "apply", "-f", "-", stdin=policy)
+        deadline = time.monotonic() + 10
+        while "patched" in await asyncio.to_thread(grid.server.kubectl, *attempt, check=False):
+            assert time.monotonic() < deadline
+        await grid.delete("released")
+        await grid.erase("retained", retain=True)
+        for name in ("released", "retained"):
+            await grid.says(name, "which status.quarantine of its GridNode has to say first, and can't")
+        assert (await grid.gridnode()).status.quarantine == ()
+        await asyncio.to_thread(grid.server.kubectl, "delete", "-f", "-", stdin=policy)
+        for name in ("released", "retained"):
+            await grid.gone(name, 15)
+        await grid.quarantine("uid-released", "uid-retained")
+        # Where there is no GridNode any more nobody is to be told.
+        await grid.admin.delete(GridNode, "", grid.name)
+        await grid.delete("last")
+        await grid.gone("last")
+        assert grid.node.things.keys() == {f"disk/mount-uid-{name}" for name in ("released", "retained", "last")}
+
+
+async def test_an_order_for_what_lives_is_void_until_it_is_given_anew(grid: Grid) -> None:
+    async with grid.agent():
+        await grid.mount("a")
+        await grid.ready("a")
+        await grid.order({"uid": "uid-a", "discard": True})
+        await until(lambda: (grid.state / "orders.json").exists())
+    async with grid.agent():  # a new one knows it as well
+        await grid.delete("a")
+        await grid.gone("a")
+        await grid.quarantine("uid-a")
+        await asyncio.sleep(0.5)
+        assert "disk/mount-uid-a" in grid.node.things
+        await grid.order()
+        await until(lambda: json.loads((grid.state / "orders.json").read_text()) == {})
+        await grid.order({"uid": "uid-a", "discard": True})
+        await grid.quarantine()
+        assert grid.node.things == {}
 
 
 async def test_an_administrator_gives_back(grid: Grid) -> None:

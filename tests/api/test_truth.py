@@ -283,6 +283,23 @@ async def test_a_node_that_is_given_up_leaves_and_its_users_are_told(standing: S
     assert standing.has(Disk) == {f"disk/mount-{mount.uid}"}
 
 
+async def test_what_comes_back_to_a_nearly_full_node_is_not_in_its_own_way(standing: Standing) -> None:
+    client = standing.grid.client
+    await standing.grid.stop_agent("n")
+    node = await standing.get(GridNode, "n")
+    held = node.status.allocated
+    await client.delete(GridNode, "", "n")
+    await client.patch(GridNode, "", "n", {"metadata": {"annotations": {ABANDON: node.uid}}})
+    await standing.gone(GridNode, "n")
+    await standing.says(ZMachine, "web", "NodeRemoved")
+    await client.create(GridNode, "", manifest("GridNode", "n", {"endpoint": {"ipv4": "198.51.100.1"}}))
+    standing.grid.start_agent("n", cpu=held.cpu, memory=held.memory + 2**26, storage=held.storage + 2**26)
+    for model, name in ((ZMount, "data"), (ZMachine, "web")):
+        await standing.ready(model, name)
+    assert (await standing.get(GridNode, "n")).status.allocated == held
+    standing.untouched()
+
+
 async def test_a_deletion_on_a_node_that_never_comes_back_can_be_given_up(standing: Standing) -> None:
     client = standing.grid.client
     await standing.grid.stop_agent("n")
@@ -698,3 +715,45 @@ async def test_an_older_state_of_the_cluster_takes_nothing_along(tmp_path: Path)
                 await standing.create(ZMount, "later", size="1Gi")
                 await standing.says(ZMount, "later", "Quarantined", left["ZMount later"].uid)
                 standing.untouched()
+
+
+async def test_a_disk_that_an_older_state_says_was_never_used_stays_where_its_data_is(tmp_path: Path) -> None:
+    """The snapshot is from before its first machine, and the controller remembers nothing. Its node knows better."""
+    with running(tmp_path / "restored") as server:
+        server.kubectl("create", "namespace", "zos-system")
+        async with simulated(server.kubeconfig, tmp_path) as grid:
+            grid.heartbeat = 0.5
+            async with grid.controller():
+                await grid.node("n", ipv4="198.51.100.1")
+                await grid.node("other", ipv4="198.51.100.2", memory=2**30)
+                standing = Standing(grid, server, Journal())
+                grid.nodes["n"].things = standing.journal
+                for name in ("n", "other"):
+                    await standing.ready(GridNode, name)
+                await standing.create(Network, "net", ipRange="10.20.0.0/16", nodes=[{"name": "n"}, {"name": "other"}])
+                await standing.create(ZMount, "late", size="1Gi")
+                disk = f"disk/mount-{(await standing.ready(ZMount, 'late')).uid}"
+                await asyncio.to_thread(server.snapshot, "before")
+                machine = {"image": "oci://r/i:t", "network": {"name": "net"}, "disks": [{"name": "late", "mountPath": "/d"}]}
+                await standing.create(ZMachine, "first", **machine)
+                await standing.ready(ZMachine, "first")
+                assert (await standing.get(ZMount, "late")).status.node_name == "n"
+            await asyncio.to_thread(server.restore, "before")
+            assert not (await standing.get(ZMount, "late")).status.used
+            async with grid.supervised():  # another life of the same
+                await standing.create(ZMachine, "second", nodeName="other", **machine)
+                left = await standing.quarantined("ZMachine first", seconds=60)
+                await standing.says(ZMachine, "second", "Conflict", "disk late is on node n, the machine on other")
+                mount = await standing.ready(ZMount, "late")
+                assert (mount.status.node_name, mount.status.used) == ("n", True)
+                # The guest that nobody knows any more may go; of the disk nobody has said anything.
+                order = [{"uid": left["ZMachine first"].uid, "discard": True}]
+                await grid.client.patch(GridNode, "", "n", {"spec": {"quarantine": order}})
+
+                async def ended() -> bool:
+                    return not standing.has(Domain)
+
+                await until(ended)
+                await asyncio.sleep(1)
+                assert standing.has(Disk) == {disk}
+                assert disk not in grid.nodes["other"].things

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import os
 import subprocess
@@ -13,7 +14,7 @@ from typing import Any
 import pytest
 
 from zos.api.nodeworkload import Owner
-from zos.drivers import DriverError
+from zos.drivers import DriverError, unused
 from zos.drivers.disk import DiskDriver
 from zos.plan.diff import Op, diff
 from zos.plan.items import Disk
@@ -30,8 +31,10 @@ def disk(size: int = 64 * MiB, *, name: str = "mount-1", format: str = "ext4", o
     return Disk(name=name, size=size, format=format, owner=owner)  # type: ignore[arg-type]
 
 
-async def converge(driver: DiskDriver, *wanted: Disk, erased: frozenset[str] = frozenset()) -> list[str]:
-    ops = diff(wanted, await driver.observe(wanted), erased)
+async def converge(
+    driver: DiskDriver, *wanted: Disk, erased: frozenset[str] = frozenset(), left: frozenset[str] = frozenset()
+) -> list[str]:
+    ops = diff(wanted, await driver.observe(wanted), erased, left=left)
     for op in ops:
         await driver.apply(op)
     return [f"{op.verb} {op.key}" for op in ops]
@@ -275,3 +278,46 @@ async def test_a_disk_that_is_there_is_not_replaced_by_another(directory: Path) 
     with pytest.raises(DriverError, match="here already and keeps what it holds, so mount-old stays in quarantine"):
         await converge(driver, disk_of("new", adopt="old"))
     assert {key.removeprefix("disk/") for key in await driver.observe([])} == {"mount-old", "mount-new"}
+
+
+async def test_a_disk_that_no_guest_ever_had_says_so_until_one_has_it(directory: Path) -> None:
+    driver = DiskDriver(directory)
+    await converge(driver, disk())
+    await converge(driver, disk(96 * MiB))  # grown, it is as empty as before
+    (seen,) = (await DiskDriver(directory).observe([])).values()
+    assert (seen.unused, seen.holds_data) == (True, True)
+    await driver.observe([])
+    assert driver.unused() == {"mount-1"}
+    unused.end(driver.path("mount-1"))
+    with pytest.raises(DriverError, match="disk mount-1 was used since the node looked last"):
+        await driver.apply(Op("remove", seen.key, observed=seen))
+    assert await converge(driver, left=frozenset({"w-1"})) == []
+    assert driver.unused() == frozenset()
+    await converge(driver, disk(128 * MiB))
+    assert not unused.is_unused(driver.path("mount-1"))
+
+
+async def test_what_is_not_known_to_be_unused_counts_as_used(directory: Path) -> None:
+    driver = DiskDriver(directory)
+    await converge(driver, disk_of("plain"), disk_of("written"), disk_of("older"), disk_of("given"))
+    marked(driver.path("mount-written"))  # by a guest that an agent started that knows of no marks
+    (directory / "mount-older.unused").unlink()
+    await converge(driver, disk_of("new", adopt="given"))
+    assert {name for name in ("plain", "written", "older", "new") if unused.is_unused(driver.path(f"mount-{name}"))} == {
+        "plain"
+    }
+    left = frozenset({"w-plain", "w-written", "w-older", "w-new"})
+    assert await converge(driver, left=left) == ["remove disk/mount-plain"]
+
+
+async def test_a_mark_that_goes_is_heard_of(directory: Path) -> None:
+    driver = DiskDriver(directory)
+    dirty = asyncio.Event()
+    driver.watch(dirty.set)
+    await converge(driver, disk())
+    await asyncio.sleep(0)
+    dirty.clear()
+    unused.end(driver.path("mount-1"))
+    async with asyncio.timeout(5):
+        await dirty.wait()
+    await driver.close()

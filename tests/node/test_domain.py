@@ -24,7 +24,7 @@ from zos.drivers.domain import DomainDriver
 from zos.drivers.domainxml import NAMESPACE
 from zos.drivers.image import directory_of
 from zos.drivers.virtiofsd import process_of
-from zos.plan.diff import diff
+from zos.plan.diff import Op, diff
 from zos.plan.facts import DomainFact
 from zos.plan.guest import GuestConfig, GuestFile, GuestInterface, GuestMount, GuestRoute
 from zos.plan.items import Disk, Domain, GuestDisk, GuestNic, Item
@@ -264,7 +264,12 @@ async def test_a_disk_grows_under_a_running_guest(node: Node) -> None:
     script = "while sleep 0.2; do df -m /data / | cat; done"
     domain = node.domain("sh", "-c", script, mounts=(GuestMount(serial="disk1", path="/data"),))
     data = Disk(name="mount-disk1", size=300 * MiB, format="btrfs", owner="w-2")
+    await node.disks.apply(Op("create", data.key, data))
+    await node.disks.observe([])
+    assert node.disks.unused() == {data.name}
     await node.converge(domain, node.root(domain), data)
+    await node.disks.observe([])
+    assert node.disks.unused() == frozenset()  # from before its start
     await node.says(domain, " 300 ")
     grown = (node.root(domain, 128 * MiB), dataclasses.replace(data, size=400 * MiB))
     assert await node.converge(domain, *grown) == [f"update disk/{domain.root.disk}", "update disk/mount-disk1"]

@@ -240,6 +240,8 @@ async def test_a_word_about_somebody_else_is_none(bench: Bench) -> None:
 async def test_what_is_retained_ends_and_leaves_its_data(bench: Bench) -> None:
     bench.want("w", DISK, Netns(name="r"))
     await bench.settled()
+    bench.node.unused.clear()  # a guest has had it
+    bench.node.stir()
     bench.delete("w", retain=True)
     result = await bench.settled()
     assert result.clean == {"w"}
@@ -247,6 +249,22 @@ async def test_what_is_retained_ends_and_leaves_its_data(bench: Bench) -> None:
     bench.workloads.clear()
     (entry,) = (await bench.settled()).quarantine
     assert (entry.uid, entry.running, entry.storage) == ("uid-w", False, 1)
+
+
+async def test_of_what_leaves_only_that_goes_which_no_guest_ever_had(bench: Bench) -> None:
+    bench.want("w", DISK)
+    await bench.settled()
+    bench.delete("w", retain=True)
+    assert (await bench.settled()).clean == {"w"}
+    assert bench.node.things == {}
+    # Given to somebody, it is his, and not gone just before.
+    bench.workloads.clear()
+    bench.want("old", Disk(name="mount-uid-old", size=1, format="ext4"))
+    await bench.settled()
+    del bench.workloads["old"]
+    bench.orders = (QuarantineOrder(uid="uid-old", give_to=Recipient(kind="ZMount", namespace="default", name="new")),)
+    await bench.settled()
+    assert set(bench.node.things) == {"disk/mount-uid-old"}
 
 
 async def test_orders_count_for_what_belongs_to_nobody_only(bench: Bench) -> None:

@@ -9,10 +9,10 @@ from typing import Any
 import pytest
 
 from zos.api.crd import KINDS, crd
+from zos.api.gridnode import GUEST_OVERHEAD
 from zos.api.meta import Model, Object, format_quantity
 from zos.api.reference import page
 from zos.api.zmachine import ZMachine, ZMachineSpec
-from zos.world.placement import GUEST_OVERHEAD
 
 #: Bytes. ``kubectl apply`` keeps a copy of the object in an annotation, and annotations have this limit.
 ANNOTATIONS = 256 * 1024

@@ -64,7 +64,7 @@ async def deleted(world: World, network: Any, before: tuple[Any, ...] = (), duri
     for obj in before:
         world.put(obj)
     server: Any = Server()
-    ledger = Ledger(server, world, lambda *_: None, lambda _: None, "test")
+    ledger = Ledger(server, world, lambda *_: None, lambda _: None, "test", lambda: 0.0)
     executor = Executor(server, world, ledger, lambda *_: None, lambda _: None, lambda *_: None, lambda: 0.0)
     writing = executor.carry_out(network, resolve(network, world))
     for obj in during:

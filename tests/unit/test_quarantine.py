@@ -2,19 +2,30 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
+import cases
 from cases import world_of
-from fixpoint import carried_out, resolve
-from zos.api.gridnode import GridNode
+from fixpoint import carried_out, resolve, settle
+from zos.api.gridnode import GUEST_OVERHEAD, GridNode, Resources
 from zos.api.meta import Condition, Meta, Reason
-from zos.api.nodeworkload import MachineOnNode, NodeWorkload, NodeWorkloadSpec, NodeWorkloadStatus, Owner
+from zos.api.nodeworkload import (
+    MachineOnNode,
+    MountOnNode,
+    MountState,
+    NodeWorkload,
+    NodeWorkloadSpec,
+    NodeWorkloadStatus,
+    Owner,
+)
 from zos.api.zmachine import ZMachine
 from zos.api.zmount import ZMount
 from zos.world.heartbeat import Heartbeat
 from zos.world.store import World
 
 GIB = 2**30
+KINDS = ("Farm", "GridNode", "Network", "Contract", "PublicIP", "NameContract", "ZMount", "ZMachine")
 
 
 def node(name: str, *quarantine: dict[str, Any], spec: dict[str, Any] | None = None, **status: Any) -> GridNode:
@@ -88,9 +99,59 @@ def test_only_an_administrators_word_gives_by_uid() -> None:
 
 def test_what_is_in_quarantine_counts_as_held() -> None:
     crowded = node("home", left("uid-old") | {"storage": "99Gi", "cpu": 7, "memory": "7Gi", "running": True})
-    assert (crowded.unheld.storage, crowded.unheld.cpu, crowded.unheld.memory) == (GIB, 1, GIB)
+    assert (crowded.unheld.storage, crowded.unheld.cpu, crowded.unheld.memory) == (GIB, 1, GIB - GUEST_OVERHEAD)
     both = node("home", left("uid-data"), holds=[hold("uid-data")])
     assert both.unheld.storage == 99 * GIB, "not twice"
+
+
+def test_what_an_object_takes_up_again_is_given_to_nobody() -> None:
+    """Its NodeWorkload was deleted by hand, and an order for it was left over."""
+    to = {"kind": "ZMount", "namespace": "default", "name": "other"}
+    home = node("home", left("uid-data"), spec={"quarantine": [{"uid": "uid-data", "giveTo": to}]})
+    other = mount("other")
+    (workload,) = resolve(other, grid(other, mount(), home)).workloads or ()
+    assert (workload.spec.adopt, workload.spec.holds_data) == (None, False)  # type: ignore[union-attr]
+    for gone in ((), (mount(nodeName="elsewhere", used=True),)):
+        (workload,) = resolve(other, grid(other, *gone, home)).workloads or ()
+        assert workload.spec.adopt == "uid-data"  # type: ignore[union-attr]
+
+
+def test_a_disk_that_fills_its_node_can_be_given_back() -> None:
+    to = {"kind": "ZMount", "namespace": "default", "name": "data"}
+    fresh = mount()
+    fresh = fresh.model_copy(update={"spec": fresh.spec.model_copy(update={"size": 60 * GIB})})
+    home = node("home", left("uid-old") | {"storage": "60Gi"}, spec={"quarantine": [{"uid": "uid-old", "giveTo": to}]})
+    found = resolve(fresh, grid(fresh, home))
+    assert [workload.node for workload in found.workloads or ()] == ["home"], found.verdict.message
+    other = node("home", left("uid-old", name="other") | {"storage": "60Gi"})
+    assert resolve(fresh, grid(fresh, other)).verdict.reason is Reason.INSUFFICIENT_CAPACITY
+
+
+def test_what_comes_back_to_its_node_finds_its_own_place() -> None:
+    """Its GridNode was given up and applied again: the node shows in quarantine what it has of objects that live."""
+    objects, _ = cases.load(Path(__file__).parent.parent / "golden" / "vanished.yaml")
+    world = world_of(objects)
+    settle(world, KINDS)
+    web: Any = world.peek(ZMachine.key_of("default", "web"))
+    data: Any = world.peek(ZMount.key_of("default", "data"))
+    n1: Any = world.peek(GridNode.key_of("", "n1"))
+    for workload in world.all("NodeWorkload"):
+        if workload.namespace == "zos-node-n1":
+            world.remove(workload.key)
+    root, memory = n1.status.by_holder[web.uid].storage, web.spec.memory
+    guest = left(web.uid, "ZMachine", "web") | {"running": True, "cpu": 1, "memory": memory, "storage": root}
+    again = {
+        "capacity": Resources(cpu=1, memory=memory + 2 * GUEST_OVERHEAD, storage=root + data.spec.size + GIB),
+        "quarantine": GridNode.model_validate(
+            {"metadata": {"name": "n1"}, "status": {"quarantine": [guest, left(data.uid) | {"storage": data.spec.size}]}}
+        ).status.quarantine,
+        "holds": (),
+    }
+    world.put(n1.model_copy(update={"status": n1.status.model_copy(update=again)}))
+    settle(world, KINDS)
+    for obj in (world.peek(data.key), world.peek(web.key)):
+        condition = obj.status.condition("Ready")  # type: ignore[union-attr]
+        assert condition.status == "True", condition.message
 
 
 def machine(**spec: Any) -> ZMachine:
@@ -130,3 +191,56 @@ def test_a_node_that_has_not_said_what_it_has_lacks_nothing() -> None:
         verdict = resolve(pinned, grid(pinned, silent)).verdict
         assert verdict.reason is Reason.DEPENDENCY_NOT_READY
         assert "has not said yet what it has" in verdict.message
+
+
+def told(of: ZMount, *, leaving: bool, used: bool | None, generation: int = 2, observed: int = 2) -> NodeWorkload:
+    """The disk's NodeWorkload on home, and what that node says."""
+    owner = Owner(kind="ZMount", namespace="default", name="data", uid=of.uid)
+    ready = Condition(type="Ready", status="True", reason="Succeeded", observed_generation=observed)
+    return NodeWorkload(
+        metadata=Meta(name="zmount-data", namespace="zos-node-home", uid="uid-w", generation=generation),
+        spec=NodeWorkloadSpec.of(owner, MountOnNode(size=GIB, leaving=leaving)),
+        status=NodeWorkloadStatus(conditions=(ready,), mount=MountState(size=GIB, used=used)),
+    )
+
+
+def away() -> ZMachine:
+    """A machine on another node that wants the disk."""
+    elsewhere = machine(disks=[{"name": "data", "mountPath": "/data"}])
+    return elsewhere.model_copy(update={"status": elsewhere.status.model_copy(update={"node_name": "away"})})
+
+
+def test_a_disk_leaves_its_node_only_when_that_says_that_it_was_never_used() -> None:
+    here = mount(nodeName="home")
+    nodes = (node("home", holds=[hold("uid-data")]), node("away"))
+    for silent in (
+        (),  # nothing is there to be asked yet
+        (told(here, leaving=False, used=False),),  # as an older state of the cluster has it
+        (told(here, leaving=True, used=False, observed=1),),  # not asked for it yet
+    ):
+        found = resolve(here, grid(here, away(), *nodes, *silent))
+        assert found.workloads is not None
+        assert [(one.node, one.spec.leaving) for one in found.workloads] == [("home", True)]  # type: ignore[union-attr]
+        assert (found.verdict.reason, found.releases) == (Reason.PROGRESSING, ())
+    for used in (True, None):  # an older agent does not say
+        found = resolve(here, grid(here, away(), *nodes, told(here, leaving=True, used=used)))
+        assert found.workloads is not None
+        assert [(one.node, one.spec.holds_data) for one in found.workloads] == [("home", True)]  # type: ignore[union-attr]
+        assert found.status.used  # type: ignore[union-attr]
+    found = resolve(here, grid(here, away(), *nodes, told(here, leaving=True, used=False)))
+    assert found.workloads is not None
+    assert [(one.node, one.spec.leaving) for one in found.workloads] == [("away", False)]  # type: ignore[union-attr]
+    assert found.recorded
+
+
+def test_what_its_node_says_of_its_use_is_remembered() -> None:
+    here = mount(nodeName="home")
+    found = resolve(here, grid(here, node("home", holds=[hold("uid-data")]), told(here, leaving=False, used=True)))
+    assert found.status.used  # type: ignore[union-attr]
+
+
+def test_a_disk_whose_node_is_gone_comes_up_nowhere_else() -> None:
+    here = mount(nodeName="home")
+    found = resolve(here, grid(here, away(), node("away")))
+    assert (found.verdict.reason, found.workloads) == (Reason.NODE_REMOVED, None)
+    assert found.status.node_name == "home"  # type: ignore[union-attr]

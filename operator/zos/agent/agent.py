@@ -10,9 +10,10 @@ from collections.abc import Callable, Mapping, Sequence
 from datetime import UTC, datetime
 
 from zos.agent.cluster import Cluster
-from zos.agent.converge import Converger, Pass
+from zos.agent.converge import Converger, Pass, as_told
 from zos.agent.metrics import Metrics
 from zos.agent.nodestatus import NodeStatus
+from zos.agent.orders import Orders
 from zos.agent.owners import Owners
 from zos.agent.registry import Registry
 from zos.agent.settings import Settings
@@ -21,11 +22,12 @@ from zos.agent.statuses import Statuses
 from zos.agent.workloads import Workloads
 from zos.api.core import Lease
 from zos.api.gridnode import GridNode, NodeFeatures, QuarantineOrder
-from zos.api.meta import Key
+from zos.api.meta import Key, Reason
 from zos.api.nodeworkload import NodeWorkload
 from zos.api.rbac import AGENT
-from zos.drivers import DomainSource, Driver, ImageSource, PrefixSource
+from zos.drivers import DiskSource, DomainSource, Driver, ImageSource, PrefixSource
 from zos.drivers.keyring import Keyring
+from zos.kinds import Report
 from zos.kube import lease
 from zos.kube.client import ApiError, Client, Raw, Unavailable
 from zos.kube.informer import Informer
@@ -33,6 +35,7 @@ from zos.kube.watches import Watched
 from zos.plan import names
 from zos.plan.diff import Op
 from zos.plan.facts import Facts, Family, ImageFact
+from zos.world.resolution import waiting
 
 log = logging.getLogger("zos.agent")
 
@@ -67,6 +70,7 @@ class Agent:
         keyring: Keyring,
         images: ImageSource | None = None,
         domains: DomainSource | None = None,
+        disks: DiskSource | None = None,
         prefixes: PrefixSource | None = None,
         features: Callable[[], NodeFeatures] = NodeFeatures,
         metrics: Metrics | None = None,
@@ -78,6 +82,7 @@ class Agent:
         self._keyring = keyring
         self._images = images
         self._domains = domains
+        self._disks = disks
         self._prefixes = prefixes
         self.metrics = metrics or Metrics()
         self.namespace = names.node_namespace(settings.node)
@@ -108,9 +113,10 @@ class Agent:
         self._listed = self._informer.listed
         self.metrics.registry.register(self._informer.hearing)
         self._owners = Owners(settings.state)
-        self._orders: tuple[QuarantineOrder, ...] = ()
+        self._given: tuple[QuarantineOrder, ...] = ()
+        self._orders = Orders(settings.state)
         self._statuses = Statuses(client, self._workloads.get, time.monotonic, self._now)
-        self._node = NodeStatus(client, settings, keyring, features, time.monotonic)
+        self._node = NodeStatus(client, settings, keyring, features, time.monotonic, self._due.set)
         self.metrics.refused.set_function(lambda: self._statuses.refused + self._node.refused)
         self._converger = Converger(
             drivers, registry, self._facts, changed=self._due.set, slow_done=self._slow_done,
@@ -124,7 +130,8 @@ class Agent:
                 self._node.see(GridNode.model_validate(raw))
             elif raw is None:
                 self._node.node = None
-            if self._node.node is not None and self._node.node.spec.quarantine != self._orders:
+                self._due.set()
+            if self._node.node is not None and self._node.node.spec.quarantine != self._given:
                 self._due.set()
         elif key.kind == NodeWorkload.KIND:
             matters = self._workloads.put(raw) if raw is not None else self._workloads.remove(key.name)
@@ -208,20 +215,34 @@ class Agent:
         workloads = self._believed
         self._passing_since = time.monotonic()
         node = self._node.node
-        self._orders = node.spec.quarantine if node is not None else ()
+        self._given = node.spec.quarantine if node is not None else ()
         await asyncio.to_thread(self._owners.learn, workloads)
-        result = await self._converger.converge(workloads, may_remove=current, origins=self._owners.known, orders=self._orders)
+        orders: tuple[QuarantineOrder, ...] = ()
+        if node is not None:  # else they are not taken back, but not known
+            orders = await asyncio.to_thread(self._orders.counting, self._given, workloads)
+        result = await self._converger.converge(workloads, may_remove=current, origins=self._owners.known, orders=orders)
         self.metrics.passes.observe(time.monotonic() - self._passing_since)
         self._passing_since = None
         self._account(workloads, result)
         if current:
-            self._statuses.offer(workloads, result.reports, result.clean)
             self._node.workloads = workloads
             self._node.keep(result.keys, result.quarantine, complete=result.complete)
+            # What stays would count as free if its NodeWorkload went before the GridNode shows it.
+            unsaid = frozenset(name for name in result.clean if workloads[name].spec.owner.uid in self._node.unsaid)
+            self._statuses.offer(workloads, {**result.reports, **self._unsaid(workloads, unsaid)}, result.clean - unsaid)
             if result.complete:
                 await asyncio.to_thread(self._owners.forget, result.owners | workloads.keys())
             self._node.changed()
         return result
+
+    def _unsaid(self, workloads: Mapping[str, NodeWorkload], names: frozenset[str]) -> dict[str, Report]:
+        """Of workloads of which something stays, where the GridNode can't show that."""
+        if not (why := self._node.refusal):
+            return {}
+        message = (
+            f"the node keeps what it has of it, which status.quarantine of its GridNode has to say first, and can't: {why}"
+        )
+        return {name: as_told(workloads[name], waiting(Reason.DELETION_BLOCKED, message)) for name in names}
 
     async def _believe(self) -> bool:
         """Takes over the news if they come from our cluster. Whether what we go by is complete and current."""
@@ -260,6 +281,7 @@ class Agent:
             domains=self._domains.facts() if self._domains is not None else {},
             secrets=self._unsealed(workloads),
             lost_keys=self._lost_keys(workloads),
+            unused_disks=self._disks.unused() if self._disks is not None else frozenset(),
             unknown=self._unknown(),
         )
 

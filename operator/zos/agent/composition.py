@@ -9,7 +9,7 @@ from zos.agent.registry import Kind
 from zos.agent.settings import Settings
 from zos.api.gridnode import NodeFeatures
 from zos.api.nodeworkload import MachineOnNode, MountOnNode, NetworkOnNode, NodeWorkload, Part
-from zos.drivers import DomainSource, Driver, ImageSource, PrefixSource
+from zos.drivers import DiskSource, DomainSource, Driver, ImageSource, PrefixSource
 from zos.drivers.disk import DiskDriver
 from zos.drivers.domain import DomainDriver
 from zos.drivers.file import FileDriver
@@ -43,6 +43,7 @@ class Equipment:
     drivers: tuple[Driver, ...]
     images: ImageSource | None
     domains: DomainSource | None
+    disks: DiskSource | None
     prefixes: PrefixSource | None
     features: Callable[[], NodeFeatures]
 
@@ -61,6 +62,7 @@ async def equip(settings: Settings, keyring: Keyring) -> Equipment:
         settings.image_network,
         Limits(settings.image_size),
     )
+    disks = DiskDriver(settings.state / "disks", domains.resize_disk, domains.uses_disk)
     images = ImageDriver(settings.state / "images", sources, domains.images)
     drivers: tuple[Driver, ...] = (
         LinkDriver(),
@@ -72,9 +74,14 @@ async def equip(settings: Settings, keyring: Keyring) -> Equipment:
         FileDriver(settings.state),
         ServiceDriver(settings.service_dir, logs),
         images,
-        DiskDriver(settings.state / "disks", domains.resize_disk, domains.uses_disk),
+        disks,
         domains,
     )
     return Equipment(
-        drivers, images, domains, prefixes, lambda: NodeFeatures(wireguard=kind, accelerator=domains.accelerator_found() or "")
+        drivers,
+        images,
+        domains,
+        disks,
+        prefixes,
+        lambda: NodeFeatures(wireguard=kind, accelerator=domains.accelerator_found() or ""),
     )

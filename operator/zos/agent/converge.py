@@ -33,10 +33,10 @@ class Pass:
     """What one pass came to.
 
     reports: how each workload stands, by name. clean: names of workloads being deleted that the node is done with.
-    quarantine: what is here of objects without a NodeWorkload. complete: all drivers could look, so what is in none of these
-    is not here. owners: who has something here. keys: public keys that WireGuard runs with. again: there is more to do at
-    once. wake_at: seconds on the agent's clock by which to pass again, None for no hurry. done, failed: operations, for the
-    metrics.
+    quarantine: what is here of objects without a NodeWorkload, and stays of those that are clean. complete: all drivers could
+    look, so what is in none of these is not here. owners: who has something here. keys: public keys that WireGuard runs with.
+    again: there is more to do at once. wake_at: seconds on the agent's clock by which to pass again, None for no hurry. done,
+    failed: operations, for the metrics.
     """
 
     reports: Mapping[str, Report] = field(default_factory=dict)
@@ -133,7 +133,7 @@ class Converger:
         standing = ownership.standing(workloads, plan.whole, orphaned, origins, orders)
         refused = _refused_adoptions(plan.wanted, before, workloads)
         wanted = plan.wanted.values() if not refused else [i for key, i in plan.wanted.items() if key not in refused]
-        ops, spared = ownership.spared(diff(wanted, before, standing.erased, standing.kept), before)
+        ops, spared = ownership.spared(diff(wanted, before, standing.erased, standing.kept, standing.left), before)
         if not may_remove:
             ops = [op for op in ops if op.verb != "remove"]
         execution = await self._execute(ops, plan.wanted, before, standing.kept)
@@ -145,10 +145,11 @@ class Converger:
         outcome = replace(outcome, failed={**outcome.failed, **refused}) if refused else outcome
         leaving = frozenset(name for name, workload in workloads.items() if workload.deleting)
         clean = self._clean({name: workloads[name] for name in leaving}, plan.wanted, seen)
+        staying = {name: workload for name, workload in workloads.items() if name not in clean}
         return Pass(
             reports=self._report(workloads, plan, after, outcome) | self._leaving(workloads, leaving - clean, before, spared),
             clean=clean,
-            quarantine=ownership.quarantine(ownership.orphans(seen, workloads, plan.wanted), origins),
+            quarantine=ownership.quarantine(ownership.orphans(seen, staying, plan.wanted), origins),
             complete=self._observation.complete,
             owners=frozenset(thing.owner for thing in seen.values()),
             keys=frozenset(thing.item.public_key for thing in seen.values() if isinstance(thing.item, WireGuard)),
@@ -341,9 +342,8 @@ class Converger:
                 if seen[key].owner == name
             ]
             if blind or said:
-                status = workloads[name].status
                 verdict = waiting(Reason.DELETION_BLOCKED, "; ".join([*said, *([blind] if blind else [])]))
-                reports[name] = Report(verdict, status.machine, status.mount, status.network)
+                reports[name] = as_told(workloads[name], verdict)
         return reports
 
     def _clean(
@@ -358,10 +358,18 @@ class Converger:
         left = {
             thing.owner
             for key, thing in seen.items()
-            if key not in wanted and not thing.shared and not (thing.holds_data and thing.owner in retained)
+            if key not in wanted
+            and not thing.shared
+            and not (thing.holds_data and not thing.unused and thing.owner in retained)
         }
         left |= {op.item.owner for op in self._executor.running.values() if op.item is not None}
         return let_go | (leaving.keys() - left)
+
+
+def as_told(workload: NodeWorkload, verdict: Verdict) -> Report:
+    """What the API server shows of it, and another verdict."""
+    status = workload.status
+    return Report(verdict, status.machine, status.mount, status.network)
 
 
 def _refused_adoptions(

@@ -44,6 +44,7 @@ async def _run(settings: Settings) -> None:
         keyring=keyring,
         images=equipment.images,
         domains=equipment.domains,
+        disks=equipment.disks,
         prefixes=equipment.prefixes,
         features=equipment.features,
         metrics=metrics,

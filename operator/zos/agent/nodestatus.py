@@ -32,7 +32,8 @@ _OURS = frozenset(to_camel(field) for field in GridNodeStatus.AGENTS)
 
 
 class NodeStatus:
-    """``features`` gives what drivers found out by now. ``run`` until cancelled; call `changed` when there is news."""
+    """``features`` gives what drivers found out by now. ``run`` until cancelled; call `changed` when there is news. ``told`` is
+    called when what is not said yet, or why, is another."""
 
     def __init__(
         self,
@@ -41,12 +42,14 @@ class NodeStatus:
         keyring: Keyring,
         features: Callable[[], NodeFeatures],
         clock: Callable[[], float],
+        told: Callable[[], None],
     ) -> None:
         self._client = client
         self._settings = settings
         self._keyring = keyring
         self._features = features
         self._clock = clock
+        self._told = told
         self._wake = asyncio.Event()
         self._made: set[str] = set()
         self._unused: Mapping[str, float] = {}
@@ -62,6 +65,18 @@ class NodeStatus:
     def refused(self) -> bool:
         """Whether the API server does not take the node's status."""
         return self._failed is not None
+
+    @property
+    def refusal(self) -> str:
+        """Why the API server does not take the node's status; empty: it does, as far as is known."""
+        return self._failed[0] if self._failed is not None else ""
+
+    @property
+    def unsaid(self) -> frozenset[str]:
+        """Uids of what is in quarantine and not shown yet by the GridNode. Where there is none, nobody is to be told."""
+        if self.node is None:
+            return frozenset()
+        return frozenset(entry.uid for entry in self._quarantine or ()) - {e.uid for e in self.node.status.quarantine}
 
     @property
     def nameservers(self) -> tuple[str, ...]:
@@ -116,7 +131,10 @@ class NodeStatus:
             if allowed() and self.node is not None:
                 pause = self._failed[2] - self._clock() if self._failed is not None else 0.0
                 if pause <= 0:
+                    before = (self.unsaid, self.refusal)
                     pause = await self._try(self.node)
+                    if (self.unsaid, self.refusal) != before:
+                        self._told()
                 if pause > 0:
                     delay = min(delay, pause)
             try:

@@ -9,7 +9,7 @@ from dataclasses import dataclass, field, replace
 from typing import ClassVar
 
 from zos.drivers import Driver, DriverError
-from zos.drivers.disk import as_asked, here_already, missing, nothing_to_adopt
+from zos.drivers.disk import as_asked, here_already, missing, nothing_to_adopt, used_meanwhile
 from zos.drivers.domain import outdated
 from zos.plan.diff import Observed, Op
 from zos.plan.facts import DomainFact, ImageFact
@@ -37,7 +37,8 @@ from zos.plan.ownership import of_disk, of_guest
 class Node:
     """What exists on a simulated node, and how it behaves. ``faults``: key → the error that operating on it gives. ``blind``:
     item class → the error that looking gives to the driver that serves it. ``delay``: seconds an operation of a slow driver
-    takes. ``starts``: how often each guest was started. It outlives the agents that run on it."""
+    takes. ``starts``: how often each guest was started. ``unused``: names of disks that no guest ever had. It outlives the
+    agents that run on it."""
 
     things: dict[str, Item] = field(default_factory=dict)
     faults: dict[str, str] = field(default_factory=dict)
@@ -45,6 +46,7 @@ class Node:
     delay: float = 0.0
     writes: int = 0
     starts: dict[str, int] = field(default_factory=dict)
+    unused: set[str] = field(default_factory=set)
     watchers: list[Callable[[str], None]] = field(default_factory=list)
 
     def lose(self, key: str) -> None:
@@ -171,7 +173,11 @@ class Disks(_DictDriver):
         assert isinstance(item, Disk)
         asked = next((one for one in wanted if isinstance(one, Disk) and one.name == item.name), None)
         shown = item if asked is None else as_asked(item, asked, f"disk/{asked.adopted}" in self.node.things)
-        return Observed(key, shown, item.owner, holds_data=True, origin=item.origin or of_disk(item.name))
+        unused = item.name in self.node.unused
+        return Observed(key, shown, item.owner, holds_data=True, origin=item.origin or of_disk(item.name), unused=unused)
+
+    def unused(self) -> frozenset[str]:
+        return frozenset(self.node.unused)
 
     def _do(self, op: Op) -> None:
         if isinstance(op.item, Disk):
@@ -182,10 +188,17 @@ class Disks(_DictDriver):
                 raise DriverError(missing(op.item))
             elif there is not None and op.item.adopt and f"disk/{op.item.adopted}" in self.node.things:
                 raise DriverError(here_already(op.item))
+            elif there is None:
+                self.node.unused.add(op.item.name)
             if isinstance(there, Disk) and there.format != op.item.format:
                 raise DriverError(f"disk {op.item.name} is formatted as {there.format} and keeps what it holds")
             if isinstance(there, Disk) and there.size > op.item.size:
                 raise DriverError(f"disk {op.item.name} can't shrink from {there.size} to {op.item.size}")
+        else:
+            name = op.key.removeprefix("disk/")
+            if op.observed is not None and op.observed.unused and name not in self.node.unused:
+                raise DriverError(used_meanwhile(name))
+            self.node.unused.discard(name)
         super()._do(op)
 
     def _adopted(self, item: Disk) -> Item:
@@ -193,6 +206,7 @@ class Disks(_DictDriver):
             raise DriverError(nothing_to_adopt(item))
         if (user := self.node.user_of(item.adopted)) is not None:
             raise DriverError(f"guest {user} runs with disk {item.adopted}: it is taken over when that has ended")
+        self.node.unused.discard(item.adopted)
         return self.node.things.pop(f"disk/{item.adopted}")
 
 
@@ -242,6 +256,9 @@ class Domains(_DictDriver):
             for disk in (op.item.root, *op.item.disks):
                 if f"disk/{disk.disk}" not in self.node.things:
                     raise DriverError(f"no disk {disk.disk}")
+            if used := self.node.unused & {disk.disk for disk in (op.item.root, *op.item.disks)}:
+                self.node.unused -= used
+                self.node.stir()
             self.node.starts[op.item.name] = self.node.starts.get(op.item.name, 0) + 1
         super()._do(op)
 

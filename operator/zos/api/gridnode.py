@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Collection
 from functools import cached_property
 from itertools import takewhile
 from typing import Annotated, ClassVar, Literal
@@ -29,6 +29,9 @@ from zos.api.text import (
     otherwise,
     word,
 )  # fmt: skip
+
+#: Memory that a guest costs the node beside its own (QEMU, virtiofsd), in bytes.
+GUEST_OVERHEAD = 128 * 2**20
 
 #: Agents from this version on know that a deletion without the word to erase takes nothing away.
 _KNOWS_WORDS = (0, 2)
@@ -162,7 +165,8 @@ class GridNodeSpec(Model):
 
     quarantine: tuple[QuarantineOrder, ...] = Field(default=(), max_length=256, json_schema_extra=keyed("uid"))
     """What becomes of things on the node that belong to nobody any more (``status.quarantine``). Nothing happens to what is not
-    listed here."""
+    listed here. An order for an object that lives is void, and stays so when that is gone, until it is taken back and given
+    anew."""
 
     unschedulable: bool = False
     """Nothing new is placed here; what is here stays, and what names this node in ``nodeName`` still comes."""
@@ -244,6 +248,11 @@ class Quarantined(Model):
 
     listen_port: Port | None = None
     """UDP port of a network's WireGuard interface."""
+
+    @property
+    def held(self) -> Resources:
+        """What it takes of the node: what an object that had it would hold."""
+        return Resources(cpu=self.cpu, memory=self.memory and self.memory + GUEST_OVERHEAD, storage=self.storage)
 
 
 #: Others send to it: by an address inside their own network a node could have them knock there.
@@ -375,12 +384,12 @@ class GridNode(Object):
             storage=told.storage if most.storage is None else min(told.storage, most.storage),
         )
 
-    def allocated(self, holds: Iterable[NodeHold]) -> Resources:
+    def allocated(self, holds: Collection[NodeHold]) -> Resources:
         """What ``holds`` take, and what is in quarantine and none of them is for; no more than can be written down, or what an
         agent says it has left would keep the rest of the status from being written."""
-        taken: list[NodeHold | Quarantined] = [*holds]
-        known = {hold.uid for hold in taken}
-        taken += [left for left in self.status.quarantine if left.uid not in known]
+        taken: list[NodeHold | Resources] = [*holds]
+        known = {hold.uid for hold in holds}
+        taken += [left.held for left in self.status.quarantine if left.uid not in known]
         return Resources(
             cpu=min(MOST_COUNTED, sum(one.cpu for one in taken)),
             memory=min(MOST, sum(one.memory for one in taken)),

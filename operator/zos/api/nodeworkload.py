@@ -193,6 +193,9 @@ class MountOnNode(Model):
     adopt: Uid | None = None
     """Uid of a disk of the node's quarantine that an administrator gives to this one."""
 
+    leaving: bool = False
+    """It is to be on another node if it was never used, and waits for what this node says of that from now on."""
+
 
 Part = NetworkOnNode | MachineOnNode | MountOnNode
 
@@ -259,6 +262,9 @@ class MachineState(Model):
 class MountState(Model):
     size: Quantity
     """Bytes that are reserved."""
+
+    used: bool | None = None
+    """Whether a guest ever had the disk, as the node itself knows. Absent: the node does not say; the disk counts as used."""
 
 
 class NetworkState(Model):

@@ -359,7 +359,7 @@ class Executor:
             if workload is None or workload.uid != leaver.uid or workload.metadata.generation != leaver.metadata.generation:
                 continue  # gone, or somebody has asked something of it since
             if not (workload.deleting and workload.spec.unwanted):
-                await self._farewell.part(workload, Word.ERASE if task.resolution.disposable else Word.RETAIN)
+                await self._farewell.part(workload, Word.RETAIN)  # what was never used goes; the node knows
 
     async def _workload(self, obj: Object, namespace: str, part: Part, wanted: Workload, present: NodeWorkload | None) -> None:
         if present is not None and present.deleting:

@@ -61,6 +61,12 @@ class PrefixSource(Protocol):
         None: there was none yet."""
 
 
+class DiskSource(Protocol):
+    def unused(self) -> frozenset[str]:
+        """Names of the disks that no guest ever had. From memory, as of the last ``observe``; ``dirty`` is called whenever one
+        is used."""
+
+
 class DomainSource(Protocol):
     def facts(self) -> Mapping[str, DomainFact]:
         """By domain name. From memory, as of the last ``observe``; ``dirty`` is called whenever they change."""

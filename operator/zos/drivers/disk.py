@@ -2,6 +2,7 @@
 
 A disk gets its name only when it is complete, file system included; so what has a name is never formatted. The node never
 mounts one: what a guest wrote there is not for the node's kernel to parse. A grown disk is filled by the guest's own init.
+Whether a guest ever had it is marked beside it (`zos.drivers.unused`).
 Whose a disk is stands on its card; where that is lost, the uid in its name says it, and its content what it is formatted as.
 """
 
@@ -21,7 +22,8 @@ from typing import ClassVar, Literal
 from pydantic import ValidationError
 
 from zos.api.nodeworkload import Owner
-from zos.drivers import DriverError
+from zos.drivers import DriverError, unused
+from zos.drivers.inotify import DELETE, Inotify
 from zos.drivers.process import run
 from zos.drivers.thread import in_thread
 from zos.plan.diff import Observed, Op
@@ -66,6 +68,8 @@ class DiskDriver:
         self._directory = directory
         self._resize = resize
         self._in_use = in_use
+        self._unused: frozenset[str] = frozenset()
+        self._files: Inotify | None = None
         directory.mkdir(parents=True, exist_ok=True, mode=0o700)
         for half in directory.glob(".new-*"):
             half.unlink()
@@ -73,13 +77,19 @@ class DiskDriver:
     def path(self, name: str) -> Path:
         return self._directory / f"{name}.raw"
 
+    def unused(self) -> frozenset[str]:
+        return self._unused
+
     async def observe(self, wanted: Sequence[Item]) -> Mapping[str, Observed]:
-        return await asyncio.to_thread(self._observe, {item.name: item for item in wanted if isinstance(item, Disk)})
+        seen = await asyncio.to_thread(self._observe, {item.name: item for item in wanted if isinstance(item, Disk)})
+        self._unused = frozenset(key.removeprefix("disk/") for key, thing in seen.items() if thing.unused)
+        return seen
 
     async def apply(self, op: Op) -> None:
         try:
             if not isinstance(op.item, Disk):
-                await in_thread(self._remove, op.key.removeprefix("disk/"))
+                never_used = op.observed is not None and op.observed.unused
+                await in_thread(self._remove, op.key.removeprefix("disk/"), never_used)
             elif op.observed is None:
                 await self._create(op.item)
             else:
@@ -88,10 +98,14 @@ class DiskDriver:
             raise DriverError(f"{op.key}: {error.strerror or error}") from error
 
     def watch(self, dirty: Callable[[], None]) -> None:
-        """Nobody but the agent works here; the resync finds what went wrong all the same."""
+        """What is heard of is that files go: a disk's own, or the mark that no guest ever had it."""
+        self._files = Inotify(dirty)
+        self._files.watch([self._directory], DELETE)
 
     async def close(self) -> None:
-        pass
+        if self._files is not None:
+            self._files.close()
+            self._files = None
 
     def _observe(self, wanted: Mapping[str, Disk]) -> dict[str, Observed]:
         observed: dict[str, Observed] = {}
@@ -108,7 +122,8 @@ class DiskDriver:
             item = Disk(name=name, size=size, format=format_, owner=owner, origin=origin) if format_ is not None else None
             if item is not None and asked is not None:
                 item = as_asked(item, asked, self.path(asked.adopted).exists())
-            observed[f"disk/{name}"] = Observed(f"disk/{name}", item, owner, holds_data=True, origin=origin)
+            never_used = unused.is_unused(path)
+            observed[f"disk/{name}"] = Observed(f"disk/{name}", item, owner, holds_data=True, origin=origin, unused=never_used)
         return observed
 
     def _card(self, name: str) -> Card | None:
@@ -153,6 +168,7 @@ class DiskDriver:
         with open(new, "rb") as file:
             os.fsync(file.fileno())
         self._write_card(item)
+        unused.mark(new, self.path(item.name))
         new.rename(self.path(item.name))
         self._sync()
 
@@ -174,6 +190,7 @@ class DiskDriver:
         self._write_card(item)
         old.rename(self.path(item.name))
         self._sync()
+        unused.end(old)
         old.with_suffix(".json").unlink(missing_ok=True)
 
     async def _update(self, item: Disk) -> None:
@@ -182,7 +199,8 @@ class DiskDriver:
         if item.adopt:
             if self.path(item.adopted).exists():
                 raise DriverError(here_already(item))
-            self.path(item.adopted).with_suffix(".json").unlink(missing_ok=True)  # the rename was cut off just before
+            unused.end(self.path(item.adopted))  # the rename was cut off just before
+            self.path(item.adopted).with_suffix(".json").unlink(missing_ok=True)
         card = self._card(item.name)
         found = card.format if card is not None else await in_thread(_format_of, path)
         if found not in (None, item.format):
@@ -192,10 +210,13 @@ class DiskDriver:
         if card is None:
             await in_thread(self._write_card, item)
         if item.size > size:
+            never_used = await in_thread(unused.is_unused, path)
             await in_thread(self._reserve_more, path, item, size)
             # The size changes last, and at once: until then a crash leaves only a reservation that nobody sees.
             if self._resize is None or not await self._resize(path, item.size):
                 await in_thread(os.truncate, path, item.size)
+                if never_used:
+                    await in_thread(unused.mark, path)
 
     def _reserve_more(self, path: Path, item: Disk, size: int) -> None:
         fd = os.open(path, os.O_RDWR | os.O_CLOEXEC)
@@ -221,8 +242,12 @@ class DiskDriver:
                 raise DriverError(f"the file system of {self._directory} can't reserve space; use ext4, XFS or btrfs")
             raise OSError(code, os.strerror(code))
 
-    def _remove(self, name: str) -> None:
-        self.path(name).unlink(missing_ok=True)
+    def _remove(self, name: str, never_used: bool) -> None:
+        path = self.path(name)
+        if never_used and path.exists() and not unused.is_unused(path):
+            raise DriverError(used_meanwhile(name))
+        path.unlink(missing_ok=True)
+        unused.end(path)
         (self._directory / f"{name}.json").unlink(missing_ok=True)
         self._sync()
 
@@ -258,6 +283,10 @@ def missing(item: Disk) -> str:
 
 def nothing_to_adopt(item: Disk) -> str:
     return f"disk {item.adopted} is not on this node: there is nothing to take over; take giveTo back for an empty disk"
+
+
+def used_meanwhile(name: str) -> str:
+    return f"disk {name} was used since the node looked last"
 
 
 def here_already(item: Disk) -> str:

@@ -18,7 +18,7 @@ from xml.etree import ElementTree
 
 import libvirt
 
-from zos.drivers import DriverError
+from zos.drivers import DriverError, unused
 from zos.drivers.accelerator import AcceleratorProbe
 from zos.drivers.domainrun import Machine, Run, boot_of
 from zos.drivers.domainxml import NAMESPACE, Accelerator, Places, Start, domain_xml, item_of_xml, start_of
@@ -264,6 +264,8 @@ class DomainDriver:
         with self._records:
             run = self._settle(machine).begun(start)
             machine.clear_status()
+        for disk in (start.item.root, *start.item.disks):
+            unused.end(places.disk(disk.disk))
         self._hypervisor.connection().createXML(domain_xml(start, places), 0)
         with self._records:
             machine.write_run(run)

@@ -14,7 +14,8 @@ from zos.plan.items import Item
 class Observed:
     """Something of ours that exists on the node. ``item`` is what it amounts to in the node's vocabulary, None where it is
     too broken to say. ``owner`` is the NodeWorkload it was made for, as marked on the thing itself; ``origin`` the user's
-    object behind that, as far as the thing tells (at least its uid). ``shared``: as `Item.SHARED`."""
+    object behind that, as far as the thing tells (at least its uid). ``shared``: as `Item.SHARED`. ``unused``: the node itself
+    knows that nothing was ever stored there."""
 
     key: str
     item: Item | None
@@ -22,6 +23,7 @@ class Observed:
     holds_data: bool = False
     origin: Owner | None = None
     shared: bool = False
+    unused: bool = False
 
 
 @dataclass(frozen=True)
@@ -43,11 +45,13 @@ def diff(
     observed: Mapping[str, Observed],
     erased: frozenset[str] = frozenset(),
     kept: Callable[[str], bool] = _nobody,
+    left: frozenset[str] = frozenset(),
 ) -> list[Op]:
     """Operations that turn ``observed`` into ``wanted``; what is right already is not touched.
 
-    What holds data is removed only when its owner is in ``erased``: that is somebody's word. Nothing of the owners that are
-    ``kept`` is removed or changed: what they want is not known for now.
+    What holds data is removed only when its owner is in ``erased``: that is somebody's word. Of owners in ``left``, who go and
+    leave their data, what was never used goes as well. Nothing of the owners that are ``kept`` is removed or changed: what they
+    want is not known for now.
     """
     plan = {item.key: item for item in wanted}
     ops: list[Op] = []
@@ -59,6 +63,7 @@ def diff(
             ops.append(Op("update", key, item, seen))
     for key, seen in observed.items():
         going = seen.shared or not kept(seen.owner)
-        if key not in plan and going and (not seen.holds_data or seen.owner in erased):
+        empty = not seen.holds_data or (seen.unused and seen.owner in left)
+        if key not in plan and going and (empty or seen.owner in erased):
             ops.append(Op("remove", key, observed=seen))
     return ops

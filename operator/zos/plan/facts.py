@@ -98,9 +98,9 @@ class DomainFact:
 class Facts:
     """``images`` by ref; ``image_problems`` by ref (why an image can't be used); ``secrets`` are opened sealed values by
     (workload name, variable); ``lost_keys`` are WireGuard public keys that a workload names and whose private half is not on
-    this node; ``prefixes`` are the networks that the node is connected to (None: nobody could look yet), ``egress_deny`` what
-    nothing on any node may connect to, both in CIDR form; ``unknown`` says of which families nobody could look, and why;
-    ``now`` in seconds since the epoch.
+    this node; ``unused_disks`` are names of disks that no guest ever had, as the node itself knows; ``prefixes`` are the
+    networks that the node is connected to (None: nobody could look yet), ``egress_deny`` what nothing on any node may connect
+    to, both in CIDR form; ``unknown`` says of which families nobody could look, and why; ``now`` in seconds since the epoch.
 
     `image`, `domain`, `secret` and `connected` are how to ask: what is in none of the mappings may be unknown."""
 
@@ -114,6 +114,7 @@ class Facts:
     domains: Mapping[str, DomainFact] = field(default_factory=dict)
     secrets: Mapping[tuple[str, str], str] = field(default_factory=dict, repr=False)
     lost_keys: frozenset[str] = frozenset()
+    unused_disks: frozenset[str] = frozenset()
     unknown: Mapping[Family, str] = field(default_factory=dict)
 
     def image(self, ref: str) -> ImageFact | None:

@@ -2,7 +2,8 @@
 
 - A NodeWorkload that says all that it wants is *settled*: whatever else is marked as its own goes, but for data.
 - *Erased*: the user (``spec.erase``) or an administrator (``discard``) said that nothing of it is wanted: all of it goes.
-- *Retired*: it ends, and what holds data stays (``spec.retain``, ``giveTo``).
+- *Retired*: it ends, and what holds data stays (``spec.retain``, ``giveTo``). Of those that *left* (``spec.retain``) a disk
+  that no guest ever had goes as well: that is the node's own knowledge, no word of the API makes a disk unused.
 - Everybody else's things are left alone: an owner whose wishes can't be told just now, and *orphans*, whose NodeWorkload is
   gone, or going, without a word.
 """
@@ -31,6 +32,7 @@ class Standing:
     settled: frozenset[str] = frozenset()
     erased: frozenset[str] = frozenset()
     retired: frozenset[str] = frozenset()
+    left: frozenset[str] = frozenset()
 
     def kept(self, owner: str) -> bool:
         """Whether nothing of theirs is touched. What has no owner was left half made by a crash."""
@@ -112,9 +114,9 @@ def standing(
     going = {name: workload for name, workload in workloads.items() if workload.deleting and workload.spec.unwanted}
     erased = {name for name, workload in going.items() if not workload.spec.retain}
     erased |= {name for name, order in ordered.items() if order.discard and order.give_to is None}
-    retired = {name for name, workload in going.items() if workload.spec.retain}
-    retired |= {name for name, order in ordered.items() if order.give_to is not None}
-    return Standing(frozenset(whole), frozenset(erased), frozenset(retired))
+    left = {name for name, workload in going.items() if workload.spec.retain}
+    retired = left | {name for name, order in ordered.items() if order.give_to is not None}
+    return Standing(frozenset(whole), frozenset(erased), frozenset(retired), frozenset(left))
 
 
 def spared(ops: Iterable[Op], observed: Mapping[str, Observed]) -> tuple[list[Op], dict[str, str]]:
@@ -147,7 +149,7 @@ def spared(ops: Iterable[Op], observed: Mapping[str, Observed]) -> tuple[list[Op
 
 def quarantine(orphaned: Mapping[str, tuple[Observed, ...]], origins: Mapping[str, Owner]) -> tuple[Quarantined, ...]:
     """What the node shows of its orphans. ``memory`` is the guest's own: what running it takes beside is the controller's
-    to add, as for any machine."""
+    to add (`Quarantined.held`), as for any machine."""
     found = [_entry(_origin(name, things, origins), things) for name, things in orphaned.items()]
     found.sort(key=lambda entry: (not entry.running, entry.kind, entry.namespace, entry.name, entry.uid))
     return tuple(found[:_LIMIT])

@@ -16,9 +16,6 @@ INDEXES = (
     Indexes(Heartbeat),
 )
 
-#: Memory that a guest costs the node beside its own (QEMU, virtiofsd), in bytes.
-GUEST_OVERHEAD = 128 * 2**20
-
 
 @dataclass(frozen=True)
 class Candidate:
@@ -55,6 +52,25 @@ def holding(world: Reader, uid: str, node: str) -> NodeHold | None:
     return dict(holds).get(node)
 
 
+def more(world: Reader, need: Resources, node: str, uid: str, adopt: str | None = None) -> Resources:
+    """What an object asks of a node beyond what that has of it already: what it holds there, or what is in quarantine of it or
+    of what it takes over (``adopt``). Not below nothing."""
+
+    def look(found: GridNode) -> Resources:
+        held = found.status.by_holder.get(uid)
+        had: list[NodeHold | Resources] = [held] if held is not None else []
+        # What it holds includes what is in quarantine of its own: `GridNode.allocated` counts that once, too.
+        theirs = {adopt} if held is not None else {adopt, uid}
+        had += [left.held for left in found.status.quarantine if left.uid in theirs]
+        return Resources(
+            cpu=max(0, need.cpu - sum(one.cpu for one in had)),
+            memory=max(0, need.memory - sum(one.memory for one in had)),
+            storage=max(0, need.storage - sum(one.storage for one in had)),
+        )
+
+    return world.view(GridNode, "", node, look) or need
+
+
 def _name(node: GridNode) -> str:
     return node.name
 
@@ -81,7 +97,7 @@ def lacks(need: Resources, node: Candidate) -> str | None:
             ("memory", need.memory, node.free.memory, node.capacity.memory, amount),
             ("storage", need.storage, node.free.storage, node.capacity.storage, amount),
         )
-        if asked > free
+        if asked > max(free, 0)  # who asks for nothing lacks nothing
     ]
     return "; ".join(lacking) or None
 

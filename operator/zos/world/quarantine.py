@@ -6,24 +6,31 @@ from dataclasses import dataclass
 
 from zos.api.gridnode import GridNode, Quarantined, QuarantineOrder, Recipient
 from zos.api.meta import Object, Reason
-from zos.api.nodeworkload import NodeWorkload
+from zos.api.nodeworkload import NodeWorkload, Owner
+from zos.api.zmachine import ZMachine
+from zos.api.zmount import ZMount
 from zos.world.resolution import Verdict, waiting
 from zos.world.store import Indexes, Reader
 
 INDEXES = (
     Indexes(GridNode, {"quarantine": lambda node: _names(node)}),
     Indexes(NodeWorkload, {"owner": lambda workload: [workload.spec.owner.uid]}),
+    Indexes(ZMachine),
+    Indexes(ZMount),
 )
+#: What can be given to somebody (`Recipient.kind`).
+_GIVEN: dict[str, type[ZMount | ZMachine]] = {model.KIND: model for model in (ZMount, ZMachine)}
 
 
 @dataclass(frozen=True)
 class Inheritance:
     """What is in quarantine and concerns an object: ``node`` has it. ``adopt`` is the uid of what becomes the object's;
-    ``problem`` says why the object can't have anything there for now."""
+    ``problem`` says why the object can't have anything there for now. ``owner`` is whose it was, as the node knows it."""
 
     node: str
     adopt: str | None = None
     problem: Verdict | None = None
+    owner: Owner | None = None
 
 
 def own(obj: Object, world: Reader) -> str | None:
@@ -43,9 +50,18 @@ def inherited(obj: Object, world: Reader) -> Inheritance | None:
     gives nobody another's data."""
     name = f"{obj.KIND} {obj.namespace}/{obj.name}"
     found = world.where_view(GridNode, "quarantine", name, lambda node: _of(node, name, obj.uid))
-    entries = [entry for entries in found for entry in entries]
+    entries = [entry for entries in found for entry in entries if not (entry.adopt is not None and _lives(entry, world))]
     given = next((entry for entry in entries if entry.adopt is not None), None)
     return given or next(iter(entries), None)
+
+
+def _lives(left: Inheritance, world: Reader) -> bool:
+    """Whether its owner takes it up again by itself, so that nobody can give it away. Raises Unreadable."""
+    owner = left.owner
+    if owner is None or owner.kind not in _GIVEN:
+        return False
+    found = world.view(_GIVEN[owner.kind], owner.namespace, owner.name, lambda obj: (obj.uid, obj.status.node_name))
+    return found in ((owner.uid, None), (owner.uid, left.node))
 
 
 def _of(node: GridNode, name: str, uid: str) -> tuple[Inheritance, ...]:
@@ -59,7 +75,9 @@ def _of(node: GridNode, name: str, uid: str) -> tuple[Inheritance, ...]:
 
 def _judged(node: str, name: str, entry: Quarantined, order: QuarantineOrder | None) -> Inheritance:
     if order is not None and _recipient(order) == name:
-        return Inheritance(node, entry.uid)
+        return Inheritance(
+            node, entry.uid, owner=Owner(kind=entry.kind, namespace=entry.namespace, name=entry.name, uid=entry.uid)
+        )
     what = f"node {node} has what an earlier {name} left (uid {entry.uid})"
     if order is not None:
         word = "it is being discarded" if order.discard else f"it goes to {_recipient(order)}"

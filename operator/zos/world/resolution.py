@@ -109,7 +109,6 @@ class Resolution:
     objects: other Kubernetes objects that must exist (applied as they are); applied again when ``basis`` changes.
     secrets, workloads: what must exist in the object's namespace and on nodes.
     recorded: nodes go by the status, so it is written before them.
-    disposable: nodes that the object leaves have nothing of it that anybody ever stored.
     conditions: further conditions beside Ready (type, status, reason, message).
     notices: for the events.
     obsolete: an internal object that serves nothing any more and is deleted.
@@ -131,7 +130,6 @@ class Resolution:
     secrets: tuple[SecretWanted, ...] | None = None
     workloads: tuple[Workload, ...] | None = None
     recorded: bool = False
-    disposable: bool = False
     conditions: tuple[Condition, ...] = ()
     notices: tuple[Notice, ...] = ()
     waits_for: tuple[str, ...] = ()

@@ -8,7 +8,7 @@ from functools import partial
 from ipaddress import IPv4Address, IPv4Network
 
 from zos.api.core import Secret
-from zos.api.gridnode import GridNode, NodeHold, Resources
+from zos.api.gridnode import GUEST_OVERHEAD, GridNode, NodeHold, Resources
 from zos.api.meta import RESTARTED_AT, Condition, Reason
 from zos.api.network import Network, NetworkAddress
 from zos.api.nodeworkload import DiskOnNode, MachineOnNode, MachineState, Nic, NodeWorkload, PublicNic
@@ -99,7 +99,7 @@ def resolve(machine: ZMachine, world: Reader) -> Resolution:
         public = _public(machine, world)
         node = _node(machine, world, node or (legacy.node if legacy else None), disks, network, public.farm if public else None)
         public_nic = _public_nic(public, node, world)
-        capacity = _capacity(machine, node, world)
+        capacity = _capacity(machine, node, legacy.adopt if legacy else None, world)
         holds = (capacity,)
         status = _status(machine, node, machine.status.ip, public, world)
         address = _address(machine, node, network, world)
@@ -273,19 +273,15 @@ def _need(machine: ZMachine, had: NodeHold | None = None) -> Resources:
     spec = machine.spec
     return Resources(
         cpu=spec.cpu,
-        memory=spec.memory + placement.GUEST_OVERHEAD,
+        memory=spec.memory + GUEST_OVERHEAD,
         storage=max(spec.root_size or minimum_root_size(spec.cpu, spec.memory), had.storage if had else 0),
     )
 
 
-def _capacity(machine: ZMachine, node: str, world: Reader) -> Hold:
+def _capacity(machine: ZMachine, node: str, adopt: str | None, world: Reader) -> Hold:
     had = placement.holding(world, machine.uid, node)
     need = _need(machine, had)
-    more = Resources(
-        cpu=need.cpu - (had.cpu if had else 0),
-        memory=need.memory - (had.memory if had else 0),
-        storage=need.storage - (had.storage if had else 0),
-    )
+    more = placement.more(world, need, node, machine.uid, adopt)
     lack: str | None = None
     if had is None and _state(machine, node, world) is not None:
         more = Resources()  # it is there: its GridNode was made anew and has to learn of it

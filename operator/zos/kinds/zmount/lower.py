@@ -35,4 +35,4 @@ def report(workload: NodeWorkload, facts: Facts, lowered: Lowered, outcome: Outc
         return Report(waiting(Reason.FAILED, outcome.failed[disk.key]))
     if disk.key in outcome.pending or disk.key in outcome.blocked:
         return Report(waiting(Reason.PROGRESSING, outcome.pending.get(disk.key, "waiting")))
-    return Report(ready(), mount=MountState(size=disk.size))
+    return Report(ready(), mount=MountState(size=disk.size, used=disk.name not in facts.unused_disks))

@@ -37,21 +37,33 @@ def resolve(mount: ZMount, world: Reader) -> Resolution:
             waits_for=who,
         )
     status = mount.status.model_copy(update={"used_by": user and user[0]})
-    place = _place(mount, world, held, user)
+    there = mount.status.node_name or held
+    told = _told(mount, there, world) if there is not None else None
+    place = _place(mount, world, there, told, user)
     if place.node is None or place.problem is not None:
         assert place.problem is not None
         return Resolution(place.problem, status.model_copy(update={"node_name": place.node}))
     node = place.node
-    lack = _lack(mount, node, world)
+    lack = _lack(mount, node, place.adopt, world)
     if lack is not None:
         return Resolution(lack, status)
     verdict, size = _judge(mount, node, world)
+    if place.to is not None and verdict.ready:
+        verdict = waiting(
+            Reason.PROGRESSING,
+            f"it moves to node {place.to} if node {node} says that no machine ever had it: that is being asked",
+        )
     if mount.spec.node_name not in (None, node):
         verdict = waiting(
             Reason.CONFLICT,
             f"the disk is on node {node} and holds data: it does not move to {mount.spec.node_name}; set nodeName to {node}",
         )
-    used = mount.status.used or place.holds_data or (user is not None and user[1] == node and verdict.ready)
+    used = (
+        mount.status.used
+        or place.holds_data
+        or (told is not None and told.used and there == node)
+        or (user is not None and user[1] == node and verdict.ready)
+    )
     return Resolution(
         verdict=verdict,
         status=ZMountStatus(node_name=node, size=size, used_by=user and user[0], used=used),
@@ -62,9 +74,10 @@ def resolve(mount: ZMount, world: Reader) -> Resolution:
                 NodeHold(uid=mount.uid, owner=f"ZMount {mount.namespace}/{mount.name}", storage=mount.spec.size),
             ),
         ),
-        workloads=(Workload(node, MountOnNode(size=mount.spec.size, holds_data=used, adopt=place.adopt)),),
-        recorded=place.holds_data and not mount.status.used,
-        disposable=not mount.status.used,
+        workloads=(
+            Workload(node, MountOnNode(size=mount.spec.size, holds_data=used, adopt=place.adopt, leaving=place.to is not None)),
+        ),
+        recorded=(place.holds_data and not mount.status.used) or there not in (None, node),
     )
 
 
@@ -86,41 +99,48 @@ def _user(mount: ZMount, world: Reader) -> tuple[str, str | None] | None:
 @dataclass(frozen=True)
 class _Place:
     """``holds_data``: the data is there already; ``adopt``: uid of the disk in quarantine that becomes this one. ``problem``:
-    it can't be made or changed there for now."""
+    it can't be made or changed there for now. ``to``: where it goes when the node has said that it was never used."""
 
     node: str | None
     problem: Verdict | None = None
     holds_data: bool = False
     adopt: str | None = None
+    to: str | None = None
 
 
-def _place(mount: ZMount, world: Reader, held: str | None, user: tuple[str, str | None] | None) -> _Place:
-    """Where its data is, or is about to be, whatever is asked; else where it is asked, or fits."""
-    there = held
-    if mount.status.used:
-        there = mount.status.node_name or held
-    if mount.status.used or (held is not None and user is not None and user[1] == held):
-        if there is not None and placement.gone(world, there):
-            return _Place(there, placement.removed(there))
-        if there is not None:
-            adopt = quarantine.inherited(mount, world)
-            return _Place(there, adopt=adopt.adopt if adopt is not None and adopt.node == there else None)
+def _place(mount: ZMount, world: Reader, there: str | None, told: _Told | None, user: tuple[str, str | None] | None) -> _Place:
+    """Where it is, unless that node itself says that it was never used: the status may be of an older state of the cluster."""
+    if there is None:
+        return _best(mount, world, None, user)
+    if placement.gone(world, there):
+        return _Place(there, placement.removed(there))
+    if mount.status.used or (told is not None and told.used) or (user is not None and user[1] == there):
+        adopt = quarantine.inherited(mount, world)
+        return _Place(there, adopt=adopt.adopt if adopt is not None and adopt.node == there else None)
+    best = _best(mount, world, there, user)
+    if best.node in (None, there) or (told is not None and told.unused):
+        return best
+    return _Place(there, to=best.node)
+
+
+def _best(mount: ZMount, world: Reader, there: str | None, user: tuple[str, str | None] | None) -> _Place:
+    """Where things of it are already, or are given to it; else where it is asked, or fits."""
     asked = mount.spec.node_name
     # What another node says of an object that is elsewhere, or is to be, is not asked for.
-    places = {node for node in (held, asked) if node is not None}
+    places = {node for node in (there, asked) if node is not None}
     if (back := quarantine.own(mount, world)) is not None and places <= {back}:
         return _Place(back, holds_data=True)
     left = quarantine.inherited(mount, world)
     if left is not None and (left.adopt is not None or places <= {left.node}):
-        return _Place(left.node if left.adopt else held, left.problem, holds_data=True, adopt=left.adopt)
+        return _Place(left.node if left.adopt else there, left.problem, holds_data=True, adopt=left.adopt)
     if asked is not None:
         if world.view(GridNode, "", asked, lambda node: True) is None:
             return _Place(None, waiting(Reason.DEPENDENCY_NOT_READY, f"node {asked} does not exist"))
         return _Place(asked)
-    if held is not None and (user is None or user[1] is None):
-        return _Place(held)
     if user is not None and user[1] is not None:
         return _Place(user[1])  # never used, so there is no data to keep: it goes where its first machine is
+    if there is not None:
+        return _Place(there)
     node, why = placement.best(world, Resources(storage=mount.spec.size))
     if node is None:
         size = placement.amount(mount.spec.size)
@@ -128,39 +148,60 @@ def _place(mount: ZMount, world: Reader, held: str | None, user: tuple[str, str 
     return _Place(node)
 
 
-def _lack(mount: ZMount, node: str, world: Reader) -> Verdict | None:
-    """Whether the node has room for what the disk does not hold there yet."""
+def _lack(mount: ZMount, node: str, adopt: str | None, world: Reader) -> Verdict | None:
+    """Whether the node has room for what the disk does not have there yet."""
 
-    hold = placement.holding(world, mount.uid, node)
-    more = mount.spec.size - (hold.storage if hold else 0)
-    if more <= 0:
+    more = placement.more(world, Resources(storage=mount.spec.size), node, mount.uid, adopt)
+    if not more.storage:
         return None
     if (unsaid := placement.unsaid(world, node)) is not None:
         return waiting(Reason.DEPENDENCY_NOT_READY, unsaid)
-    lack = placement.shortage(world, Resources(storage=more), node)
+    lack = placement.shortage(world, more, node)
     return (lack and waiting(Reason.INSUFFICIENT_CAPACITY, f"node {node} lacks {lack}")) or None
 
 
-def _judge(mount: ZMount, node: str, world: Reader) -> tuple[Verdict, int | None]:
-    place = names.node_namespace(node)  # what another node says of it is not asked for
+@dataclass(frozen=True)
+class _Told:
+    """What a node says of the disk. ``current``: of what is asked of it now; ``reason`` and ``message`` of its Ready condition.
+    ``used``: a guest had it. ``unused``: none ever had, said since that was asked for, so by the node as it is now."""
+
+    current: bool
+    done: bool
+    reason: str | None
+    message: str
+    size: int | None
+    used: bool
+    unused: bool
+
+
+def _told(mount: ZMount, node: str, world: Reader) -> _Told | None:
     told = world.where_view(NodeWorkload, "owner", mount.uid, lambda workload: (workload.namespace, _reported(workload)))
-    seen = dict(told).get(place)
+    return dict(told).get(names.node_namespace(node))  # what another node says of it is not asked for
+
+
+def _judge(mount: ZMount, node: str, world: Reader) -> tuple[Verdict, int | None]:
     if world.view(Heartbeat, "", node, lambda heartbeat: heartbeat.alive) is False:
         return waiting(Reason.NODE_UNREACHABLE, f"the agent of node {node} does not answer"), mount.status.size
-    if seen is None:
+    told = _told(mount, node, world)
+    if told is None:
         return waiting(Reason.PROGRESSING, f"node {node} is making it"), mount.status.size
-    current, done, reason, message, size = seen
-    if done and current:
-        return ready(), size
-    if reason is None or not current:
-        return waiting(Reason.PROGRESSING, message or f"node {node} is making it"), mount.status.size
-    return waiting(Reason.read(reason), f"node {node}: {message}"), mount.status.size
+    if told.done and told.current:
+        return ready(), told.size
+    if told.reason is None or not told.current:
+        return waiting(Reason.PROGRESSING, told.message or f"node {node} is making it"), mount.status.size
+    return waiting(Reason.read(told.reason), f"node {node}: {told.message}"), mount.status.size
 
 
-def _reported(workload: NodeWorkload) -> tuple[bool, bool, str | None, str, int | None]:
-    condition = workload.status.condition("Ready")
-    size = workload.status.mount.size if workload.status.mount else None
-    if condition is None:
-        return False, False, None, "", size
-    current = condition.observed_generation == workload.metadata.generation
-    return current, condition.status == "True", condition.reason, condition.message, size
+def _reported(workload: NodeWorkload) -> _Told:
+    condition, state = workload.status.condition("Ready"), workload.status.mount
+    current = condition is not None and condition.observed_generation == workload.metadata.generation
+    asked = current and workload.spec.mount is not None and workload.spec.mount.leaving and not workload.deleting
+    return _Told(
+        current=current,
+        done=condition is not None and condition.status == "True",
+        reason=condition.reason if condition is not None else None,
+        message=condition.message if condition is not None else "",
+        size=state.size if state is not None else None,
+        used=state is not None and (state.used is True or (asked and state.used is None)),  # an older agent does not say
+        unused=asked and state is not None and state.used is False,
+    )

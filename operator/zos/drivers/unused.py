@@ -1,0 +1,45 @@
+"""Which disks no guest ever had: a mark beside a disk, made with it, and gone before a guest first starts with it.
+
+Where there is none the disk counts as used: an older agent made it, or somebody has brought its file back. The mark names the
+time of the file's last change, so it says nothing any more where an agent that knows of no marks gave the disk to a guest.
+"""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+
+def mark(disk: Path, name: Path | None = None) -> None:
+    """``disk`` was just made or grown and holds nothing; ``name``: what it is about to be called."""
+    path = _beside(name or disk)
+    new = path.with_name(f".new-{path.name}")
+    with open(new, "w", encoding="ascii") as file:
+        file.write(str(disk.stat().st_mtime_ns))
+        file.flush()
+        os.fsync(file.fileno())
+    new.rename(path)
+
+
+def is_unused(disk: Path) -> bool:
+    try:
+        return _beside(disk).read_text(encoding="ascii") == str(disk.stat().st_mtime_ns)
+    except (OSError, ValueError):
+        return False
+
+
+def end(disk: Path) -> None:
+    """A guest is about to have it. Lasting: what it writes must not be taken for nothing after a crash."""
+    try:
+        _beside(disk).unlink()
+    except FileNotFoundError:
+        return
+    fd = os.open(disk.parent, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        os.fsync(fd)
+    finally:
+        os.close(fd)
+
+
+def _beside(disk: Path) -> Path:
+    return disk.with_suffix(".unused")
