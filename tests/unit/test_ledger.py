@@ -11,7 +11,7 @@ import pytest
 
 from zos.api.gridnode import GridNode, GridNodeStatus, NodeHold, Resources
 from zos.api.meta import Key
-from zos.controller.ledger import Ledger, Lost
+from zos.controller.ledger import Denied, Ledger, Lost
 from zos.controller.registry import indexes
 from zos.kube.client import ApiError, Conflict, Raw
 from zos.world.store import World
@@ -144,7 +144,7 @@ def said(waiter: asyncio.Future[None] | None) -> str:
     assert waiter is not None
     assert waiter.done()
     error = waiter.exception()
-    assert error is None or (isinstance(error, ApiError) and error.permanent)
+    assert error is None or (isinstance(error, Denied) and error.permanent)
     return str(error or "")
 
 
@@ -177,7 +177,7 @@ async def test_what_was_refused_is_tried_on_its_own_less_and_less_often() -> Non
         side.now, before = float(second), server.patches
         waiter = side.ledger.hold(KEY, hold("bad"))
         await settle()
-        assert said(waiter) == "GridNode n1: bad is bad"
+        assert said(waiter) == "GridNode n1: the API server refuses it: bad is bad"
         if server.patches > before:
             tried.append(side.now)
     assert tried[:5] == [0, 1, 3, 6, 12]
@@ -210,13 +210,13 @@ async def test_a_pool_whose_own_status_is_refused_goes_on_taking_and_giving_back
     waiters = side.ledger.hold(KEY, hold("b")), side.ledger.status(KEY, resolved())
     side.again.clear()
     await settle()
-    assert [said(waiter) for waiter in waiters] == ["", "GridNode n1: too much"]
+    assert [said(waiter) for waiter in waiters] == ["", "GridNode n1: the API server refuses it: too much"]
     assert uids(server.raw) == {"a", "b"}
     assert side.node == GridNode.model_validate(server.raw)
     before = server.patches
     gone = side.ledger.status(KEY, resolved(holds=(hold("b"),)))  # and "a" is over
     await settle()
-    assert said(gone) == "GridNode n1: too much"
+    assert said(gone) == "GridNode n1: the API server refuses it: too much"
     assert uids(server.raw) == {"b"}
     assert server.patches == before + 1, "what was refused a moment ago was written again"
     side.hear(KEY, server.write(CAPACITY))  # somebody has done something about it

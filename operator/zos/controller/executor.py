@@ -25,7 +25,7 @@ from zos.api.text import is_key
 from zos.controller.claims import OWNER_UID, Claims
 from zos.controller.events import Reporter
 from zos.controller.farewell import Farewell, HeldBack, Word, path_of_manifest
-from zos.controller.ledger import Ledger, Lost, status_patch
+from zos.controller.ledger import Denied, Ledger, Lost, status_patch
 from zos.controller.registry import KINDS, Kind
 from zos.controller.secrets import contents, seal
 from zos.controller.writing import MANAGER, Absorb, Changed, every, finalizers
@@ -194,7 +194,7 @@ class Executor:
             current = self._world.peek(obj.key)
             if not error.permanent or current is None or current.uid != obj.uid or not hasattr(current, "status"):
                 raise
-            self._refusals[obj.key] = (f"the API server refuses it: {error}",)
+            self._refusals[obj.key] = (str(error) if isinstance(error, Denied) else f"the API server refuses it: {error}",)
             verdict = self._verdict(obj, resolution.verdict)
             await self._tell(obj, verdict)
             await self._write_status(current, self._judged(current, current.status, verdict, resolution.conditions))
@@ -214,7 +214,8 @@ class Executor:
         refused = self._refusals.get(obj.key)
         if not refused:
             return verdict
-        said = [verdict.message] if not verdict.ready and verdict.message else []
+        besides = not verdict.ready and verdict.reason is not Reason.PROGRESSING  # which it does not
+        said = [verdict.message] if besides and verdict.message else []
         return Verdict(False, Reason.REFUSED, "; ".join([*refused, *said]))
 
     def _patience(self, obj: Object, verdict: Verdict) -> float:

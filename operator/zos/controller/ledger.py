@@ -39,6 +39,10 @@ class Lost(Exception):
     """The pool changed under an unwritten share: resolve again."""
 
 
+class Denied(ApiError):
+    """What somebody needs of a pool can't be written, for good; worded for him."""
+
+
 class _Waiter(NamedTuple):
     """Somebody who relies on a part being written. ``by``: whose resolution asked for it."""
 
@@ -94,8 +98,8 @@ class Ledger:
         self._sizes: dict[Key, tuple[object, int]] = {}  # of a pool's shares: what was measured, and its bytes
 
     def hold(self, pool: Key, entry: Any, by: Key | None = None) -> asyncio.Future[None] | None:
-        """Takes a share; None if it is recorded already, else done when it is written. Raises `Lost`, and ApiError where the
-        API server refuses it for good. ``by``: whose resolution asks for it, which needs no second look to see it there."""
+        """Takes a share; None if it is recorded already, else done when it is written. Raises `Lost`, and `Denied` where it
+        can't be for good. ``by``: whose resolution asks for it, which needs no second look to see it there."""
         return self._set(pool, entry.uid, entry, by)
 
     def release(self, pool: Key, uid: str) -> asyncio.Future[None] | None:
@@ -163,7 +167,7 @@ class Ledger:
         others = tuple(other for other in entries if other.uid != uid)
         if mine is None and not self._fits(pool, entries, entry):
             words = f"{len(entries)} objects have something of it, and there is no room to write down more: use another"
-            return _failed(ApiError(413, "RequestEntityTooLarge", f"{pool}: {words}"))
+            return _failed(Denied(413, "RequestEntityTooLarge", f"{pool}: {words}"))
         updated = {name: (*others, entry) if entry is not None else others}
         if mine is None and (known := self._sizes.get(pool)) is not None and known[0] is entries:
             self._sizes[pool] = updated[name], known[1] + _size(entry)
@@ -413,11 +417,11 @@ def _version(obj: Object) -> int:
     return version_number(obj.metadata.resource_version)
 
 
-def _said(pool: Key, error: ApiError) -> ApiError:
-    return ApiError(error.status, error.reason, f"{pool}: {error}")
+def _said(pool: Key, error: ApiError) -> Denied:
+    return Denied(error.status, error.reason, f"{pool}: the API server refuses it: {error}")
 
 
-def _failed(error: ApiError) -> asyncio.Future[None]:
+def _failed(error: Denied) -> asyncio.Future[None]:
     waiter: asyncio.Future[None] = asyncio.get_running_loop().create_future()
     _fail([_Waiter(_OWN, None, waiter)], error)
     return waiter
