@@ -314,6 +314,8 @@ def _address(machine: ZMachine, node: str, network: _Net, world: Reader) -> Netw
     subnet = IPv4Network(network.subnets[node])
     taken = {entry.ip: entry for entry in network.addresses if entry.uid != machine.uid}
     had = next((entry.ip for entry in network.addresses if entry.uid == machine.uid and entry.node == node), None)
+    keeps = had is not None and asked in (None, had)
+    left = frozenset[str]() if keeps else quarantine.private_addresses(node, network.uid, machine.uid, world)
     if asked is not None:
         if IPv4Address(asked) not in subnet:
             raise _Waiting(
@@ -323,12 +325,22 @@ def _address(machine: ZMachine, node: str, network: _Net, world: Reader) -> Netw
             raise _Waiting(Reason.INVALID_SPEC, f"network.ip {asked} is not for machines: take {subnet[2]} to {subnet[-2]}")
         if asked in taken:
             raise _Waiting(Reason.CONFLICT, f"network.ip {asked} is taken by ZMachine {taken[asked].machine}")
-    if had is None and machine.status.node_name == node and _free(machine.status.ip, machine, subnet, taken, world):
+        if asked in left:
+            raise _Waiting(
+                Reason.CONFLICT,
+                f"a guest in quarantine on node {node} runs with network.ip {asked}: an administrator decides in "
+                f"spec.quarantine of GridNode {node}",
+            )
+    used = taken.keys() | left
+    if had is None and machine.status.node_name == node and _free(machine.status.ip, machine, subnet, used, world):
         had = machine.status.ip  # its network was made anew
-    fit = (str(ip) for ip in list(subnet.hosts())[1:] if _free(str(ip), machine, subnet, taken, world))
+    fit = (str(ip) for ip in list(subnet.hosts())[1:] if _free(str(ip), machine, subnet, used, world))
     ip = asked or had or next(fit, None)
     if ip is None:
-        raise _Waiting(Reason.INSUFFICIENT_CAPACITY, f"all 253 addresses of {subnet} (network {name}, node {node}) are used")
+        some = f", {len(left)} of them by guests in quarantine there" if left else ""
+        raise _Waiting(
+            Reason.INSUFFICIENT_CAPACITY, f"all 253 addresses of {subnet} (network {name}, node {node}) are used{some}"
+        )
     return NetworkAddress(ip=ip, machine=machine.name, uid=machine.uid, node=node)
 
 
