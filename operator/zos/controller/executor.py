@@ -151,7 +151,7 @@ class Executor:
             for claim in task.claims:
                 self._claims.untake(claim)
             raise
-        await every([self._claims.create(claim) for claim in task.claims])
+        await every([self._claims.write(claim) for claim in task.claims])
         if task.surplus:
             await self._claims.release(obj, list(task.surplus))
         if resolution.objects:

@@ -112,7 +112,7 @@ def resolve(machine: ZMachine, world: Reader) -> Resolution:
             problem.verdict,
             status,
             holds=holds,
-            workloads=_halted(machine, node, world),
+            workloads=_lessened(machine, node, world),
             conditions=_told(machine, node, world),
         )
     spec = _workload(machine, node, address, network, disks)
@@ -150,16 +150,23 @@ def _adopted(machine: ZMachine, node: str, legacy: Inheritance | None, world: Re
     return workload.spec.machine.adopt if workload is not None and workload.spec.machine is not None else None
 
 
-def _halted(machine: ZMachine, node: str | None, world: Reader) -> tuple[Workload, ...] | None:
-    """Stopping needs nothing that the machine may be waiting for: what was asked of the node, but stopped."""
+def _lessened(machine: ZMachine, node: str | None, world: Reader) -> tuple[Workload, ...] | None:
+    """To stop, and to do without a public address, needs nothing that the machine may be waiting for: what was asked of the
+    node, but for that."""
     workload = _state(machine, node, world)
-    if machine.spec.run_policy is not RunPolicy.HALTED or node is None or workload is None or workload.spec.machine is None:
+    part = workload.spec.machine if workload is not None else None
+    if node is None or part is None:
         return None
-    return (Workload(node, workload.spec.machine.model_copy(update={"run_policy": RunPolicy.HALTED})),)
+    less: dict[str, object] = {}
+    if machine.spec.run_policy is RunPolicy.HALTED:
+        less["run_policy"] = RunPolicy.HALTED
+    if machine.spec.public_ip is None and part.public_nic is not None:
+        less["public_nic"] = None
+    return (Workload(node, part.model_copy(update=less)),) if less else None
 
 
 def _public_before(machine: ZMachine) -> tuple[str | None, str | None]:
-    return machine.status.public_ipv4, machine.status.public_ipv6
+    return (machine.status.public_ipv4, machine.status.public_ipv6) if machine.spec.public_ip is not None else (None, None)
 
 
 def _network(machine: ZMachine, world: Reader) -> _Net:
