@@ -21,16 +21,19 @@ import yaml
 from apiserver import CRDS, ApiServer, running
 from simulated import sweep, until
 from torturelib.simulated import Journal
+from zos.api.contract import Claim, Contract
 from zos.api.core import Namespace, Secret
 from zos.api.crd import KINDS as MODELS
+from zos.api.farm import Farm
 from zos.api.gridnode import GridNode
 from zos.api.meta import ABANDON, Object
 from zos.api.network import Network
 from zos.api.nodeworkload import NodeWorkload
+from zos.api.publicip import PublicIP
 from zos.api.zmachine import ZMachine
 from zos.api.zmount import ZMount
 from zos.kube.client import ApiError, NotFound
-from zos.plan.items import Disk, Domain
+from zos.plan.items import Disk, Domain, Firewall
 from zos.simulation import Grid, manifest
 from zos.simulation import grid as simulated
 
@@ -339,13 +342,9 @@ async def test_a_nodes_namespace_is_made_anew(standing: Standing) -> None:
 @pytest.mark.parametrize("model", list(MODELS), ids=lambda model: model.PLURAL)
 async def test_a_kind_that_is_deleted_takes_nothing_along(standing: Standing, model: type[Object]) -> None:
     """Nobody's word: what it was about stays on the node, and an object of the same name does not come up empty."""
-    file = CRDS / f"{model.PLURAL}.zos.grid.tf.yaml"
     key = (await standing.get(Secret, "net-laptop-wireguard")).text("privateKey")
     old = {one: (await standing.get(one, name)).uid for one, name in ((Network, "net"), (ZMount, "data"), (ZMachine, "web"))}
-    await asyncio.to_thread(standing.server.kubectl, "delete", "-f", str(file), "--timeout=60s")
-    standing.untouched()
-    await asyncio.to_thread(standing.server.kubectl, "apply", "--server-side", "-f", str(file))
-    await asyncio.to_thread(standing.server.kubectl, "wait", "--for=condition=Established", "-f", str(file))
+    await made_anew(standing, model)
     if model is GridNode:
         await persist(standing, GridNode, "n", endpoint={"ipv4": "198.51.100.1"})
     elif model is ZMount:
@@ -369,6 +368,15 @@ async def test_a_kind_that_is_deleted_takes_nothing_along(standing: Standing, mo
     standing.untouched()
 
 
+async def made_anew(standing: Standing, model: type[Object]) -> None:
+    """A kind is deleted, and applied again."""
+    file, kubectl = CRDS / f"{model.PLURAL}.zos.grid.tf.yaml", standing.server.kubectl
+    await asyncio.to_thread(kubectl, "delete", "-f", str(file), "--timeout=60s")
+    standing.untouched()
+    await asyncio.to_thread(kubectl, "apply", "--server-side", "-f", str(file))
+    await asyncio.to_thread(kubectl, "wait", "--for=condition=Established", "-f", str(file))
+
+
 async def persist(standing: Standing, model: type[Object], name: str, **spec: object) -> None:
     """Creates an object of a kind that may not be served yet."""
     place = standing.namespace if model.NAMESPACED else ""
@@ -380,6 +388,116 @@ async def persist(standing: Standing, model: type[Object], name: str, **spec: ob
         return False
 
     await until(made, 20)
+
+
+@pytest.fixture
+async def public(standing: Standing) -> str:
+    """A farm of two addresses; machine ``pub`` has PublicIP ``ip`` of Contract ``c``. Gives its address."""
+    taken = [f"203.0.113.{number}" for number in (20, 21, 22)]
+    ranges = [{"range": "203.0.113.16/29", "gateway": "203.0.113.17", "exclude": taken}]
+    await standing.create(Farm, "lab", publicIPv4=ranges, allowNonGlobal=True)
+    await standing.grid.client.patch(GridNode, "", "n", {"spec": {"farm": "lab", "publicInterface": "br0"}})
+    await standing.create(Contract, "c", farm="lab", publicIPv4=1)
+    await standing.create(PublicIP, "ip", contract="c", ipv6=False)
+    await standing.create(ZMachine, "pub", image="oci://r/i:t", network={"name": "net"}, publicIP="ip")
+    machine = await standing.ready(ZMachine, "pub")
+    standing.journal.removed.clear()
+    return str(machine.status.public_ipv4)
+
+
+def senders(standing: Standing, address: str) -> set[str]:
+    """Whose packets may leave with an address."""
+    guards = (item for item in standing.journal.values() if isinstance(item, Firewall) and item.family == "bridge")
+    return {guard.owner for guard in guards if f"ip saddr != {address} drop" in guard.body}
+
+
+async def test_guests_in_quarantine_keep_their_addresses(standing: Standing, public: str) -> None:
+    """The next machines get others, or wait for an administrator."""
+    client = standing.grid.client
+    old = {name: await standing.get(ZMachine, name) for name in ("web", "pub")}
+    (owner,) = senders(standing, public)
+    await made_anew(standing, ZMachine)
+    left = await standing.quarantined("ZMachine web", "ZMachine pub")
+    net = await standing.get(Network, "net")
+    (nic,) = left["ZMachine web"].nics
+    assert (nic.network_uid, nic.ipv4) == (net.uid, old["web"].status.ip)
+    assert {(nic.network_uid, nic.ipv4) for nic in left["ZMachine pub"].nics} == {
+        (net.uid, old["pub"].status.ip),
+        (None, public),
+    }
+    assert {entry.uid for entry in net.status.addresses} == {machine.uid for machine in old.values()}
+    await persist(standing, ZMachine, "private", image="oci://r/i:t", network={"name": "net"})
+    await persist(standing, ZMachine, "next", image="oci://r/i:t", network={"name": "net"}, publicIP="ip")
+    private = await standing.ready(ZMachine, "private")
+    assert private.status.ip not in {machine.status.ip for machine in old.values()}
+    await standing.says(ZMachine, "next", "Conflict", "spec.quarantine of GridNode n")
+    await standing.says(PublicIP, "ip", "Quarantined", left["ZMachine pub"].uid)
+    standing.untouched()
+    assert senders(standing, public) == {owner}
+    orders = [{"uid": machine.uid, "discard": True} for machine in old.values()]
+    await client.patch(GridNode, "", "n", {"spec": {"quarantine": orders}})
+    assert (await standing.ready(ZMachine, "next")).status.public_ipv4 == public
+    assert len(senders(standing, public)) == 1
+    await standing.ready(PublicIP, "ip")
+
+    async def dropped() -> bool:
+        return not {entry.uid for entry in (await standing.get(Network, "net")).status.addresses} & {*orders[0].values()}
+
+    await until(dropped)
+
+
+async def test_kinds_of_public_addresses_that_are_deleted_give_none_away(standing: Standing, public: str) -> None:
+    """Somebody else is first in line when they are back, and asks for all that there is."""
+    client = standing.grid.client
+    await client.request("POST", "/api/v1/namespaces", body={"metadata": {"name": "other"}})
+    other = Standing(standing.grid, standing.server, standing.journal, "other")
+    (owner,) = senders(standing, public)
+    await made_anew(standing, Contract)
+    await persist(other, Contract, "theirs", farm="lab", publicIPv4=2)
+    await other.says(Contract, "theirs", "InsufficientCapacity")
+    await persist(standing, Contract, "c", farm="lab", publicIPv4=1)
+    assert (await standing.ready(Contract, "c")).status.reserved == (public,)
+    await standing.ready(PublicIP, "ip")
+    (claim,) = [found for found in await client.objects(Claim) if found["spec"]["thing"] == public]
+    assert claim["spec"]["holder"]["uid"] == (await standing.get(Contract, "c")).uid
+    await made_anew(standing, PublicIP)
+    await persist(standing, PublicIP, "another", contract="c", ipv6=False)
+    await standing.says(PublicIP, "another", "InsufficientCapacity")
+    assert senders(standing, public) == {owner}
+    await persist(standing, PublicIP, "ip", contract="c", ipv6=False)
+    assert (await standing.ready(PublicIP, "ip")).status.ipv4.address == f"{public}/29"
+    machine = await standing.ready(ZMachine, "pub")
+    assert machine.status.public_ipv4 == public
+    assert senders(standing, public) == {owner}
+    assert all(item.running for item in standing.journal.values() if isinstance(item, Domain))
+    assert (await other.get(Contract, "theirs")).status.reserved == ()
+
+
+async def test_an_address_stays_whose_guest_may_have_it(standing: Standing, public: str) -> None:
+    """A machine that waits keeps what it runs with; one that was deleted does until its node has said that it is gone."""
+    client = standing.grid.client
+    (owner,) = senders(standing, public)
+    await client.patch(ZMachine, "default", "pub", {"spec": {"publicIP": "mistyped"}})
+    await standing.says(ZMachine, "pub", "DependencyNotReady", "mistyped")
+    for model, name in ((PublicIP, "ip"), (Contract, "c")):
+        await client.delete(model, "default", name)
+    await standing.says(PublicIP, "ip", "DeletionBlocked", "remove publicIP from its spec")
+    await standing.says(Contract, "c", "DeletionBlocked", "PublicIP ip")
+    assert senders(standing, public) == {owner}
+    await standing.grid.stop_agent("n")
+    await client.patch(ZMachine, "default", "pub", {"spec": {"publicIP": None, "network": {"name": "mistyped"}}})
+    await standing.says(PublicIP, "ip", "DeletionBlocked", "has not said yet that it is without it")
+    machine = await standing.get(ZMachine, "pub")
+    await client.patch(ZMachine, "default", "pub", {"metadata": {"annotations": {ABANDON: machine.uid}}})
+    await client.delete(ZMachine, "default", "pub")
+    await standing.gone(ZMachine, "pub")
+    await asyncio.sleep(1)
+    await standing.says(PublicIP, "ip", "DeletionBlocked")
+    assert senders(standing, public) == {owner}
+    standing.grid.start_agent("n")
+    for model, name in ((PublicIP, "ip"), (Contract, "c")):
+        await standing.gone(model, name)
+    assert senders(standing, public) == set()
 
 
 async def test_objects_of_tomorrow_are_left_alone(standing: Standing) -> None:
@@ -714,6 +832,10 @@ async def test_an_older_state_of_the_cluster_takes_nothing_along(tmp_path: Path)
                     await standing.ready(model, name, 60)
                 await standing.create(ZMount, "later", size="1Gi")
                 await standing.says(ZMount, "later", "Quarantined", left["ZMount later"].uid)
+                await standing.create(ZMachine, "third", image="oci://r/i:t", network={"name": "net"})
+                assert (await standing.ready(ZMachine, "third")).status.ip not in {
+                    nic.ipv4 for nic in left["ZMachine newer"].nics
+                }
                 standing.untouched()
 
 

@@ -15,10 +15,13 @@ from zos.agent.cluster import Cluster
 from zos.agent.lock import alone
 from zos.agent.owners import Owners
 from zos.agent.snapshot import Snapshot
+from zos.api.gridnode import QuarantinedNic
 from zos.api.meta import Meta
 from zos.api.nodeworkload import MountOnNode, NodeWorkload, NodeWorkloadSpec, Owner
+from zos.plan.ownership import Origin
 
 OWNER = Owner(kind="ZMount", namespace="default", name="data", uid="uid-data")
+ORIGIN = Origin(**dict(OWNER))
 
 
 def workload(name: str, owner: Owner = OWNER) -> NodeWorkload:
@@ -77,12 +80,28 @@ def test_owners_are_remembered_as_long_as_anything_is_left(tmp_path: Path) -> No
     owners = Owners(tmp_path)
     owners.learn({"a": workload("a"), "b": workload("b", OWNER.model_copy(update={"uid": "uid-b"}))})
     again = Owners(tmp_path)
-    assert again.known == owners.known == {"a": OWNER, "b": OWNER.model_copy(update={"uid": "uid-b"})}
+    assert again.known == owners.known == {"a": ORIGIN, "b": ORIGIN.model_copy(update={"uid": "uid-b"})}
     again.learn({})
     again.forget({"a", "stranger"})
-    assert Owners(tmp_path).known == {"a": OWNER}
+    assert Owners(tmp_path).known == {"a": ORIGIN}
     again.learn({"x": workload("x", Owner(kind="", namespace="", name="", uid=""))})  # one that can't be read says nothing
-    assert Owners(tmp_path).known == {"a": OWNER}
+    assert Owners(tmp_path).known == {"a": ORIGIN}
+
+
+def test_addresses_are_remembered_with_their_owner(tmp_path: Path) -> None:
+    nic = {"networkUid": "uid-net", "mac": "02:00:00:00:00:01", "ip": "10.20.2.2", "prefixlen": 24}
+    nic |= {"gateway": "10.20.2.1", "mtu": 1420, "ipRange": "10.20.0.0/16"}
+    public = {"interface": "br0", "mac": "02:00:00:00:00:02", "ipv4": "203.0.113.18/28", "gateway": "203.0.113.17"}
+    machine = {"hostname": "web", "image": "oci://r/i:t", "cpu": 1, "memory": 1, "rootSize": 1, "nics": [nic]}
+    owner = {"kind": "ZMachine", "namespace": "default", "name": "web", "uid": "uid-web"}
+    spec = NodeWorkloadSpec.model_validate({"owner": owner, "machine": machine | {"publicNic": public}})
+    Owners(tmp_path).learn({"w": NodeWorkload(metadata=Meta(name="w"), spec=spec)})
+    assert Owners(tmp_path).known["w"].nics == (
+        QuarantinedNic(mac="02:00:00:00:00:01", network_uid="uid-net", ipv4="10.20.2.2"),
+        QuarantinedNic(mac="02:00:00:00:00:02", ipv4="203.0.113.18"),
+    )
+    (tmp_path / "owners.json").write_text(json.dumps({"w": owner}))  # as an older agent wrote it
+    assert Owners(tmp_path).known["w"].nics == ()
 
 
 @pytest.mark.parametrize("content", [b"", b"[]", b"{", b"\xff", b'{"a": 1}', b'{"a": {"kind": "x"}}'])

@@ -4,16 +4,23 @@ from __future__ import annotations
 
 from collections import Counter
 from ipaddress import IPv4Address, IPv4Network
+from pathlib import Path
+from typing import Any
 
 import pytest
 from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule
 
+import fixpoint
+from cases import load, world_of
+from fixpoint import resolve
 from zos.api.contract import Claim, ClaimHolder, ClaimSpec, Contract, ContractSpec, NameContract, NameContractSpec
 from zos.api.core import Namespace
 from zos.api.farm import Farm, FarmSpec, NamespaceSelector, PublicIPv4Range, PublicIPv6Prefix
+from zos.api.gridnode import GridNode, GridNodeStatus
 from zos.api.meta import Key, Meta, Object, Reason
+from zos.api.nodeworkload import NodeWorkload
 from zos.api.publicip import PublicIP, PublicIPSpec, slaac
 from zos.api.zmachine import MachineNetwork, ZMachine, ZMachineSpec
 from zos.kinds.claim import resolve as claim
@@ -379,3 +386,217 @@ class Lives(RuleBasedStateMachine):
 
 Lives.TestCase.settings = settings(max_examples=300, stateful_step_count=25, deadline=None)
 TestLives = Lives.TestCase
+
+
+# -- what nodes have, in a grid where everything is Ready: ZMachine web has PublicIP address of Contract contract on node n1
+
+ORDER = ("Farm", "GridNode", "Network", "Contract", "Claim", "PublicIP", "NameContract", "ZMount", "ZMachine")
+READY: list[Object] = []
+
+
+@pytest.fixture
+def ready() -> World:
+    if not READY:
+        made = world_of(load(Path(__file__).parent.parent / "golden" / "vanished.yaml")[0])
+        settle(made)
+        READY.extend(obj for kind in (*made.counts(),) for obj in made.all(kind))
+    return world_of(READY)
+
+
+def settle(world: World) -> None:
+    """Claims that nobody holds go at once."""
+    for _ in range(3):
+        for claim_ in world.all("Claim"):
+            if resolve(claim_, world).obsolete:
+                world.remove(claim_.key)
+        fixpoint.settle(world, [kind for kind in ORDER if kind != "Claim"])
+
+
+def one(world: World, model: type[Object], name: str, namespace: str = "default") -> Any:
+    return world.peek(model.key_of(namespace if model.NAMESPACED else "", name))
+
+
+def edit(world: World, obj: Any, **spec: Any) -> Any:
+    new = obj.model_copy(update={"spec": obj.spec.model_copy(update=spec)})
+    world.put(new)
+    return new
+
+
+def deleting(world: World, obj: Any) -> Any:
+    meta = obj.metadata.model_copy(update={"deletion_timestamp": "2026-01-02T00:00:00Z"})
+    new = obj.model_copy(update={"metadata": meta})
+    world.put(new)
+    return new
+
+
+def asked(world: World) -> NodeWorkload:
+    """What node n1 is asked for machine web."""
+    (found,) = [w for w in world.all("NodeWorkload") if w.spec.owner.kind == "ZMachine" and w.spec.owner.name == "web"]
+    return found
+
+
+def another(world: World, name: str = "another", **spec: Any) -> Any:
+    """A further machine that wants the PublicIP."""
+    meta = Meta(name=name, namespace="default", uid=f"uid-{name}", generation=1, creation_timestamp="2026")
+    text = {"image": "oci://r/i:t", "network": {"name": "net"}, "publicIP": "address"} | spec
+    made = ZMachine.model_validate({"metadata": meta, "spec": text})
+    world.put(made)
+    return made
+
+
+def kept_for(world: World, words: str) -> None:
+    """Nobody else gets the PublicIP, and its deletion waits."""
+    another(world)
+    settle(world)
+    assert not [w for w in world.all("NodeWorkload") if w.spec.owner.name == "another" and w.spec.machine.public_nic]
+    (waits,) = resolve(deleting(world, one(world, PublicIP, "address")), world).waits_for
+    assert words in waits
+
+
+def lost(world: World, **entry: Any) -> None:
+    """Machine web went without its user's word, and its guest runs on."""
+    world.remove(asked(world).key)
+    world.remove(one(world, ZMachine, "web").key)
+    left_on(world, "n1", **entry)
+
+
+def left_on(world: World, node: str, **entry: Any) -> None:
+    """What a node says that it has in quarantine."""
+    text = {"uid": "uid-web", "kind": "ZMachine", "namespace": "default", "name": "web", "running": True, "cpu": 1} | entry
+    found = one(world, GridNode, node)
+    status = GridNodeStatus.model_validate(found.status.wire() | {"quarantine": [text]})
+    world.put(found.model_copy(update={"status": status}))
+
+
+def test_an_address_stays_with_the_machine_whose_node_has_it(ready: World) -> None:
+    had = asked(ready).spec.machine.public_nic
+    edit(ready, one(ready, ZMachine, "web"), public_ip="mistyped")
+    settle(ready)
+    assert asked(ready).spec.machine.public_nic == had, "what it waits for is no reason to take away what it has"
+    assert one(ready, PublicIP, "address").status.machine == "web"
+    kept_for(ready, "remove publicIP from its spec")
+
+
+def test_a_machine_that_waits_can_do_without_its_address(ready: World) -> None:
+    before = asked(ready)
+    web = one(ready, ZMachine, "web")
+    edit(ready, web, public_ip=None, network=web.spec.network.model_copy(update={"name": "mistyped"}))
+    fixpoint.carried_out(ready, web, resolve(one(ready, ZMachine, "web"), ready), nodes=False)
+    machine = one(ready, ZMachine, "web")
+    (workload,) = resolve(machine, ready).workloads or ()
+    assert workload.spec == before.spec.machine.model_copy(update={"public_nic": None}), "and nothing else changes"
+    assert machine.status.public_ipv4 is None
+    spec = before.spec.model_copy(update={"machine": workload.spec})
+    written = before.model_copy(update={"spec": spec, "metadata": before.metadata.model_copy(update={"generation": 2})})
+    ready.put(written)  # the agent has not come to it, or does not answer
+    ip = deleting(ready, one(ready, PublicIP, "address"))
+    assert "has not said yet" in resolve(ip, ready).waits_for[0]
+    (condition,) = written.status.conditions
+    done = written.status.model_copy(update={"conditions": (condition.model_copy(update={"observed_generation": 2}),)})
+    ready.put(written.model_copy(update={"status": done}))
+    assert resolve(ip, ready).waits_for == ()
+
+
+def test_giving_up_to_wait_for_a_node_gives_no_address_away(ready: World) -> None:
+    workload = asked(ready)
+    spec = workload.spec.model_copy(update={"erase": workload.spec.owner.uid})
+    deleting(ready, workload.model_copy(update={"spec": spec}))
+    ready.remove(one(ready, ZMachine, "web").key)
+    kept_for(ready, "an administrator can give up the node")
+    ready.put_unreadable(one(ready, GridNode, "n1").key, Meta(name="n1"), "spec.tomorrow: not known")
+    assert "give up the node" in resolve(one(ready, PublicIP, "address"), ready).waits_for[0]
+    ready.remove(GridNode.key_of("", "n1"))  # he has
+    assert resolve(one(ready, PublicIP, "address"), ready).waits_for == ("ZMachine another",)
+
+
+@pytest.mark.parametrize("told", ["nothing", "mac", "address"])
+def test_a_public_ip_waits_for_a_guest_in_quarantine(ready: World, told: str) -> None:
+    ip = one(ready, PublicIP, "address")
+    nic = {"mac": ip.status.mac} if told == "mac" else {"mac": "02:00:00:00:00:09", "ipv4": "203.0.113.18"}
+    lost(ready, nics=[nic] if told != "nothing" else [])
+    if told != "nothing":  # an older state, from before it had a machine
+        ready.put(ip.model_copy(update={"status": ip.status.model_copy(update={"machine": None, "machine_uid": None})}))
+    settle(ready)
+    condition = one(ready, PublicIP, "address").status.condition("Ready")
+    assert (condition.status, condition.reason) == ("False", "Quarantined")
+    kept_for(ready, "spec.quarantine of GridNode n1")
+    for harmless in ({"running": False}, {"uid": "uid-x", "nics": []}):
+        left_on(ready, "n1", **harmless)
+        assert resolve(one(ready, PublicIP, "address"), ready).waits_for == ("ZMachine another",)
+    left_on(ready, "n1", running=False)
+    left_on(ready, "n2", nics=[nic])  # which is not on the farm's segment
+    assert resolve(one(ready, PublicIP, "address"), ready).waits_for == ("ZMachine another",)
+
+
+def test_a_quarantine_takes_no_address_from_who_has_it(ready: World) -> None:
+    ip = one(ready, PublicIP, "address")
+    left_on(ready, "n1", uid="uid-liar", nics=[{"mac": ip.status.mac, "ipv4": "203.0.113.18"}])
+    settle(ready)
+    assert one(ready, PublicIP, "address").status == ip.status
+    assert one(ready, ZMachine, "web").status.condition("Ready").status == "True"
+
+
+def contract_of(world: World, name: str, number: int, *, created: str = "2026-02", namespace: str = "default") -> Any:
+    meta = Meta(name=name, namespace=namespace, uid=f"uid-{namespace}-{name}", generation=1, creation_timestamp=created)
+    made = Contract(metadata=meta, spec=ContractSpec(farm="lab", public_ipv4=number))
+    world.put(made)
+    return made
+
+
+def test_a_contract_that_is_made_anew_comes_to_its_addresses(ready: World) -> None:
+    """Its kind was deleted: that was nobody's word. Somebody else is first in line, and wants all that there is."""
+    before, had = asked(ready), one(ready, Contract, "contract").status.reserved
+    ready.remove(one(ready, Contract, "contract").key)
+    contract_of(ready, "theirs", 13, created="2026-01", namespace="other")
+    settle(ready)
+    assert one(ready, Contract, "theirs", "other").status.reserved == ()
+    contract_of(ready, "contract", 2)
+    settle(ready)
+    assert one(ready, Contract, "contract").status.reserved == had
+    assert {claim_.spec.holder.uid for claim_ in ready.all("Claim") if claim_.spec.farm} == {"uid-default-contract"}
+    assert asked(ready) == before
+    assert one(ready, ZMachine, "web").status.condition("Ready").status == "True"
+    edit(ready, one(ready, Contract, "theirs", "other"), public_ipv4=11)
+    settle(ready)
+    assert len({*one(ready, Contract, "theirs", "other").status.reserved} - {*had}) == 11
+
+
+def test_claims_of_a_contract_that_is_gone_are_collected_when_nobody_counts_on_it(ready: World) -> None:
+    ready.remove(one(ready, Contract, "contract").key)
+    edit(ready, one(ready, ZMachine, "web"), public_ip=None)
+    ready.remove(one(ready, PublicIP, "address").key)
+    settle(ready)
+    assert [claim_ for claim_ in ready.all("Claim") if claim_.spec.farm] == []
+
+
+def test_the_next_public_ip_of_a_name_has_its_address_and_no_other(ready: World) -> None:
+    """Its kind was deleted: its share of the contract stays as long as a node has the address."""
+    had = one(ready, PublicIP, "address").status.ipv4
+    ready.remove(one(ready, PublicIP, "address").key)
+    edit(ready, one(ready, Contract, "contract"), public_ipv4=1)
+    settle(ready)
+    for name in ("stranger", "address"):
+        meta = Meta(name=name, namespace="default", uid=f"uid-{name}-anew", generation=1)
+        ready.put(PublicIP(metadata=meta, spec=PublicIPSpec(contract="contract")))
+        settle(ready)
+    assert one(ready, PublicIP, "stranger").status.ipv4 is None
+    assert one(ready, PublicIP, "address").status.ipv4 == had
+    assert one(ready, PublicIP, "address").status.machine == "web"
+    assert [entry.uid for entry in one(ready, Contract, "contract").status.in_use] == ["uid-address-anew"]
+    assert one(ready, ZMachine, "web").status.condition("Ready").status == "True"
+
+
+def test_no_contract_gets_an_address_that_is_in_use_without_one(ready: World) -> None:
+    """As an older state of the cluster shows it: objects and claims are not there yet, what nodes have is."""
+    for kind in ("Contract", "PublicIP", "Claim"):
+        for obj in ready.all(kind):
+            ready.remove(obj.key)
+    left_on(ready, "n1", uid="uid-newer", name="newer", nics=[{"mac": "02:00:00:00:00:09", "ipv4": "203.0.113.19"}])
+    left_on(ready, "n2", uid="uid-liar", nics=[{"mac": "02:00:00:00:00:0a", "ipv4": "203.0.113.20"}])  # not of this farm
+    contract_of(ready, "theirs", 12, namespace="other")
+    settle(ready)
+    message = one(ready, Contract, "theirs", "other").status.condition("Ready").message
+    assert "12 asked, 0 held, 11 free" in message
+    edit(ready, one(ready, Contract, "theirs", "other"), public_ipv4=1)
+    settle(ready)
+    assert one(ready, Contract, "theirs", "other").status.reserved == ("203.0.113.20",)

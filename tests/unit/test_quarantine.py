@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import cases
 from cases import world_of
 from fixpoint import carried_out, resolve, settle
-from zos.api.gridnode import GUEST_OVERHEAD, GridNode, Resources
+from zos.api.gridnode import GUEST_OVERHEAD, GridNode, QuarantinedNic, Resources
 from zos.api.meta import Condition, Meta, Reason
+from zos.api.network import Network
 from zos.api.nodeworkload import (
     MachineOnNode,
     MountOnNode,
@@ -21,6 +23,9 @@ from zos.api.nodeworkload import (
 )
 from zos.api.zmachine import ZMachine
 from zos.api.zmount import ZMount
+from zos.plan.diff import Observed
+from zos.plan.items import Domain, GuestDisk, GuestNic
+from zos.plan.ownership import Origin, quarantine
 from zos.world.heartbeat import Heartbeat
 from zos.world.store import World
 
@@ -244,3 +249,84 @@ def test_a_disk_whose_node_is_gone_comes_up_nowhere_else() -> None:
     found = resolve(here, grid(here, away(), node("away")))
     assert (found.verdict.reason, found.workloads) == (Reason.NODE_REMOVED, None)
     assert found.status.node_name == "home"  # type: ignore[union-attr]
+
+
+def guest(uid: str, name: str, ip: str, **more: Any) -> dict[str, Any]:
+    """A machine that runs on with a private address in network ``net``."""
+    nic = {"mac": "02:00:00:00:00:01", "networkUid": "uid-net", "ipv4": ip}
+    return left(uid, "ZMachine", name) | {"running": True, "cpu": 1, "memory": "1Gi", "nics": [nic]} | more
+
+
+def network(*addresses: dict[str, Any], **meta: Any) -> Network:
+    nodes = [
+        {"name": name, "subnet": f"10.20.{number}.0/24", "publicKey": "k", "listenPort": 52000}
+        for number, name in enumerate(("home", "other"), 2)
+    ]
+    text = {"metadata": {"name": "net", "namespace": "default", "uid": "uid-net", "generation": 1} | meta}
+    return Network.model_validate(
+        text | {"spec": {"ipRange": "10.20.0.0/16"}, "status": {"nodes": nodes, "addresses": [*addresses]}}
+    )
+
+
+def given(machine: ZMachine, world: World) -> str:
+    """The address that it comes to, or what it says."""
+    found = resolve(machine, world)
+    hold = next((hold.entry for hold in found.holds if hold.pool.kind == "Network"), None)
+    return hold.ip if hold is not None else found.verdict.message
+
+
+def test_nobody_gets_the_private_address_of_a_guest_in_quarantine() -> None:
+    home = node("home", guest("uid-old", "old", "10.20.2.2"))
+    assert given(machine(), grid(machine(), network(), home)) == "10.20.2.3"
+    asks = machine(network={"name": "net", "ip": "10.20.2.2"})
+    assert "spec.quarantine of GridNode home" in given(asks, grid(asks, network(), home))
+    has = {"ip": "10.20.2.2", "machine": "web", "uid": "uid-web", "node": "home"}  # what somebody has stays his
+    for one in (machine(), asks):
+        assert given(one, grid(one, network(has), home)) == "10.20.2.2"
+    assert given(asks, grid(asks, network(), node("home", guest("uid-web", "web", "10.20.2.2")))) == "10.20.2.2", "its own"
+    silent = left("uid-old", "ZMachine", "old") | {"running": True}  # by an agent that does not tell addresses
+    elsewhere = [{"mac": "02:00:00:00:00:01", "networkUid": "uid-else", "ipv4": "10.20.2.2"}]
+    for harmless in (silent, guest("uid-old", "old", "10.20.2.2", nics=elsewhere)):
+        assert given(machine(), grid(machine(), network(), node("home", harmless))) == "10.20.2.2"
+    liar = node("other", guest("uid-old", "old", "10.20.2.2"))  # of another node's sub-range it says nothing
+    assert given(machine(), grid(machine(), network(), node("home"), liar)) == "10.20.2.2"
+    many = (guest(f"uid-{n}", f"m{n}", f"10.20.2.{n}", cpu=0, memory="0", storage="0") for n in range(2, 255))
+    assert "(network net, node home) are used, 253 of them" in given(machine(), grid(machine(), network(), node("home", *many)))
+
+
+def test_a_node_tells_the_addresses_of_guests_that_run() -> None:
+    nics = (GuestNic(tap="t0", mac="02:00:00:00:00:01"), GuestNic(tap="t1", mac="02:00:00:00:00:02"))
+    disk = GuestDisk(disk="root-uid-web", serial="root")
+    domain = Domain(
+        owner="w", name="zos-w", uuid="uid-web", cpu=1, memory=GIB, image="sha256:0", root=disk, disks=(), nics=nics,
+        config="", config_digest="", running=True,
+    )  # fmt: skip
+    known = QuarantinedNic(mac=nics[0].mac, network_uid="uid-net", ipv4="10.20.2.2")
+    guard = QuarantinedNic(mac="02:00:00:00:00:03", ipv4="203.0.113.18")  # asked for, but it was not restarted yet
+    origin = Origin(kind="ZMachine", namespace="default", name="web", uid="uid-web", nics=(known, guard))
+    seen = Observed(domain.key, domain, "w")
+    (entry,) = quarantine({"w": (seen,)}, {"w": origin})
+    assert entry.nics == (known, QuarantinedNic(mac=nics[1].mac), guard)
+    (entry,) = quarantine({"w": (seen,)}, {})  # what was remembered is lost
+    assert entry.nics == tuple(QuarantinedNic(mac=nic.mac) for nic in nics)
+    (entry,) = quarantine({"w": (replace(seen, item=replace(domain, running=False)),)}, {"w": origin})
+    assert entry.nics == ()
+
+
+def test_a_share_of_what_went_without_a_word_is_kept_until_its_node_has_nothing_of_it() -> None:
+    entry = {"ip": "10.20.2.2", "machine": "old", "uid": "uid-old", "node": "home"}
+    runs = guest("uid-old", "old", "10.20.2.2")
+
+    def held(*nodes: GridNode, alive: bool = True) -> bool:
+        world = grid(network(entry), *nodes)
+        if not alive:
+            world.put(Heartbeat(metadata=Meta(name="home", uid="home"), alive=False))
+        status: Any = resolve(network(entry), world).status
+        return bool(status.addresses)
+
+    assert held(node("home", runs))
+    assert held(node("home"), alive=False), "it can't say that it is gone"
+    assert not held(node("home"))
+    assert not held(node("home"), node("other", runs)), "another node has no say in it"
+    going = network(entry, deletionTimestamp="2026-01-01T00:00:00Z")
+    assert resolve(going, grid(going, node("home", runs))).waits_for == (), "its user does not want it under that guest either"

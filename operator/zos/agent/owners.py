@@ -1,4 +1,5 @@
-"""For whom the NodeWorkloads on this node are, or were: remembered as long as anything of them is here.
+"""For whom the NodeWorkloads on this node are, or were, and with which addresses: remembered as long as anything of them is
+here.
 
 What a guest or a disk was made for stands on it; a bridge has room for the NodeWorkload's name only.
 """
@@ -13,7 +14,8 @@ from pathlib import Path
 from pydantic import ValidationError
 
 from zos.agent.storage import write
-from zos.api.nodeworkload import NodeWorkload, Owner
+from zos.api.nodeworkload import NodeWorkload
+from zos.plan.ownership import Origin
 
 log = logging.getLogger("zos.agent")
 
@@ -25,10 +27,10 @@ class Owners:
         self._file = state / "owners.json"
         self._known = self._load()
         self._learned: Mapping[str, NodeWorkload] | None = None
-        self._written: Mapping[str, Owner] = dict(self._known)
+        self._written: Mapping[str, Origin] = dict(self._known)
 
     @property
-    def known(self) -> Mapping[str, Owner]:
+    def known(self) -> Mapping[str, Origin]:
         return self._known
 
     def learn(self, workloads: Mapping[str, NodeWorkload]) -> None:
@@ -36,7 +38,7 @@ class Owners:
         if workloads is self._learned:
             return
         self._learned = workloads
-        self._known = {**self._known, **{name: w.spec.owner for name, w in workloads.items() if w.spec.owner.uid}}
+        self._known = {**self._known, **{name: Origin.of(w.spec) for name, w in workloads.items() if w.spec.owner.uid}}
         self._save()
 
     def forget(self, left: Set[str]) -> None:
@@ -45,9 +47,9 @@ class Owners:
             self._known = {name: owner for name, owner in self._known.items() if name in left}
             self._save()
 
-    def _load(self) -> dict[str, Owner]:
+    def _load(self) -> dict[str, Origin]:
         try:
-            return {str(name): Owner.model_validate(owner) for name, owner in json.loads(self._file.read_text()).items()}
+            return {str(name): Origin.model_validate(owner) for name, owner in json.loads(self._file.read_text()).items()}
         except FileNotFoundError:
             return {}
         except (OSError, ValueError, AttributeError, ValidationError) as error:

@@ -17,9 +17,11 @@ from zos.api.text import (
     Cidr,
     Count,
     Ip,
+    Ipv4,
     Kind,
     Label,
     Line,
+    Mac,
     Name,
     Port,
     PublicKey,
@@ -219,6 +221,19 @@ class NodeFeatures(Model):
     """``kernel``, or ``userspace`` where a program does it, more slowly. Empty: not found out yet."""
 
 
+class QuarantinedNic(Model):
+    """An interface of a guest that runs on in quarantine."""
+
+    mac: Mac
+    """Its MAC address."""
+
+    network_uid: Uid | None = None
+    """The private network that it is in. Absent: it is on the public segment of the node's farm, or that is not known."""
+
+    ipv4: Ipv4 | None = None
+    """Its IPv4 address. Absent: it has none, or that is not known."""
+
+
 class Quarantined(Model):
     """What a node has of an object without a NodeWorkload (anymore)."""
 
@@ -248,6 +263,10 @@ class Quarantined(Model):
 
     listen_port: Port | None = None
     """UDP port of a network's WireGuard interface."""
+
+    nics: tuple[QuarantinedNic, ...] = Field(default=(), json_schema_extra=at_most(17))
+    """Interfaces of a guest that runs: nobody else gets their addresses. Of a private network they count inside the node's own
+    sub-range only, on the public segment for the node's own farm only."""
 
     @property
     def held(self) -> Resources:

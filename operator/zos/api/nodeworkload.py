@@ -303,6 +303,11 @@ class NodeWorkload(Object):
     status: NodeWorkloadStatus = Field(default_factory=NodeWorkloadStatus)
 
     @property
+    def going(self) -> bool:
+        """Whether its user has said that nothing of it is wanted on the node any more."""
+        return self.deleting and self.spec.unwanted
+
+    @property
     def hindrance(self) -> str:
         """What its node says keeps it from being deleted; empty where nothing does but time."""
         condition = self.status.condition("Ready")

@@ -21,28 +21,62 @@ class Claims:
         self._world = world
         self._absorb = absorb
         self._changed = changed
+        self._before: dict[str, Claim] = {}  # what is being taken over, as it was
 
     def of(self, obj: Object) -> list[Claim]:
         return [claim for claim in self._world.find(Claim, "holder", obj.uid) if isinstance(claim, Claim)]
 
     def take(self, obj: Object, wanted: tuple[ClaimWanted, ...]) -> list[Claim]:
-        """Puts wanted claims that are missing into the World; they are still to be created."""
+        """Puts wanted claims that are missing into the World, and takes over those of an earlier object of the name; they are
+        still to be written. One that is taken over names the version that it was seen in."""
         made: list[Claim] = []
         holder = ClaimHolder(kind=obj.KIND, namespace=obj.namespace, name=obj.name, uid=obj.uid)
         for wish in wanted:
-            if self._world.peek(Claim.key_of("", wish.name)) is None:
+            found = self._world.peek(Claim.key_of("", wish.name))
+            if found is None or (isinstance(found, Claim) and found.uid and _earlier(found.spec.holder, holder)):
                 spec = ClaimSpec(holder=holder, thing=wish.thing, farm=wish.farm)
-                claim = Claim(metadata=Meta(name=wish.name), spec=spec)
+                if isinstance(found, Claim):
+                    self._before[found.name] = found
+                claim = Claim(metadata=found.metadata if found is not None else Meta(name=wish.name), spec=spec)
                 self._changed(self._world.put(claim))
                 made.append(claim)
         return made
 
     def untake(self, claim: Claim) -> None:
         """A claim that was not written."""
-        if self._world.peek(claim.key) is claim:
+        before = self._before.pop(claim.name, None)
+        if self._world.peek(claim.key) is not claim:
+            return
+        if before is not None:
+            self._changed(self._world.put(before))
+        else:
             self._absorb(claim.key, None)
 
-    async def create(self, claim: Claim) -> None:
+    async def write(self, claim: Claim) -> None:
+        """Creates it, or takes it over."""
+        if claim.uid:
+            await self._take_over(claim)
+        else:
+            await self._create(claim)
+
+    async def _take_over(self, claim: Claim) -> None:
+        body = {
+            "metadata": {
+                "uid": claim.uid,
+                "resourceVersion": claim.metadata.resource_version,
+                "labels": {OWNER_UID: claim.spec.holder.uid},
+            },
+            "spec": claim.spec.wire(),
+        }
+        try:
+            raw = await self._client.patch(Claim, "", claim.name, body)
+        except BaseException:
+            self.untake(claim)
+            raise
+        self._before.pop(claim.name, None)
+        self._absorb(claim.key, raw)
+
+    async def _create(self, claim: Claim) -> None:
         body: dict[str, Any] = {
             "apiVersion": API_VERSION,
             "kind": Claim.KIND,
@@ -75,3 +109,12 @@ class Claims:
             current = self._world.peek(claim.key)
             if current is not None and current.uid == claim.uid:  # the thing may be somebody else's by now
                 self._absorb(claim.key, None)
+
+
+def _earlier(before: ClaimHolder, holder: ClaimHolder) -> bool:
+    """Whether a claim's holder was an object of the same name, that is gone as there is another now."""
+    return before.uid != holder.uid and (before.kind, before.namespace, before.name) == (
+        holder.kind,
+        holder.namespace,
+        holder.name,
+    )

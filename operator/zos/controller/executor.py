@@ -157,7 +157,7 @@ class Executor:
             for claim in task.claims:
                 self._claims.untake(claim)
             raise
-        await every([self._claims.create(claim) for claim in task.claims])
+        await every([self._claims.write(claim) for claim in task.claims])
         if task.surplus:
             await self._claims.release(obj, list(task.surplus))
         if resolution.objects:
@@ -237,7 +237,7 @@ class Executor:
         unsaid = [workload for workload in workloads if not (workload.deleting and workload.spec.unwanted)]
         gives_up = obj.metadata.annotations.get(ABANDON) == obj.uid
         word = Word.ERASE
-        if unsaid or self._claims.of(obj) or resolution.waits_for or resolution.dismantled:
+        if unsaid or self._claims.of(obj) or resolution.waits_for or resolution.dismantled or resolution.releases:
             word = await self._farewell.word(obj)
         if resolution.waits_for and word is not Word.NONE:
             await self._waits(obj, Verdict(False, Reason.DELETION_BLOCKED, f"waits for {', '.join(resolution.waits_for)}"))
@@ -257,8 +257,8 @@ class Executor:
         if workloads and not (gives_up and not isinstance(obj, GridNode)):
             await self._waits(obj, self._farewell.waiting(obj, workloads))
             return
-        await every([w for pool in resolution.releases if (w := self._ledger.release(pool, obj.uid)) is not None])
-        if word is not Word.NONE:
+        if word is not Word.NONE:  # else its shares stay until it is known that nothing of it is left on its node
+            await every([w for pool in resolution.releases if (w := self._ledger.release(pool, obj.uid)) is not None])
             await self._claims.drop(self._claims.of(obj))
         for memory in (self._applied, self._since, self._refusals):
             memory.pop(obj.key, None)

@@ -13,16 +13,32 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 
-from zos.api.gridnode import Quarantined, QuarantineOrder
-from zos.api.nodeworkload import NodeWorkload, Owner
+from zos.api.gridnode import Quarantined, QuarantinedNic, QuarantineOrder
+from zos.api.nodeworkload import NodeWorkload, NodeWorkloadSpec, Owner
 from zos.plan import names
 from zos.plan.diff import Observed, Op
 from zos.plan.items import Disk, Domain, Netns, Segment, Tap, WireGuard
 
 #: What the disks of an owner are called, by the owner's kind.
 _DISKS = {"mount": "ZMount", "root": "ZMachine"}
-#: What the API server takes of `GridNode.status.quarantine`.
-_LIMIT = 1024
+#: What the API server takes of `GridNode.status.quarantine`, and of each entry's interfaces.
+_LIMIT, _NICS = 1024, 17
+
+
+class Origin(Owner):
+    """Whose something is, and the interfaces that were asked for last: what lets a guest's packets out goes by them."""
+
+    nics: tuple[QuarantinedNic, ...] = ()
+
+    @classmethod
+    def of(cls, spec: NodeWorkloadSpec) -> Origin:
+        machine, owner = spec.machine, spec.owner
+        nics = (
+            [QuarantinedNic(mac=nic.mac, network_uid=nic.network_uid, ipv4=nic.ip) for nic in machine.nics] if machine else []
+        )
+        if machine is not None and (public := machine.public_nic) is not None:
+            nics.append(QuarantinedNic(mac=public.mac, ipv4=public.ipv4.partition("/")[0] if public.ipv4 else None))
+        return cls(kind=owner.kind, namespace=owner.namespace, name=owner.name, uid=owner.uid, nics=tuple(nics))
 
 
 @dataclass(frozen=True)
@@ -150,12 +166,12 @@ def spared(ops: Iterable[Op], observed: Mapping[str, Observed]) -> tuple[list[Op
 def quarantine(orphaned: Mapping[str, tuple[Observed, ...]], origins: Mapping[str, Owner]) -> tuple[Quarantined, ...]:
     """What the node shows of its orphans. ``memory`` is the guest's own: what running it takes beside is the controller's
     to add (`Quarantined.held`), as for any machine."""
-    found = [_entry(_origin(name, things, origins), things) for name, things in orphaned.items()]
+    found = [_entry(_origin(name, things, origins), things, origins.get(name)) for name, things in orphaned.items()]
     found.sort(key=lambda entry: (not entry.running, entry.kind, entry.namespace, entry.name, entry.uid))
     return tuple(found[:_LIMIT])
 
 
-def _entry(origin: Owner, things: tuple[Observed, ...]) -> Quarantined:
+def _entry(origin: Owner, things: tuple[Observed, ...], remembered: Owner | None) -> Quarantined:
     items = [thing.item for thing in things]
     guests = [item for item in items if isinstance(item, Domain) and item.running]
     ports = [item.listen_port for item in items if isinstance(item, WireGuard) and item.listen_port]
@@ -169,7 +185,15 @@ def _entry(origin: Owner, things: tuple[Observed, ...]) -> Quarantined:
         memory=sum(guest.memory for guest in guests),
         storage=sum(item.size for item in items if isinstance(item, Disk)),
         listen_port=ports[0] if ports else None,
+        nics=_nics(guests, remembered),
     )
+
+
+def _nics(guests: Iterable[Domain], remembered: Owner | None) -> tuple[QuarantinedNic, ...]:
+    """Interfaces of guests that run, with their addresses as far as they are remembered."""
+    known = {nic.mac: nic for nic in remembered.nics} if isinstance(remembered, Origin) else {}
+    found = {nic.mac: known.get(nic.mac, QuarantinedNic(mac=nic.mac)) for guest in guests for nic in guest.nics}
+    return tuple({**found, **known}.values())[:_NICS] if found else ()
 
 
 def _origin(name: str, things: Iterable[Observed], origins: Mapping[str, Owner]) -> Owner:

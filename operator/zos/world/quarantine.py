@@ -9,11 +9,13 @@ from zos.api.meta import Object, Reason
 from zos.api.nodeworkload import NodeWorkload, Owner
 from zos.api.zmachine import ZMachine
 from zos.api.zmount import ZMount
+from zos.world.heartbeat import Heartbeat
 from zos.world.resolution import Verdict, waiting
 from zos.world.store import Indexes, Reader
 
 INDEXES = (
     Indexes(GridNode, {"quarantine": lambda node: _names(node)}),
+    Indexes(Heartbeat),
     Indexes(NodeWorkload, {"owner": lambda workload: [workload.spec.owner.uid]}),
     Indexes(ZMachine),
     Indexes(ZMount),
@@ -38,11 +40,25 @@ def own(obj: Object, world: Reader) -> str | None:
     return next(iter(world.where_view(GridNode, "quarantine", obj.uid, lambda node: node.name)), None)
 
 
-def lingers(uid: str, world: Reader) -> bool:
-    """Whether a node still has things of an object that is gone: it is being taken down, or runs on without its user's word."""
+def lingers(uid: str, node: str, world: Reader) -> bool:
+    """Whether an object that is gone may still have things on its node: they are being taken down, or run on without its user's
+    word. What other nodes say of it does not count; a node that does not answer can't say that they are gone."""
     if world.where_view(NodeWorkload, "owner", uid, lambda workload: workload.key):
         return True
-    return bool(world.where_view(GridNode, "quarantine", uid, lambda node: node.name))
+    if world.view(Heartbeat, "", node, lambda heartbeat: heartbeat.alive) is False:
+        return True
+    return node in world.where_view(GridNode, "quarantine", uid, lambda found: found.name)
+
+
+def private_addresses(node: str, network: str, uid: str, world: Reader) -> frozenset[str]:
+    """Addresses of a private network that guests in a node's quarantine run with, but for those of the machine ``uid``. To be
+    asked about the node's own sub-range only."""
+
+    def look(found: GridNode) -> frozenset[str]:
+        nics = (nic for entry in found.status.quarantine if entry.uid != uid for nic in entry.nics)
+        return frozenset(nic.ipv4 for nic in nics if nic.network_uid == network and nic.ipv4 is not None)
+
+    return world.view(GridNode, "", node, look) or frozenset()
 
 
 def inherited(obj: Object, world: Reader) -> Inheritance | None:

@@ -1,12 +1,24 @@
-"""Claim: lives as long as its holder; an orphan is collected."""
+"""Claim: lives as long as its holder; an orphan is collected.
+
+A contract that its user deletes releases its claims itself, before it goes. Where one went in any other way and its PublicIPs
+or their guests are there, its addresses wait for the next contract of its name.
+"""
 
 from __future__ import annotations
 
 from zos.api.contract import Claim, Contract, NameContract
+from zos.api.publicip import PublicIP
+from zos.world import publicuse
 from zos.world.resolution import Resolution, ready
 from zos.world.store import Indexes, Reader
 
-INDEXES = (Indexes(Claim), Indexes(Contract), Indexes(NameContract))
+INDEXES = (
+    *publicuse.INDEXES,
+    Indexes(Claim),
+    Indexes(Contract),
+    Indexes(NameContract),
+    Indexes(PublicIP, {"contract": lambda ip: [f"{ip.namespace}/{ip.spec.contract}"]}),
+)
 
 _HOLDERS: dict[str, type[Contract] | type[NameContract]] = {
     Contract.KIND: Contract,
@@ -20,4 +32,27 @@ def resolve(claim: Claim, world: Reader) -> Resolution:
     if model is None:
         return Resolution(verdict=ready())  # held by a kind that is newer than this controller
     uid = world.view(model, holder.namespace, holder.name, lambda obj: obj.uid)
-    return Resolution(verdict=ready(), obsolete=uid != holder.uid)
+    if uid == holder.uid:
+        return Resolution(verdict=ready())
+    return Resolution(verdict=ready(), obsolete=model is not Contract or not _waits(claim, world))
+
+
+def _waits(claim: Claim, world: Reader) -> bool:
+    """Whether an address waits for the next contract of the name of the one that had it."""
+    holder, address = claim.spec.holder, claim.spec.thing
+
+    def look(contract: Contract) -> bool:
+        """Whether it may still come to this address."""
+        status = contract.status
+        wants = status.observed_generation < 0 or len(status.reserved) < contract.spec.public_ipv4
+        return not contract.deleting and (wants or address in status.reserved)
+
+    comes_to_it = world.view(Contract, holder.namespace, holder.name, look)
+    if comes_to_it is not None:
+        return comes_to_it
+    named = world.where_view(PublicIP, "contract", f"{holder.namespace}/{holder.name}", lambda ip: ip.uid)
+    return (
+        bool(named)
+        or bool(publicuse.on_nodes([address], world))
+        or publicuse.left(claim.spec.farm, [address], world) is not None
+    )

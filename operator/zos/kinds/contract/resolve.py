@@ -8,7 +8,7 @@ be met does not keep smaller ones waiting.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Container, Iterator, Mapping, Sequence
 from ipaddress import IPv4Address
 from itertools import chain, islice
 
@@ -16,11 +16,14 @@ from zos.api.contract import Claim, Contract, ContractAddress, ContractStatus
 from zos.api.core import Namespace
 from zos.api.farm import Farm, FarmSpec, ipv4_of
 from zos.api.meta import Reason
-from zos.api.publicip import PublicIP
+from zos.api.publicip import PublicAddress, PublicIP
+from zos.plan import names
+from zos.world import publicuse
 from zos.world.resolution import ClaimWanted, Resolution, Verdict, ready, waiting
 from zos.world.store import Indexes, Reader, Unreadable
 
 INDEXES = (
+    *publicuse.INDEXES,
     Indexes(Farm),
     Indexes(Namespace),
     Indexes(
@@ -28,6 +31,7 @@ INDEXES = (
         {
             "farm": lambda claim: claim.by_farm,
             "holder": lambda claim: [claim.spec.holder.uid],
+            "name": lambda claim: [f"{claim.spec.holder.namespace}/{claim.spec.holder.name}"] if claim.spec.farm else [],
         },
     ),
     Indexes(Contract, {"farm": lambda contract: [contract.spec.farm]}),
@@ -36,9 +40,14 @@ INDEXES = (
         {
             "contract": lambda ip: [f"{ip.namespace}/{ip.spec.contract}"],
             "address": lambda ip: {f"{ip.namespace}/{ip.spec.contract}": ip.status.ipv4.address} if ip.status.ipv4 else {},
+            "given": lambda ip: {ip.status.farm: _number(ip.status.ipv4)} if ip.status.farm and ip.status.ipv4 else {},
         },
     ),
 )
+
+
+def _number(address: PublicAddress) -> int:
+    return int(ipv4_of(address.address.partition("/")[0]))
 
 
 def resolve(contract: Contract, world: Reader) -> Resolution:
@@ -63,9 +72,9 @@ def _reserved(contract: Contract, own: Mapping[IPv4Address, bool], world: Reader
 
 
 def _elsewhere(address: IPv4Address, contract: Contract, world: Reader) -> bool:
-    """Whether another contract has an address."""
-    holder = world.view(Claim, "", claim_name(address), lambda claim: claim.spec.holder.uid)
-    return holder is not None and holder != contract.uid
+    """Whether another contract has an address. An earlier one of the name went without a word: its addresses are this one's."""
+    holder = world.view(Claim, "", claim_name(address), lambda claim: claim.spec.holder)
+    return holder is not None and (holder.kind, holder.namespace, holder.name) != contract.key
 
 
 def claim_name(address: IPv4Address) -> str:
@@ -80,18 +89,23 @@ def _users(contract: Contract, world: Reader) -> dict[IPv4Address | str, str]:
     for uid, name in users:
         found[holders.get(uid, uid)] = f"PublicIP {name}"
     for entry in contract.status.in_use:
-        if ipv4_of(entry.ip) not in found and _may_use(entry, contract, world):
-            found[ipv4_of(entry.ip)] = f"PublicIP {entry.public_ip}"
+        if ipv4_of(entry.ip) not in found and (user := _may_use(entry, contract, world)) is not None:
+            found[ipv4_of(entry.ip)] = user
     return found
 
 
-def _may_use(entry: ContractAddress, contract: Contract, world: Reader) -> bool:
-    """Whether it is not known that a PublicIP has gone."""
+def _may_use(entry: ContractAddress, contract: Contract, world: Reader) -> str | None:
+    """Who uses an address whose PublicIP is not known; None: it has gone, and the address from nodes."""
+    name = f"PublicIP {entry.public_ip}"
     try:
         world.view(PublicIP, contract.namespace, entry.public_ip, lambda ip: ip.uid)
     except Unreadable:
-        return True
-    return False
+        return name
+    keys = (names.mac(entry.uid), entry.ip)
+    if there := publicuse.on_nodes(keys, world):
+        return f"{name}, which is gone while ZMachine {there[0].owner.name} runs with its address"
+    left = publicuse.left(contract.spec.farm, keys, world)
+    return f"{name}, which is gone while its address is used by {left.words}" if left is not None else None
 
 
 def _leaving(users: dict[IPv4Address | str, str]) -> Verdict:
@@ -126,16 +140,16 @@ def _grow(
     taking = begun[:missing]
     if len(taking) == missing and all(own.get(address) for address in taking):
         return _settle(contract, sorted([*held, *taking]), users, ready())
+    taking += _had_before(contract, spec, {*held, *taking}, world)[: missing - len(taking)]
     if len(taking) < missing:
         # Not tracked: what is found is taken hold of at once.
         taken = set(world.glance_parts(Claim, "farm", name)) | _left_by_others(name, spec, world) | {*map(int, taking)}
+        taken |= _in_use(name, world)
         free = spec.size - len(spec.given(taken))
         promised = sum(_ahead(contract, world, free))
         if missing - len(taking) > free - promised:
             return _settle(contract, held, users, _exhausted(contract, world, len(held), free, promised))
-        used = _used_before(contract, spec, world) - taken
-        fit = chain(sorted(used), (n for n in spec.numbers() if n not in used))
-        untaken = (n for n in fit if n not in taken and not _claimed(IPv4Address(n), world))
+        untaken = (n for n in spec.numbers() if n not in taken and not _claimed(IPv4Address(n), world))
         chosen = [IPv4Address(number) for number in islice(untaken, promised, promised + missing - len(taking))]
         if len(taking) + len(chosen) < missing:  # farms at odds: another one has given some of these addresses
             return _settle(contract, held, users, _exhausted(contract, world, len(held), len(chosen), promised))
@@ -143,10 +157,20 @@ def _grow(
     return _settle(contract, held, users, waiting(Reason.PROGRESSING, f"taking {missing} addresses"), taking=taking)
 
 
-def _used_before(contract: Contract, spec: FarmSpec, world: Reader) -> set[int]:
-    """Addresses that its PublicIPs have already: the contract was made anew, and they are used."""
-    had = world.glance_parts(PublicIP, "address", f"{contract.namespace}/{contract.name}")
-    return {int(address) for one in had if spec.gives(address := ipv4_of(one.partition("/")[0]))}
+def _had_before(contract: Contract, spec: FarmSpec, has: Container[IPv4Address], world: Reader) -> list[IPv4Address]:
+    """Addresses that were an earlier contract's of its name, which went without a word; those that its PublicIPs have first."""
+    name = f"{contract.namespace}/{contract.name}"
+    used = {ipv4_of(one.partition("/")[0]) for one in world.glance_parts(PublicIP, "address", name)}
+    claims = world.where_view(Claim, "name", name, lambda claim: (claim.spec.holder, ipv4_of(claim.spec.thing)))
+    claimed = {ip for holder, ip in claims if holder.kind == contract.KIND and holder.uid != contract.uid}
+    fit = [*sorted(used), *sorted(claimed - used)]
+    return [ip for ip in fit if spec.gives(ip) and ip not in has and not _elsewhere(ip, contract, world)]
+
+
+def _in_use(farm: str, world: Reader, *, tracked: bool = False) -> set[int]:
+    """Addresses that PublicIPs or machines have, whatever became of the contracts that reserved them."""
+    look = world.parts if tracked else world.glance_parts
+    return {*look(PublicIP, "given", farm), *publicuse.numbers(farm, world, tracked=tracked)}
 
 
 def _left_by_others(farm: str, spec: FarmSpec, world: Reader) -> set[int]:
@@ -164,6 +188,7 @@ def _exhausted(contract: Contract, world: Reader, held: int, free: int, promised
     # something else than the claims known here, one of the two is about to change.
     if world.view(Farm, "", contract.spec.farm, lambda farm: farm.status.ipv4.free) != free:
         world.parts(Claim, "farm", contract.spec.farm)
+        _in_use(contract.spec.farm, world, tracked=True)
     available = f"{free} free" + (f" ({promised} of them promised to older contracts)" if promised else "")
     return waiting(
         Reason.INSUFFICIENT_CAPACITY,
@@ -223,7 +248,8 @@ def _settle(
     waits_for: tuple[str, ...] = (),
     taking: Sequence[IPv4Address] = (),
 ) -> Resolution:
-    in_use = tuple(entry for entry in contract.status.in_use if ipv4_of(entry.ip) in users and ipv4_of(entry.ip) in held)
+    # One that was given to the next PublicIP of a name is listed twice for a moment: the last is right.
+    in_use = tuple({e.ip: e for e in contract.status.in_use if ipv4_of(e.ip) in users and ipv4_of(e.ip) in held}.values())
     if verdict.ready and not verdict.message:
         verdict = ready(_summary(held, users))
     return Resolution(

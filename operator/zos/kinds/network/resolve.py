@@ -55,7 +55,7 @@ def resolve(network: Network, world: Reader) -> Resolution:
     known = {uid for uid, *_ in machines}
     machines += tuple((entry.uid, entry.machine, entry.node) for entry in addresses if entry.uid not in known)
     if network.deleting:
-        return _deleting(network, machines)
+        return _deleting(network, machines, world)
     problems = Problems()
     told = dict(world.where_view(NodeWorkload, "owner", network.uid, _reported))
     wanted = _members(network, machines, world, problems)
@@ -151,17 +151,25 @@ def _left(entry: NetworkAddress, network: Network, world: Reader) -> bool:
         return False
     if seen is not None and seen[0] == entry.uid:
         return seen[1] != network.name
-    return not quarantine.lingers(entry.uid, world)
+    return not quarantine.lingers(entry.uid, entry.node, world)
 
 
-def _deleting(network: Network, machines: tuple[tuple[str, str, str | None], ...]) -> Resolution:
-    users = tuple(f"ZMachine {name}" for _, name, _ in machines)
+def _deleting(network: Network, machines: tuple[tuple[str, str, str | None], ...], world: Reader) -> Resolution:
+    """Waits for machines, but not for what nodes still have of those that are gone: its user does not want it either."""
+    users = tuple(f"ZMachine {name}" for uid, name, _ in machines if _lives(uid, name, network, world))
     message = f"waiting for {', '.join(users)} to be deleted" if users else "being removed from its nodes"
     return Resolution(
         verdict=waiting(Reason.DELETION_BLOCKED if users else Reason.DELETING, message),
         releases=tuple(GridNode.key_of("", node.name) for node in network.status.nodes),
         waits_for=users,
     )
+
+
+def _lives(uid: str, machine: str, network: Network, world: Reader) -> bool:
+    try:
+        return world.view(ZMachine, network.namespace, machine, lambda found: found.uid) == uid
+    except Unreadable:
+        return True
 
 
 def _members(

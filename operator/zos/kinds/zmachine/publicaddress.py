@@ -40,17 +40,16 @@ def find(machine: ZMachine, world: Reader) -> Public | Verdict | None:
     if seen is None:
         return waiting(Reason.DEPENDENCY_NOT_READY, f"PublicIP {name} does not exist in this namespace")
     leaving, spec, status = seen
+    condition = status.condition("Ready")
+    why = condition.message if condition is not None and condition.status != "True" else ""
     if status.machine_uid not in (None, machine.uid):  # the PublicIP itself decides whose it is
-        return waiting(
-            Reason.CONFLICT, f"PublicIP {name} is used by ZMachine {status.machine}: an address has one machine at a time"
-        )
+        said = why or "an address has one machine at a time"
+        return waiting(Reason.CONFLICT, f"PublicIP {name} is used by ZMachine {status.machine}: {said}")
     if leaving and status.machine_uid is None:
         return waiting(Reason.DEPENDENCY_NOT_READY, f"PublicIP {name} is being deleted")
     lacks_ipv4, lacks_ipv6 = spec.ipv4 and status.ipv4 is None, spec.ipv6 and status.ipv6 is None
     if status.machine_uid is None or lacks_ipv4 or lacks_ipv6 or status.farm is None or status.mac is None:
-        condition = status.condition("Ready")
-        why = condition.message if condition is not None and condition.status != "True" else "it has no addresses yet"
-        return waiting(Reason.DEPENDENCY_NOT_READY, f"PublicIP {name} is not ready: {why}")
+        return waiting(Reason.DEPENDENCY_NOT_READY, f"PublicIP {name} is not ready: {why or 'it has no addresses yet'}")
     ipv4 = status.ipv4 if spec.ipv4 and status.ipv4 is not None else PublicAddress(address="")
     ipv6 = status.ipv6.address if spec.ipv6 and status.ipv6 is not None else None
     return Public(name, status.farm, status.mac, ipv4.address or None, ipv4.gateway, ipv6)

@@ -117,7 +117,7 @@ def resolve(machine: ZMachine, world: Reader) -> Resolution:
             problem.verdict,
             status,
             holds=holds,
-            workloads=_halted(machine, node, world),
+            workloads=_lessened(machine, node, world),
             conditions=_told(machine, node, world),
         )
     spec = _workload(machine, node, address, network, disks)
@@ -155,16 +155,23 @@ def _adopted(machine: ZMachine, node: str, legacy: Inheritance | None, world: Re
     return workload.spec.machine.adopt if workload is not None and workload.spec.machine is not None else None
 
 
-def _halted(machine: ZMachine, node: str | None, world: Reader) -> tuple[Workload, ...] | None:
-    """Stopping needs nothing that the machine may be waiting for: what was asked of the node, but stopped."""
+def _lessened(machine: ZMachine, node: str | None, world: Reader) -> tuple[Workload, ...] | None:
+    """To stop, and to do without a public address, needs nothing that the machine may be waiting for: what was asked of the
+    node, but for that."""
     workload = _state(machine, node, world)
-    if machine.spec.run_policy is not RunPolicy.HALTED or node is None or workload is None or workload.spec.machine is None:
+    part = workload.spec.machine if workload is not None else None
+    if node is None or part is None:
         return None
-    return (Workload(node, workload.spec.machine.model_copy(update={"run_policy": RunPolicy.HALTED})),)
+    less: dict[str, object] = {}
+    if machine.spec.run_policy is RunPolicy.HALTED:
+        less["run_policy"] = RunPolicy.HALTED
+    if machine.spec.public_ip is None and part.public_nic is not None:
+        less["public_nic"] = None
+    return (Workload(node, part.model_copy(update=less)),) if less else None
 
 
 def _public_before(machine: ZMachine) -> tuple[str | None, str | None]:
-    return machine.status.public_ipv4, machine.status.public_ipv6
+    return (machine.status.public_ipv4, machine.status.public_ipv6) if machine.spec.public_ip is not None else (None, None)
 
 
 def _network(machine: ZMachine, world: Reader) -> _Net:
@@ -315,6 +322,8 @@ def _address(machine: ZMachine, node: str, network: _Net, world: Reader) -> Netw
     subnet = IPv4Network(network.subnets[node])
     taken = {entry.ip: entry for entry in network.addresses if entry.uid != machine.uid}
     had = next((entry.ip for entry in network.addresses if entry.uid == machine.uid and entry.node == node), None)
+    keeps = had is not None and asked in (None, had)
+    left = frozenset[str]() if keeps else quarantine.private_addresses(node, network.uid, machine.uid, world)
     if asked is not None:
         if IPv4Address(asked) not in subnet:
             raise _Waiting(
@@ -324,12 +333,22 @@ def _address(machine: ZMachine, node: str, network: _Net, world: Reader) -> Netw
             raise _Waiting(Reason.INVALID_SPEC, f"network.ip {asked} is not for machines: take {subnet[2]} to {subnet[-2]}")
         if asked in taken:
             raise _Waiting(Reason.CONFLICT, f"network.ip {asked} is taken by ZMachine {taken[asked].machine}")
-    if had is None and machine.status.node_name == node and _free(machine.status.ip, machine, subnet, taken, world):
+        if asked in left:
+            raise _Waiting(
+                Reason.CONFLICT,
+                f"a guest in quarantine on node {node} runs with network.ip {asked}: an administrator decides in "
+                f"spec.quarantine of GridNode {node}",
+            )
+    used = taken.keys() | left
+    if had is None and machine.status.node_name == node and _free(machine.status.ip, machine, subnet, used, world):
         had = machine.status.ip  # its network was made anew
-    fit = (str(ip) for ip in list(subnet.hosts())[1:] if _free(str(ip), machine, subnet, taken, world))
+    fit = (str(ip) for ip in list(subnet.hosts())[1:] if _free(str(ip), machine, subnet, used, world))
     ip = asked or had or next(fit, None)
     if ip is None:
-        raise _Waiting(Reason.INSUFFICIENT_CAPACITY, f"all 253 addresses of {subnet} (network {name}, node {node}) are used")
+        some = f", {len(left)} of them by guests in quarantine there" if left else ""
+        raise _Waiting(
+            Reason.INSUFFICIENT_CAPACITY, f"all 253 addresses of {subnet} (network {name}, node {node}) are used{some}"
+        )
     return NetworkAddress(ip=ip, machine=machine.name, uid=machine.uid, node=node)
 
 

@@ -1,0 +1,160 @@
+"""Who has public addresses on nodes, whatever became of the objects that gave them.
+
+What the controller asked of a node stays there until its agent has taken it away. What a node says of its quarantine holds up
+addresses of its own farm, on whose segment it can take any address anyway; it gives nobody anything.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from ipaddress import IPv4Address
+
+from zos.api.farm import ipv4_of
+from zos.api.gridnode import GridNode, Quarantined, QuarantinedNic
+from zos.api.nodeworkload import NodeWorkload, Owner
+from zos.api.rbac import NODE_PREFIX
+from zos.world.store import Indexes, Reader, Unreadable
+
+INDEXES = (
+    Indexes(
+        NodeWorkload,
+        {
+            "owner": lambda workload: [workload.spec.owner.uid],
+            "public": lambda workload: _asked(workload),
+            "publicIPv4": lambda workload: {"": number} if (number := _number(workload)) is not None else {},
+        },
+    ),
+    Indexes(
+        GridNode,
+        {
+            "public": lambda node: {key for entry in _running(node) for key in _keys(node, entry)},
+            "publicIPv4": lambda node: {node.spec.farm: numbers} if (numbers := _numbers(node)) else {},
+        },
+    ),
+)
+
+
+@dataclass(frozen=True)
+class OnNode:
+    """A machine with a public interface, as its node was asked for. ``going``: its user has deleted it."""
+
+    owner: Owner
+    namespace: str
+    going: bool
+
+
+@dataclass(frozen=True)
+class Left:
+    """What a node has in quarantine."""
+
+    node: str
+    entry: Quarantined
+
+    @property
+    def words(self) -> str:
+        entry = self.entry
+        of = f"{entry.kind} {entry.namespace}/{entry.name}" if entry.name else "an object that it does not know any more"
+        return (
+            f"what node {self.node} has in quarantine of {of} (uid {entry.uid}): an administrator decides in spec.quarantine "
+            f"of GridNode {self.node}"
+        )
+
+
+def on_nodes(keys: Iterable[str], world: Reader) -> tuple[OnNode, ...]:
+    """Machines whose nodes were asked for an interface with one of these MACs or IPv4 addresses."""
+    found = {workload: None for key in keys for workload in world.where_view(NodeWorkload, "public", key, _on_node)}
+    return tuple(workload for workload in found if not _given_up(workload, world))
+
+
+def unsettled(uid: str, world: Reader) -> bool:
+    """Whether a machine may still run with what its node is not asked for any more: the agent has not said that it is gone."""
+    found = world.where_view(NodeWorkload, "owner", uid, lambda workload: (_on_node(workload), _settled(workload)))
+    return any(not settled and not _given_up(workload, world) for workload, settled in found)
+
+
+def left(farm: str | None, keys: Iterable[str], world: Reader) -> Left | None:
+    """A guest that runs on in the quarantine of one of the farm's nodes, of a machine with one of these uids, or with one of
+    these MACs or IPv4 addresses."""
+    for key in keys if farm is not None else ():
+        for name, entries in world.where_view(GridNode, "public", f"{farm}/{key}", lambda node: (node.name, _running(node))):
+            for entry in entries:
+                if key == entry.uid or any(key in (nic.mac, nic.ipv4) for nic in _public(entry)):
+                    return Left(name, entry)
+    return None
+
+
+def numbers(farm: str, world: Reader, *, tracked: bool = False) -> frozenset[int]:
+    """IPv4 addresses that machines have on nodes, or guests in the quarantine of the farm's nodes; as numbers."""
+    look = world.parts if tracked else world.glance_parts
+    asked = look(NodeWorkload, "publicIPv4", "")
+    return frozenset(asked).union(*look(GridNode, "publicIPv4", farm))
+
+
+def _address(workload: NodeWorkload) -> str | None:
+    nic = workload.spec.machine.public_nic if workload.spec.machine is not None else None
+    return nic.ipv4.partition("/")[0] if nic is not None and nic.ipv4 else None
+
+
+def _number(workload: NodeWorkload) -> int | None:
+    """Of one that its user wants gone, his PublicIP knows (`on_nodes`)."""
+    address = _address(workload)
+    return int(ipv4_of(address)) if address is not None and not workload.going else None
+
+
+def _asked(workload: NodeWorkload) -> list[str]:
+    nic = workload.spec.machine.public_nic if workload.spec.machine is not None else None
+    address = _address(workload)
+    return [nic.mac, *([address] if address else [])] if nic is not None else []
+
+
+def _on_node(workload: NodeWorkload) -> OnNode:
+    return OnNode(workload.spec.owner, workload.namespace, workload.going)
+
+
+def _settled(workload: NodeWorkload) -> bool:
+    """Whether nothing runs there with less or more than it asks for."""
+    status, condition = workload.status, workload.status.condition("Ready")
+    if workload.deleting or condition is None or condition.observed_generation != workload.metadata.generation:
+        return False
+    return condition.status == "True" or (status.machine is not None and status.machine.state != "Running")
+
+
+def _given_up(workload: OnNode, world: Reader) -> bool:
+    """Whether an administrator has let go of the node: what its user wanted gone counts as gone."""
+    if not workload.going:
+        return False
+    try:
+        if world.view(GridNode, "", workload.namespace.removeprefix(NODE_PREFIX), lambda node: node.abandoned) is False:
+            return False
+    except Unreadable:
+        return False
+    return all(world.where_view(GridNode, "namespace", workload.namespace, lambda node: node.abandoned))
+
+
+def _running(node: GridNode) -> tuple[Quarantined, ...]:
+    on_segment = node.spec.farm is not None and node.spec.public_interface is not None
+    return tuple(entry for entry in node.status.quarantine if entry.running) if on_segment else ()
+
+
+def _public(entry: Quarantined) -> tuple[QuarantinedNic, ...]:
+    return tuple(nic for nic in entry.nics if nic.network_uid is None)
+
+
+def _keys(node: GridNode, entry: Quarantined) -> list[str]:
+    found = [entry.uid, *(key for nic in _public(entry) for key in (nic.mac, nic.ipv4) if key)]
+    return [f"{node.spec.farm}/{key}" for key in found]
+
+
+def _numbers(node: GridNode) -> frozenset[int]:
+    """Lenient: what is no address is passed over."""
+    found = [nic.ipv4 for entry in _running(node) for nic in _public(entry) if nic.ipv4]
+    return frozenset(int(IPv4Address(text)) for text in found if _is_ipv4(text))
+
+
+def _is_ipv4(text: str) -> bool:
+    try:
+        ipv4_of(text)
+    except ValueError:
+        return False
+    return True
