@@ -159,24 +159,25 @@ async def test_what_holds_up_a_deletion_or_a_network_is_said(grid: Grid) -> None
 async def test_a_node_is_not_ready_for_longer_than_its_lease_whether_that_is_there_or_not(grid: Grid) -> None:
     grid.heartbeat, grid.lease = 1.0, 4
 
-    async def reason() -> str:
-        return (await get(grid, GridNode, "one")).status.condition("Ready").reason
+    async def stands() -> tuple[str, str]:
+        condition = (await get(grid, GridNode, "one")).status.condition("Ready")
+        return condition.status, condition.reason
 
     async def silent() -> bool:
-        return await reason() == "NodeUnreachable"
+        return await stands() == ("False", "NodeUnreachable")
 
     async with grid.controller():
         await grid.node("one")
         await ready(grid, GridNode, "one")
         await grid.client.delete(Lease, "zos-node-one", AGENT)
         await asyncio.sleep(3 * grid.heartbeat)  # an agent that lives makes it anew
-        assert await reason() == "Ready"
+        assert await stands() == ("True", "Succeeded")
         await grid.stop_agent("one")
         await grid.client.delete(Lease, "zos-node-one", AGENT)
         await until(silent, 10)
     async with grid.controller("two"):  # has never heard of that agent
         await asyncio.sleep(2)
-        assert await reason() != "Ready"
+        assert (await stands())[0] == "False"
         grid.start_agent("one")
         await ready(grid, GridNode, "one", 20)
 
