@@ -187,12 +187,20 @@ async def test_what_was_refused_is_tried_on_its_own_less_and_less_often() -> Non
     await settle()
     assert [bool(said(waiter)) for waiter in both] == [False, True], "another wish is another try"
     assert server.patches == before + 2, "it was tried together with others, whom that could hold up"
+    side.now += 3600
+    assert side.ledger.hold(KEY, hold("other"))
+    await settle()
+    before = server.patches
+    both = side.ledger.hold(KEY, hold("another")), side.ledger.hold(KEY, hold("bad"))
+    await settle()
+    assert [bool(said(waiter)) for waiter in both] == [False, True]
+    assert server.patches == before + 3, "it is not remembered for ever"
     server.refuses = lambda status: None
     side.now += 300
     again = side.ledger.hold(KEY, hold("bad"))
     await settle()
     assert said(again) == ""
-    assert uids(server.raw) == {"good", "bad"}
+    assert uids(server.raw) == {"good", "bad", "other", "another"}
 
 
 async def test_a_pool_whose_own_status_is_refused_goes_on_taking_and_giving_back_shares() -> None:

@@ -270,6 +270,8 @@ class Ledger:
         """The parts to write now; None: all of them, as nothing is known against any. Who is under suspicion goes first, or
         would wait for as long as others keep coming; what was refused before goes alone."""
         known = self._refusals.get(key, {})
+        # Whoever has not come back for so long never will.
+        self._forgive(key, [part for part, refusal in known.items() if self._clock() > refusal.until + 2 * _LAST])
         if not known and not opened.doubted:
             return None
         pending = _differing(opened.base, wanted)
