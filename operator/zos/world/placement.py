@@ -12,7 +12,13 @@ from zos.world.resolution import Verdict, waiting
 from zos.world.store import Indexes, Reader
 
 INDEXES = (
-    Indexes(GridNode, {"holder": lambda node: node.status.by_holder}),
+    Indexes(
+        GridNode,
+        {
+            "holder": lambda node: node.status.by_holder,
+            "left": lambda node: {left.uid: left.held for left in node.status.quarantine},
+        },
+    ),
     Indexes(Heartbeat),
 )
 
@@ -35,7 +41,7 @@ def held_on(world: Reader, uid: str, chosen: str | None = None) -> str | None:
 
 def gone(world: Reader, node: str) -> bool:
     """Whether a node is not in the grid any more, or was given up by an administrator."""
-    return world.view(GridNode, "", node, lambda found: not found.abandoned) is not True
+    return world.view(GridNode, "", node, _stays) is not True
 
 
 def removed(node: str) -> Verdict:
@@ -56,23 +62,40 @@ def more(world: Reader, need: Resources, node: str, uid: str, adopt: str | None 
     """What an object asks of a node beyond what that has of it already: what it holds there, or what is in quarantine of it or
     of what it takes over (``adopt``). Not below nothing."""
 
-    def look(found: GridNode) -> Resources:
-        held = found.status.by_holder.get(uid)
-        had: list[NodeHold | Resources] = [held] if held is not None else []
-        # What it holds includes what is in quarantine of its own: `GridNode.allocated` counts that once, too.
-        theirs = {adopt} if held is not None else {adopt, uid}
-        had += [left.held for left in found.status.quarantine if left.uid in theirs]
-        return Resources(
-            cpu=max(0, need.cpu - sum(one.cpu for one in had)),
-            memory=max(0, need.memory - sum(one.memory for one in had)),
-            storage=max(0, need.storage - sum(one.storage for one in had)),
-        )
+    held = holding(world, uid, node)
+    had: list[NodeHold | Resources] = [held] if held is not None else []
+    # What it holds includes what is in quarantine of its own: `GridNode.allocated` counts that once, too.
+    for one in {adopt} if held is not None else {adopt, uid}:
+        had += _left(world, one, node) if one is not None else ()
+    return Resources(
+        cpu=max(0, need.cpu - sum(one.cpu for one in had)),
+        memory=max(0, need.memory - sum(one.memory for one in had)),
+        storage=max(0, need.storage - sum(one.storage for one in had)),
+    )
 
-    return world.view(GridNode, "", node, look) or need
+
+def _left(world: Reader, uid: str, node: str) -> list[Resources]:
+    """What a node has in quarantine under a uid."""
+
+    def look(found: GridNode) -> tuple[str, list[Resources]]:
+        return found.name, [left.held for left in found.status.quarantine if left.uid == uid]
+
+    return dict(world.where_view(GridNode, "left", uid, look)).get(node, [])
+
+
+# Every object on a node looks at that through these: as one function each, they are asked once for all.
 
 
 def _name(node: GridNode) -> str:
     return node.name
+
+
+def _stays(node: GridNode) -> bool:
+    return not node.abandoned
+
+
+def _told(node: GridNode) -> bool:
+    return bool(node.status.capacity.memory)
 
 
 def candidate(node: GridNode) -> Candidate:
@@ -83,7 +106,7 @@ def candidate(node: GridNode) -> Candidate:
 
 def unsaid(world: Reader, node: str) -> str | None:
     """What to say of a node whose agent has not told yet what it has; None: it has."""
-    if world.view(GridNode, "", node, lambda found: bool(found.status.capacity.memory)) is not False:
+    if world.view(GridNode, "", node, _told) is not False:
         return None
     return f"node {node} has not said yet what it has: is its agent running, with valid credentials?"
 
