@@ -209,7 +209,6 @@ def _settings(watched: Sequence[Watched]) -> kopf.OperatorSettings:
     settings.networking.error_backoffs = [0.2, 0.5, 1.0, 2.0]
     settings.watching.reconnect_backoff = 0.5
     settings.queueing.exit_timeout = 0.2
-    settings.queueing.idle_timeout = 15.0  # above the time between heartbeats, each of which would have a worker made for it
     settings.watching.server_timeout = 240
     settings.watching.inactivity_timeout = 70.0  # the API server sends a bookmark a minute, whatever else there is to tell
     settings.process.ultimate_exiting_timeout = None  # or it kills the whole process ten minutes after its own end
