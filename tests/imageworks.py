@@ -17,6 +17,7 @@ from typing import Any
 
 import pytest
 
+from apiserver import free_port
 from zos.drivers import DriverError
 from zos.drivers.image import ImageDriver
 from zos.drivers.meter import Limits
@@ -90,9 +91,7 @@ async def until(condition: Callable[[], bool], seconds: float = 10) -> None:
 @contextlib.contextmanager
 def serving(directory: Path) -> Iterator[str]:
     """Address of an empty registry."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        address = f"127.0.0.1:{probe.getsockname()[1]}"
+    address = f"127.0.0.1:{free_port()}"
     config = directory / "registry.yml"
     config.write_text(
         f"version: 0.1\nstorage: {{filesystem: {{rootdirectory: {directory}/registry}}}}\nhttp: {{addr: '{address}'}}\n"
