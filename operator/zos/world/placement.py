@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 from zos.api.gridnode import GridNode, NodeHold, Resources
 from zos.api.meta import Reason, format_quantity
+from zos.plan import names
 from zos.world.heartbeat import Heartbeat
 from zos.world.resolution import Verdict, waiting
 from zos.world.store import Indexes, Reader
@@ -17,6 +18,7 @@ INDEXES = (
         {
             "holder": lambda node: node.status.by_holder,
             "left": lambda node: {left.uid: left.held for left in node.status.quarantine},
+            "namespace": lambda node: {names.node_namespace(node.name): (node.abandoned, node.knows_words)},
         },
     ),
     Indexes(Heartbeat),
@@ -42,6 +44,13 @@ def held_on(world: Reader, uid: str, chosen: str | None = None) -> str | None:
 def gone(world: Reader, node: str) -> bool:
     """Whether a node is not in the grid any more, or was given up by an administrator."""
     return world.view(GridNode, "", node, _stays) is not True
+
+
+def given_up(world: Reader, namespace: str) -> bool:
+    """Whether the node with that namespace is known not to be in the grid any more, or to be given up."""
+    if any(names.node_namespace(key.name) == namespace for key in world.unreadable(GridNode)):
+        return False
+    return all(world.where_view(GridNode, "namespace", namespace, lambda node: node.abandoned))
 
 
 def removed(node: str) -> Verdict:

@@ -8,15 +8,15 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import dataclass
-from ipaddress import IPv4Address
 
 from zos.api.farm import ipv4_of
 from zos.api.gridnode import GridNode, Quarantined, QuarantinedNic
 from zos.api.nodeworkload import NodeWorkload, Owner
-from zos.api.rbac import NODE_PREFIX
-from zos.world.store import Indexes, Reader, Unreadable
+from zos.world import placement
+from zos.world.store import Indexes, Reader
 
 INDEXES = (
+    *placement.INDEXES,
     Indexes(
         NodeWorkload,
         {
@@ -122,14 +122,7 @@ def _settled(workload: NodeWorkload) -> bool:
 
 def _given_up(workload: OnNode, world: Reader) -> bool:
     """Whether an administrator has let go of the node: what its user wanted gone counts as gone."""
-    if not workload.going:
-        return False
-    try:
-        if world.view(GridNode, "", workload.namespace.removeprefix(NODE_PREFIX), lambda node: node.abandoned) is False:
-            return False
-    except Unreadable:
-        return False
-    return all(world.where_view(GridNode, "namespace", workload.namespace, lambda node: node.abandoned))
+    return workload.going and placement.given_up(world, workload.namespace)
 
 
 def _running(node: GridNode) -> tuple[Quarantined, ...]:
@@ -149,7 +142,7 @@ def _keys(node: GridNode, entry: Quarantined) -> list[str]:
 def _numbers(node: GridNode) -> frozenset[int]:
     """Lenient: what is no address is passed over."""
     found = [nic.ipv4 for entry in _running(node) for nic in _public(entry) if nic.ipv4]
-    return frozenset(int(IPv4Address(text)) for text in found if _is_ipv4(text))
+    return frozenset(int(ipv4_of(text)) for text in found if _is_ipv4(text))
 
 
 def _is_ipv4(text: str) -> bool:

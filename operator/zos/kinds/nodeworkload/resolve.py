@@ -9,13 +9,13 @@ from zos.api.network import Network
 from zos.api.nodeworkload import NodeWorkload
 from zos.api.zmachine import ZMachine
 from zos.api.zmount import ZMount
-from zos.plan import names
+from zos.world import placement
 from zos.world.resolution import Resolution, ready
 from zos.world.store import Indexes, Reader
 
 INDEXES = (
+    *placement.INDEXES,
     Indexes(Namespace),
-    Indexes(GridNode, {"namespace": lambda node: {names.node_namespace(node.name): (node.abandoned, node.knows_words)}}),
     Indexes(Network),
     Indexes(ZMachine),
     Indexes(ZMount),
@@ -29,9 +29,7 @@ def _attended(workload: NodeWorkload, world: Reader) -> bool:
     goes, and the agent's rights with it, nobody else is left to do it."""
     if world.view(Namespace, "", workload.namespace, lambda namespace: namespace.deleting) is not False:
         return False
-    nodes = world.where_view(GridNode, "namespace", workload.namespace, lambda node: node.abandoned)
-    unread = (names.node_namespace(key.name) == workload.namespace for key in world.unreadable(GridNode))
-    return any(not abandoned for abandoned in nodes) or any(unread)
+    return not placement.given_up(world, workload.namespace)
 
 
 def resolve(workload: NodeWorkload, world: Reader) -> Resolution:
