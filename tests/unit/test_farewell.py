@@ -14,6 +14,8 @@ from zos.api.meta import ABANDON
 from zos.api.nodeworkload import NodeWorkload
 from zos.api.zmount import ZMount
 from zos.controller.farewell import Farewell
+from zos.plan import names
+from zos.world import placement
 from zos.world.store import World
 
 _CASES = Path(__file__).parent.parent / "golden" / "vanished.yaml"
@@ -92,3 +94,14 @@ def test_a_node_does_not_leave_before_a_workload_that_can_not_be_read(world: Wor
     assert not any(hold.storage for hold in found.status.holds)
     assert "can't be read" in " ".join(resolve(leaving(found), world).waits_for)
     assert not resolve(leaving(found, **{ABANDON: found.uid}), world).waits_for
+
+
+def test_a_node_that_can_not_be_read_was_not_given_up_whatever_it_is_called(world: World) -> None:
+    named = node(world).model_copy(update={"metadata": node(world).metadata.model_copy(update={"name": "b.with.dots"})})
+    namespace = names.node_namespace(named.name)
+    assert namespace != f"zos-node-{named.name}"
+    reader = world.reader(ZMount.key_of("default", "data"))
+    unread(world, named)
+    assert not placement.given_up(reader, namespace)
+    world.remove(named.key)
+    assert placement.given_up(reader, namespace)
