@@ -9,6 +9,7 @@ from typing import Any
 
 from nacl.public import PrivateKey
 
+from zos.api import names
 from zos.api.contract import Claim, ClaimHolder, ClaimSpec
 from zos.api.core import Secret
 from zos.api.meta import Condition, Meta, OwnerReference
@@ -16,7 +17,6 @@ from zos.api.nodeworkload import MachineState, MountState, NodeWorkload, NodeWor
 from zos.controller.main import resolved
 from zos.controller.registry import KINDS
 from zos.controller.secrets import contents, seal
-from zos.plan import names
 from zos.world.conditions import conditions
 from zos.world.resolution import Resolution, Workload
 from zos.world.store import World

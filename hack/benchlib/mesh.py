@@ -17,10 +17,10 @@ from benchlib.progress import Progress
 from benchlib.table import Row, ratio
 from gridlib.layout import UNDERLAY
 from gridlib.tools import Tools
+from zos.api import names
 from zos.api.network import Network
 from zos.api.nodeworkload import NodeWorkload
 from zos.kube.client import Access, Client
-from zos.plan import names
 
 NODES = ("n1", "n2", "n3")
 NETWORKS = 9

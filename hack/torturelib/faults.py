@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 
 from gridlib.layout import GridError
 from torturelib.chaos import Action, Refused
-from zos.plan import names
+from zos.api import names
 
 if TYPE_CHECKING:
     from torturelib.truth import Truth

@@ -12,6 +12,7 @@ from apiserver import running
 from torturelib import chaos
 from torturelib.chaos import Action, Invariant, Refused, Scenario
 from torturelib.simulated import NAMESPACE, USERS, Simulated, world
+from zos.api import names
 from zos.api.contract import Claim, Contract, NameContract
 from zos.api.gridnode import GridNode
 from zos.api.meta import Object
@@ -20,7 +21,6 @@ from zos.api.nodeworkload import NodeWorkload
 from zos.api.publicip import PublicIP
 from zos.api.zmachine import ZMachine
 from zos.api.zmount import ZMount
-from zos.plan import names
 from zos.plan.items import WireGuard
 from zos.simulation import grid as simulated
 

@@ -7,7 +7,7 @@ from collections import Counter
 from typing import TYPE_CHECKING
 
 from torturelib.chaos import Invariant
-from zos.plan import names
+from zos.api import names
 
 if TYPE_CHECKING:
     from torturelib.truth import Truth

@@ -12,7 +12,7 @@ from typing import Any
 from harness import IMAGE, Grid, obj
 from torturelib import chaos, faults, invariants
 from torturelib.chaos import Scenario, Unseen
-from zos.plan import names
+from zos.api import names
 
 NODES = ("n1", "n2", "n3")
 PATIENCE = 120.0  # seconds in which everything is well again

@@ -16,13 +16,13 @@ from zos.agent.agent import Agent
 from zos.agent.composition import kind_of
 from zos.agent.settings import Settings as AgentSettings
 from zos.agent.simulation import Node, drivers
+from zos.api import names
 from zos.api.gridnode import GridNode
 from zos.api.meta import API_VERSION
 from zos.controller.main import Controller
 from zos.controller.main import Settings as ControllerSettings
 from zos.drivers.keyring import Keyring
 from zos.kube.client import Access, Client
-from zos.plan import names
 
 
 @dataclass

@@ -20,6 +20,7 @@ from zos.agent.agent import Agent
 from zos.agent.composition import kind_of
 from zos.agent.settings import Settings
 from zos.agent.simulation import Node, digest_of, drivers
+from zos.api import names
 from zos.api.core import Lease
 from zos.api.gridnode import GridNode, Quarantined
 from zos.api.meta import AGENT_FINALIZER
@@ -27,7 +28,6 @@ from zos.api.nodeworkload import NodeWorkload
 from zos.api.rbac import agent_objects
 from zos.drivers.keyring import Keyring
 from zos.kube.client import Access, ApiError, Client
-from zos.plan import names
 from zos.plan.items import Disk, Domain, Image
 
 

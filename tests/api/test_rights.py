@@ -15,10 +15,10 @@ import pytest
 import yaml
 
 from apiserver import ApiServer
+from zos.api import names
 from zos.api.gridnode import GridNodeStatus
 from zos.api.meta import AGENT_FINALIZER, API_VERSION, CONTROLLER_FINALIZER
 from zos.api.rbac import AGENT, agent_objects, controller_objects
-from zos.plan import names
 
 COMMITTED = Path(__file__).parent / "agent-rights.yaml"
 ZOS = f"/apis/{API_VERSION}"

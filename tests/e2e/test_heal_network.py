@@ -12,7 +12,7 @@ from dataclasses import dataclass
 import pytest
 
 from harness import IMAGE, Grid, obj, until
-from zos.plan import names
+from zos.api import names
 
 NODES = ("n1", "n2", "n3")  # n3 is hidden, and behind a NAT that lets nothing in
 

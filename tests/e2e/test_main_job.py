@@ -9,7 +9,7 @@ from collections.abc import Iterator
 import pytest
 
 from harness import CHECKOUT, IMAGE, Grid, obj, sh, until
-from zos.plan import names
+from zos.api import names
 
 NODES = ("n1", "n2", "n3")
 

@@ -17,8 +17,8 @@ import pytest
 import frames
 from frames import Party
 from harness import IMAGE, Grid, obj, sh, until
+from zos.api import names
 from zos.api.publicip import slaac
-from zos.plan import names
 
 OUTSIDE, OUTSIDE6 = "203.0.113.130", "2001:db8:ff::2"
 #: Runs what is posted to it: a machine whose owner is up to something.

@@ -15,6 +15,7 @@ from typing import TypeVar
 
 import pytest
 
+from zos.api import names
 from zos.api.nodeworkload import EgressOnNode, NetworkOnNode, NodeWorkload
 from zos.drivers import Driver, netns
 from zos.drivers.firewall import FirewallDriver
@@ -22,7 +23,6 @@ from zos.drivers.link import LinkDriver
 from zos.drivers.prefixes import PrefixDriver
 from zos.drivers.sysctl import SysctlDriver
 from zos.kinds.network.lower import lower
-from zos.plan import names
 from zos.plan.diff import diff
 from zos.plan.facts import Facts
 from zos.plan.items import WireGuard

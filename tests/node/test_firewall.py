@@ -11,9 +11,9 @@ from pathlib import Path
 
 import pytest
 
+from zos.api import names
 from zos.drivers import DriverError
 from zos.drivers.firewall import FirewallDriver
-from zos.plan import names
 from zos.plan.diff import Op, diff
 from zos.plan.items import Firewall
 

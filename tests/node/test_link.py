@@ -14,10 +14,10 @@ from pathlib import Path
 
 import pytest
 
+from zos.api import names
 from zos.drivers import DriverError, netns
 from zos.drivers.link import LinkDriver, find
 from zos.drivers.sysctl import SysctlDriver
-from zos.plan import names
 from zos.plan.diff import Op, diff
 from zos.plan.items import Bridge, Item, Netns, Route, Sysctl, Tap, Veth
 from zos.plan.order import schedule

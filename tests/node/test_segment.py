@@ -10,10 +10,10 @@ from collections.abc import AsyncIterator
 
 import pytest
 
+from zos.api import names
 from zos.drivers import DriverError
 from zos.drivers.link import LinkDriver
 from zos.drivers.segment import SegmentDriver
-from zos.plan import names
 from zos.plan.diff import Op, diff
 from zos.plan.items import Item, Segment, Tap
 from zos.plan.order import schedule

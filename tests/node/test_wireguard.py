@@ -15,10 +15,10 @@ from pathlib import Path
 
 import pytest
 
+from zos.api import names
 from zos.drivers import DriverError, netns
 from zos.drivers.keyring import Keyring
 from zos.drivers.wireguard import WireGuardDriver, probe
-from zos.plan import names
 from zos.plan.diff import diff
 from zos.plan.items import WireGuard, WireGuardPeer
 

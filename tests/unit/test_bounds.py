@@ -19,6 +19,7 @@ from fixpoint import resolve as resolved
 from fixpoint import settle
 from zos.agent.nodestatus import ours
 from zos.agent.surroundings import nameservers
+from zos.api import names
 from zos.api.core import NoText, Secret
 from zos.api.crd import KINDS, crd
 from zos.api.gridnode import GridNode, GridNodeStatus
@@ -30,7 +31,6 @@ from zos.controller.registry import KINDS as RESOLVED
 from zos.controller.registry import indexes
 from zos.kinds.gridnode.resolve import resolve
 from zos.kinds.network.topology import Member, endpoint
-from zos.plan import names
 from zos.world.conditions import conditions
 from zos.world.resolution import waiting
 from zos.world.store import World

@@ -9,12 +9,12 @@ import pytest
 
 from cases import load, world_of
 from fixpoint import resolve, settle
+from zos.api import names
 from zos.api.gridnode import GridNode
 from zos.api.meta import ABANDON
 from zos.api.nodeworkload import NodeWorkload
 from zos.api.zmount import ZMount
 from zos.controller.farewell import Farewell
-from zos.plan import names
 from zos.world import placement
 from zos.world.store import World
 

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from dataclasses import replace
 
+from zos.api import names
 from zos.api.meta import Meta, Reason
 from zos.api.nodeworkload import MachineOnNode, NodeWorkload, NodeWorkloadSpec, Owner
 from zos.kinds.zmachine.lifecycle import LOOP
 from zos.kinds.zmachine.lower import lower, report
-from zos.plan import names
 from zos.plan.facts import DomainFact, Facts, ImageFact
 from zos.plan.items import Disk, Domain
 from zos.plan.outcome import Outcome

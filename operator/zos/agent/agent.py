@@ -20,6 +20,7 @@ from zos.agent.settings import Settings
 from zos.agent.snapshot import Snapshot
 from zos.agent.statuses import Statuses
 from zos.agent.workloads import Workloads
+from zos.api import names
 from zos.api.core import Lease
 from zos.api.gridnode import GridNode, NodeFeatures, QuarantineOrder
 from zos.api.meta import Key, Reason
@@ -32,7 +33,6 @@ from zos.kube import lease
 from zos.kube.client import ApiError, Client, Raw, Unavailable
 from zos.kube.informer import Informer
 from zos.kube.watches import Watched
-from zos.plan import names
 from zos.plan.diff import Op
 from zos.plan.facts import Facts, Family, ImageFact
 from zos.world.resolution import waiting

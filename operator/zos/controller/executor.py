@@ -16,6 +16,7 @@ from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
+from zos.api import names
 from zos.api.contract import Claim
 from zos.api.core import Secret
 from zos.api.gridnode import GridNode
@@ -31,7 +32,6 @@ from zos.controller.secrets import contents, seal
 from zos.controller.writing import MANAGER, Absorb, Changed, every, finalizers
 from zos.kube.client import ApiError, Client, NotFound, Raw, Unavailable
 from zos.kube.lease import now
-from zos.plan import names
 from zos.world.conditions import conditions
 from zos.world.resolution import Resolution, SecretWanted, Verdict, Workload
 from zos.world.store import World

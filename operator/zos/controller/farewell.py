@@ -11,6 +11,7 @@ from collections.abc import Mapping
 from enum import Enum
 from typing import Any
 
+from zos.api import names
 from zos.api.contract import Claim, ClaimHolder
 from zos.api.core import CustomResourceDefinition, Namespace
 from zos.api.gridnode import GridNode
@@ -21,7 +22,6 @@ from zos.controller.ledger import Lost
 from zos.controller.registry import KINDS
 from zos.controller.writing import MANAGER, Absorb, finalizers
 from zos.kube.client import Client, NotFound, Raw, path_of
-from zos.plan import names
 from zos.world.heartbeat import Heartbeat
 from zos.world.resolution import Resolution, Verdict
 from zos.world.store import World

@@ -13,6 +13,7 @@ from dataclasses import dataclass, replace
 from prometheus_client import REGISTRY
 from pydantic import ValidationError
 
+from zos.api import names
 from zos.api.contract import Claim
 from zos.api.core import Lease
 from zos.api.gridnode import GridNode
@@ -34,7 +35,6 @@ from zos.kube.informer import Informer
 from zos.kube.lease import now
 from zos.kube.queue import Queue
 from zos.kube.watches import Watched
-from zos.plan import names
 from zos.world.heartbeat import Heartbeat
 from zos.world.resolution import Resolution, waiting
 from zos.world.store import Reader, Unreadable, World

@@ -21,7 +21,7 @@ from zos.drivers.process import ProcessError, run
 
 _T = TypeVar("_T")
 
-#: Not a name of a workload's table: those are plan/names.py's, and have owners.
+#: Not a name of a workload's table: those are api/names.py's, and have owners.
 TABLE = "zos-fetch"
 _TRIES = 5
 _IPV6 = Path("/proc/net/if_inet6")

@@ -21,7 +21,7 @@ from zos.plan.items import Firewall, Item
 
 _HEADER = re.compile(r"^table (?P<family>\S+) (?P<name>\S+) \{$")
 _MARK = re.compile(r'^\tcomment "zos (?P<digest>[0-9a-f]{32}) (?P<owner>\S*)"$', re.MULTILINE)
-#: Names that plan/names.py gives to tables.
+#: Names that api/names.py gives to tables.
 _OURS = re.compile(r"zos-[a-z2-7]{10}(-\S+)?")
 
 

@@ -21,16 +21,16 @@ from typing import Any, ClassVar
 from pyroute2 import AsyncIPRoute
 from pyroute2.netlink.exceptions import NetlinkError
 
+from zos.api import names
 from zos.drivers import DriverError, netns
 from zos.drivers.process import ProcessError, run
-from zos.plan import names
 from zos.plan.diff import Observed, Op
 from zos.plan.items import Bridge, Item, Netns, Route, Tap, Veth
 
 ALIAS = "zos:"
 #: Routes with this protocol number are ours (iproute2 leaves 3..255 to administrators; /etc/iproute2/rt_protos).
 ROUTE_PROTOCOL = 122
-#: Names that plan/names.py gives to links in the node's own namespace: ours even where a crash left no alias.
+#: Names that api/names.py gives to links in the node's own namespace: ours even where a crash left no alias.
 _NAME = re.compile(r"[blu]-[a-z2-7]{10}|t-[a-z2-7]{10}-\d+")
 #: Bridges on the segments of the node's own NICs: drivers/segment.py.
 SEGMENT = re.compile(r"p-[a-z2-7]{10}")

@@ -22,7 +22,7 @@ from zos.drivers.process import run
 
 T = TypeVar("T")
 
-#: Names that plan/names.py gives to routers.
+#: Names that api/names.py gives to routers.
 _OURS = re.compile(r"zos-[a-z2-7]{10}")
 _CLONE_NEWNET = 0x40000000
 _libc = ctypes.CDLL(None, use_errno=True)

@@ -13,9 +13,9 @@ from typing import Any, ClassVar
 from pyroute2 import AsyncIPRoute
 from pyroute2.netlink.exceptions import NetlinkError
 
+from zos.api import names
 from zos.drivers import DriverError, netns
 from zos.drivers.link import ALIAS, SEGMENT, Link, find, gone_is_fine, no_addresses_of_its_own
-from zos.plan import names
 from zos.plan.diff import Observed, Op
 from zos.plan.items import Item, Segment
 

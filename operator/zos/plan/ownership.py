@@ -13,9 +13,9 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 
+from zos.api import names
 from zos.api.gridnode import Quarantined, QuarantinedNic, QuarantineOrder
 from zos.api.nodeworkload import NodeWorkload, NodeWorkloadSpec, Owner
-from zos.plan import names
 from zos.plan.diff import Observed, Op
 from zos.plan.items import Disk, Domain, Netns, Segment, Tap, WireGuard
 

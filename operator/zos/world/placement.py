@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Iterable
 from dataclasses import dataclass
 
+from zos.api import names
 from zos.api.gridnode import GridNode, NodeHold, Resources
 from zos.api.meta import Reason, format_quantity
-from zos.plan import names
 from zos.world.heartbeat import Heartbeat
 from zos.world.resolution import Verdict, waiting
 from zos.world.store import Indexes, Reader

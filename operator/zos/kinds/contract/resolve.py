@@ -12,12 +12,12 @@ from collections.abc import Container, Iterator, Mapping, Sequence
 from ipaddress import IPv4Address
 from itertools import chain, islice
 
+from zos.api import names
 from zos.api.contract import Claim, Contract, ContractAddress, ContractStatus
 from zos.api.core import Namespace
 from zos.api.farm import Farm, FarmSpec, ipv4_of
 from zos.api.meta import Reason
 from zos.api.publicip import PublicAddress, PublicIP
-from zos.plan import names
 from zos.world import publicuse
 from zos.world.resolution import ClaimWanted, Resolution, Verdict, ready, waiting
 from zos.world.store import Indexes, Reader, Unreadable

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from zos.api import names
 from zos.api.core import Namespace
 from zos.api.gridnode import GridNode, NodeHold, Resources
 from zos.api.meta import ABANDON, Condition, Object, Reason
@@ -10,7 +11,6 @@ from zos.api.nodeworkload import NodeWorkload
 from zos.api.rbac import agent_objects
 from zos.api.zmachine import ZMachine
 from zos.api.zmount import ZMount
-from zos.plan import names
 from zos.world.heartbeat import Heartbeat
 from zos.world.resolution import Resolution, Verdict, ready, waiting
 from zos.world.store import Indexes, Reader, Unreadable

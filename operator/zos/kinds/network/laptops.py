@@ -5,13 +5,13 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 
+from zos.api import names
 from zos.api.core import Secret
 from zos.api.meta import Reason
 from zos.api.network import Network, NetworkAccessStatus
 from zos.api.text import is_key, is_name
 from zos.kinds.network.problems import Problems
 from zos.kinds.network.topology import Member, laptop_file
-from zos.plan import names
 from zos.world.resolution import PRIVATE_KEY, SecretWanted
 from zos.world.store import Reader
 

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from ipaddress import IPv4Address, IPv4Network
 
+from zos.api import names
 from zos.api.meta import Reason
 from zos.api.network import WIREGUARD_RANGE
 from zos.api.nodeworkload import NetworkOnNode, NetworkState, NodeWorkload
 from zos.kinds import Report
 from zos.kinds.network import egress
-from zos.plan import names
 from zos.plan.facts import Facts
 from zos.plan.items import Bridge, Firewall, Item, Netns, Route, Sysctl, Veth, WireGuard, WireGuardPeer
 from zos.plan.lowered import Lowered

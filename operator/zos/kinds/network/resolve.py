@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from ipaddress import IPv4Network
 
+from zos.api import names
 from zos.api.core import Secret
 from zos.api.gridnode import Endpoint, GridNode, NodeHold
 from zos.api.meta import Reason
@@ -16,7 +17,6 @@ from zos.api.zmachine import ZMachine
 from zos.kinds.network import egress, laptops
 from zos.kinds.network.problems import Problems
 from zos.kinds.network.topology import Caller, Member, endpoint, subranges, topology, wireguard_address
-from zos.plan import names
 from zos.world import quarantine
 from zos.world.heartbeat import Heartbeat
 from zos.world.resolution import Hold, Notice, Resolution, Verdict, Workload, ready, waiting

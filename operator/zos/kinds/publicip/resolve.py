@@ -5,12 +5,12 @@ from __future__ import annotations
 from dataclasses import dataclass
 from ipaddress import IPv4Address
 
+from zos.api import names
 from zos.api.contract import Contract, ContractAddress
 from zos.api.farm import Farm, FarmSpec, ipv4_of
 from zos.api.meta import Reason
 from zos.api.publicip import PublicAddress, PublicIP, PublicIPStatus, slaac
 from zos.api.zmachine import ZMachine
-from zos.plan import names
 from zos.world import publicuse
 from zos.world.resolution import Hold, Resolution, Verdict, ready, waiting
 from zos.world.store import Indexes, Reader

@@ -7,13 +7,13 @@ from dataclasses import dataclass, replace
 from ipaddress import ip_address
 from pathlib import PurePosixPath
 
+from zos.api import names
 from zos.api.meta import Reason
 from zos.api.network import WIREGUARD_RANGE
 from zos.api.nodeworkload import MachineOnNode, NodeWorkload
 from zos.kinds.zmachine import guard
 from zos.kinds.zmachine.lifecycle import course
 from zos.kinds.zmachine.state import report as report
-from zos.plan import names
 from zos.plan.facts import Facts, ImageFact, Unknown
 from zos.plan.guest import LIMIT, GuestConfig, GuestFile, GuestInterface, GuestMount, GuestRoute
 from zos.plan.items import Bridge, Disk, Domain, File, Firewall, GuestDisk, GuestNic, Image, Item, Segment, Tap

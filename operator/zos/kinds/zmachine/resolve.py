@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from functools import partial
 from ipaddress import IPv4Address, IPv4Network
 
+from zos.api import names
 from zos.api.core import Secret
 from zos.api.gridnode import GUEST_OVERHEAD, GridNode, NodeHold, Resources
 from zos.api.meta import RESTARTED_AT, Condition, Reason
@@ -16,7 +17,6 @@ from zos.api.zmachine import RunPolicy, ZMachine, ZMachineStatus, minimum_root_s
 from zos.api.zmount import ZMount
 from zos.kinds.zmachine import publicaddress
 from zos.kinds.zmachine.publicaddress import Public
-from zos.plan import names
 from zos.world import placement, quarantine
 from zos.world.heartbeat import Heartbeat
 from zos.world.quarantine import Inheritance

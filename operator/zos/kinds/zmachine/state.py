@@ -5,11 +5,11 @@ from __future__ import annotations
 from dataclasses import replace
 from datetime import UTC, datetime
 
+from zos.api import names
 from zos.api.meta import Condition, Reason
 from zos.api.nodeworkload import MachineOnNode, MachineState, NodeWorkload, Owner
 from zos.api.zmachine import RunPolicy
 from zos.kinds import Report
-from zos.plan import names
 from zos.plan.facts import DomainFact, Facts, ImageFact
 from zos.plan.items import Image
 from zos.plan.lowered import Lowered

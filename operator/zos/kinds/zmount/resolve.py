@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from zos.api import names
 from zos.api.gridnode import GridNode, NodeHold, Resources
 from zos.api.meta import Reason
 from zos.api.nodeworkload import MountOnNode, NodeWorkload
 from zos.api.zmachine import ZMachine
 from zos.api.zmount import ZMount, ZMountStatus
-from zos.plan import names
 from zos.world import placement, quarantine
 from zos.world.heartbeat import Heartbeat
 from zos.world.resolution import Hold, Resolution, Verdict, Workload, ready, waiting
