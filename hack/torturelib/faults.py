@@ -139,6 +139,7 @@ async def delete_by_hand(world: Truth, chance: Random) -> str:
             ("ip", "-n", router, "link", "delete", names.wireguard(uid)),
             ("ip", "-n", router, "route", "flush", "dev", names.wireguard(uid)),
             ("ip", "-n", router, "address", "flush", "dev", "lan"),
+            ("ip", "-n", router, "route", "flush", "dev", "lan"),
             ("ip", "netns", "exec", router, "nft", "flush", "ruleset"),
             ("nft", "flush", "ruleset"),
             ("ip", "link", "delete", names.bridge(uid)),

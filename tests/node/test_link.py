@@ -110,6 +110,9 @@ async def test_a_router_is_made_works_and_is_left_alone(driver: LinkDriver) -> N
         (f"ip -n {ROUTER} route replace default dev wan proto 122", {"update route"}),
         (f"ip -n {ROUTER} address del 10.99.4.1/24 dev lan", {"update link"}),
         (f"ip -n {ROUTER} address add 10.99.5.1/24 dev lan", {"update link"}),
+        (f"ip -n {ROUTER} route flush dev lan", {"update link"}),
+        (f"ip -n {ROUTER} route flush dev wan", {"update link", "create route"}),
+        (f"ip route flush dev {WAN}", {"update link"}),
         (f"ip link set {TAP} nomaster", {"update link"}),
         (f"ip link set {TAP} type bridge_slave group_fwd_mask 0", {"update link"}),
         (f"ip link set {LAN} down", {"update link"}),
@@ -134,6 +137,9 @@ async def test_drift_of_every_kind_is_mended_and_nothing_else_touched(driver: Li
             break
     assert await converge(driver, *ALL) == []
     assert set(done) == mends
+    connected = sh(f"ip -n {ROUTER} route show proto kernel")
+    assert "10.99.4.0/24 dev lan" in connected
+    assert "100.126.255.0/31 dev wan" in connected
     assert "1 received" in sh(f"ip netns exec {ROUTER} ping -c1 -W1 100.126.255.0")
 
 

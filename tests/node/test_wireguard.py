@@ -166,6 +166,7 @@ async def test_a_killed_process_comes_back_with_what_it_had_learned(place: Place
         f"ip -n {A} link del {WG_A}",
         f"ip -n {A} link set {WG_A} down",
         f"ip -n {A} route del 10.98.0.0/16",
+        f"ip -n {A} route flush dev {WG_A}",
         f"ip -n {A} address flush dev {WG_A}",
         f"ip -n {A} address add 10.97.0.1/24 dev {WG_A}",
         f"ip -n {A} link set {WG_A} mtu 1300",
@@ -180,7 +181,7 @@ async def test_drift_heals(place: Place, harm: str) -> None:
     await asyncio.sleep(0.1)
     with contextlib.suppress(DriverError):
         await place.converge(place.a, place.b)
-    await until(lambda: ping(A, "10.98.5.1"), 12)  # a handshake that got lost is tried again after 5 s
+    await until(lambda: ping(A, "10.98.5.1") and ping(B, "10.98.4.1"), 12)  # a lost handshake is tried again after 5 s
     await place.converge(place.a, place.b)
     assert await place.converge(place.a, place.b) == []
 

@@ -22,7 +22,7 @@ from pyroute2 import AsyncIPRoute
 from pyroute2.netlink.exceptions import NetlinkError
 
 from zos.api import names
-from zos.drivers import DriverError, netns
+from zos.drivers import DriverError, addresses, netns
 from zos.drivers.process import ProcessError, run
 from zos.plan.diff import Observed, Op
 from zos.plan.items import Bridge, Item, Netns, Route, Tap, Veth
@@ -41,7 +41,6 @@ GROUP_FORWARD = 0xFFF8
 _IFF_UP = 1
 _AF_INET, _AF_INET6 = 2, 10
 _RT_TABLE_MAIN = 254
-_SCOPE_LINK = 253
 
 
 class Link:
@@ -72,20 +71,16 @@ class Link:
 class _Space:
     """A namespace as the kernel shows it."""
 
-    def __init__(self, name: str, links: list[Link], addresses: list[Any], routes: list[Any]) -> None:
+    def __init__(self, name: str, links: list[Link], messages: list[Any], routes: list[Any]) -> None:
         self.name = name
         self.links = {link.index: link for link in links}
         self.by_name = {link.name: link for link in links}
-        self.routes = routes
-        self._addresses: dict[int, set[str]] = {}
-        for message in addresses:
-            if message["scope"] != _SCOPE_LINK:
-                local = message.get_attr("IFA_LOCAL") or message.get_attr("IFA_ADDRESS")
-                self._addresses.setdefault(message["index"], set()).add(f"{local}/{message['prefixlen']}")
+        self.routes = [message for message in routes if message["proto"] == ROUTE_PROTOCOL]
+        self._addresses = addresses.working(messages, routes)
 
     def addresses(self, link: Link, wanted: Sequence[str]) -> tuple[str, ...]:
         """In the words of ``wanted`` where they mean the same."""
-        found = self._addresses.get(link.index, set())
+        found = self._addresses.get(link.index, frozenset())
         if found == {str(ip_interface(address)) for address in wanted}:
             return tuple(wanted)
         return tuple(sorted(found))
@@ -173,11 +168,9 @@ async def _look(name: str) -> _Space | None:
     try:
         async with netns.netlink(name) as sock:
             links = [Link(name, message) async for message in await sock.get_links()]
-            addresses = [message async for message in await sock.get_addr()]
-            routes = [
-                message async for message in await sock.get_routes(table=_RT_TABLE_MAIN) if message["proto"] == ROUTE_PROTOCOL
-            ]
-            return _Space(name, links, addresses, routes)
+            messages = [message async for message in await sock.get_addr()]
+            routes = [message async for message in await sock.get_routes(table=_RT_TABLE_MAIN)]
+            return _Space(name, links, messages, routes)
     except (DriverError, FileNotFoundError):
         return None
 
@@ -294,22 +287,10 @@ async def _make_veth(item: Veth) -> None:
             master = (await _need(sock, item.netns, item.bridge)).index
         if (link.master or 0) != master:
             await sock.link("set", index=link.index, master=master)
-        await _set_addresses(other, peer, item.peer_addresses)
+        await addresses.put(other, peer.index, item.peer_addresses)
         await other.link("set", index=peer.index, mtu=item.mtu, state="up", IFLA_IFALIAS=ALIAS + item.owner)
-        await _set_addresses(sock, link, item.addresses)
+        await addresses.put(sock, link.index, item.addresses)
         await sock.link("set", index=link.index, mtu=item.mtu, state="up", IFLA_IFALIAS=ALIAS + item.owner)
-
-
-async def _set_addresses(sock: AsyncIPRoute, link: Link, wanted: Sequence[str]) -> None:
-    messages = [message async for message in await sock.get_addr(index=link.index)]
-    found = _Space("", [link], messages, []).addresses(link, ())
-    right = {str(ip_interface(address)) for address in wanted}
-    for address in right - set(found):
-        interface = ip_interface(address)
-        await sock.addr("add", index=link.index, address=str(interface.ip), prefixlen=interface.network.prefixlen)
-    for address in set(found) - right:
-        interface = ip_interface(address)
-        await sock.addr("del", index=link.index, address=str(interface.ip), prefixlen=interface.network.prefixlen)
 
 
 async def _make_route(item: Route) -> None:

@@ -21,7 +21,7 @@ from typing import Any, ClassVar, Literal
 
 from pyroute2.netlink.exceptions import NetlinkError
 
-from zos.drivers import DriverError, netns
+from zos.drivers import DriverError, addresses, netns
 from zos.drivers.keyring import Keyring
 from zos.drivers.process import ProcessError, run
 from zos.drivers.service import Supervised, Supervisor
@@ -228,14 +228,10 @@ class WireGuardDriver:
         _replace(directory / "card", json.dumps(card))
 
     async def _trim(self, item: WireGuard) -> None:
-        """Takes addresses and routes off a running interface that it should not have; ``setup`` adds the missing ones."""
+        """Gives a running interface its addresses, and takes away routes that it should not have; ``setup`` adds what lacks."""
         async with netns.netlink(item.netns) as sock:
             (index,) = await sock.link_lookup(ifname=item.name)
-            right = {str(ip_interface(address)) for address in item.addresses}
-            async for message in await sock.get_addr(index=index, family=2):
-                address, length = message.get_attr("IFA_ADDRESS"), message["prefixlen"]
-                if f"{address}/{length}" not in right:
-                    await sock.addr("del", index=index, address=address, prefixlen=length)
+            await addresses.put(sock, index, item.addresses)
             for route in await _routes(sock, index):
                 if route not in {str(ip_network(wanted)) for wanted in item.routes}:
                     await sock.route("del", dst=route, oif=index, proto=ROUTE_PROTOCOL)
@@ -336,14 +332,10 @@ async def _interface_right(item: WireGuard) -> bool:
         async with netns.netlink(item.netns) as sock:
             for index in await sock.link_lookup(ifname=item.name):
                 (link,) = [message async for message in await sock.get_links(index)]
-                found = {
-                    f"{message.get_attr('IFA_ADDRESS')}/{message['prefixlen']}"
-                    async for message in await sock.get_addr(index=index, family=2)
-                }
                 return (
                     bool(link["flags"] & 1)
                     and link.get_attr("IFLA_MTU") == item.mtu
-                    and found == {str(ip_interface(address)) for address in item.addresses}
+                    and await addresses.look(sock, index) == {str(ip_interface(address)) for address in item.addresses}
                     and set(await _routes(sock, index)) == {str(ip_network(route)) for route in item.routes}
                 )
     except (DriverError, NetlinkError, OSError):

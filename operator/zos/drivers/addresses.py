@@ -1,0 +1,67 @@
+"""Addresses of interfaces, as far as they work.
+
+The kernel routes an address's network into its interface when the address is added to it, and never again. Where somebody
+took that route away, the address is still shown, and nobody in its network is answered: such an address counts as missing.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from ipaddress import ip_interface
+from typing import Any
+
+from pyroute2 import AsyncIPRoute
+
+_RT_TABLE_MAIN = 254
+_RTPROT_KERNEL = 2
+_SCOPE_LINK = 253
+
+
+def working(addresses: Iterable[Any], routes: Iterable[Any]) -> Mapping[int, frozenset[str]]:
+    """Index of an interface → its working addresses, CIDRs. Link-local ones are the kernel's own affair and left out.
+
+    ``addresses`` and ``routes`` (of the main table) are netlink's messages of one namespace.
+    """
+    connected = {
+        (route.get_attr("RTA_OIF"), f"{route.get_attr('RTA_DST')}/{route['dst_len']}")
+        for route in routes
+        if route["proto"] == _RTPROT_KERNEL
+    }
+    found: dict[int, set[str]] = {}
+    for message in addresses:
+        if (address := _of(message)) is not None:
+            network = ip_interface(address).network
+            alone = network.prefixlen == network.max_prefixlen  # nobody else is in its network
+            if alone or (message["index"], str(network)) in connected:
+                found.setdefault(message["index"], set()).add(address)
+    return {index: frozenset(those) for index, those in found.items()}
+
+
+async def look(sock: AsyncIPRoute, index: int) -> frozenset[str]:
+    """The working addresses of one interface."""
+    addresses = [message async for message in await sock.get_addr(index=index)]
+    routes = [message async for message in await sock.get_routes(table=_RT_TABLE_MAIN)]
+    return working(addresses, routes).get(index, frozenset())
+
+
+async def put(sock: AsyncIPRoute, index: int, wanted: Iterable[str]) -> None:
+    """Gives an interface exactly these addresses, CIDRs; what doesn't work is added anew. Raises NetlinkError."""
+    right = {str(ip_interface(address)) for address in wanted}
+    there = {_of(message) async for message in await sock.get_addr(index=index) if message["index"] == index}
+    works = await look(sock, index)
+    # What goes, goes first: with the first address of a network its further ones go.
+    for address in there - (right & works) - {None}:
+        await sock.addr("del", index=index, **_words(address))
+    for address in right - works:
+        await sock.addr("add", index=index, **_words(address))
+
+
+def _of(message: Any) -> str | None:
+    if message["scope"] == _SCOPE_LINK:
+        return None
+    return f"{message.get_attr('IFA_LOCAL') or message.get_attr('IFA_ADDRESS')}/{message['prefixlen']}"
+
+
+def _words(address: Any) -> dict[str, Any]:
+    interface = ip_interface(address)
+    return {"address": str(interface.ip), "prefixlen": interface.network.prefixlen}
