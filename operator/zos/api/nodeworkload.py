@@ -32,6 +32,7 @@ from zos.api.text import (
     Time,
     Uid,
     Variable,
+    host,
     otherwise,
 )  # fmt: skip
 from zos.api.zmachine import RunPolicy
@@ -128,6 +129,14 @@ class PublicNic(Model):
 
     ipv6: Cidr | None = None
     """With prefix length. The guest gives it to itself (SLAAC)."""
+
+    @property
+    def ipv4_address(self) -> str | None:
+        return host(self.ipv4) if self.ipv4 else None
+
+    @property
+    def ipv6_address(self) -> str | None:
+        return host(self.ipv6) if self.ipv6 else None
 
 
 class DiskOnNode(Model):

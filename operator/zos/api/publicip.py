@@ -9,7 +9,7 @@ from pydantic import ConfigDict, Field
 
 from zos.api.meta import Model, Object, Status
 from zos.api.schema import AGE, READY, REASON, Column, Rule, named, rules
-from zos.api.text import Cidr, Ipv4, Mac, Name, Uid
+from zos.api.text import Cidr, Ipv4, Mac, Name, Uid, host
 
 
 class PublicIPSpec(Model):
@@ -43,6 +43,11 @@ class PublicAddress(Model):
 
     gateway: Ipv4 | None = None
     """The default route. Absent for IPv6: the machine learns it from router advertisements."""
+
+    @property
+    def ip(self) -> str:
+        """Without prefix length."""
+        return host(self.address)
 
 
 class PublicIPStatus(Status):

@@ -109,6 +109,11 @@ MOST_COUNTED = 2**31 - 1
 Count = Annotated[int, _integer(0, MOST_COUNTED)]
 
 
+def host(cidr: str) -> str:
+    """The address of a `Cidr`, without its prefix length."""
+    return cidr.partition("/")[0]
+
+
 def sentence(words: str) -> str:
     """As much of a message as admission takes."""
     return words if len(words) <= _MESSAGE else words[: _MESSAGE - 1] + "…"

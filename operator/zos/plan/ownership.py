@@ -37,7 +37,7 @@ class Origin(Owner):
             [QuarantinedNic(mac=nic.mac, network_uid=nic.network_uid, ipv4=nic.ip) for nic in machine.nics] if machine else []
         )
         if machine is not None and (public := machine.public_nic) is not None:
-            nics.append(QuarantinedNic(mac=public.mac, ipv4=public.ipv4.partition("/")[0] if public.ipv4 else None))
+            nics.append(QuarantinedNic(mac=public.mac, ipv4=public.ipv4_address))
         return cls(kind=owner.kind, namespace=owner.namespace, name=owner.name, uid=owner.uid, nics=tuple(nics))
 
 

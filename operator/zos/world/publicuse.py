@@ -93,7 +93,7 @@ def numbers(farm: str, world: Reader, *, tracked: bool = False) -> frozenset[int
 
 def _address(workload: NodeWorkload) -> str | None:
     nic = workload.spec.machine.public_nic if workload.spec.machine is not None else None
-    return nic.ipv4.partition("/")[0] if nic is not None and nic.ipv4 else None
+    return nic.ipv4_address if nic is not None else None
 
 
 def _number(workload: NodeWorkload) -> int | None:

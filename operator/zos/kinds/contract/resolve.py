@@ -17,7 +17,7 @@ from zos.api.contract import Claim, Contract, ContractAddress, ContractStatus
 from zos.api.core import Namespace
 from zos.api.farm import Farm, FarmSpec, ipv4_of
 from zos.api.meta import Reason
-from zos.api.publicip import PublicAddress, PublicIP
+from zos.api.publicip import PublicIP
 from zos.world import publicuse
 from zos.world.resolution import ClaimWanted, Resolution, Verdict, ready, waiting
 from zos.world.store import Indexes, Reader, Unreadable
@@ -39,15 +39,11 @@ INDEXES = (
         PublicIP,
         {
             "contract": lambda ip: [f"{ip.namespace}/{ip.spec.contract}"],
-            "address": lambda ip: {f"{ip.namespace}/{ip.spec.contract}": ip.status.ipv4.address} if ip.status.ipv4 else {},
-            "given": lambda ip: {ip.status.farm: _number(ip.status.ipv4)} if ip.status.farm and ip.status.ipv4 else {},
+            "address": lambda ip: {f"{ip.namespace}/{ip.spec.contract}": ip.status.ipv4.ip} if ip.status.ipv4 else {},
+            "given": lambda ip: {ip.status.farm: int(ipv4_of(ip.status.ipv4.ip))} if ip.status.farm and ip.status.ipv4 else {},
         },
     ),
 )
-
-
-def _number(address: PublicAddress) -> int:
-    return int(ipv4_of(address.address.partition("/")[0]))
 
 
 def resolve(contract: Contract, world: Reader) -> Resolution:
@@ -160,7 +156,7 @@ def _grow(
 def _had_before(contract: Contract, spec: FarmSpec, has: Container[IPv4Address], world: Reader) -> list[IPv4Address]:
     """Addresses that were an earlier contract's of its name, which went without a word; those that its PublicIPs have first."""
     name = f"{contract.namespace}/{contract.name}"
-    used = {ipv4_of(one.partition("/")[0]) for one in world.glance_parts(PublicIP, "address", name)}
+    used = {ipv4_of(one) for one in world.glance_parts(PublicIP, "address", name)}
     claims = world.where_view(Claim, "name", name, lambda claim: (claim.spec.holder, ipv4_of(claim.spec.thing)))
     claimed = {ip for holder, ip in claims if holder.kind == contract.KIND and holder.uid != contract.uid}
     fit = [*sorted(used), *sorted(claimed - used)]

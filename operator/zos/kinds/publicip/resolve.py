@@ -85,7 +85,7 @@ def resolve(ip: PublicIP, world: Reader) -> Resolution:
         else:
             holds = (Hold(contract, ContractAddress(uid=ip.uid, ip=str(address), public_ip=ip.name)),)
             ipv4 = _with_gateway(address, farm, ip.status.ipv4)
-    user = _user(ip, seen.farm, (ipv4.address.partition("/")[0],) if ipv4 else (), world)
+    user = _user(ip, seen.farm, (ipv4.ip,) if ipv4 else (), world)
     status = _used_by(ip, user).model_copy(update={"farm": seen.farm, "mac": names.mac(ip.uid), "ipv4": ipv4, "ipv6": ipv6})
     if problem is None and user is not None and user.left:
         problem = waiting(Reason.QUARANTINED, f"it is used by {user.words}")
@@ -118,7 +118,7 @@ def _user(ip: PublicIP, farm: str | None, addresses: tuple[str, ...], world: Rea
     living: str | None = None
     if ip.status.machine is not None:  # raises where it can't be read: then it is not known that it has let go
         living = world.view(ZMachine, ip.namespace, ip.status.machine, lambda machine: machine.uid)
-    before = ip.status.ipv4.address.partition("/")[0] if ip.status.ipv4 is not None else ""
+    before = ip.status.ipv4.ip if ip.status.ipv4 is not None else ""
     keys = tuple(dict.fromkeys((names.mac(ip.uid), *addresses, *filter(None, (before,)))))
     there = [found for found in publicuse.on_nodes(keys, world) if found.owner.namespace == ip.namespace]
     if there:
@@ -155,7 +155,7 @@ def _free(ip: PublicIP, farm: str, world: Reader) -> IPv4Address | None:
         return frozenset(map(ipv4_of, unused)), earlier
 
     free, earlier = world.glance_at(Contract, ip.namespace, ip.spec.contract, look) or (frozenset(), None)
-    had = ipv4_of(ip.status.ipv4.address.partition("/")[0]) if ip.status.ipv4 is not None else None
+    had = ipv4_of(ip.status.ipv4.ip) if ip.status.ipv4 is not None else None
     if had in free:
         return had
     if earlier is not None:
@@ -190,7 +190,7 @@ def _with_gateway(address: IPv4Address, farm: FarmSpec, before: PublicAddress | 
     """The address as its range says; one whose range was removed keeps what it had."""
     range_ = farm.range_of(address)
     if range_ is None:
-        kept = before is not None and before.address.split("/")[0] == str(address)
+        kept = before is not None and before.ip == str(address)
         return before if kept and before else PublicAddress(address=f"{address}/32")
     return PublicAddress(address=f"{address}/{range_.network.prefixlen}", gateway=range_.gateway)
 

@@ -176,14 +176,10 @@ def _ports(machine: MachineOnNode, uid: str, owner: str) -> _Ports:
     if (public := machine.public_nic) is not None:
         segment = Segment(owner=owner, interface=public.interface)
         segments.append(segment)
-        plug(segment, public.interface, _PUBLIC_MTU, public.mac, _plain(public.ipv4), _plain(public.ipv6))
+        plug(segment, public.interface, _PUBLIC_MTU, public.mac, public.ipv4_address, public.ipv6_address)
         macs.append(public.mac)
     nics = tuple(GuestNic(tap=tap.name, mac=mac) for tap, mac in zip(taps, macs, strict=True))
     return _Ports(tuple(taps), tuple(guards), tuple(segments), nics)
-
-
-def _plain(address: str | None) -> str | None:
-    return address.partition("/")[0] if address else None
 
 
 def _interfaces(machine: MachineOnNode, nameservers: tuple[str, ...]) -> tuple[GuestInterface, ...]:

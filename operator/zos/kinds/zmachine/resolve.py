@@ -13,6 +13,7 @@ from zos.api.gridnode import GUEST_OVERHEAD, GridNode, NodeHold, Resources
 from zos.api.meta import RESTARTED_AT, Condition, Reason
 from zos.api.network import Network, NetworkAddress
 from zos.api.nodeworkload import DiskOnNode, MachineOnNode, MachineState, Nic, NodeWorkload, PublicNic
+from zos.api.text import host
 from zos.api.zmachine import RunPolicy, ZMachine, ZMachineStatus, minimum_root_size
 from zos.api.zmount import ZMount
 from zos.kinds.zmachine import publicaddress
@@ -465,8 +466,8 @@ def _status(
         node_name=node,
         mode=state.mode,
         ip=ip,
-        public_ipv4=ipv4 and ipv4.partition("/")[0],
-        public_ipv6=ipv6 and ipv6.partition("/")[0],
+        public_ipv4=ipv4 and host(ipv4),
+        public_ipv6=ipv6 and host(ipv6),
         console=state.console,
         image_digest=state.image_digest,
         restarts=state.restarts,
