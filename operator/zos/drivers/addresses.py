@@ -12,7 +12,8 @@ from typing import Any
 
 from pyroute2 import AsyncIPRoute
 
-_RT_TABLE_MAIN = 254
+from zos.drivers.netns import MAIN_TABLE
+
 _RTPROT_KERNEL = 2
 _SCOPE_LINK = 253
 
@@ -37,20 +38,15 @@ def working(addresses: Iterable[Any], routes: Iterable[Any]) -> Mapping[int, fro
     return {index: frozenset(those) for index, those in found.items()}
 
 
-async def look(sock: AsyncIPRoute, index: int) -> frozenset[str]:
-    """The working addresses of one interface."""
-    addresses = [message async for message in await sock.get_addr(index=index)]
-    routes = [message async for message in await sock.get_routes(table=_RT_TABLE_MAIN)]
-    return working(addresses, routes).get(index, frozenset())
-
-
 async def put(sock: AsyncIPRoute, index: int, wanted: Iterable[str]) -> None:
     """Gives an interface exactly these addresses, CIDRs; what doesn't work is added anew. Raises NetlinkError."""
+    messages = [message async for message in await sock.get_addr(index=index) if message["index"] == index]
+    routes = [message async for message in await sock.get_routes(table=MAIN_TABLE)]
+    there = {address for message in messages if (address := _of(message)) is not None}
     right = {str(ip_interface(address)) for address in wanted}
-    there = {_of(message) async for message in await sock.get_addr(index=index) if message["index"] == index}
-    works = await look(sock, index)
+    works = working(messages, routes).get(index, frozenset())
     # What goes, goes first: with the first address of a network its further ones go.
-    for address in there - (right & works) - {None}:
+    for address in there - (right & works):
         await sock.addr("del", index=index, **_words(address))
     for address in right - works:
         await sock.addr("add", index=index, **_words(address))
@@ -62,6 +58,6 @@ def _of(message: Any) -> str | None:
     return f"{message.get_attr('IFA_LOCAL') or message.get_attr('IFA_ADDRESS')}/{message['prefixlen']}"
 
 
-def _words(address: Any) -> dict[str, Any]:
+def _words(address: str) -> dict[str, Any]:
     interface = ip_interface(address)
     return {"address": str(interface.ip), "prefixlen": interface.network.prefixlen}

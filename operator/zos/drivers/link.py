@@ -40,7 +40,6 @@ SEGMENT = re.compile(r"p-[a-z2-7]{10}")
 GROUP_FORWARD = 0xFFF8
 _IFF_UP = 1
 _AF_INET, _AF_INET6 = 2, 10
-_RT_TABLE_MAIN = 254
 
 
 class Link:
@@ -169,7 +168,7 @@ async def _look(name: str) -> _Space | None:
         async with netns.netlink(name) as sock:
             links = [Link(name, message) async for message in await sock.get_links()]
             messages = [message async for message in await sock.get_addr()]
-            routes = [message async for message in await sock.get_routes(table=_RT_TABLE_MAIN)]
+            routes = [message async for message in await sock.get_routes(table=netns.MAIN_TABLE)]
             return _Space(name, links, messages, routes)
     except (DriverError, FileNotFoundError):
         return None

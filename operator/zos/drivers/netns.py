@@ -29,6 +29,8 @@ _libc = ctypes.CDLL(None, use_errno=True)
 
 ROUTE = 0  # NETLINK_ROUTE
 NETFILTER = 12  # NETLINK_NETFILTER
+#: RT_TABLE_MAIN (linux/rtnetlink.h): where routes are put that name no table.
+MAIN_TABLE = 254
 #: Multicast groups (linux/rtnetlink.h, linux/netfilter/nfnetlink.h).
 LINKS, ADDRESSES, ADDRESSES6, ROUTES, ROUTES6 = 1, 5, 9, 7, 11
 NFTABLES = 7

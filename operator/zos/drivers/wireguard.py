@@ -232,7 +232,8 @@ class WireGuardDriver:
         async with netns.netlink(item.netns) as sock:
             (index,) = await sock.link_lookup(ifname=item.name)
             await addresses.put(sock, index, item.addresses)
-            for route in await _routes(sock, index):
+            messages = [message async for message in await sock.get_routes(table=netns.MAIN_TABLE)]
+            for route in _ours(messages, index):
                 if route not in {str(ip_network(wanted)) for wanted in item.routes}:
                     await sock.route("del", dst=route, oif=index, proto=ROUTE_PROTOCOL)
 
@@ -332,22 +333,25 @@ async def _interface_right(item: WireGuard) -> bool:
         async with netns.netlink(item.netns) as sock:
             for index in await sock.link_lookup(ifname=item.name):
                 (link,) = [message async for message in await sock.get_links(index)]
+                found = [message async for message in await sock.get_addr(index=index)]
+                routes = [message async for message in await sock.get_routes(table=netns.MAIN_TABLE)]
+                wanted = {str(ip_interface(address)) for address in item.addresses}
                 return (
                     bool(link["flags"] & 1)
                     and link.get_attr("IFLA_MTU") == item.mtu
-                    and await addresses.look(sock, index) == {str(ip_interface(address)) for address in item.addresses}
-                    and set(await _routes(sock, index)) == {str(ip_network(route)) for route in item.routes}
+                    and addresses.working(found, routes).get(index, frozenset()) == wanted
+                    and set(_ours(routes, index)) == {str(ip_network(route)) for route in item.routes}
                 )
     except (DriverError, NetlinkError, OSError):
         pass
     return False
 
 
-async def _routes(sock: Any, index: int) -> list[str]:
-    """Destinations of our routes into an interface."""
+def _ours(routes: Sequence[Any], index: int) -> list[str]:
+    """Destinations of our routes into an interface, among netlink's messages."""
     return [
         f"{message.get_attr('RTA_DST')}/{message['dst_len']}"
-        async for message in await sock.get_routes(oif=index, family=2)
+        for message in routes
         if message["proto"] == ROUTE_PROTOCOL and message.get_attr("RTA_OIF") == index
     ]
 
