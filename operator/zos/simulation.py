@@ -76,9 +76,9 @@ class Grid:
             served,
             kind_of,
             keyring=Keyring(state / "keys"),
-            images=served[1],  # type: ignore[arg-type]
-            domains=served[2],  # type: ignore[arg-type]
-            disks=served[3],  # type: ignore[arg-type]
+            images=served.images,
+            domains=served.domains,
+            disks=served.disks,
         )
         try:
             await agent.run()

@@ -79,7 +79,7 @@ class Grid:
         keyring = Keyring(self.state / "keys")
         agent = Agent(
             settings, client, served, kind_of, keyring=keyring,
-            images=served[1], domains=served[2], disks=served[3], wall=wall,  # type: ignore[arg-type]
+            images=served.images, domains=served.domains, disks=served.disks, wall=wall,
         )  # fmt: skip
         task = asyncio.create_task(agent.run())
         try:

@@ -81,14 +81,14 @@ class Bench:
         served = drivers(self.node)
 
         def facts(workloads: Mapping[str, NodeWorkload]) -> Facts:
-            images = served[1].facts()  # type: ignore[attr-defined]
+            images = served.images.facts()
             blind = self.converger.blind()
             return Facts(
                 node="n",
                 now=self.time,
                 images={ref: f for ref, f in images.items() if isinstance(f, ImageFact)},
-                domains=served[2].facts(),  # type: ignore[attr-defined]
-                unknown={"image": blind[served[1]]} if served[1] in blind else {},
+                domains=served.domains.facts(),
+                unknown={"image": blind[served.images]} if served.images in blind else {},
             )
 
         self.converger = Converger(

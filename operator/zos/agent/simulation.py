@@ -6,9 +6,9 @@ import asyncio
 import hashlib
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import ClassVar
+from typing import ClassVar, NamedTuple
 
-from zos.drivers import Driver, DriverError
+from zos.drivers import DriverError
 from zos.drivers.disk import as_asked, here_already, missing, nothing_to_adopt, used_meanwhile
 from zos.drivers.domain import outdated
 from zos.plan.diff import Observed, Op
@@ -263,5 +263,12 @@ class Domains(_DictDriver):
         super()._do(op)
 
 
-def drivers(node: Node) -> tuple[Driver, ...]:
-    return (Quick(node), Images(node), Domains(node), Disks(node))
+class Drivers(NamedTuple):
+    quick: Quick
+    images: Images
+    domains: Domains
+    disks: Disks
+
+
+def drivers(node: Node) -> Drivers:
+    return Drivers(Quick(node), Images(node), Domains(node), Disks(node))

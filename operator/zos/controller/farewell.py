@@ -159,14 +159,8 @@ class Farewell:
         return f"the agent of node {node.name} ({node.status.agent_version}) would erase what has to stay: upgrade it"
 
     def _node_of(self, workload: NodeWorkload) -> GridNode | None:
-        return next(
-            (
-                node
-                for node in self._world.all(GridNode.KIND)
-                if isinstance(node, GridNode) and names.node_namespace(node.name) == workload.namespace
-            ),
-            None,
-        )
+        found = self._world.find(GridNode, "namespace", workload.namespace)
+        return next((node for node in found if isinstance(node, GridNode)), None)
 
     def _unread_node_of(self, workload: NodeWorkload) -> str | None:
         unread = (key.name for key, _ in self._world.opaque(GridNode.KIND))
