@@ -14,22 +14,19 @@ from __future__ import annotations
 import asyncio
 import json
 import logging
-from collections.abc import Callable, Collection, Iterable
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
 from zos.api.meta import Key, Object, Status, version_number
+from zos.controller.parts import OWN, cause, differing, own_fields, pool_field, shares, with_parts
+from zos.controller.refusals import Refusals
 from zos.controller.registry import KINDS
 from zos.kube.client import ApiError, Client, Conflict, NotFound, Raw, Unavailable
 from zos.world.store import World
 
 log = logging.getLogger("zos.ledger")
 
-#: The part of a write that is the pool's own status. Others are called by their holder's uid.
-_OWN = ""
-#: Seconds after which a refused part is tried again, doubled each time, and at most. A little less than the queue's, whose
-#: jitter must not come too early.
-_FIRST, _LAST = 0.75, 225.0
 #: Bytes that all shares of a pool may have: etcd takes 1.5 MiB, and the pool must still be able to say how it stands. As many
 #: shares as can't have more are not measured.
 _ROOM, _SURELY_FIT = 2**20, 1500
@@ -63,16 +60,6 @@ class _Open:
     doubted: list[tuple[str, ...]] = field(default_factory=list)
 
 
-@dataclass(frozen=True)
-class _Refusal:
-    """``what`` was refused: the same is not tried before ``until``."""
-
-    what: object
-    error: ApiError
-    count: int
-    until: float
-
-
 class Ledger:
     """``absorb`` puts what the API server has into the cache, through `rebase`, unless the cache has something newer;
     ``changed`` gets the keys that a change in the cache calls for; ``clock`` gives seconds."""
@@ -91,10 +78,9 @@ class Ledger:
         self._absorb = absorb
         self._changed = changed
         self._manager = manager
-        self._clock = clock
         self._open: dict[Key, _Open] = {}
         self._tasks: dict[Key, asyncio.Task[None]] = {}
-        self._refusals: dict[Key, dict[str, _Refusal]] = {}  # by pool and part
+        self._refusals = Refusals(clock)
         self._sizes: dict[Key, tuple[object, int]] = {}  # of a pool's shares: what was measured, and its bytes
 
     def hold(self, pool: Key, entry: Any, by: Key | None = None) -> asyncio.Future[None] | None:
@@ -110,14 +96,14 @@ class Ledger:
         """A pool's own new status, resolved from the cached copy as it is now. None if nothing changes."""
         obj: Any = self._world.peek(key)
         if obj is None or obj.status == status:
-            return self._join(key, _OWN, key)
-        denied = self._denied(key, _OWN, _cause(obj))
+            return self._join(key, OWN, key)
+        denied = self._denied(key, OWN, cause(obj))
         if denied is not None:  # whose share is over does not have to wait for that
-            name = _pool(obj)
+            name = pool_field(obj)
             status = obj.status.model_copy(update={name: getattr(status, name)})
             if status == obj.status:
                 return denied
-        written = self._put(key, obj.model_copy(update={"status": status}), _OWN, key)
+        written = self._put(key, obj.model_copy(update={"status": status}), OWN, key)
         return denied or written
 
     def rebase(self, key: Key, fresh: Object) -> Object:
@@ -129,7 +115,7 @@ class Ledger:
         current: Any = self._world.peek(key)
         base: Any = opened.base
         new: Any = fresh
-        fields = _fields(fresh)
+        fields = own_fields(fresh)
         known = [base, *((opened.writing,) if opened.writing is not None else ())]
         if (
             current is None
@@ -145,7 +131,7 @@ class Ledger:
 
     def forget(self, key: Key) -> None:
         """The pool is gone."""
-        self._refusals.pop(key, None)
+        self._refusals.forget(key)
         self._sizes.pop(key, None)
         if key in self._open:
             self._drop(key)
@@ -159,7 +145,7 @@ class Ledger:
         mine = next((other for other in entries if other.uid == uid), None)
         if mine == entry:
             if entry is None:
-                self._forgive(pool, (uid,))
+                self._refusals.forgive(pool, (uid,))
                 return None
             return self._join(pool, uid, by)
         if (denied := self._denied(pool, uid, entry)) is not None:
@@ -211,7 +197,7 @@ class Ledger:
         base: Any = opened.base
         parts = self._next(key, opened, wanted) if wanted is not None else None
         if parts is not None:
-            wanted = wanted.model_copy(update={"status": _with(base, wanted, parts)})
+            wanted = wanted.model_copy(update={"status": with_parts(base, wanted, parts)})
             waiters = [waiter for waiter in opened.waiters if waiter.part in parts]
             opened.waiters = [waiter for waiter in opened.waiters if waiter.part not in parts]
         else:
@@ -257,11 +243,11 @@ class Ledger:
             else:  # more came while this was on its way, or it was not all
                 opened.base = fresh
                 if parts is None:
-                    status = fresh.status.model_copy(update={name: getattr(current.status, name) for name in _fields(fresh)})
+                    status = fresh.status.model_copy(update={name: getattr(current.status, name) for name in own_fields(fresh)})
                 else:
-                    status = _with(fresh, current, _differing(fresh, current))
+                    status = with_parts(fresh, current, differing(fresh, current))
                 self._changed(self._world.put(fresh.model_copy(update={"status": status})))
-        self._forgive(key, parts or ())
+        self._refusals.forgive(key, parts or ())
         _settle(waiters)
 
     # -- what is refused for good
@@ -269,12 +255,10 @@ class Ledger:
     def _next(self, key: Key, opened: _Open, wanted: Object) -> tuple[str, ...] | None:
         """The parts to write now; None: all of them, as nothing is known against any. Who is under suspicion goes first, or
         would wait for as long as others keep coming; what was refused before goes alone."""
-        known = self._refusals.get(key, {})
-        # Whoever has not come back for so long never will.
-        self._forgive(key, [part for part, refusal in known.items() if self._clock() > refusal.until + 2 * _LAST])
+        known = self._refusals.of(key)
         if not known and not opened.doubted:
             return None
-        pending = _differing(opened.base, wanted)
+        pending = differing(opened.base, wanted)
         groups = [tuple(part for part in group if part in pending) for group in opened.doubted]
         opened.doubted = [group for group in groups if group]
         if opened.doubted:
@@ -291,7 +275,7 @@ class Ledger:
         error: ApiError,
     ) -> None:
         """A write was refused: looks for whose part of it, or drops the one that it is."""
-        suspects = [part for part in _differing(opened.base, wanted) if parts is None or part in parts]
+        suspects = [part for part in differing(opened.base, wanted) if parts is None or part in parts]
         if len(suspects) > 1:
             half = len(suspects) // 2
             opened.doubted[:0] = [tuple(suspects[:half]), tuple(suspects[half:])]
@@ -299,20 +283,17 @@ class Ledger:
             return
         log.warning("pool %s: %s", key, error)
         current: Any = self._world.peek(key)
-        newer = _differing(wanted, current)  # asked for since: that is another try
+        newer = differing(wanted, current)  # asked for since: that is another try
         for part in suspects:
-            what = _cause(opened.base) if part == _OWN else _shares(wanted).get(part)
-            before = self._refusals.setdefault(key, {}).get(part)
-            count = before.count + 1 if before is not None else 1
-            until = self._clock() + min(_LAST, _FIRST * 2.0 ** min(count - 1, 20))
-            self._refusals[key][part] = _Refusal(what, error, count, until)
+            what = cause(opened.base) if part == OWN else shares(wanted).get(part)
+            self._refusals.note(key, part, what, error)
         dropped = [part for part in suspects if part not in newer]
         told = [waiter for waiter in waiters if waiter.part in suspects]
         told += [waiter for waiter in opened.waiters if waiter.part in dropped]
         opened.waiters = [waiter for waiter in opened.waiters if waiter.part not in dropped]
         _settle([waiter for waiter in waiters if waiter.part not in suspects])
-        left = [part for part in _differing(opened.base, current) if part not in dropped]
-        rest = current.model_copy(update={"status": _with(opened.base, current, left)})
+        left = [part for part in differing(opened.base, current) if part not in dropped]
+        rest = current.model_copy(update={"status": with_parts(opened.base, current, left)})
         self._changed(self._world.put(rest) - {waiter.by for waiter in told})
         if not left:
             self._close(key)
@@ -320,10 +301,8 @@ class Ledger:
 
     def _denied(self, key: Key, part: str, what: object) -> asyncio.Future[None] | None:
         """What was refused a moment ago, and is the same still, is refused at once: it must not come and go in the cache."""
-        refusal = self._refusals.get(key, {}).get(part)
-        if refusal is None or refusal.what != what or self._clock() >= refusal.until:
-            return None
-        return _failed(_said(key, refusal.error))
+        error = self._refusals.standing(key, part, what)
+        return _failed(_said(key, error)) if error is not None else None
 
     def _fits(self, pool: Key, entries: Any, entry: Any) -> bool:
         """Whether there is room for another share."""
@@ -334,13 +313,6 @@ class Ledger:
             size = sum(map(_size, entries))
             self._sizes[pool] = entries, size
         return size + _size(entry) <= _ROOM
-
-    def _forgive(self, key: Key, parts: Iterable[str]) -> None:
-        refusals = self._refusals.get(key, {})
-        for part in parts:
-            refusals.pop(part, None)
-        if not refusals:
-            self._refusals.pop(key, None)
 
     async def _refetch(self, key: Key, model: type[Object]) -> None:
         try:
@@ -361,55 +333,6 @@ class Ledger:
         _fail(opened.waiters, Lost(why))
 
 
-def _pool(obj: Object) -> str:
-    """The field of the status that has the shares."""
-    name = KINDS[obj.KIND].pool
-    assert name is not None
-    return name
-
-
-def _fields(obj: Object) -> list[str]:
-    """Of a pool's status, those that are the controller's."""
-    status: Any = obj.status  # type: ignore[attr-defined]
-    return [name for name in type(status).model_fields if name not in KINDS[obj.KIND].shared]
-
-
-def _shares(obj: Object) -> dict[str, Any]:
-    return {entry.uid: entry for entry in getattr(obj.status, _pool(obj))}  # type: ignore[attr-defined]
-
-
-def _differing(base: Object, wanted: Object) -> tuple[str, ...]:
-    """The parts in which ``wanted`` differs from ``base``."""
-    one: Any = base
-    other: Any = wanted
-    own = [name for name in _fields(base) if name != _pool(base)]
-    found = [_OWN] if any(getattr(one.status, name) != getattr(other.status, name) for name in own) else []
-    was, is_ = _shares(base), _shares(wanted)
-    return (*found, *(uid for uid in {**was, **is_} if was.get(uid) != is_.get(uid)))
-
-
-def _with(base: Object, wanted: Object, parts: Collection[str]) -> Status:
-    """The status of ``base``, with these parts as in ``wanted``."""
-    was: Any = base
-    is_: Any = wanted
-    pool = _pool(base)
-    update = {name: getattr(is_.status, name) for name in _fields(base) if _OWN in parts and name != pool}
-    shares, wished = _shares(base), _shares(wanted)
-    for uid in parts:
-        if uid in wished:
-            shares[uid] = wished[uid]
-        else:
-            shares.pop(uid, None)
-    status: Status = was.status.model_copy(update={**update, pool: tuple(shares.values())})
-    return status
-
-
-def _cause(pool: Object) -> object:
-    """What somebody would have to change before the pool's own status is worth another try at once."""
-    status: Any = pool.status  # type: ignore[attr-defined]
-    return pool.metadata.generation, [getattr(status, name) for name in sorted(KINDS[pool.KIND].shared)]
-
-
 def _size(entry: Any) -> int:
     """Bytes that a share takes in the status."""
     return len(json.dumps(entry.wire(), ensure_ascii=False, separators=(",", ":")).encode()) + 1
@@ -425,7 +348,7 @@ def _said(pool: Key, error: ApiError) -> Denied:
 
 def _failed(error: Denied) -> asyncio.Future[None]:
     waiter: asyncio.Future[None] = asyncio.get_running_loop().create_future()
-    _fail([_Waiter(_OWN, None, waiter)], error)
+    _fail([_Waiter(OWN, None, waiter)], error)
     return waiter
 
 
