@@ -38,7 +38,10 @@ def resolve(mount: ZMount, world: Reader) -> Resolution:
         )
     status = mount.status.model_copy(update={"used_by": user and user[0]})
     there = mount.status.node_name or held
-    told = _told(mount, there, world) if there is not None else None
+    reports = dict(
+        world.where_view(NodeWorkload, "owner", mount.uid, lambda workload: (workload.namespace, _reported(workload)))
+    )
+    told = reports.get(names.node_namespace(there)) if there is not None else None  # what another node says is not asked for
     place = _place(mount, world, there, told, user)
     if place.node is None or place.problem is not None:
         assert place.problem is not None
@@ -47,7 +50,7 @@ def resolve(mount: ZMount, world: Reader) -> Resolution:
     lack = _lack(mount, node, place.adopt, world)
     if lack is not None:
         return Resolution(lack, status)
-    verdict, size = _judge(mount, node, world)
+    verdict, size = _judge(mount, node, reports.get(names.node_namespace(node)), world)
     if place.to is not None and verdict.ready:
         verdict = waiting(
             Reason.PROGRESSING,
@@ -174,15 +177,9 @@ class _Told:
     unused: bool
 
 
-def _told(mount: ZMount, node: str, world: Reader) -> _Told | None:
-    told = world.where_view(NodeWorkload, "owner", mount.uid, lambda workload: (workload.namespace, _reported(workload)))
-    return dict(told).get(names.node_namespace(node))  # what another node says of it is not asked for
-
-
-def _judge(mount: ZMount, node: str, world: Reader) -> tuple[Verdict, int | None]:
+def _judge(mount: ZMount, node: str, told: _Told | None, world: Reader) -> tuple[Verdict, int | None]:
     if world.view(Heartbeat, "", node, lambda heartbeat: heartbeat.alive) is False:
         return waiting(Reason.NODE_UNREACHABLE, f"the agent of node {node} does not answer"), mount.status.size
-    told = _told(mount, node, world)
     if told is None:
         return waiting(Reason.PROGRESSING, f"node {node} is making it"), mount.status.size
     if told.done and told.current:
