@@ -808,74 +808,75 @@ async def test_a_node_that_lost_its_keys_gets_others_by_itself(standing: Standin
     await client.delete(Secret, standing.namespace, "s")
 
 
-async def test_an_older_state_of_the_cluster_takes_nothing_along(tmp_path: Path) -> None:
-    """What was made since is quarantined and runs on; what was there is Ready again."""
+@contextlib.asynccontextmanager
+async def restorable(tmp_path: Path) -> AsyncIterator[tuple[ApiServer, Grid]]:
+    """An API server of its own, whose state can be set back, and a grid on it."""
     with running(tmp_path / "restored") as server:
         server.kubectl("create", "namespace", "zos-system")
         async with simulated(server.kubeconfig, tmp_path) as grid:
             grid.heartbeat = 0.5
-            async with grid.supervised():
-                await grid.node("n", ipv4="198.51.100.1")
-                standing = Standing(grid, server, Journal())
-                grid.nodes["n"].things = standing.journal
-                await standing.ready(GridNode, "n")
-                await standing.make()
-                await asyncio.to_thread(server.snapshot, "before")
-                await standing.create(ZMount, "later", size="1Gi")
-                disks = [{"name": "later", "mountPath": "/data"}]
-                await standing.create(ZMachine, "newer", image="oci://r/i:t", network={"name": "net"}, disks=disks)
-                await standing.ready(ZMachine, "newer")
-                await asyncio.to_thread(server.restore, "before")
-                left = await standing.quarantined("ZMount later", "ZMachine newer", seconds=60)
-                assert left["ZMachine newer"].running
-                for model, name in ((Network, "net"), (ZMount, "data"), (ZMachine, "web")):
-                    await standing.ready(model, name, 60)
-                await standing.create(ZMount, "later", size="1Gi")
-                await standing.says(ZMount, "later", "Quarantined", left["ZMount later"].uid)
-                await standing.create(ZMachine, "third", image="oci://r/i:t", network={"name": "net"})
-                assert (await standing.ready(ZMachine, "third")).status.ip not in {
-                    nic.ipv4 for nic in left["ZMachine newer"].nics
-                }
-                standing.untouched()
+            yield server, grid
+
+
+async def test_an_older_state_of_the_cluster_takes_nothing_along(tmp_path: Path) -> None:
+    """What was made since is quarantined and runs on; what was there is Ready again."""
+    async with restorable(tmp_path) as (server, grid), grid.supervised():
+        await grid.node("n", ipv4="198.51.100.1")
+        standing = Standing(grid, server, Journal())
+        grid.nodes["n"].things = standing.journal
+        await standing.ready(GridNode, "n")
+        await standing.make()
+        await asyncio.to_thread(server.snapshot, "before")
+        await standing.create(ZMount, "later", size="1Gi")
+        disks = [{"name": "later", "mountPath": "/data"}]
+        await standing.create(ZMachine, "newer", image="oci://r/i:t", network={"name": "net"}, disks=disks)
+        await standing.ready(ZMachine, "newer")
+        await asyncio.to_thread(server.restore, "before")
+        left = await standing.quarantined("ZMount later", "ZMachine newer", seconds=60)
+        assert left["ZMachine newer"].running
+        for model, name in ((Network, "net"), (ZMount, "data"), (ZMachine, "web")):
+            await standing.ready(model, name, 60)
+        await standing.create(ZMount, "later", size="1Gi")
+        await standing.says(ZMount, "later", "Quarantined", left["ZMount later"].uid)
+        await standing.create(ZMachine, "third", image="oci://r/i:t", network={"name": "net"})
+        assert (await standing.ready(ZMachine, "third")).status.ip not in {nic.ipv4 for nic in left["ZMachine newer"].nics}
+        standing.untouched()
 
 
 async def test_a_disk_that_an_older_state_says_was_never_used_stays_where_its_data_is(tmp_path: Path) -> None:
     """The snapshot is from before its first machine, and the controller remembers nothing. Its node knows better."""
-    with running(tmp_path / "restored") as server:
-        server.kubectl("create", "namespace", "zos-system")
-        async with simulated(server.kubeconfig, tmp_path) as grid:
-            grid.heartbeat = 0.5
-            async with grid.controller():
-                await grid.node("n", ipv4="198.51.100.1")
-                await grid.node("other", ipv4="198.51.100.2", memory=2**30)
-                standing = Standing(grid, server, Journal())
-                grid.nodes["n"].things = standing.journal
-                for name in ("n", "other"):
-                    await standing.ready(GridNode, name)
-                await standing.create(Network, "net", ipRange="10.20.0.0/16", nodes=[{"name": "n"}, {"name": "other"}])
-                await standing.create(ZMount, "late", size="1Gi")
-                disk = f"disk/mount-{(await standing.ready(ZMount, 'late')).uid}"
-                await asyncio.to_thread(server.snapshot, "before")
-                machine = {"image": "oci://r/i:t", "network": {"name": "net"}, "disks": [{"name": "late", "mountPath": "/d"}]}
-                await standing.create(ZMachine, "first", **machine)
-                await standing.ready(ZMachine, "first")
-                assert (await standing.get(ZMount, "late")).status.node_name == "n"
-            await asyncio.to_thread(server.restore, "before")
-            assert not (await standing.get(ZMount, "late")).status.used
-            async with grid.supervised():  # another life of the same
-                await standing.create(ZMachine, "second", nodeName="other", **machine)
-                left = await standing.quarantined("ZMachine first", seconds=60)
-                await standing.says(ZMachine, "second", "Conflict", "disk late is on node n, the machine on other")
-                mount = await standing.ready(ZMount, "late")
-                assert (mount.status.node_name, mount.status.used) == ("n", True)
-                # The guest that nobody knows any more may go; of the disk nobody has said anything.
-                order = [{"uid": left["ZMachine first"].uid, "discard": True}]
-                await grid.client.patch(GridNode, "", "n", {"spec": {"quarantine": order}})
+    async with restorable(tmp_path) as (server, grid):
+        async with grid.controller():
+            await grid.node("n", ipv4="198.51.100.1")
+            await grid.node("other", ipv4="198.51.100.2", memory=2**30)
+            standing = Standing(grid, server, Journal())
+            grid.nodes["n"].things = standing.journal
+            for name in ("n", "other"):
+                await standing.ready(GridNode, name)
+            await standing.create(Network, "net", ipRange="10.20.0.0/16", nodes=[{"name": "n"}, {"name": "other"}])
+            await standing.create(ZMount, "late", size="1Gi")
+            disk = f"disk/mount-{(await standing.ready(ZMount, 'late')).uid}"
+            await asyncio.to_thread(server.snapshot, "before")
+            machine = {"image": "oci://r/i:t", "network": {"name": "net"}, "disks": [{"name": "late", "mountPath": "/d"}]}
+            await standing.create(ZMachine, "first", **machine)
+            await standing.ready(ZMachine, "first")
+            assert (await standing.get(ZMount, "late")).status.node_name == "n"
+        await asyncio.to_thread(server.restore, "before")
+        assert not (await standing.get(ZMount, "late")).status.used
+        async with grid.supervised():  # another life of the same
+            await standing.create(ZMachine, "second", nodeName="other", **machine)
+            left = await standing.quarantined("ZMachine first", seconds=60)
+            await standing.says(ZMachine, "second", "Conflict", "disk late is on node n, the machine on other")
+            mount = await standing.ready(ZMount, "late")
+            assert (mount.status.node_name, mount.status.used) == ("n", True)
+            # The guest that nobody knows any more may go; of the disk nobody has said anything.
+            order = [{"uid": left["ZMachine first"].uid, "discard": True}]
+            await grid.client.patch(GridNode, "", "n", {"spec": {"quarantine": order}})
 
-                async def ended() -> bool:
-                    return not standing.has(Domain)
+            async def ended() -> bool:
+                return not standing.has(Domain)
 
-                await until(ended)
-                await asyncio.sleep(1)
-                assert standing.has(Disk) == {disk}
-                assert disk not in grid.nodes["other"].things
+            await until(ended)
+            await asyncio.sleep(1)
+            assert standing.has(Disk) == {disk}
+            assert disk not in grid.nodes["other"].things
