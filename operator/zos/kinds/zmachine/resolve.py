@@ -4,11 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Container, Mapping
 from dataclasses import dataclass
-from functools import partial
 from ipaddress import IPv4Address, IPv4Network
 
 from zos.api import names
-from zos.api.core import Secret
 from zos.api.gridnode import GUEST_OVERHEAD, GridNode, NodeHold, Resources
 from zos.api.meta import RESTARTED_AT, Condition, Reason
 from zos.api.network import Network, NetworkAddress
@@ -16,7 +14,7 @@ from zos.api.nodeworkload import DiskOnNode, MachineOnNode, MachineState, Nic, N
 from zos.api.text import host
 from zos.api.zmachine import RunPolicy, ZMachine, ZMachineStatus, minimum_root_size
 from zos.api.zmount import ZMount
-from zos.kinds.zmachine import publicaddress
+from zos.kinds.zmachine import environment, publicaddress
 from zos.kinds.zmachine.publicaddress import Public
 from zos.world import placement, quarantine
 from zos.world.heartbeat import Heartbeat
@@ -26,20 +24,15 @@ from zos.world.store import Indexes, Reader
 
 INDEXES = (
     *placement.INDEXES,
+    *environment.INDEXES,
     *publicaddress.INDEXES,
     *quarantine.INDEXES,
     Indexes(Heartbeat, {"alive": lambda heartbeat: ["yes" if heartbeat.alive else "no"]}),
     Indexes(Network),
     Indexes(ZMount),
-    Indexes(Secret),
     Indexes(NodeWorkload, {"owner": lambda workload: [workload.spec.owner.uid]}),
     Indexes(ZMachine, {"address": lambda machine: _addressed(machine)}),
 )
-
-#: Bytes of ``NAME=value`` that Linux takes: MAX_ARG_STRLEN (include/uapi/linux/binfmts.h), less the NUL.
-_LONGEST = 2**17 - 1
-#: Bytes of all values of a machine together, which travel in one NodeWorkload.
-_ALL = 2**19
 
 
 def _addressed(machine: ZMachine) -> dict[str, str]:
@@ -362,53 +355,10 @@ def _free(ip: str | None, machine: ZMachine, subnet: IPv4Network, taken: Contain
 
 
 def _secrets(machine: ZMachine, world: Reader) -> tuple[SecretValue, ...]:
-    """Values from Secrets, bounded before they are gathered: one Secret costs its tenant little, however often it is named. The
-    world remembers sizes and versions only."""
-    sizes: dict[str, int] = {}
-    sources: dict[str, str] = {}
-    for variable in machine.spec.env:
-        if variable.value_from is None:
-            sizes[variable.name] = len((variable.value or "").encode())
-            continue
-        ref = variable.value_from.secret_key_ref
-        seen = world.view(Secret, machine.namespace, ref.name, partial(_measured, ref.key))
-        if seen is None:
-            raise _Waiting(Reason.DEPENDENCY_NOT_READY, f"Secret {ref.name} (env {variable.name}) does not exist")
-        uid, version, size = seen
-        if size is None:
-            raise _Waiting(Reason.DEPENDENCY_NOT_READY, f"Secret {ref.name} has no key {ref.key} (env {variable.name})")
-        sizes[variable.name] = size
-        sources[variable.name] = f"{uid}/{version}/{ref.key}"
-    _bounded(sizes)
-    found: list[SecretValue] = []
-    for variable in machine.spec.env:
-        if variable.value_from is None:
-            continue
-        ref = variable.value_from.secret_key_ref
-        text = world.glance_at(Secret, machine.namespace, ref.name, partial(Secret.read, key=ref.key))
-        if not isinstance(text, str):
-            raise _Waiting(
-                Reason.INVALID_SPEC,
-                f"key {ref.key} of Secret {ref.name} (env {variable.name}) is not text: a variable is UTF-8 without NUL bytes",
-            )
-        found.append(SecretValue(variable.name, sources[variable.name], text))
-    return tuple(found)
-
-
-def _bounded(sizes: Mapping[str, int]) -> None:
-    """Holds variables (bytes of value by name) to what a program can be given."""
-    way_out = "put it on a disk, or let the machine fetch it"
-    for name, size in sizes.items():
-        if len(name) + 1 + size > _LONGEST:
-            words = f"env {name} has {size} bytes, and {_LONGEST - len(name) - 1} is the most for a variable of that name"
-            raise _Waiting(Reason.INVALID_SPEC, f"{words}: {way_out}")
-    if (total := sum(sizes.values())) > _ALL:
-        words = f"its variables have {total} bytes together, values from Secrets included, and {_ALL} is the most"
-        raise _Waiting(Reason.INVALID_SPEC, f"{words}: {way_out}")
-
-
-def _measured(key: str, secret: Secret) -> tuple[str, str, int | None]:
-    return secret.uid, secret.metadata.resource_version, secret.size(key)
+    found = environment.find(machine, world)
+    if isinstance(found, Verdict):
+        raise _Waiting.because(found)
+    return found
 
 
 def _sealing_key(secrets: tuple[SecretValue, ...], node: str, world: Reader) -> str:

@@ -1,0 +1,71 @@
+"""A machine's variables that come from Secrets: whether they are there, are text, and no more than a program can be given."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from functools import partial
+
+from zos.api.core import Secret
+from zos.api.meta import Reason
+from zos.api.zmachine import ZMachine
+from zos.world.resolution import SecretValue, Verdict, waiting
+from zos.world.store import Indexes, Reader
+
+INDEXES = (Indexes(Secret),)
+
+#: Bytes of ``NAME=value`` that Linux takes: MAX_ARG_STRLEN (include/uapi/linux/binfmts.h), less the NUL.
+_LONGEST = 2**17 - 1
+#: Bytes of all values of a machine together, which travel in one NodeWorkload.
+_ALL = 2**19
+
+
+def find(machine: ZMachine, world: Reader) -> tuple[SecretValue, ...] | Verdict:
+    """The values, or why there are none (yet). Bounded before they are gathered: one Secret costs its tenant little, however
+    often it is named. The world remembers sizes and versions only."""
+    sizes: dict[str, int] = {}
+    sources: dict[str, str] = {}
+    for variable in machine.spec.env:
+        if variable.value_from is None:
+            sizes[variable.name] = len((variable.value or "").encode())
+            continue
+        ref = variable.value_from.secret_key_ref
+        seen = world.view(Secret, machine.namespace, ref.name, partial(_measured, ref.key))
+        if seen is None:
+            return waiting(Reason.DEPENDENCY_NOT_READY, f"Secret {ref.name} (env {variable.name}) does not exist")
+        uid, version, size = seen
+        if size is None:
+            return waiting(Reason.DEPENDENCY_NOT_READY, f"Secret {ref.name} has no key {ref.key} (env {variable.name})")
+        sizes[variable.name] = size
+        sources[variable.name] = f"{uid}/{version}/{ref.key}"
+    if (problem := _excess(sizes)) is not None:
+        return problem
+    found: list[SecretValue] = []
+    for variable in machine.spec.env:
+        if variable.value_from is None:
+            continue
+        ref = variable.value_from.secret_key_ref
+        text = world.glance_at(Secret, machine.namespace, ref.name, partial(Secret.read, key=ref.key))
+        if not isinstance(text, str):
+            return waiting(
+                Reason.INVALID_SPEC,
+                f"key {ref.key} of Secret {ref.name} (env {variable.name}) is not text: a variable is UTF-8 without NUL bytes",
+            )
+        found.append(SecretValue(variable.name, sources[variable.name], text))
+    return tuple(found)
+
+
+def _excess(sizes: Mapping[str, int]) -> Verdict | None:
+    """What of the variables (bytes of value by name) is more than a program can be given."""
+    way_out = "put it on a disk, or let the machine fetch it"
+    for name, size in sizes.items():
+        if len(name) + 1 + size > _LONGEST:
+            words = f"env {name} has {size} bytes, and {_LONGEST - len(name) - 1} is the most for a variable of that name"
+            return waiting(Reason.INVALID_SPEC, f"{words}: {way_out}")
+    if (total := sum(sizes.values())) > _ALL:
+        words = f"its variables have {total} bytes together, values from Secrets included, and {_ALL} is the most"
+        return waiting(Reason.INVALID_SPEC, f"{words}: {way_out}")
+    return None
+
+
+def _measured(key: str, secret: Secret) -> tuple[str, str, int | None]:
+    return secret.uid, secret.metadata.resource_version, secret.size(key)
