@@ -13,10 +13,20 @@ from zos.api import names
 from zos.api.contract import Claim, ClaimHolder, ClaimSpec
 from zos.api.core import Secret
 from zos.api.meta import Condition, Meta, OwnerReference
-from zos.api.nodeworkload import MachineState, MountState, NodeWorkload, NodeWorkloadSpec, NodeWorkloadStatus, Owner
+from zos.api.nodeworkload import (
+    MachineOnNode,
+    MachineState,
+    MountState,
+    NodeWorkload,
+    NodeWorkloadSpec,
+    NodeWorkloadStatus,
+    Owner,
+)
+from zos.api.zmachine import RunPolicy
 from zos.controller.main import resolved
 from zos.controller.registry import KINDS
 from zos.controller.secrets import contents, seal
+from zos.world import guests
 from zos.world.conditions import conditions
 from zos.world.resolution import Resolution, Workload
 from zos.world.store import World
@@ -106,8 +116,18 @@ def _workload(world: World, subject: Any, wanted: Workload) -> None:
     status = NodeWorkloadStatus(
         observed_generation=1,
         conditions=(ready,),
-        machine=MachineState(state="Running", mode="container") if spec.machine is not None else None,
+        machine=_machine(spec.machine, present) if spec.machine is not None else None,
         mount=MountState(size=spec.mount.size, used=spec.mount.holds_data) if spec.mount is not None else None,
     )
     meta = Meta(name=name, namespace=place, uid=f"uid-{place}-{name}", generation=1, finalizers=("zos.grid.tf/agent",))
     world.put(NodeWorkload(metadata=meta, spec=spec, status=status))
+
+
+def _machine(part: MachineOnNode, present: NodeWorkload | None) -> MachineState:
+    """Its guest keeps what it was started with until it is restarted."""
+    if part.run_policy is RunPolicy.HALTED:
+        return MachineState(state="Stopped", mode="container", root_size=part.root_size)
+    before = present.spec.machine if present is not None else None
+    state = present.status.machine if present is not None else None
+    runs = state.runs if state is not None and before is not None and before.restarted_at == part.restarted_at else None
+    return MachineState(state="Running", mode="container", root_size=part.root_size, runs=runs or guests.as_asked(part))

@@ -24,7 +24,7 @@ from zos.kinds.network import lower as network
 from zos.kinds.zmachine import lower as zmachine
 from zos.kinds.zmount import lower as zmount
 from zos.plan.facts import DomainFact, Facts, ImageFact, Unknown
-from zos.plan.items import Disk, Item
+from zos.plan.items import Disk, Domain, GuestDisk, GuestNic, Item
 from zos.plan.lowered import Lowered, Problem
 from zos.plan.outcome import Outcome
 
@@ -69,12 +69,20 @@ def lowered(workload: NodeWorkload, facts: dict[str, Any]) -> dict[str, Any]:
         images={ref: ImageFact(**fact) for ref, fact in facts.get("images", {}).items()},
         image_problems=facts.get("image_problems", {}),
         domains={
-            name: DomainFact(**{field: tuple(v) if isinstance(v, list) else v for field, v in fact.items()})
+            name: DomainFact(**{field: tuple(v) if isinstance(v, list) else v for field, v in fact.items() if field != "runs"})
             for name, fact in facts.get("domains", {}).items()
         },
         secrets={tuple(name.split("/")): value for name, value in facts.get("secrets", {}).items()},  # type: ignore[misc]
         lost_keys=frozenset(facts.get("lost_keys", ())),
         unknown={family: why for family, why in facts.get("unknown", {}).items() if family != "connected"},
+    )
+    started = {name: fact["runs"] for name, fact in facts.get("domains", {}).items() if "runs" in fact}
+    known = dataclasses.replace(
+        known,
+        domains={
+            name: dataclasses.replace(fact, runs=runs(workload, known, started[name]) if name in started else None)
+            for name, fact in known.domains.items()
+        },
     )
     try:
         made = LOWER[part].lower(workload, known)
@@ -88,8 +96,22 @@ def lowered(workload: NodeWorkload, facts: dict[str, Any]) -> dict[str, Any]:
     return found
 
 
+def runs(workload: NodeWorkload, known: Facts, otherwise: dict[str, Any]) -> Domain:
+    """What a guest was started with: what is wanted now, but for these fields of its Domain."""
+    wanted = next(item for item in LOWER["machine"].lower(workload, known).items if isinstance(item, Domain))
+    fields = dict(otherwise)
+    if "nics" in fields:
+        fields["nics"] = tuple(GuestNic(**nic) for nic in fields["nics"])
+    if "disks" in fields:
+        fields["disks"] = tuple(GuestDisk(**disk) for disk in fields["disks"])
+    if "fields" in fields:
+        fields["fields"] = tuple((dict(wanted.fields) | fields["fields"]).items())
+    return dataclasses.replace(wanted, running=True, **fields)
+
+
 def brief(item: Item) -> str:
-    words = [word for word, value in described(item).items() if word == "must_exist" and value]
+    shown = ("must_exist", "running", "bridge")
+    words = [word if value is True else f"{word}={value}" for word, value in described(item).items() if word in shown and value]
     return " ".join((item.key, *words, *([f"adopt={item.adopt}"] if isinstance(item, Disk) and item.adopt else [])))
 
 

@@ -88,5 +88,5 @@ def test_the_reference_is_sound_markdown(model: type[Object]) -> None:
 
 
 def test_the_reference_shows_descriptions() -> None:
-    (row,) = [line for line in page(ZMachine).splitlines() if line.startswith("| `memory` |")]
+    row = next(line for line in page(ZMachine).splitlines() if line.startswith("| `memory` |"))
     assert own(ZMachineSpec, "memory").replace("\n", " ") in row

@@ -19,7 +19,7 @@ from zos.api.contract import Claim, ClaimHolder, ClaimSpec, Contract, ContractSp
 from zos.api.core import Namespace
 from zos.api.farm import Farm, FarmSpec, NamespaceSelector, PublicIPv4Range, PublicIPv6Prefix
 from zos.api.gridnode import GridNode, GridNodeStatus
-from zos.api.meta import Key, Meta, Object, Reason
+from zos.api.meta import RESTARTED_AT, Key, Meta, Object, Reason
 from zos.api.nodeworkload import NodeWorkload
 from zos.api.publicip import PublicIP, PublicIPSpec, slaac
 from zos.api.zmachine import MachineNetwork, ZMachine, ZMachineSpec
@@ -422,6 +422,11 @@ def edit(world: World, obj: Any, **spec: Any) -> Any:
     return new
 
 
+def restart(world: World, obj: Any) -> None:
+    meta = obj.metadata.model_copy(update={"annotations": {RESTARTED_AT: "now"}})
+    world.put(obj.model_copy(update={"metadata": meta}))
+
+
 def deleting(world: World, obj: Any) -> Any:
     meta = obj.metadata.model_copy(update={"deletion_timestamp": "2026-01-02T00:00:00Z"})
     new = obj.model_copy(update={"metadata": meta})
@@ -485,15 +490,20 @@ def test_a_machine_that_waits_can_do_without_its_address(ready: World) -> None:
     machine = one(ready, ZMachine, "web")
     (workload,) = resolve(machine, ready).workloads or ()
     assert workload.spec == before.spec.machine.model_copy(update={"public_nic": None}), "and nothing else changes"
-    assert machine.status.public_ipv4 is None
+    assert machine.status.public_ipv4 == "203.0.113.18", "the guest runs with it until it is restarted"
     spec = before.spec.model_copy(update={"machine": workload.spec})
     written = before.model_copy(update={"spec": spec, "metadata": before.metadata.model_copy(update={"generation": 2})})
     ready.put(written)  # the agent has not come to it, or does not answer
     ip = deleting(ready, one(ready, PublicIP, "address"))
-    assert "has not said yet" in resolve(ip, ready).waits_for[0]
+    assert "runs with it until it is restarted" in resolve(ip, ready).waits_for[0]
     (condition,) = written.status.conditions
-    done = written.status.model_copy(update={"conditions": (condition.model_copy(update={"observed_generation": 2}),)})
-    ready.put(written.model_copy(update={"status": done}))
+    assert written.status.machine is not None
+    ended = written.status.machine.model_copy(update={"state": "Stopped", "runs": None})
+    unsaid = written.model_copy(update={"status": written.status.model_copy(update={"machine": ended})})
+    ready.put(unsaid)
+    assert "has not said yet" in resolve(ip, ready).waits_for[0]
+    said = {"conditions": (condition.model_copy(update={"observed_generation": 2}),), "machine": ended}
+    ready.put(unsaid.model_copy(update={"status": unsaid.status.model_copy(update=said)}))
     assert resolve(ip, ready).waits_for == ()
 
 
@@ -565,6 +575,9 @@ def test_claims_of_a_contract_that_is_gone_are_collected_when_nobody_counts_on_i
     ready.remove(one(ready, Contract, "contract").key)
     edit(ready, one(ready, ZMachine, "web"), public_ip=None)
     ready.remove(one(ready, PublicIP, "address").key)
+    settle(ready)
+    assert [claim_ for claim_ in ready.all("Claim") if claim_.spec.farm], "its guest runs with it until it is restarted"
+    restart(ready, one(ready, ZMachine, "web"))
     settle(ready)
     assert [claim_ for claim_ in ready.all("Claim") if claim_.spec.farm] == []
 

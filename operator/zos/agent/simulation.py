@@ -10,7 +10,6 @@ from typing import ClassVar, NamedTuple
 
 from zos.drivers import DriverError
 from zos.drivers.disk import as_asked, here_already, missing, nothing_to_adopt, used_meanwhile
-from zos.drivers.domain import outdated
 from zos.plan.diff import Observed, Op
 from zos.plan.facts import DomainFact, ImageFact
 from zos.plan.items import (
@@ -231,18 +230,17 @@ class Domains(_DictDriver):
         assert isinstance(item, Domain)
         asked = next((one for one in wanted if isinstance(one, Domain) and one.name == item.name), None)
         shown: Domain = item
-        changed: tuple[str, ...] = ()
         if asked is not None and asked.running and item.running and asked.incarnation == item.incarnation:
-            shown, changed = asked, outdated(item, asked)
+            shown = asked
         self._facts[item.name] = DomainFact(
             running=item.running,
             booted=item.running,
             started_at=1.0 if item.name in self.node.starts else None,
             ended="" if item.running else "stopped",
             accelerator="tcg",
-            outdated=changed,
             recipe=item.recipe,
             image=item.image,
+            runs=item if item.running else None,
         )
         return Observed(key, shown, item.owner, origin=of_guest(item.uuid))
 

@@ -192,6 +192,9 @@ class NetworkAddress(Model):
     node: Name
     """The GridNode that the machine is on."""
 
+    next: Ipv4 | None = None
+    """The address that it gets at its next restart, held for it already. Absent: it keeps ``ip``."""
+
 
 class NetworkStatus(Status):
     nodes: tuple[NetworkNodeStatus, ...] = Field(default=(), json_schema_extra=at_most(8192))

@@ -17,6 +17,7 @@ from zos.api.text import (
     HostPort,
     Interface,
     Ipv4,
+    Ipv6,
     Kind,
     Label,
     Line,
@@ -249,6 +250,34 @@ class NodeWorkloadSpec(Model):
 _PARTS: dict[type[Part], str] = {NetworkOnNode: "network", MachineOnNode: "machine", MountOnNode: "mount"}
 
 
+class RunningNic(Model):
+    """A private interface that a guest runs with."""
+
+    network_uid: Uid
+    ip: Ipv4
+
+
+class RunningPublicNic(Model):
+    """A public interface that a guest runs with. Addresses without prefix length."""
+
+    mac: Mac
+    ipv4: Ipv4 | None = None
+    ipv6: Ipv6 | None = None
+
+
+class MachineRun(Model):
+    """What a guest that runs was started with."""
+
+    cpu: Count
+    memory: Quantity
+    """Of the guest alone."""
+
+    nics: tuple[RunningNic, ...] = Field(default=(), json_schema_extra=at_most(16))
+    public_nic: RunningPublicNic | None = None
+    disks: tuple[Uid, ...] = Field(default=(), json_schema_extra=at_most(64))
+    """Uids of ZMounts."""
+
+
 class MachineState(Model):
     """What the agent sees of a machine."""
 
@@ -266,6 +295,12 @@ class MachineState(Model):
     image_digest: Digest | None = None
     accelerator: Annotated[Literal["kvm", "tcg"] | None, otherwise(None)] = None
     """What the guest was started with; ``tcg`` is emulation in software."""
+
+    root_size: Quantity | None = None
+    """Bytes that are reserved for its root. Absent: it is not there, or the node does not say."""
+
+    runs: MachineRun | None = None
+    """Absent: no guest runs. While ``state`` is ``Running``, absent: the node does not say."""
 
 
 class MountState(Model):

@@ -182,14 +182,18 @@ class ZMachineSpec(Model):
 
 
 class ZMachineStatus(Status):
-    """How the machine stands. Further conditions: ``ImageReady``, ``Running`` (its entrypoint was started),
-    ``SoftwareEmulation`` (the node has no usable KVM), ``RestartRequired`` (it runs with an older spec)."""
+    """How the machine stands, and what it runs with. What of its spec was changed meanwhile waits for its restart, all of it
+    together. Further conditions: ``ImageReady``, ``Running`` (its entrypoint was started), ``SoftwareEmulation`` (the node has
+    no usable KVM), ``RestartRequired`` (it runs with an older spec; names the fields)."""
 
     node_name: Name | None = None
     """The GridNode that it is on, for the machine's life. Absent: not placed yet."""
 
     mode: Annotated[Literal["container", "vm"] | None, otherwise(None)] = None
     """What the image's content makes of it. Absent: the image is not there yet."""
+
+    network: Name | None = None
+    """The Network that it is in. Another than ``spec.network.name``: until it is restarted."""
 
     ip: Ipv4 | None = None
     """Its private IPv4 address."""
@@ -199,6 +203,15 @@ class ZMachineStatus(Status):
 
     public_ipv6: Ipv6 | None = Field(default=None, alias="publicIPv6")
     """Its public IPv6 address, without prefix length. The guest gives it to itself some seconds after it boots."""
+
+    cpu: Count | None = None
+    """Virtual CPUs of the guest that runs. Absent: none runs."""
+
+    memory: Quantity | None = None
+    """RAM of the guest that runs, in bytes. Absent: none runs."""
+
+    root_size: Quantity | None = None
+    """Room in bytes that its root has on the node; it never shrinks. Absent: not made yet."""
 
     console: Path | None = None
     """Path of the console log, on the node."""

@@ -34,18 +34,6 @@ from zos.plan.ownership import of_guest
 _GRACE = 30.0
 _PRESS_AGAIN = 3.0
 
-#: What people call the fields of a Domain, for the condition that asks for a restart.
-_WORDS = {
-    "cpu": "cpu",
-    "memory": "memory",
-    "image": "image",
-    "root": "disks",
-    "disks": "disks",
-    "nics": "network",
-    "config": "configuration",
-    "config_digest": "configuration",
-}
-
 
 @dataclasses.dataclass(frozen=True)
 class Seen:
@@ -183,16 +171,15 @@ class DomainDriver:
             machine = self._machine(seen.uuid)
             with self._records:
                 run = self._adopt(machine, seen.start) if seen.start is not None else machine.run()
-            was, now = seen.item, wanted.get(name)
-            changed: tuple[str, ...] = ()
-            item = dataclasses.replace(was, running=True)
-            if now is not None and now.running and now.uuid == was.uuid and self._same_run(seen, machine, now):
-                changed, item = outdated(was, now) if seen.start is not None else (), now
-            observed[key] = Observed(key, item, was.owner, origin=of_guest(seen.uuid))
+            was, now = self._started_as(seen, machine), wanted.get(name)
+            item = dataclasses.replace(seen.item, running=True)
+            if now is not None and now.running and now.uuid == seen.item.uuid and self._same_run(was, now):
+                item = now
+            observed[key] = Observed(key, item, item.owner, origin=of_guest(seen.uuid))
             facts[name] = dataclasses.replace(
-                _fact(run, machine, running=True), outdated=changed, image=was.image, unreadable=seen.start is None
+                _fact(run, machine, running=True), image=seen.item.image, runs=was, unreadable=seen.start is None
             )
-            images.add(was.image)
+            images.add(seen.item.image)
         self._facts, self._images = facts, frozenset(images)
         return observed, {name: seen.uuid for name, seen in running.items() if seen.up}
 
@@ -211,10 +198,16 @@ class DomainDriver:
             found[domain.name()] = Seen(domain.UUIDString(), item, start, up)
         return found
 
-    def _same_run(self, seen: Seen, machine: Machine, now: Domain) -> bool:
-        """Whether no restart was asked for since the guest was started. The card says it too; where neither can be read nothing
-        is restarted."""
-        was = seen.item if seen.start is not None else machine.card()
+    def _started_as(self, seen: Seen, machine: Machine) -> Domain | None:
+        """What a guest that runs was started with. Where it does not tell itself, its card says for which incarnation; where
+        that can't be read either nobody knows."""
+        if seen.start is not None:
+            return dataclasses.replace(seen.item, running=True)
+        card = machine.card()
+        return dataclasses.replace(seen.item, incarnation=card.incarnation) if card is not None else None
+
+    def _same_run(self, was: Domain | None, now: Domain) -> bool:
+        """Whether no restart was asked for since the guest was started. Where that is not known nothing is restarted."""
         return was is None or was.incarnation == now.incarnation
 
     def _settle(self, machine: Machine) -> Run:
@@ -239,7 +232,7 @@ class DomainDriver:
     async def _make_so(self, item: Domain, key: str) -> None:
         seen = await self._hypervisor.call(self._seen, item.name)
         if seen is not None:
-            same = seen.uuid == item.uuid and self._same_run(seen, self._machine(seen.uuid), item)
+            same = seen.uuid == item.uuid and self._same_run(self._started_as(seen, self._machine(seen.uuid)), item)
             if item.running and same:
                 return
             await self._stop(item.name, seen.uuid, key)
@@ -423,11 +416,6 @@ def _fact(run: Run, machine: Machine, *, running: bool) -> DomainFact:
         problem=run.problem,
         recipe=run.recipe,
     )
-
-
-def outdated(was: Domain, now: Domain) -> tuple[str, ...]:
-    """What a guest runs with otherwise than wanted, in people's words."""
-    return tuple(dict.fromkeys(word for field, word in _WORDS.items() if getattr(now, field) != getattr(was, field)))
 
 
 def _readable_start(metadata: str) -> Start | None:

@@ -60,6 +60,7 @@ def item_of(text: dict[str, Any]) -> Domain:
     fields["root"] = known(GuestDisk, text["root"])
     fields["disks"] = tuple(known(GuestDisk, disk) for disk in text["disks"])
     fields["nics"] = tuple(known(GuestNic, nic) for nic in text["nics"])
+    fields["fields"] = tuple((name, digest) for name, digest in text.get("fields", ()))
     return known(Domain, fields)
 
 

@@ -6,6 +6,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Literal
 
+from zos.plan.items import Domain
+
 #: What a fact is about, for those who say that they could not look.
 Family = Literal["image", "domain"]
 _WORDS: Mapping[Family, str] = {"image": "images", "domain": "guests"}
@@ -73,9 +75,9 @@ class DomainFact:
     """What is known of a guest. ``crashes`` are times (seconds, the agent's monotonic-enough wall clock) of the last
     unexpected ends; ``exit_code`` is the entrypoint's (128 + n for signal n), None while it runs or when it died without
     a word. ``ended``: the entrypoint ended (exit); the guest died (crash); it was asked to, rebooted or went down with the
-    node (stopped). ``problem`` is what the guest's init could not do. ``outdated`` names what the guest runs with otherwise
-    than wanted, until it is restarted. ``booted``: it runs, and so does its entrypoint. ``recipe``: what it was started with
-    last (`Domain.recipe`); ``image``: the digest in that. ``unreadable``: it runs, and nobody can tell with what."""
+    node (stopped). ``problem`` is what the guest's init could not do. ``booted``: it runs, and so does its entrypoint.
+    ``recipe``: what it was started with last (`Domain.recipe`); ``image``: the digest in that. ``runs``: what a guest that runs
+    was started with, as far as that can be told. ``unreadable``: it runs, and not all of that can be."""
 
     running: bool
     booted: bool = False
@@ -88,9 +90,9 @@ class DomainFact:
     accelerator: Literal["kvm", "tcg"] | None = None
     console: str | None = None
     problem: str = ""
-    outdated: tuple[str, ...] = ()
     recipe: str = ""
     image: str = ""
+    runs: Domain | None = None
     unreadable: bool = False
 
 

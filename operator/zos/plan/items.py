@@ -234,8 +234,21 @@ class GuestDisk:
 
 @dataclass(frozen=True, kw_only=True)
 class GuestNic:
+    """An interface of a guest, and what its guard lets out: ``ipv4`` and ``ipv6`` without prefix length, empty for nothing of
+    that family. It stands in the private network with uid ``network``, else on the segment behind the node's ``interface``. A
+    guest that an earlier agent has started tells neither."""
+
     tap: str
     mac: str
+    network: str = ""
+    interface: str = ""
+    mtu: int = 0
+    ipv4: str = ""
+    ipv6: str = ""
+
+    @property
+    def told(self) -> bool:
+        return bool(self.network or self.interface)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -244,8 +257,9 @@ class Domain(Item):
 
     ``image`` is the digest of an unpacked image (root file system, shared read-only); ``root`` the Disk that takes the
     writes; ``config`` the path of the File that the guest's init reads (network, mounts, environment, entrypoint);
-    ``config_digest`` makes a changed file a changed domain. ``memory`` in bytes. A guest that runs keeps what it was started
-    with (`DomainFact.outdated`), unless ``incarnation`` differs: then it is restarted.
+    ``config_digest`` makes a changed file a changed domain, and ``fields`` are digests of what is in it by the field of the
+    user's spec. ``memory`` in bytes. A guest that runs keeps what it was started with (`DomainFact.runs`); one of another
+    ``incarnation`` is to be stopped first.
     """
 
     name: str
@@ -258,6 +272,7 @@ class Domain(Item):
     nics: tuple[GuestNic, ...]
     config: str
     config_digest: str
+    fields: tuple[tuple[str, str], ...] = ()
     running: bool
     incarnation: str = ""
 

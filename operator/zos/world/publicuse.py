@@ -11,8 +11,8 @@ from dataclasses import dataclass
 
 from zos.api.farm import ipv4_of
 from zos.api.gridnode import GridNode, Quarantined, QuarantinedNic
-from zos.api.nodeworkload import NodeWorkload, Owner
-from zos.world import placement
+from zos.api.nodeworkload import NodeWorkload, Owner, RunningPublicNic
+from zos.world import guests, placement
 from zos.world.store import Indexes, Reader
 
 INDEXES = (
@@ -21,8 +21,8 @@ INDEXES = (
         NodeWorkload,
         {
             "owner": lambda workload: [workload.spec.owner.uid],
-            "public": lambda workload: _asked(workload),
-            "publicIPv4": lambda workload: {"": number} if (number := _number(workload)) is not None else {},
+            "public": lambda workload: _keys_of(workload),
+            "publicIPv4": lambda workload: {"": found} if (found := _number(workload)) else {},
         },
     ),
     Indexes(
@@ -37,11 +37,13 @@ INDEXES = (
 
 @dataclass(frozen=True)
 class OnNode:
-    """A machine with a public interface, as its node was asked for. ``going``: its user has deleted it."""
+    """A machine with a public interface, as its node was asked for or its guest runs with. ``going``: its user has deleted
+    it; ``until_restart``: it is not asked for any more, but the guest that runs has it."""
 
     owner: Owner
     namespace: str
     going: bool
+    until_restart: bool = False
 
 
 @dataclass(frozen=True)
@@ -62,14 +64,18 @@ class Left:
 
 
 def on_nodes(keys: Iterable[str], world: Reader) -> tuple[OnNode, ...]:
-    """Machines whose nodes were asked for an interface with one of these MACs or IPv4 addresses."""
-    found = {workload: None for key in keys for workload in world.where_view(NodeWorkload, "public", key, _on_node)}
+    """Machines that have an interface with one of these MACs or IPv4 addresses."""
+    found = {
+        workload: None
+        for key in keys
+        for workload in world.where_view(NodeWorkload, "public", key, lambda found, key=key: _on_node(found, key))  # type: ignore[misc]
+    }
     return tuple(workload for workload in found if not _given_up(workload, world))
 
 
 def unsettled(uid: str, world: Reader) -> bool:
     """Whether a machine may still run with what its node is not asked for any more: the agent has not said that it is gone."""
-    found = world.where_view(NodeWorkload, "owner", uid, lambda workload: (_on_node(workload), _settled(workload)))
+    found = world.where_view(NodeWorkload, "owner", uid, lambda workload: (_on_node(workload, ""), _settled(workload)))
     return any(not settled and not _given_up(workload, world) for workload, settled in found)
 
 
@@ -87,37 +93,38 @@ def left(farm: str | None, keys: Iterable[str], world: Reader) -> Left | None:
 def numbers(farm: str, world: Reader, *, tracked: bool = False) -> frozenset[int]:
     """IPv4 addresses that machines have on nodes, or guests in the quarantine of the farm's nodes; as numbers."""
     look = world.parts if tracked else world.glance_parts
-    asked = look(NodeWorkload, "publicIPv4", "")
-    return frozenset(asked).union(*look(GridNode, "publicIPv4", farm))
+    return frozenset[int]().union(*look(NodeWorkload, "publicIPv4", ""), *look(GridNode, "publicIPv4", farm))
 
 
-def _address(workload: NodeWorkload) -> str | None:
-    nic = workload.spec.machine.public_nic if workload.spec.machine is not None else None
-    return nic.ipv4_address if nic is not None else None
+def _interfaces(workload: NodeWorkload) -> tuple[RunningPublicNic, ...]:
+    """Those that it may have: what is asked for, and what runs."""
+    found = guests.guest(workload)
+    nics = [one.public_nic for one in found.possible] if found is not None else []
+    return tuple(dict.fromkeys(nic for nic in nics if nic is not None))
 
 
-def _number(workload: NodeWorkload) -> int | None:
+def _number(workload: NodeWorkload) -> frozenset[int]:
     """Of one that its user wants gone, his PublicIP knows (`on_nodes`)."""
-    address = _address(workload)
-    return int(ipv4_of(address)) if address is not None and not workload.going else None
+    if workload.going:
+        return frozenset()
+    return frozenset(int(ipv4_of(nic.ipv4)) for nic in _interfaces(workload) if nic.ipv4 is not None)
 
 
-def _asked(workload: NodeWorkload) -> list[str]:
-    nic = workload.spec.machine.public_nic if workload.spec.machine is not None else None
-    address = _address(workload)
-    return [nic.mac, *([address] if address else [])] if nic is not None else []
+def _keys_of(workload: NodeWorkload) -> list[str]:
+    return [key for nic in _interfaces(workload) for key in (nic.mac, nic.ipv4) if key]
 
 
-def _on_node(workload: NodeWorkload) -> OnNode:
-    return OnNode(workload.spec.owner, workload.namespace, workload.going)
+def _on_node(workload: NodeWorkload, key: str) -> OnNode:
+    part = workload.spec.machine
+    public = part.public_nic if part is not None else None
+    asked = public is not None and key in (public.mac, public.ipv4_address)
+    return OnNode(workload.spec.owner, workload.namespace, workload.going, until_restart=not asked)
 
 
 def _settled(workload: NodeWorkload) -> bool:
-    """Whether nothing runs there with less or more than it asks for."""
-    status, condition = workload.status, workload.status.condition("Ready")
-    if workload.deleting or condition is None or condition.observed_generation != workload.metadata.generation:
-        return False
-    return condition.status == "True" or (status.machine is not None and status.machine.state != "Running")
+    """Whether it is known what runs there."""
+    found = guests.guest(workload)
+    return found is not None and found.settled
 
 
 def _given_up(workload: OnNode, world: Reader) -> bool:

@@ -27,9 +27,14 @@ INDEXES = (
     *egress.INDEXES,
     Indexes(Heartbeat),
     Indexes(Secret),
-    Indexes(ZMachine, {"network": lambda machine: [f"{machine.namespace}/{machine.spec.network.name}"]}),
+    Indexes(ZMachine, {"network": lambda machine: {f"{machine.namespace}/{name}" for name in _networks(machine)}}),
     Indexes(NodeWorkload, {"owner": lambda workload: [workload.spec.owner.uid]}),
 )
+
+
+def _networks(machine: ZMachine) -> frozenset[str]:
+    """Where a machine is to be, and where it is until it is restarted."""
+    return frozenset(filter(None, (machine.spec.network.name, machine.status.network)))
 
 
 @dataclass(frozen=True)
@@ -146,11 +151,11 @@ def _addresses(
 def _left(entry: NetworkAddress, network: Network, world: Reader) -> bool:
     """Whether nobody has the address any more: its machine is gone from the node as well, or is in another network."""
     try:
-        seen = world.view(ZMachine, network.namespace, entry.machine, lambda machine: (machine.uid, machine.spec.network.name))
+        seen = world.view(ZMachine, network.namespace, entry.machine, lambda machine: (machine.uid, _networks(machine)))
     except Unreadable:
         return False
     if seen is not None and seen[0] == entry.uid:
-        return seen[1] != network.name
+        return network.name not in seen[1]
     return not quarantine.lingers(entry.uid, entry.node, world)
 
 

@@ -138,6 +138,8 @@ def _user(ip: PublicIP, farm: str | None, addresses: tuple[str, ...], world: Rea
 def _still(found: publicuse.OnNode) -> str:
     if found.going:
         return f"which is not gone yet from its node ({found.namespace}); an administrator can give up the node"
+    if found.until_restart:
+        return "which runs with it until it is restarted: its condition RestartRequired says how"
     return (
         f"which does not ask for it any more but runs with it on its node ({found.namespace}): remove publicIP from its spec, "
         "name one that is Ready, or delete it"

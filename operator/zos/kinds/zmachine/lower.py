@@ -53,7 +53,8 @@ def _with_image(workload: NodeWorkload, facts: Facts, image: Image) -> Lowered:
     missing = _missing(argv, fact, environment)
     if missing is not None:
         return _as_it_is(image, Problem(Reason.INVALID_SPEC, missing))
-    text = _config(machine, fact, argv, environment, facts).render()
+    guest = _config(machine, fact, argv, environment, facts)
+    text = guest.render()
     if len(text) > LIMIT:
         return _as_it_is(
             image, Problem(Reason.INVALID_SPEC, "env, keys and entrypoint together are more than 1 MiB: make them smaller")
@@ -70,7 +71,10 @@ def _with_image(workload: NodeWorkload, facts: Facts, image: Image) -> Lowered:
         adopt=machine.adopt or "",
         origin=workload.spec.owner,
     )
-    ports = _ports(machine, uid, owner)
+    wanted = _nics(machine, uid)
+    # What a guest that runs was started with is what its interfaces and their guards are for, until it has ended.
+    runs = known.runs if known is not None and known.running else None
+    ports = _ports(runs.nics if runs is not None and all(nic.told for nic in runs.nics) else wanted, uid, owner)
     domain = Domain(
         owner=owner,
         needs=(
@@ -88,17 +92,39 @@ def _with_image(workload: NodeWorkload, facts: Facts, image: Image) -> Lowered:
         image=fact.digest,
         root=GuestDisk(disk=root.name, serial=_ROOT),
         disks=tuple(GuestDisk(disk=f"mount-{disk.mount_uid}", serial=_serial(disk.mount_uid)) for disk in machine.disks),
-        nics=ports.nics,
+        nics=wanted,
         config=path,
-        config_digest=hashlib.sha256(text.encode()).hexdigest(),
+        config_digest=_digest(text),
+        fields=_fields(guest),
         running=False,
         incarnation=machine.restarted_at or "",
     )
     mended = known is not None and known.recipe not in ("", domain.recipe)
     asked = course(machine.run_policy, known, facts.now, uid, mended=mended)
-    domain = replace(domain, running=asked.running)
+    problem = asked.problem
+    if asked.running and runs is not None and runs.incarnation != domain.incarnation:
+        problem = Problem(Reason.PROGRESSING, "it is stopped to be started again")
+    domain = replace(domain, running=asked.running and problem is None)
+    if not domain.running:
+        domain = replace(domain, needs=())  # to stop needs nothing
     items: tuple[Item, ...] = (image, root, config, *ports.segments, *ports.taps, *ports.guards, domain)
-    return Lowered(items, asked.problem, asked.wake_at)
+    return Lowered(items, problem, asked.wake_at)
+
+
+def _digest(text: str) -> str:
+    return hashlib.sha256(text.encode()).hexdigest()
+
+
+def _fields(guest: GuestConfig) -> tuple[tuple[str, str], ...]:
+    """Digests of a guest's configuration by the field of the user's spec that it comes from."""
+    parts: dict[str, object] = {
+        "network": (guest.hostname, guest.interfaces, guest.nameservers),
+        "disks": guest.mounts,
+        "entrypoint": (guest.argv, guest.working_dir, guest.user, guest.stop_signal),
+        "env": guest.environment,
+        "sshAuthorizedKeys": guest.files,
+    }
+    return tuple((field, _digest(repr(part))[:16]) for field, part in parts.items())
 
 
 def _machine(workload: NodeWorkload) -> MachineOnNode:
@@ -148,6 +174,25 @@ def _config(
     )
 
 
+def _nics(machine: MachineOnNode, uid: str) -> tuple[GuestNic, ...]:
+    found = [
+        GuestNic(tap=names.tap(uid, number), mac=nic.mac, network=nic.network_uid, mtu=nic.mtu, ipv4=nic.ip)
+        for number, nic in enumerate(machine.nics)
+    ]
+    if (public := machine.public_nic) is not None:
+        found.append(
+            GuestNic(
+                tap=names.tap(uid, len(found)),
+                mac=public.mac,
+                interface=public.interface,
+                mtu=_PUBLIC_MTU,
+                ipv4=public.ipv4_address or "",
+                ipv6=public.ipv6_address or "",
+            )
+        )
+    return tuple(found)
+
+
 @dataclass(frozen=True)
 class _Ports:
     """A machine's taps with what guards them, and what else they stand on."""
@@ -155,31 +200,24 @@ class _Ports:
     taps: tuple[Tap, ...]
     guards: tuple[Firewall, ...]
     segments: tuple[Segment, ...]
-    nics: tuple[GuestNic, ...]
 
 
-def _ports(machine: MachineOnNode, uid: str, owner: str) -> _Ports:
+def _ports(nics: tuple[GuestNic, ...], uid: str, owner: str) -> _Ports:
     taps: list[Tap] = []
     guards: list[Firewall] = []
     segments: list[Segment] = []
-
-    def plug(ground: Bridge | Segment, bridge: str, mtu: int, mac: str, ipv4: str | None, ipv6: str | None) -> None:
-        name = names.tap(uid, len(taps))
-        table = f"{names.table(uid)}-{len(taps)}"
-        guards.append(Firewall(owner=owner, family="bridge", name=table, body=guard.body(name, mac, ipv4, ipv6)))
-        taps.append(Tap(owner=owner, needs=(ground.key, guards[-1].key), name=name, bridge=bridge, mtu=mtu))
-
-    for nic in machine.nics:
-        bridge = Bridge(name=names.bridge(nic.network_uid), mtu=nic.mtu)
-        plug(bridge, bridge.name, nic.mtu, nic.mac, nic.ip, None)
-    macs = [nic.mac for nic in machine.nics]
-    if (public := machine.public_nic) is not None:
-        segment = Segment(owner=owner, interface=public.interface)
-        segments.append(segment)
-        plug(segment, public.interface, _PUBLIC_MTU, public.mac, public.ipv4_address, public.ipv6_address)
-        macs.append(public.mac)
-    nics = tuple(GuestNic(tap=tap.name, mac=mac) for tap, mac in zip(taps, macs, strict=True))
-    return _Ports(tuple(taps), tuple(guards), tuple(segments), nics)
+    for number, nic in enumerate(nics):
+        if nic.network:
+            bridge = names.bridge(nic.network)
+            ground = Bridge(name=bridge, mtu=nic.mtu).key
+        else:
+            bridge = nic.interface
+            segments.append(Segment(owner=owner, interface=bridge))
+            ground = segments[-1].key
+        body = guard.body(nic.tap, nic.mac, nic.ipv4 or None, nic.ipv6 or None)
+        guards.append(Firewall(owner=owner, family="bridge", name=f"{names.table(uid)}-{number}", body=body))
+        taps.append(Tap(owner=owner, needs=(ground, guards[-1].key), name=nic.tap, bridge=bridge, mtu=nic.mtu))
+    return _Ports(tuple(taps), tuple(guards), tuple(segments))
 
 
 def _interfaces(machine: MachineOnNode, nameservers: tuple[str, ...]) -> tuple[GuestInterface, ...]:

@@ -10,19 +10,21 @@ from zos.api import names
 from zos.api.gridnode import GUEST_OVERHEAD, GridNode, NodeHold, Resources
 from zos.api.meta import RESTARTED_AT, Condition, Reason
 from zos.api.network import Network, NetworkAddress
-from zos.api.nodeworkload import DiskOnNode, MachineOnNode, MachineState, Nic, NodeWorkload, PublicNic
+from zos.api.nodeworkload import DiskOnNode, MachineOnNode, MachineState, Nic, NodeWorkload, PublicNic, RunningNic
 from zos.api.text import host
 from zos.api.zmachine import RunPolicy, ZMachine, ZMachineStatus, minimum_root_size
 from zos.api.zmount import ZMount
 from zos.kinds.zmachine import environment, publicaddress
 from zos.kinds.zmachine.publicaddress import Public
-from zos.world import placement, quarantine
+from zos.world import guests, placement, quarantine
+from zos.world.guests import Guest
 from zos.world.heartbeat import Heartbeat
 from zos.world.quarantine import Inheritance
 from zos.world.resolution import Hold, Resolution, SecretValue, Verdict, Workload, ready, waiting
 from zos.world.store import Indexes, Reader
 
 INDEXES = (
+    *guests.INDEXES,
     *placement.INDEXES,
     *environment.INDEXES,
     *publicaddress.INDEXES,
@@ -37,8 +39,8 @@ INDEXES = (
 
 def _addressed(machine: ZMachine) -> dict[str, str]:
     """The address that a machine runs with, by its network: whose it is."""
-    ip = machine.status.ip
-    return {f"{machine.namespace}/{machine.spec.network.name}/{ip}": machine.uid} if ip else {}
+    ip, network = machine.status.ip, machine.status.network or machine.spec.network.name
+    return {f"{machine.namespace}/{network}/{ip}": machine.uid} if ip else {}
 
 
 class _Waiting(Exception):
@@ -55,14 +57,15 @@ class _Waiting(Exception):
 
 @dataclass(frozen=True)
 class _Disk:
-    """A disk as the machine sees it: on ``node`` if it is somewhere, ``pinned`` if it can't move from there."""
+    """A disk as the machine sees it: on ``node`` if it is somewhere, ``pinned`` if it can't move from there. ``there``: it has
+    been made and is the machine's, so the machine can start with it, be it as large as is asked or not."""
 
     name: str
     path: str
     uid: str
     node: str | None
     pinned: bool
-    ready: bool
+    there: bool
     size: int
     why: str = ""
 
@@ -84,7 +87,7 @@ def resolve(machine: ZMachine, world: Reader) -> Resolution:
         pools = (network_key, *((GridNode.key_of("", held),) if held else ()))
         return Resolution(verdict=waiting(Reason.DELETING, "being stopped and removed"), releases=pools)
     node: str | None = had or held
-    status = _status(machine, node, machine.status.ip, _public_before(machine), world)
+    status = _status(machine, node, machine.status.ip, _public_before(machine), None, world)
     holds: tuple[Hold, ...] = ()
     try:
         legacy = _legacy(machine, node, world)
@@ -95,12 +98,12 @@ def resolve(machine: ZMachine, world: Reader) -> Resolution:
         public_nic = _public_nic(public, node, world)
         capacity = _capacity(machine, node, legacy.adopt if legacy else None, world)
         holds = (capacity,)
-        status = _status(machine, node, machine.status.ip, public, world)
+        status = _status(machine, node, machine.status.ip, public, network, world)
         address = _address(machine, node, network, world)
         holds = (capacity, Hold(network_key, address))
-        status = _status(machine, node, address.ip, public, world)
+        status = _status(machine, node, address.ip, public, network, world)
         for disk in disks:
-            if disk.node != node or not disk.ready:
+            if disk.node != node or not disk.there:
                 why = f" ({disk.why})" if disk.why else ""
                 raise _Waiting(Reason.DEPENDENCY_NOT_READY, f"disk {disk.name} is not ready on node {node} yet{why}")
         secrets = _secrets(machine, world)
@@ -209,17 +212,22 @@ def _disks(machine: ZMachine, world: Reader) -> tuple[_Disk, ...]:
                 mount.deleting,
                 mount.spec.size,
                 mount.spec.node_name,
+                mount.status.size is not None,
             ),
         )
         if seen is None:
             raise _Waiting(Reason.DEPENDENCY_NOT_READY, f"disk {wish.name} does not exist: apply a ZMount of that name")
-        uid, node, pinned, done, user, leaving, size, asked = seen
+        uid, node, pinned, done, user, leaving, size, asked, made = seen
         if leaving and user != machine.name:
             raise _Waiting(Reason.DEPENDENCY_NOT_READY, f"disk {wish.name} is being deleted")
         if user is not None and user != machine.name:
-            raise _Waiting(Reason.CONFLICT, f"disk {wish.name} is used by ZMachine {user}: a disk has one machine at a time")
+            raise _Waiting(
+                Reason.CONFLICT,
+                f"disk {wish.name} is used by ZMachine {user}: a disk has one machine at a time, until that is restarted "
+                "without it or deleted",
+            )
         mine = user == machine.name  # the disk itself decides whose it is
-        found.append(_Disk(wish.name, wish.mount_path, uid, node or asked, pinned, not done and mine, size, done))
+        found.append(_Disk(wish.name, wish.mount_path, uid, node or asked, pinned, made and mine, size, done))
     return tuple(found)
 
 
@@ -269,19 +277,26 @@ def _node(machine: ZMachine, world: Reader, held: str | None, disks: tuple[_Disk
     return best
 
 
-def _need(machine: ZMachine, had: NodeHold | None = None) -> Resources:
-    """What the machine takes of its node. Disks count for themselves; a root never shrinks, as little as a disk does."""
+def _need(machine: ZMachine, had: NodeHold | None = None, guest: Guest | None = None) -> Resources:
+    """What the machine takes of its node, now or after its restart, whichever is more. Disks count for themselves; a root never
+    shrinks, as little as a disk does."""
     spec = machine.spec
+    cpu, memory = [spec.cpu], [spec.memory + GUEST_OVERHEAD]
+    if guest is not None:
+        cpu += [one.cpu for one in guest.possible]
+        memory += [one.memory + GUEST_OVERHEAD for one in guest.possible]
+        if had is not None and not guest.settled:
+            cpu.append(had.cpu)
+            memory.append(had.memory)
+    root = spec.root_size or minimum_root_size(spec.cpu, spec.memory)
     return Resources(
-        cpu=spec.cpu,
-        memory=spec.memory + GUEST_OVERHEAD,
-        storage=max(spec.root_size or minimum_root_size(spec.cpu, spec.memory), had.storage if had else 0),
+        cpu=max(cpu), memory=max(memory), storage=max(root, machine.status.root_size or 0, had.storage if had else 0)
     )
 
 
 def _capacity(machine: ZMachine, node: str, adopt: str | None, world: Reader) -> Hold:
     had = placement.holding(world, machine.uid, node)
-    need = _need(machine, had)
+    need = _need(machine, had, guests.guest(_state(machine, node, world)))
     more = placement.more(world, need, node, machine.uid, adopt)
     lack: str | None = None
     if had is None and _state(machine, node, world) is not None:
@@ -309,14 +324,17 @@ def _capacity(machine: ZMachine, node: str, adopt: str | None, world: Reader) ->
 
 
 def _address(machine: ZMachine, node: str, network: _Net, world: Reader) -> NetworkAddress:
-    """The machine's private address: what it has, what it asks for, or the lowest free one."""
+    """The machine's private address: what it has, what it asks for, or the lowest free one. What it may run with stays its own
+    until its node has said otherwise; what it asks for instead is held beside that."""
     name, asked = machine.spec.network.name, machine.spec.network.ip
     if node not in network.subnets:
         raise _Waiting(Reason.DEPENDENCY_NOT_READY, f"network {name} is not on node {node} yet: it joins by itself")
     subnet = IPv4Network(network.subnets[node])
-    taken = {entry.ip: entry for entry in network.addresses if entry.uid != machine.uid}
-    had = next((entry.ip for entry in network.addresses if entry.uid == machine.uid and entry.node == node), None)
-    keeps = had is not None and asked in (None, had)
+    others = [entry for entry in network.addresses if entry.uid != machine.uid]
+    taken = {ip: entry for entry in others for ip in (entry.ip, entry.next) if ip is not None}
+    entry = next((entry for entry in network.addresses if entry.uid == machine.uid and entry.node == node), None)
+    had = entry.ip if entry is not None else None
+    keeps = entry is not None and asked in (None, entry.ip, entry.next)
     left = frozenset[str]() if keeps else quarantine.private_addresses(node, network.uid, machine.uid, world)
     if asked is not None:
         if IPv4Address(asked) not in subnet:
@@ -333,6 +351,8 @@ def _address(machine: ZMachine, node: str, network: _Net, world: Reader) -> Netw
                 f"a guest in quarantine on node {node} runs with network.ip {asked}: an administrator decides in "
                 f"spec.quarantine of GridNode {node}",
             )
+        if had is not None and had != asked and _may_run_with(machine, node, network, had, world):
+            return NetworkAddress(ip=had, machine=machine.name, uid=machine.uid, node=node, next=asked)
     used = taken.keys() | left
     if had is None and machine.status.node_name == node and _free(machine.status.ip, machine, subnet, used, world):
         had = machine.status.ip  # its network was made anew
@@ -344,6 +364,14 @@ def _address(machine: ZMachine, node: str, network: _Net, world: Reader) -> Netw
             Reason.INSUFFICIENT_CAPACITY, f"all 253 addresses of {subnet} (network {name}, node {node}) are used{some}"
         )
     return NetworkAddress(ip=ip, machine=machine.name, uid=machine.uid, node=node)
+
+
+def _may_run_with(machine: ZMachine, node: str, network: _Net, ip: str, world: Reader) -> bool:
+    guest = guests.guest(_state(machine, node, world))
+    if guest is None:
+        return False
+    held = RunningNic(network_uid=network.uid, ip=ip)
+    return not guest.settled or any(held in one.nics for one in guest.possible)
 
 
 def _free(ip: str | None, machine: ZMachine, subnet: IPv4Network, taken: Container[str], world: Reader) -> bool:
@@ -375,7 +403,7 @@ def _workload(machine: ZMachine, node: str, address: NetworkAddress, network: _N
     nic = Nic(
         network_uid=network.uid,
         mac=names.mac(f"{machine.uid}/{network.uid}"),
-        ip=address.ip,
+        ip=address.next or address.ip,
         prefixlen=subnet.prefixlen,
         gateway=str(subnet[1]),
         mtu=network.mtu,
@@ -407,23 +435,52 @@ def _state(machine: ZMachine, node: str | None, world: Reader) -> NodeWorkload |
 
 
 def _status(
-    machine: ZMachine, node: str | None, ip: str | None, public: Public | tuple[str | None, str | None] | None, world: Reader
+    machine: ZMachine,
+    node: str | None,
+    ip: str | None,
+    public: Public | tuple[str | None, str | None] | None,
+    network: _Net | None,
+    world: Reader,
 ) -> ZMachineStatus:
+    """What the machine runs with; before that, or when it runs no more, what it is to run with (``ip``, ``public``)."""
     workload = _state(machine, node, world)
     state = (workload.status.machine if workload else None) or MachineState()
+    before, guest = machine.status, guests.guest(workload)
+    runs = guest.runs if guest is not None else None
     ipv4, ipv6 = public if isinstance(public, tuple) else (public.ipv4, public.ipv6) if public else (None, None)
+    if guest is not None and not guest.settled:
+        ip = before.ip or ip
+        if before.started_at is not None:
+            ipv4, ipv6 = before.public_ipv4, before.public_ipv6
+    elif runs is not None:
+        ip = next((nic.ip for nic in runs.nics), ip)
+        ipv4, ipv6 = (runs.public_nic.ipv4, runs.public_nic.ipv6) if runs.public_nic is not None else (None, None)
     return ZMachineStatus(
         node_name=node,
         mode=state.mode,
+        network=_network_of(machine, guest, network),
         ip=ip,
         public_ipv4=ipv4 and host(ipv4),
         public_ipv6=ipv6 and host(ipv6),
+        cpu=runs.cpu if runs is not None else None,
+        memory=runs.memory if runs is not None else None,
+        root_size=state.root_size or before.root_size,
         console=state.console,
         image_digest=state.image_digest,
         restarts=state.restarts,
         started_at=state.started_at,
         state=state.state,
     )
+
+
+def _network_of(machine: ZMachine, guest: Guest | None, network: _Net | None) -> str:
+    """The network that it may be in: the one that it asks for only when it is known to be in no other."""
+    asked, before = machine.spec.network.name, machine.status.network
+    if guest is None or before in (None, asked):
+        return asked
+    uid = network.uid if network is not None else ""
+    moved = guest.settled and all(nic.network_uid == uid for one in guest.possible for nic in one.nics)
+    return asked if moved else before or asked
 
 
 def _told(machine: ZMachine, node: str | None, world: Reader) -> tuple[Condition, ...]:

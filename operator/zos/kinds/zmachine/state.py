@@ -7,13 +7,22 @@ from datetime import UTC, datetime
 
 from zos.api import names
 from zos.api.meta import Condition, Reason
-from zos.api.nodeworkload import MachineOnNode, MachineState, NodeWorkload, Owner
+from zos.api.nodeworkload import (
+    MachineOnNode,
+    MachineRun,
+    MachineState,
+    NodeWorkload,
+    Owner,
+    RunningNic,
+    RunningPublicNic,
+)
 from zos.api.zmachine import RunPolicy
 from zos.kinds import Report
 from zos.plan.facts import DomainFact, Facts, ImageFact
-from zos.plan.items import Image
+from zos.plan.items import Disk, Domain, Image
 from zos.plan.lowered import Lowered
 from zos.plan.outcome import Outcome
+from zos.plan.restart import outdated
 from zos.world.resolution import Verdict, ready, waiting
 
 
@@ -29,8 +38,8 @@ def report(workload: NodeWorkload, facts: Facts, lowered: Lowered, outcome: Outc
         verdict = replace(verdict, message=f"{verdict.message}; the machine runs on with what it was started with")
     return Report(
         verdict,
-        machine=_state(machine, image, fact),
-        conditions=(_image_ready(machine.image, image, facts, lowered), *_conditions(workload.spec.owner, fact)),
+        machine=_state(machine, image, fact, lowered, outcome),
+        conditions=(_image_ready(machine.image, image, facts, lowered), *_conditions(workload.spec.owner, fact, lowered)),
     )
 
 
@@ -44,7 +53,9 @@ def _verdict(machine: MachineOnNode, lowered: Lowered, outcome: Outcome, fact: D
         if item.key in outcome.failed:
             return waiting(Reason.FAILED, f"{item.key}: {outcome.failed[item.key]}")
     if lowered.problem is not None:
-        done = lowered.problem.reason is Reason.COMPLETED
+        if lowered.problem.reason is Reason.SUSPENDED and fact is not None and fact.running:
+            return waiting(Reason.PROGRESSING, "the guest is being stopped")
+        done = lowered.problem.reason in (Reason.COMPLETED, Reason.SUSPENDED)  # as asked
         return Verdict(done, lowered.problem.reason, lowered.problem.message)
     if image.key in outcome.pending or not lowered.whole:
         return waiting(Reason.IMAGE_PULLING, outcome.pending.get(image.key, f"fetching {machine.image}"))
@@ -60,12 +71,15 @@ def _verdict(machine: MachineOnNode, lowered: Lowered, outcome: Outcome, fact: D
     return ready("the guest runs")
 
 
-def _state(machine: MachineOnNode, image: ImageFact | None, fact: DomainFact | None) -> MachineState:
+def _state(
+    machine: MachineOnNode, image: ImageFact | None, fact: DomainFact | None, lowered: Lowered, outcome: Outcome
+) -> MachineState:
     """What runs counts, not what is wanted; before there is anything, what it will run with."""
     wanted = image.digest if image is not None else ""
     ran = fact.image if fact is not None else ""
     digest = ran or wanted if fact is not None and fact.running else wanted or ran
-    state = MachineState(mode="container" if digest else None, image_digest=digest or None)
+    root = _root(lowered, outcome)
+    state = MachineState(mode="container" if digest else None, image_digest=digest or None, root_size=root and root.size)
     if fact is None:
         return state
     started = None
@@ -78,7 +92,34 @@ def _state(machine: MachineOnNode, image: ImageFact | None, fact: DomainFact | N
             "started_at": started,
             "console": fact.console,
             "accelerator": fact.accelerator,
+            "runs": _run(machine, fact.runs) if fact.running and fact.runs is not None else None,
         }
+    )
+
+
+def _root(lowered: Lowered, outcome: Outcome) -> Disk | None:
+    """The root as it is on the node; None where that is not known."""
+    root = next((item for item in lowered.items if isinstance(item, Disk)), None)
+    if root is None or any(root.key in keys for keys in (outcome.failed, outcome.pending, outcome.blocked)):
+        return None
+    return root
+
+
+def _run(machine: MachineOnNode, runs: Domain) -> MachineRun:
+    """What a guest runs with. One that does not tell of its interfaces has those that are asked for (see lower)."""
+    nics = tuple(RunningNic(network_uid=nic.network_uid, ip=nic.ip) for nic in machine.nics)
+    public = machine.public_nic
+    shown = RunningPublicNic(mac=public.mac, ipv4=public.ipv4_address, ipv6=public.ipv6_address) if public is not None else None
+    if all(nic.told for nic in runs.nics):
+        nics = tuple(RunningNic(network_uid=nic.network, ip=nic.ipv4) for nic in runs.nics if nic.network)
+        away = next((nic for nic in runs.nics if nic.interface), None)
+        shown = RunningPublicNic(mac=away.mac, ipv4=away.ipv4 or None, ipv6=away.ipv6 or None) if away is not None else None
+    return MachineRun(
+        cpu=runs.cpu,
+        memory=runs.memory,
+        nics=nics,
+        public_nic=shown,
+        disks=tuple(disk.disk.removeprefix("mount-") for disk in runs.disks),
     )
 
 
@@ -104,7 +145,7 @@ def _image_ready(ref: str, image: ImageFact | None, facts: Facts, lowered: Lower
     return Condition(type="ImageReady", status="False", reason=Reason.IMAGE_PULLING)
 
 
-def _conditions(owner: Owner, fact: DomainFact | None) -> tuple[Condition, ...]:
+def _conditions(owner: Owner, fact: DomainFact | None, lowered: Lowered) -> tuple[Condition, ...]:
     running = fact is not None and fact.running
     booted = fact is not None and fact.booted
     found = [
@@ -123,18 +164,20 @@ def _conditions(owner: Owner, fact: DomainFact | None) -> tuple[Condition, ...]:
                 message="this node has no usable KVM: the guest runs, slowly",
             )
         )
-    if fact is not None and running and (why := _to_restart(owner, fact)):
+    if fact is not None and running and (why := _to_restart(owner, fact, lowered)):
         found.append(Condition(type="RestartRequired", status="True", reason=Reason.RESTART_REQUIRED, message=why))
     return tuple(found)
 
 
-def _to_restart(owner: Owner, fact: DomainFact) -> str:
-    """What a running guest needs a restart for, and how; empty: nothing."""
+def _to_restart(owner: Owner, fact: DomainFact, lowered: Lowered) -> str:
+    """What a running guest needs a restart for, and how; empty: nothing that is known."""
     if fact.unreadable:
         return "what it was started with can't be read any more: set runPolicy to Halted and back to restart it"
-    if fact.outdated:
-        return (
-            f"{', '.join(fact.outdated)} changed: kubectl annotate zm {owner.name} -n {owner.namespace} "
-            "--overwrite zos.grid.tf/restartedAt=$(date -Is) restarts it"
-        )
-    return ""
+    wanted = next((item for item in lowered.items if isinstance(item, Domain)), None)
+    fields = outdated(fact.runs, wanted) if fact.runs is not None and wanted is not None else ()
+    if not fields:
+        return ""
+    return (
+        f"{', '.join(fields)} changed: kubectl annotate zm {owner.name} -n {owner.namespace} "
+        "--overwrite zos.grid.tf/restartedAt=$(date -Is) restarts it"
+    )

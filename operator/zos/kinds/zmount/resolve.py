@@ -10,12 +10,13 @@ from zos.api.meta import Reason
 from zos.api.nodeworkload import MountOnNode, NodeWorkload
 from zos.api.zmachine import ZMachine
 from zos.api.zmount import ZMount, ZMountStatus
-from zos.world import placement, quarantine
+from zos.world import guests, placement, quarantine
 from zos.world.heartbeat import Heartbeat
 from zos.world.resolution import Hold, Resolution, Verdict, Workload, ready, waiting
 from zos.world.store import Indexes, Reader
 
 INDEXES = (
+    *guests.INDEXES,
     *placement.INDEXES,
     *quarantine.INDEXES,
     Indexes(Heartbeat, {"alive": lambda heartbeat: ["yes" if heartbeat.alive else "no"]}),
@@ -28,15 +29,13 @@ def resolve(mount: ZMount, world: Reader) -> Resolution:
     user = _user(mount, world)
     held = placement.held_on(world, mount.uid, mount.status.node_name)
     if mount.deleting:
-        who = (f"ZMachine {user[0]}",) if user else ()
+        who = (f"ZMachine {user.name}",) if user else ()
         return Resolution(
-            verdict=waiting(Reason.DELETION_BLOCKED, f"ZMachine {user[0]} uses it: delete the machine or take the disk out")
-            if user
-            else waiting(Reason.DELETING, "being erased"),
+            verdict=waiting(Reason.DELETION_BLOCKED, user.hindrance) if user else waiting(Reason.DELETING, "being erased"),
             releases=(GridNode.key_of("", held),) if held else (),
             waits_for=who,
         )
-    status = mount.status.model_copy(update={"used_by": user and user[0]})
+    status = mount.status.model_copy(update={"used_by": user and user.name})
     there = mount.status.node_name or held
     reports = dict(
         world.where_view(NodeWorkload, "owner", mount.uid, lambda workload: (workload.namespace, _reported(workload)))
@@ -65,11 +64,11 @@ def resolve(mount: ZMount, world: Reader) -> Resolution:
         mount.status.used
         or place.holds_data
         or (told is not None and told.used and there == node)
-        or (user is not None and user[1] == node and verdict.ready)
+        or (user is not None and user.node == node and verdict.ready)
     )
     return Resolution(
         verdict=verdict,
-        status=ZMountStatus(node_name=node, size=size, used_by=user and user[0], used=used),
+        status=ZMountStatus(node_name=node, size=size, used_by=user and user.name, used=used),
         releases=(GridNode.key_of("", held),) if held and held != node else (),
         holds=(
             Hold(
@@ -84,19 +83,39 @@ def resolve(mount: ZMount, world: Reader) -> Resolution:
     )
 
 
-def _user(mount: ZMount, world: Reader) -> tuple[str, str | None] | None:
-    """The machine (name, its node) that has the disk: who has it already, else the oldest that asks."""
-    if mount.status.used_by is not None:  # raises where it can't be read: then it is not known that it has let go
-        world.view(ZMachine, mount.namespace, mount.status.used_by, lambda machine: machine.uid)
+@dataclass(frozen=True)
+class _User:
+    """The machine that has the disk, and its node. ``leaving``: it does not ask for it any more, but may still run with it."""
+
+    name: str
+    node: str | None
+    leaving: bool = False
+
+    @property
+    def hindrance(self) -> str:
+        if self.leaving:
+            return f"ZMachine {self.name} runs with it until it is restarted: its condition RestartRequired says how"
+        return f"ZMachine {self.name} uses it: delete the machine or take the disk out"
+
+
+def _user(mount: ZMount, world: Reader) -> _User | None:
+    """The machine that has the disk: who has it already, until it has let go; else the oldest that asks."""
+    had = mount.status.used_by
+    living: tuple[str, str | None] | None = None
+    if had is not None:  # raises where it can't be read: then it is not known that it has let go
+        living = world.view(ZMachine, mount.namespace, had, lambda machine: (machine.uid, machine.status.node_name))
     asking = world.where_view(
         ZMachine,
         "disk",
         f"{mount.namespace}/{mount.name}",
         lambda machine: (machine.name, machine.status.node_name, machine.deleting),
     )
-    current = next((machine for machine in asking if machine[0] == mount.status.used_by), None)
-    chosen = current or next((machine for machine in asking if not machine[2]), None)
-    return chosen and chosen[:2]
+    current = next((_User(name, node) for name, node, _ in asking if name == had), None)
+    if current is not None:
+        return current
+    if had is not None and living is not None and guests.may_have_disk(living[0], mount.uid, world):
+        return _User(had, living[1], leaving=True)
+    return next((_User(name, node) for name, node, leaving in asking if not leaving), None)
 
 
 @dataclass(frozen=True)
@@ -111,13 +130,13 @@ class _Place:
     to: str | None = None
 
 
-def _place(mount: ZMount, world: Reader, there: str | None, told: _Told | None, user: tuple[str, str | None] | None) -> _Place:
+def _place(mount: ZMount, world: Reader, there: str | None, told: _Told | None, user: _User | None) -> _Place:
     """Where it is, unless that node itself says that it was never used: the status may be of an older state of the cluster."""
     if there is None:
         return _best(mount, world, None, user)
     if placement.gone(world, there):
         return _Place(there, placement.removed(there))
-    if mount.status.used or (told is not None and told.used) or (user is not None and user[1] == there):
+    if mount.status.used or (told is not None and told.used) or (user is not None and user.node == there):
         adopt = quarantine.inherited(mount, world)
         return _Place(there, adopt=adopt.adopt if adopt is not None and adopt.node == there else None)
     best = _best(mount, world, there, user)
@@ -126,7 +145,7 @@ def _place(mount: ZMount, world: Reader, there: str | None, told: _Told | None, 
     return _Place(there, to=best.node)
 
 
-def _best(mount: ZMount, world: Reader, there: str | None, user: tuple[str, str | None] | None) -> _Place:
+def _best(mount: ZMount, world: Reader, there: str | None, user: _User | None) -> _Place:
     """Where things of it are already, or are given to it; else where it is asked, or fits."""
     asked = mount.spec.node_name
     # What another node says of an object that is elsewhere, or is to be, is not asked for.
@@ -140,8 +159,8 @@ def _best(mount: ZMount, world: Reader, there: str | None, user: tuple[str, str 
         if world.view(GridNode, "", asked, lambda node: True) is None:
             return _Place(None, waiting(Reason.DEPENDENCY_NOT_READY, f"node {asked} does not exist"))
         return _Place(asked)
-    if user is not None and user[1] is not None:
-        return _Place(user[1])  # never used, so there is no data to keep: it goes where its first machine is
+    if user is not None and user.node is not None:
+        return _Place(user.node)  # never used, so there is no data to keep: it goes where its first machine is
     if there is not None:
         return _Place(there)
     node, why = placement.best(world, Resources(storage=mount.spec.size))

@@ -1,0 +1,48 @@
+"""What a guest runs with otherwise than is wanted, by the fields of its user's spec."""
+
+from __future__ import annotations
+
+from zos.plan.items import Domain, GuestNic
+
+#: What people call the fields of a Domain.
+_WORDS = {"cpu": "cpu", "memory": "memory", "image": "image", "root": "disks", "disks": "disks"}
+#: For a guest that an earlier agent has started, which did not write down more.
+_ALL = "configuration"
+
+
+def outdated(was: Domain, now: Domain) -> tuple[str, ...]:
+    """What of ``now`` a guest that was started as ``was`` gets at its next start: names like ``network.ip``, none twice."""
+    found = [word for field, word in _WORDS.items() if getattr(was, field) != getattr(now, field)]
+    found += _interfaces(was.nics, now.nics)
+    if was.config_digest != now.config_digest:
+        found += _configured(was, now) or [_ALL]
+    if any(word != _NETWORK and word.startswith(_NETWORK) for word in found):
+        found = [word for word in found if word != _NETWORK]  # its addresses are in the configuration as well
+    return tuple(dict.fromkeys(found))
+
+
+_NETWORK = "network"
+_PUBLIC = "publicIP"
+
+
+def _interfaces(was: tuple[GuestNic, ...], now: tuple[GuestNic, ...]) -> list[str]:
+    if not all(nic.told for nic in was):
+        return [_NETWORK] if [(nic.tap, nic.mac) for nic in was] != [(nic.tap, nic.mac) for nic in now] else []
+    found: list[str] = []
+    old, new = ([nic for nic in nics if nic.network] for nics in (was, now))
+    if [nic.network for nic in old] != [nic.network for nic in new]:
+        found.append(f"{_NETWORK}.name")
+    elif [nic.ipv4 for nic in old] != [nic.ipv4 for nic in new]:
+        found.append(f"{_NETWORK}.ip")
+    elif old != new:
+        found.append(_NETWORK)
+    if [nic for nic in was if nic.interface] != [nic for nic in now if nic.interface]:
+        found.append(_PUBLIC)
+    return found
+
+
+def _configured(was: Domain, now: Domain) -> list[str]:
+    if not was.fields:
+        return []
+    before, after = dict(was.fields), dict(now.fields)
+    return [field for field in {**after, **before} if before.get(field) != after.get(field)]

@@ -1,0 +1,68 @@
+"""What machines may run with on their nodes: what those were asked for, and what they say that guests were started with.
+
+A machine keeps what it runs with until it is restarted, so nobody else gets that before its node has said that it let go.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+from zos.api.nodeworkload import MachineOnNode, MachineRun, NodeWorkload, RunningNic, RunningPublicNic
+from zos.world.store import Indexes, Reader
+
+INDEXES = (Indexes(NodeWorkload, {"owner": lambda workload: [workload.spec.owner.uid]}),)
+
+
+@dataclass(frozen=True)
+class Guest:
+    """``asked`` is what the node is told to run; ``runs`` what the guest was started with, None where none runs. Not
+    ``settled``: the node has not said yet how it stands with what it is asked for now, so what ``runs`` may be another."""
+
+    asked: MachineOnNode
+    runs: MachineRun | None
+    settled: bool
+
+    @property
+    def possible(self) -> Iterator[MachineRun]:
+        """What it may run with, as far as that is known."""
+        yield as_asked(self.asked)
+        if self.runs is not None:
+            yield self.runs
+
+
+def guest(workload: NodeWorkload | None) -> Guest | None:
+    """None: there is no machine in it."""
+    if workload is None or workload.spec.machine is None:
+        return None
+    asked, state = workload.spec.machine, workload.status.machine
+    runs = state.runs if state is not None else None
+    if state is not None and state.state == "Running" and runs is None:  # the node does not tell: it runs with what is asked
+        runs = as_asked(asked)
+    condition = workload.status.condition("Ready")
+    said = state is not None and condition is not None and condition.observed_generation == workload.metadata.generation
+    return Guest(asked, runs, said and not workload.deleting)
+
+
+def may_have_disk(machine: str, disk: str, world: Reader) -> bool:
+    """Whether a machine may run with a disk; both by uid."""
+    found = world.where_view(NodeWorkload, "owner", machine, lambda workload: _holds_disk(guest(workload), disk))
+    return any(found)
+
+
+def _holds_disk(found: Guest | None, disk: str) -> bool:
+    return found is not None and (not found.settled or any(disk in one.disks for one in found.possible))
+
+
+def as_asked(part: MachineOnNode) -> MachineRun:
+    """What a guest runs with that is started now."""
+    public = part.public_nic
+    return MachineRun(
+        cpu=part.cpu,
+        memory=part.memory,
+        nics=tuple(RunningNic(network_uid=nic.network_uid, ip=nic.ip) for nic in part.nics),
+        public_nic=RunningPublicNic(mac=public.mac, ipv4=public.ipv4_address, ipv6=public.ipv6_address)
+        if public is not None
+        else None,
+        disks=tuple(disk.mount_uid for disk in part.disks),
+    )
