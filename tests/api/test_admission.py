@@ -168,11 +168,18 @@ REFUSED = [
 
 CHANGES = [
     ("Network", NETWORK, {"ipRange": "10.30.0.0/16"}, "ipRange is immutable"),
-    ("ZMount", MOUNT, {"size": "512Mi"}, "size must not shrink"),
     ("ZMachine", MACHINE | {"nodeName": "n1"}, {"nodeName": "n2"}, "nodeName is immutable"),
-    ("ZMachine", MACHINE | {"rootSize": "4Gi"}, {"rootSize": "3Gi"}, "rootSize must not shrink"),
     ("Contract", CONTRACT, {"farm": "other"}, "farm is immutable"),
     ("PublicIP", PUBLIC_IP, {"contract": "other"}, "contract is immutable"),
+]
+
+
+#: What there is, by the status; what is asked for before; what may be asked for then, and what not.
+SIZES = [
+    ("ZMount", MOUNT, {"size": "2Gi"}, "size", "900Gi", ["2Gi", "3Gi"], "1Gi"),
+    ("ZMount", MOUNT, {}, "size", "900Gi", ["2Gi", "16Mi"], "15Mi"),
+    ("ZMachine", MACHINE, {"rootSize": "4Gi"}, "rootSize", "900Gi", ["4Gi", "5Gi", 0], "3Gi"),
+    ("ZMachine", MACHINE, {}, "rootSize", "900Gi", ["3Gi", "500Mi"], "499Mi"),
 ]
 
 
@@ -259,6 +266,37 @@ def test_changes_refused(apiserver: ApiServer, kind: str, spec: dict[str, Any], 
         assert words in str(refusal.value)
     finally:
         apiserver.kubectl("delete", kind, "changes")
+
+
+@pytest.mark.parametrize(("kind", "spec", "status", "field", "typo", "taken", "refused"), SIZES)
+def test_a_size_can_be_taken_back_to_what_there_is(
+    apiserver: ApiServer,
+    kind: str,
+    spec: dict[str, Any],
+    status: dict[str, Any],
+    field: str,
+    typo: str,
+    taken: list[Any],
+    refused: str,
+) -> None:
+    def ask(size: Any) -> None:
+        apiserver.kubectl("apply", "-f", "-", stdin=manifest(kind, copy.deepcopy(spec) | {field: size}, "sizes"))
+
+    ask(typo)
+    try:
+        patch = json.dumps({"status": status | {"observedGeneration": 1}})
+        apiserver.kubectl("patch", kind, "sizes", "--subresource=status", "--type=merge", "-p", patch)
+        for size in taken:
+            ask(size)
+            ask(typo)
+        with pytest.raises(RuntimeError) as refusal:
+            ask(refused)
+        assert field in str(refusal.value)
+        ask(taken[0])  # and a status that says more afterwards is taken all the same: it tells what is
+        more = json.dumps({"status": {field: "800Gi"}})
+        apiserver.kubectl("patch", kind, "sizes", "--subresource=status", "--type=merge", "-p", more)
+    finally:
+        apiserver.kubectl("delete", kind, "sizes")
 
 
 def test_defaults_appear(apiserver: ApiServer) -> None:

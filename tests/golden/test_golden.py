@@ -43,7 +43,9 @@ def plain(value: Any) -> Any:
     if hasattr(value, "wire"):
         return value.wire()
     if dataclasses.is_dataclass(value) and not isinstance(value, type):
-        return {"is": type(value).__name__} | {f.name: plain(getattr(value, f.name)) for f in dataclasses.fields(value)}
+        fields = {field.name: getattr(value, field.name) for field in dataclasses.fields(value)}
+        shown = {name: plain(one) for name, one in fields.items() if name != "stalled" or one}
+        return {"is": type(value).__name__} | shown
     return value if isinstance(value, (int, float, bool, type(None))) else str(value)
 
 

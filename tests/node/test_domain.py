@@ -28,6 +28,7 @@ from zos.plan.diff import Op, diff
 from zos.plan.facts import DomainFact
 from zos.plan.guest import GuestConfig, GuestFile, GuestInterface, GuestMount, GuestRoute
 from zos.plan.items import Disk, Domain, GuestDisk, GuestNic, Item
+from zos.plan.restart import outdated
 from zos.programs.guestbuild import build
 
 MiB = 1 << 20
@@ -219,13 +220,16 @@ async def test_an_unchanged_guest_is_left_alone_and_a_changed_one_asks_for_a_res
     changed = node.domain("sh", "-c", "echo up as $WORD; sleep 1000", environment=(("WORD", "two"),), identity=domain.uuid)
     changed = dataclasses.replace(changed, memory=300 * MiB)
     assert await node.converge(changed, node.root(domain)) == []
-    assert (await node.fact(changed)).outdated == ("memory", "configuration")
+    runs = (await node.fact(changed)).runs
+    assert runs is not None
+    assert outdated(runs, changed) == ("memory", "configuration")
     assert node.libvirt.qemu(domain.name) == pid
     again = dataclasses.replace(changed, incarnation="asked")
     assert await node.converge(again, node.root(domain)) == [f"update domain/{domain.name}"]
     await node.says(domain, "up as two")
     fact = await node.fact(again)
-    assert (fact.running, fact.outdated, fact.restarts) == (True, (), 0)
+    assert (fact.running, fact.restarts) == (True, 0)
+    assert fact.runs == again
 
 
 async def test_what_a_guest_writes_stays_and_has_a_limit(node: Node) -> None:

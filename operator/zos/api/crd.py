@@ -20,6 +20,7 @@ from zos.api.meta import CATEGORY, GROUP, VERSION, Object, format_quantity
 from zos.api.network import Network
 from zos.api.nodeworkload import NodeWorkload
 from zos.api.publicip import PublicIP
+from zos.api.schema import rules
 from zos.api.zmachine import ZMachine
 from zos.api.zmount import ZMount
 
@@ -83,10 +84,8 @@ def crd(model: type[Object]) -> dict[str, Any]:
     }
     if not version["schema"]["openAPIV3Schema"]["required"]:
         del version["schema"]["openAPIV3Schema"]["required"]
-    if model.NAME_RULES:
-        version["schema"]["openAPIV3Schema"]["x-kubernetes-validations"] = [
-            {"rule": check.rule, "message": check.message} for check in model.NAME_RULES
-        ]
+    if model.RULES:
+        version["schema"]["openAPIV3Schema"] |= rules(*model.RULES)
     if has_status:
         version["subresources"] = {"status": {}}
     if model.SELECTABLE:

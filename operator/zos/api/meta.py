@@ -189,6 +189,12 @@ class Status(Model):
     def condition(self, type: str) -> Condition | None:
         return next((c for c in self.conditions if c.type == type), None)
 
+    @property
+    def stalled(self) -> bool:
+        """Whether it goes on only when somebody mends something."""
+        condition = self.condition("Stalled")
+        return condition is not None and condition.status == "True"
+
 
 class Object(Model):
     """A custom resource. Subclasses set ``spec``, ``status`` and the class attributes that their CRD is made from."""
@@ -200,7 +206,7 @@ class Object(Model):
     SHORT_NAMES: ClassVar[tuple[str, ...]] = ()
     COLUMNS: ClassVar[tuple[Column, ...]] = (READY, AGE)
     SELECTABLE: ClassVar[tuple[str, ...]] = ()
-    NAME_RULES: ClassVar[tuple[Rule, ...]] = ()
+    RULES: ClassVar[tuple[Rule, ...]] = ()
 
     metadata: Meta
 

@@ -32,7 +32,11 @@ def page(model: type[Object]) -> str:
         "",
         *_table(schema["properties"]["spec"]),
     ]
-    rules = [*_rules(schema["properties"]["spec"], "")]
+    whole = schema.get("x-kubernetes-validations", ())
+    rules = [
+        *_rules(schema["properties"]["spec"], ""),
+        *(f"`{rule['fieldPath'].removeprefix('.spec.')}`: {rule['message']}" for rule in whole),
+    ]
     if rules:
         lines += ["", "### What admission refuses", "", *(f"- {rule}" for rule in dict.fromkeys(rules))]
     if "status" in schema["properties"]:

@@ -116,3 +116,20 @@ def at_least(what: str, amount: str) -> Rule:
         f"quantity(string(self)).compareTo(quantity('{amount}')) >= 0",
         f"{what} must be at least {amount}",
     )
+
+
+def never_less(field: str, message: str) -> Rule:
+    """For a whole object: a quantity of its spec that may be taken back to what the status says that there is of it, and not
+    below. A status that comes to say more is no change of the spec; 0 stands for a default."""
+
+    def size(of: str) -> str:
+        return f"quantity(string({of}.{field}))"
+
+    spec, status = "self.spec", "oldSelf.status"
+    return Rule(
+        f"!has({spec}.{field}) || {size(spec)}.compareTo(quantity('0')) == 0"
+        f" || has(oldSelf.spec.{field}) && {size(spec)}.compareTo({size('oldSelf.spec')}) >= 0"
+        f" || !has({status}) || !has({status}.{field}) || {size(spec)}.compareTo({size(status)}) >= 0",
+        message,
+        f".spec.{field}",
+    )

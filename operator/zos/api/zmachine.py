@@ -8,7 +8,7 @@ from typing import Annotated, ClassVar, Literal
 from pydantic import ConfigDict, Field
 
 from zos.api.meta import DeletionPolicy, Model, Object, Quantity, Status
-from zos.api.schema import AGE, READY, REASON, Column, Rule, at_least, ipv4, keyed, named, no_control, rules
+from zos.api.schema import AGE, READY, REASON, Column, Rule, at_least, ipv4, keyed, named, never_less, no_control, rules
 from zos.api.text import Argument, Count, Digest, Ipv4, Ipv6, Line, Name, Path, SshKey, Time, otherwise
 
 
@@ -106,12 +106,6 @@ class ZMachineSpec(Model):
                 ".rootSize",
             ),
             Rule(
-                "!has(self.rootSize) || !has(oldSelf.rootSize) || quantity(string(self.rootSize)).compareTo(quantity('0')) == 0"
-                " || quantity(string(self.rootSize)).compareTo(quantity(string(oldSelf.rootSize))) >= 0",
-                "rootSize must not shrink: for a smaller root delete the machine and make it anew",
-                ".rootSize",
-            ),
-            Rule(
                 "!has(self.disks) || self.disks.all(d, self.disks.exists_one(e, e.mountPath == d.mountPath))",
                 "disks[].mountPath must be different for each disk",
                 ".disks",
@@ -144,8 +138,8 @@ class ZMachineSpec(Model):
     next restart."""
 
     root_size: Quantity = Field(default=0)
-    """Room in bytes for what the machine writes to its root file system; it can grow, not shrink. 0 is the minimum: 500Mi, or
-    2Gi where cpu × memory is 8Gi or more."""
+    """Room in bytes for what the machine writes to its root file system; it can grow, but not become less than it is. 0 is the
+    minimum: 500Mi, or 2Gi where cpu × memory is 8Gi or more."""
 
     network: MachineNetwork
     """The one private network that the machine is in."""
@@ -237,6 +231,13 @@ class ZMachine(Object):
     KIND: ClassVar[str] = "ZMachine"
     PLURAL: ClassVar[str] = "zmachines"
     SHORT_NAMES = ("zm",)
+    RULES = (
+        never_less(
+            "rootSize",
+            "rootSize must be 0 (the minimum) or not less than what the root has, status.rootSize: for a smaller root delete "
+            "the machine and make it anew",
+        ),
+    )
     COLUMNS = (
         Column("Node", ".status.nodeName"),
         Column("Mode", ".status.mode"),

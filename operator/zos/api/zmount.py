@@ -7,7 +7,7 @@ from typing import ClassVar
 from pydantic import Field
 
 from zos.api.meta import DeletionPolicy, Model, Object, Quantity, Status
-from zos.api.schema import AGE, READY, REASON, Column, Rule, named, rules
+from zos.api.schema import AGE, READY, REASON, Column, Rule, named, never_less, rules
 from zos.api.text import Name
 
 
@@ -18,13 +18,10 @@ class ZMountSpec(Model):
                 "quantity(string(self)).compareTo(quantity('16Mi')) >= 0",
                 "size must be at least 16Mi, which a file system needs; 10Gi for example",
             ),
-            Rule(
-                "quantity(string(self)).compareTo(quantity(string(oldSelf))) >= 0",
-                "size must not shrink: a disk only grows",
-            ),
         )
     )
-    """Bytes, like 10Gi, reserved in full on the node. It can grow, even while the machine runs, but never shrink."""
+    """Bytes, like 10Gi, reserved in full on the node. It can grow, even while the machine runs, but not to less than what it
+    has."""
 
     node_name: str | None = Field(
         default=None,
@@ -61,6 +58,7 @@ class ZMount(Object):
     KIND: ClassVar[str] = "ZMount"
     PLURAL: ClassVar[str] = "zmounts"
     SHORT_NAMES = ("zmnt",)
+    RULES = (never_less("size", "size must not be less than what the disk has, status.size: a disk only grows"),)
     COLUMNS = (
         Column("Size", ".spec.size"),
         Column("Node", ".status.nodeName"),

@@ -13,7 +13,7 @@ import hashlib
 import json
 import logging
 from collections.abc import Awaitable, Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from zos.api import names
@@ -28,12 +28,12 @@ from zos.controller.events import Reporter
 from zos.controller.farewell import Farewell, HeldBack, Word, path_of_manifest
 from zos.controller.ledger import Denied, Ledger, Lost, status_patch
 from zos.controller.registry import KINDS, Kind
-from zos.controller.secrets import contents, seal
+from zos.controller.secrets import contents, seal, sealed_as
 from zos.controller.writing import MANAGER, Absorb, Changed, every, finalizers
 from zos.kube.client import ApiError, Client, NotFound, Raw, Unavailable
 from zos.kube.lease import now
 from zos.world.conditions import conditions
-from zos.world.resolution import Resolution, SecretWanted, Verdict, Workload
+from zos.world.resolution import Resolution, SecretWanted, Verdict, Workload, waiting
 from zos.world.store import World
 
 log = logging.getLogger("zos.executor")
@@ -112,7 +112,24 @@ class Executor:
 
         Raises (from the awaitable) `Lost`, `Refused`, Conflict, ApiError and Unavailable: resolve again.
         """
-        return self._telling(obj, resolution, self._begin(obj, resolution))
+        asked = self._as_asked(obj, resolution)
+        return self._telling(obj, asked, self._begin(obj, asked))
+
+    def _as_asked(self, obj: Object, resolution: Resolution) -> Resolution:
+        """Ready is what nodes say of what they are asked for now, so nothing is before it is asked. The resolution judged what
+        they were asked for before."""
+        if not resolution.verdict.ready or obj.deleting:
+            return resolution
+        present = {workload.namespace: workload for workload in self._owned(obj)} if resolution.workloads else {}
+        untold = [
+            wish.node
+            for wish in resolution.workloads or ()
+            if wish.spec is not None and not _is_asked(obj, wish, wish.spec, present.get(names.node_namespace(wish.node)))
+        ]
+        if not untold:
+            return resolution
+        words = f"node {untold[0]} is" if len(untold) == 1 else f"{len(untold)} nodes are"
+        return replace(resolution, verdict=waiting(Reason.PROGRESSING, f"{words} being told what changed"))
 
     def _begin(self, obj: Object, resolution: Resolution) -> Awaitable[None]:
         kind = KINDS[obj.KIND]
@@ -365,9 +382,9 @@ class Executor:
     async def _workload(self, obj: Object, namespace: str, part: Part, wanted: Workload, present: NodeWorkload | None) -> None:
         if present is not None and present.deleting:
             return  # its end wakes us
-        spec = self._spec(obj, part, wanted, present)
-        if present is not None and present.spec == spec:
+        if present is not None and _is_asked(obj, wanted, part, present):
             return
+        spec = self._spec(obj, part, wanted, present)
         name = names.readable(f"{obj.KIND}-{obj.namespace}-{obj.name}", obj.uid)
         body = {
             "apiVersion": API_VERSION,
@@ -435,6 +452,20 @@ class Executor:
             await self._client.request("POST", f"/api/v1/namespaces/{namespace}/events", body=told)
         except (ApiError, Unavailable) as error:
             log.info("event not taken: %s", error)
+
+
+def _is_asked(obj: Object, wish: Workload, part: Part, present: NodeWorkload | None) -> bool:
+    """Whether a node is asked for exactly this, and for nobody else. Sealing is randomised: what counts is what was sealed."""
+    if present is None or present.deleting or present.spec.erase is not None or present.spec.retain:
+        return False
+    owner, there = present.spec.owner, present.spec.part
+    if (owner.kind, owner.namespace, owner.name, owner.uid) != (obj.KIND, obj.namespace, obj.name, obj.uid):
+        return False
+    if wish.secrets and isinstance(part, MachineOnNode) and isinstance(there, MachineOnNode):
+        if not sealed_as(wish.secrets, wish.sealing_key, there.sealed_env):
+            return False
+        part = part.model_copy(update={"sealed_env": there.sealed_env})
+    return there == part
 
 
 async def _nothing() -> None:

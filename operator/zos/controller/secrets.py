@@ -29,7 +29,7 @@ def seal(values: Iterable[SecretValue], node_key: str, before: Iterable[SealedEn
     box = SealedBox(PublicKey(base64.b64decode(node_key)))
     found: list[SealedEnv] = []
     for value in values:
-        source = f"{value.source}@{node_key[:12]}"
+        source = _source(value, node_key)
         old = had.get(value.name)
         if old is not None and old.source == source:
             found.append(old)
@@ -37,3 +37,12 @@ def seal(values: Iterable[SecretValue], node_key: str, before: Iterable[SealedEn
             sealed = base64.b64encode(box.encrypt(value.value.encode())).decode()
             found.append(SealedEnv(name=value.name, source=source, value=sealed))
     return tuple(found)
+
+
+def sealed_as(values: Iterable[SecretValue], node_key: str, present: Iterable[SealedEnv]) -> bool:
+    """Whether these values are what a node has, sealed to its key."""
+    return [(value.name, _source(value, node_key)) for value in values] == [(sealed.name, sealed.source) for sealed in present]
+
+
+def _source(value: SecretValue, node_key: str) -> str:
+    return f"{value.source}@{node_key[:12]}"

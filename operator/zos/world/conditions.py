@@ -26,7 +26,7 @@ def conditions(
         Condition(type="Ready", status="True" if verdict.ready else "False", reason=verdict.reason, message=verdict.message)
     ]
     if not verdict.ready:
-        kind = "Stalled" if verdict.reason in STALLED_REASONS else "Reconciling"
+        kind = "Stalled" if verdict.stalled or verdict.reason in STALLED_REASONS else "Reconciling"
         wanted.append(Condition(type=kind, status="True", reason=verdict.reason, message=verdict.message))
     wanted.extend(condition for condition in further if condition.type not in _OWN)
     before = {condition.type: condition for condition in previous}

@@ -12,20 +12,22 @@ from zos.api.nodeworkload import Part
 
 @dataclass(frozen=True)
 class Verdict:
-    """How an object stands: becomes its Ready condition (and Reconciling or Stalled), and an event when it changes."""
+    """How an object stands: becomes its Ready condition (and Reconciling or Stalled), and an event when it changes.
+    ``stalled``: it waits for something that is itself Stalled, so nothing moves; some reasons say so by themselves."""
 
     ready: bool
     reason: Reason
     message: str
+    stalled: bool = False
 
 
 def ready(message: str = "") -> Verdict:
     return Verdict(True, Reason.SUCCEEDED, message)
 
 
-def waiting(reason: Reason, message: str) -> Verdict:
+def waiting(reason: Reason, message: str, *, stalled: bool = False) -> Verdict:
     """Not ready; the message says what is wrong and what to do."""
-    return Verdict(False, reason, message)
+    return Verdict(False, reason, message, stalled)
 
 
 @dataclass(frozen=True)

@@ -49,7 +49,11 @@ def find(machine: ZMachine, world: Reader) -> Public | Verdict | None:
         return waiting(Reason.DEPENDENCY_NOT_READY, f"PublicIP {name} is being deleted")
     lacks_ipv4, lacks_ipv6 = spec.ipv4 and status.ipv4 is None, spec.ipv6 and status.ipv6 is None
     if status.machine_uid is None or lacks_ipv4 or lacks_ipv6 or status.farm is None or status.mac is None:
-        return waiting(Reason.DEPENDENCY_NOT_READY, f"PublicIP {name} is not ready: {why or 'it has no addresses yet'}")
+        return waiting(
+            Reason.DEPENDENCY_NOT_READY,
+            f"PublicIP {name} is not ready: {why or 'it has no addresses yet'}",
+            stalled=status.stalled,
+        )
     ipv4 = status.ipv4 if spec.ipv4 and status.ipv4 is not None else PublicAddress(address="")
     ipv6 = status.ipv6.address if spec.ipv6 and status.ipv6 is not None else None
     return Public(name, status.farm, status.mac, ipv4.address or None, ipv4.gateway, ipv6)

@@ -46,13 +46,13 @@ def _addressed(machine: ZMachine) -> dict[str, str]:
 class _Waiting(Exception):
     """What the machine waits for; ends a resolution early."""
 
-    def __init__(self, reason: Reason, message: str) -> None:
+    def __init__(self, reason: Reason, message: str, *, stalled: bool = False) -> None:
         super().__init__(message)
-        self.verdict = waiting(reason, message)
+        self.verdict = waiting(reason, message, stalled=stalled)
 
     @classmethod
     def because(cls, verdict: Verdict) -> _Waiting:
-        return cls(verdict.reason, verdict.message)
+        return cls(verdict.reason, verdict.message, stalled=verdict.stalled)
 
 
 @dataclass(frozen=True)
@@ -68,6 +68,7 @@ class _Disk:
     there: bool
     size: int
     why: str = ""
+    stalled: bool = False
 
 
 @dataclass(frozen=True)
@@ -77,6 +78,7 @@ class _Net:
     mtu: int
     subnets: Mapping[str, str]
     addresses: tuple[NetworkAddress, ...]
+    stalled: bool
 
 
 def resolve(machine: ZMachine, world: Reader) -> Resolution:
@@ -105,7 +107,9 @@ def resolve(machine: ZMachine, world: Reader) -> Resolution:
         for disk in disks:
             if disk.node != node or not disk.there:
                 why = f" ({disk.why})" if disk.why else ""
-                raise _Waiting(Reason.DEPENDENCY_NOT_READY, f"disk {disk.name} is not ready on node {node} yet{why}")
+                raise _Waiting(
+                    Reason.DEPENDENCY_NOT_READY, f"disk {disk.name} is not ready on node {node} yet{why}", stalled=disk.stalled
+                )
         secrets = _secrets(machine, world)
         sealing_key = _sealing_key(secrets, node, world)
     except _Waiting as problem:
@@ -185,6 +189,7 @@ def _network(machine: ZMachine, world: Reader) -> _Net:
                 network.spec.mtu,
                 {node.name: node.subnet for node in network.status.nodes if node.public_key},
                 network.status.addresses,
+                network.status.stalled,
             ),
         ),
     )
@@ -213,11 +218,12 @@ def _disks(machine: ZMachine, world: Reader) -> tuple[_Disk, ...]:
                 mount.spec.size,
                 mount.spec.node_name,
                 mount.status.size is not None,
+                mount.status.stalled,
             ),
         )
         if seen is None:
             raise _Waiting(Reason.DEPENDENCY_NOT_READY, f"disk {wish.name} does not exist: apply a ZMount of that name")
-        uid, node, pinned, done, user, leaving, size, asked, made = seen
+        uid, node, pinned, done, user, leaving, size, asked, made, stalled = seen
         if leaving and user != machine.name:
             raise _Waiting(Reason.DEPENDENCY_NOT_READY, f"disk {wish.name} is being deleted")
         if user is not None and user != machine.name:
@@ -227,7 +233,7 @@ def _disks(machine: ZMachine, world: Reader) -> tuple[_Disk, ...]:
                 "without it or deleted",
             )
         mine = user == machine.name  # the disk itself decides whose it is
-        found.append(_Disk(wish.name, wish.mount_path, uid, node or asked, pinned, made and mine, size, done))
+        found.append(_Disk(wish.name, wish.mount_path, uid, node or asked, pinned, made and mine, size, done, stalled))
     return tuple(found)
 
 
@@ -328,7 +334,8 @@ def _address(machine: ZMachine, node: str, network: _Net, world: Reader) -> Netw
     until its node has said otherwise; what it asks for instead is held beside that."""
     name, asked = machine.spec.network.name, machine.spec.network.ip
     if node not in network.subnets:
-        raise _Waiting(Reason.DEPENDENCY_NOT_READY, f"network {name} is not on node {node} yet: it joins by itself")
+        how = "its own conditions say why" if network.stalled else "it joins by itself"
+        raise _Waiting(Reason.DEPENDENCY_NOT_READY, f"network {name} is not on node {node} yet: {how}", stalled=network.stalled)
     subnet = IPv4Network(network.subnets[node])
     others = [entry for entry in network.addresses if entry.uid != machine.uid]
     taken = {ip: entry for entry in others for ip in (entry.ip, entry.next) if ip is not None}

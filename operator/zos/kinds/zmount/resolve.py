@@ -49,6 +49,8 @@ def resolve(mount: ZMount, world: Reader) -> Resolution:
     lack = _lack(mount, node, place.adopt, world)
     if lack is not None:
         return Resolution(lack, status)
+    has = (told.size if told is not None and there == node else None) or (mount.status.size if there == node else None) or 0
+    wanted = max(mount.spec.size, has)  # a disk never shrinks
     verdict, size = _judge(mount, node, reports.get(names.node_namespace(node)), world)
     if place.to is not None and verdict.ready:
         verdict = waiting(
@@ -73,12 +75,10 @@ def resolve(mount: ZMount, world: Reader) -> Resolution:
         holds=(
             Hold(
                 GridNode.key_of("", node),
-                NodeHold(uid=mount.uid, owner=f"ZMount {mount.namespace}/{mount.name}", storage=mount.spec.size),
+                NodeHold(uid=mount.uid, owner=f"ZMount {mount.namespace}/{mount.name}", storage=wanted),
             ),
         ),
-        workloads=(
-            Workload(node, MountOnNode(size=mount.spec.size, holds_data=used, adopt=place.adopt, leaving=place.to is not None)),
-        ),
+        workloads=(Workload(node, MountOnNode(size=wanted, holds_data=used, adopt=place.adopt, leaving=place.to is not None)),),
         recorded=(place.holds_data and not mount.status.used) or there not in (None, node),
     )
 
@@ -179,7 +179,11 @@ def _lack(mount: ZMount, node: str, adopt: str | None, world: Reader) -> Verdict
     if (unsaid := placement.unsaid(world, node)) is not None:
         return waiting(Reason.DEPENDENCY_NOT_READY, unsaid)
     lack = placement.shortage(world, more, node)
-    return (lack and waiting(Reason.INSUFFICIENT_CAPACITY, f"node {node} lacks {lack}")) or None
+    if lack is None:
+        return None
+    has = mount.status.size
+    way_out = f"; it stays as it is: set size back to {placement.amount(has)}, or free some" if has else ""
+    return waiting(Reason.INSUFFICIENT_CAPACITY, f"node {node} lacks {lack}{way_out}")
 
 
 @dataclass(frozen=True)
