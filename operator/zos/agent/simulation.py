@@ -10,7 +10,6 @@ from typing import ClassVar, NamedTuple
 
 from zos.drivers import DriverError
 from zos.drivers.disk import as_asked, here_already, missing, nothing_to_adopt, used_meanwhile
-from zos.drivers.domain import outdated
 from zos.plan.diff import Observed, Op
 from zos.plan.facts import DomainFact, ImageFact
 from zos.plan.items import (
@@ -233,7 +232,7 @@ class Domains(_DictDriver):
         shown: Domain = item
         changed: tuple[str, ...] = ()
         if asked is not None and asked.running and item.running and asked.incarnation == item.incarnation:
-            shown, changed = asked, outdated(item, asked)
+            shown, changed = asked, asked.otherwise_than(item)
         self._facts[item.name] = DomainFact(
             running=item.running,
             booted=item.running,

@@ -34,18 +34,6 @@ from zos.plan.ownership import of_guest
 _GRACE = 30.0
 _PRESS_AGAIN = 3.0
 
-#: What people call the fields of a Domain, for the condition that asks for a restart.
-_WORDS = {
-    "cpu": "cpu",
-    "memory": "memory",
-    "image": "image",
-    "root": "disks",
-    "disks": "disks",
-    "nics": "network",
-    "config": "configuration",
-    "config_digest": "configuration",
-}
-
 
 @dataclasses.dataclass(frozen=True)
 class Seen:
@@ -187,7 +175,7 @@ class DomainDriver:
             changed: tuple[str, ...] = ()
             item = dataclasses.replace(was, running=True)
             if now is not None and now.running and now.uuid == was.uuid and self._same_run(seen, machine, now):
-                changed, item = outdated(was, now) if seen.start is not None else (), now
+                changed, item = now.otherwise_than(was) if seen.start is not None else (), now
             observed[key] = Observed(key, item, was.owner, origin=of_guest(seen.uuid))
             facts[name] = dataclasses.replace(
                 _fact(run, machine, running=True), outdated=changed, image=was.image, unreadable=seen.start is None
@@ -423,11 +411,6 @@ def _fact(run: Run, machine: Machine, *, running: bool) -> DomainFact:
         problem=run.problem,
         recipe=run.recipe,
     )
-
-
-def outdated(was: Domain, now: Domain) -> tuple[str, ...]:
-    """What a guest runs with otherwise than wanted, in people's words."""
-    return tuple(dict.fromkeys(word for field, word in _WORDS.items() if getattr(now, field) != getattr(was, field)))
 
 
 def _readable_start(metadata: str) -> Start | None:

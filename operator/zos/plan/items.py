@@ -271,6 +271,23 @@ class Domain(Item):
         whole = (self.cpu, self.memory, self.image, self.root, self.disks, self.nics, self.config_digest)
         return hashlib.sha256(repr(whole).encode()).hexdigest()[:16]
 
+    def otherwise_than(self, was: Domain) -> tuple[str, ...]:
+        """What a guest that runs as ``was`` has otherwise than wanted, in people's words."""
+        return tuple(dict.fromkeys(word for name, word in _CALLED.items() if getattr(self, name) != getattr(was, name)))
+
+
+#: What people call the fields of a Domain, for the condition that asks for a restart.
+_CALLED = {
+    "cpu": "cpu",
+    "memory": "memory",
+    "image": "image",
+    "root": "disks",
+    "disks": "disks",
+    "nics": "network",
+    "config": "configuration",
+    "config_digest": "configuration",
+}
+
 
 @dataclass(frozen=True, kw_only=True)
 class Service(Item):
