@@ -19,6 +19,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from gridlib.served import serves
+from gridlib.tools import etcd
 from zos.api.admission import restricting
 
 CRDS = Path(__file__).parent.parent / "crds"
@@ -85,7 +86,7 @@ class ApiServer:
     def start_etcd(self) -> None:
         client, peer = f"http://127.0.0.1:{self.etcd_port}", f"http://127.0.0.1:{free_port()}"
         self._spawn(
-            "etcd", shutil.which("etcd") or binary("etcd"), "--data-dir", str(self.directory / "etcd"), "--unsafe-no-fsync",
+            "etcd", etcd(), "--data-dir", str(self.directory / "etcd"), "--unsafe-no-fsync",
             "--listen-client-urls", client, "--advertise-client-urls", client,
             "--listen-peer-urls", peer, "--initial-advertise-peer-urls", peer, "--initial-cluster", f"default={peer}",
             "--log-level", "error",
@@ -98,6 +99,8 @@ class ApiServer:
             f"--cert-dir={self.directory / 'certs'}", f"--secure-port={self.port}", "--bind-address=127.0.0.1",
             f"--service-account-key-file={key}", f"--service-account-signing-key-file={key}",
             "--service-account-issuer=https://kubernetes.default.svc", f"--token-auth-file={self.directory / 'tokens.csv'}",
+            # Nobody comes there (RFC 5737); a machine without a default route has no address to offer.
+            "--advertise-address=192.0.2.1",
             "--authorization-mode=RBAC", "--service-cluster-ip-range=10.96.0.0/16", "--allow-privileged",
         )  # fmt: skip
         deadline = time.monotonic() + 60

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import signal
 import sys
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
 from pathlib import Path
 
 import pytest
@@ -14,17 +14,49 @@ sys.path.insert(0, str(Path(__file__).parent))
 
 import apiserver as servers
 
+_ENDINGS = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
+_busy = False
+_told = False
+
 
 def pytest_configure() -> None:
     """A run that is told to end takes away what it has made, as on ^C. A busy machine is no fault of what is tested."""
     settings.register_profile("any machine", deadline=None)
     settings.load_profile("any machine")
-    signal.signal(signal.SIGTERM, _interrupted)
+    for number in _ENDINGS:
+        if signal.getsignal(number) is not signal.SIG_IGN:  # as of nohup
+            signal.signal(number, _interrupted)
 
 
 def _interrupted(number: int, _: object) -> None:
-    signal.signal(number, signal.SIG_IGN)  # the way out is not to be cut short
-    raise KeyboardInterrupt
+    """What a test asks for is made whole before it is taken away, and that is not cut short; who insists is heard at once."""
+    global _told
+    if not _busy or _told:
+        for other in _ENDINGS:
+            signal.signal(other, signal.SIG_IGN)
+        raise KeyboardInterrupt
+    _told = True
+
+
+def _whole() -> Generator[None, object, object]:
+    global _busy
+    _busy = True
+    try:
+        return (yield)
+    finally:
+        _busy = False
+        if _told:
+            raise KeyboardInterrupt
+
+
+@pytest.hookimpl(wrapper=True, tryfirst=True)
+def pytest_runtest_setup() -> Generator[None, object, object]:
+    return (yield from _whole())
+
+
+@pytest.hookimpl(wrapper=True, tryfirst=True)
+def pytest_runtest_teardown() -> Generator[None, object, object]:
+    return (yield from _whole())
 
 
 @pytest.fixture(scope="session")

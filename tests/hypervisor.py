@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import contextlib
-import os
-import shutil
-import signal
 import subprocess
 import tempfile
 import time
 from pathlib import Path
+
+from bound import KILLED, TOLD
 
 _SETUP = """
 set -e
@@ -19,12 +17,22 @@ for part in run:/run/libvirt lib:/var/lib/libvirt cache:/var/cache/libvirt log:/
   mount --bind "$1/${part%%:*}" "${part#*:}"
 done
 ip link set lo up
+# Guests are nobody's children: who outlives the test takes away all that is in this network.
+own=$(readlink /proc/$$/ns/net)
+clear() {
+  set +e
+  for process in /proc/[0-9]*; do
+    pid=${process#/proc/}
+    [ "$pid" = $$ ] || [ "$(readlink "$process/ns/net")" != "$own" ] || kill -9 "$pid"
+  done 2>/dev/null
+  rm -rf "$1" || { sleep 1; rm -rf "$1"; }
+  exit
+}
+trap 'clear "$1"' TERM
 touch "$1/ready"
-exec sleep infinity
+setpriv --pdeathsig KILL -- sleep infinity &
+wait
 """
-
-#: What the test has started ends with the test, whatever becomes of that.
-_DYING = ("setpriv", "--pdeathsig", "KILL", "--")
 
 
 class Libvirt:
@@ -40,7 +48,7 @@ class Libvirt:
         )
         (etc / "libvirtd.conf").write_text('auth_unix_rw = "none"\n')
         (etc / "virtlogd.conf").write_text("max_size = 2097152\nmax_backups = 3\n")
-        command = [*_DYING, "unshare", "--mount", "--net", "sh", "-c", _SETUP, "sh", str(self.base)]
+        command = [*TOLD, "unshare", "--mount", "--net", "sh", "-c", _SETUP, "sh", str(self.base)]
         self.namespace = subprocess.Popen(command)
         self._wait(self.base / "ready")
         self.virtlogd = self._start("virtlogd", "virtlogd", "virtlogd-sock")
@@ -62,20 +70,18 @@ class Libvirt:
         return int((self.base / "run" / "qemu" / f"{name}.pid").read_text())
 
     def close(self) -> None:
-        for pid in (self.base / "run" / "qemu").glob("*.pid"):
-            with contextlib.suppress(ProcessLookupError, FileNotFoundError, ValueError):
-                os.kill(int(pid.read_text()), signal.SIGKILL)
-        for process in (self.libvirtd, self.virtlogd, self.namespace):
-            process.kill()
-            process.wait()
-        shutil.rmtree(self.base, ignore_errors=True)
+        self.namespace.terminate()  # and all that is in it
+        for process in (self.namespace, self.libvirtd, self.virtlogd):
+            process.wait(20)
 
     def _inside(self, *command: str) -> list[str]:
         return ["nsenter", f"--target={self.namespace.pid}", "--mount", "--net", "--", *command]
 
     def _start(self, program: str, name: str, socket: str) -> subprocess.Popen[bytes]:
         with open(self.base / f"{name}.out", "ab") as out:
-            command = [*_DYING, *self._inside(f"/usr/sbin/{program}")]
+            # Where it is by default, one on the machine would be in its way.
+            pid_file = f"--pid-file={self.base}/run/{program}.pid"
+            command = [*KILLED, *self._inside(f"/usr/sbin/{program}", pid_file)]
             process = subprocess.Popen(command, stdout=out, stderr=out, stdin=subprocess.DEVNULL)
         self._wait(self.base / "run" / socket)
         return process

@@ -18,6 +18,7 @@ from typing import Any
 import pytest
 
 from apiserver import free_port
+from bound import KILLED
 from zos.drivers import DriverError
 from zos.drivers.image import ImageDriver
 from zos.drivers.meter import Limits
@@ -96,7 +97,9 @@ def serving(directory: Path) -> Iterator[str]:
     config.write_text(
         f"version: 0.1\nstorage: {{filesystem: {{rootdirectory: {directory}/registry}}}}\nhttp: {{addr: '{address}'}}\n"
     )
-    process = subprocess.Popen(["docker-registry", "serve", config], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    process = subprocess.Popen(
+        [*KILLED, "docker-registry", "serve", config], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
+    )
     deadline = time.monotonic() + 10
     while True:
         try:

@@ -6,7 +6,7 @@ import asyncio
 import json
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -29,7 +29,7 @@ _MODELS: dict[str, type[Object]] = {model.PLURAL: model for model in (Contract, 
 _RESOURCES = (*_MODELS, "events")
 
 
-def measure(progress: Progress) -> list[Row]:
+def measure(progress: Progress) -> Generator[Row, None, None]:
     with (
         tempfile.TemporaryDirectory(prefix="zos-bench-") as scratch,
         running(Path(scratch) / "ours") as server,
@@ -39,8 +39,8 @@ def measure(progress: Progress) -> list[Row]:
         policy = {"apiVersion": "v1", "kind": "List", "items": list(admission_objects())}
         server.kubectl("apply", "--server-side", "-f", "-", stdin=json.dumps(policy))
         with controller(server.kubeconfig):
-            rows = asyncio.run(_allocations(server, bare, progress))
-        return [*rows, asyncio.run(_restarts(server, progress))]
+            yield from asyncio.run(_allocations(server, bare, progress))
+        yield asyncio.run(_restarts(server, progress))
 
 
 async def _allocations(server: ApiServer, bare: ApiServer, progress: Progress) -> list[Row]:

@@ -7,7 +7,7 @@ import contextlib
 import json
 import tempfile
 import time
-from collections.abc import Sequence
+from collections.abc import Generator, Sequence
 from pathlib import Path
 
 from apiserver import ApiServer, running
@@ -31,7 +31,7 @@ _PATH = f"/apis/{API_VERSION}/namespaces/{{}}/zmounts"
 _PART = f"/apis/{API_VERSION}/namespaces/{{}}/nodeworkloads"
 
 
-def measure(progress: Progress) -> list[Row]:
+def measure(progress: Progress) -> Generator[Row, None, None]:
     with (
         tempfile.TemporaryDirectory(prefix="zos-bench-") as scratch,
         running(Path(scratch) / "ours") as server,
@@ -44,11 +44,12 @@ def measure(progress: Progress) -> list[Row]:
             started = first.__enter__()
             try:
                 nodes = stack.enter_context(agents(server.kubeconfig, Path(scratch) / "agents", AGENTS))
-                rows = asyncio.run(_disks(server, bare, progress)) + _sizes(server, started.pid, progress)
+                yield from asyncio.run(_disks(server, bare, progress))
+                yield from _sizes(server, started.pid, progress)
             finally:
                 first.__exit__(None, None, None)
             stack.enter_context(controller(server.kubeconfig, "--resync", "5"))
-            return rows + _resyncs(server, nodes, progress)
+            yield from _resyncs(server, nodes, progress)
 
 
 async def _disks(server: ApiServer, bare: ApiServer, progress: Progress) -> list[Row]:

@@ -7,7 +7,7 @@ import contextlib
 import shutil
 import subprocess
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator, Iterator
 from pathlib import Path
 from typing import Any
 from urllib.parse import unquote
@@ -29,13 +29,14 @@ _WORD = b"the entrypoint runs"
 _MEMORY = "256M"
 
 
-def measure(progress: Progress) -> list[Row]:
+def measure(progress: Progress) -> Generator[Row, None, None]:
     progress("a minigrid of one node")
     with minigrid(1) as grid:
         push_image()
         grid.apply(obj("Network", "net", ipRange="10.80.0.0/16", nodes=[{"name": "n1"}]))
         grid.kubectl("wait", "network/net", "--for=condition=Ready", "--timeout=60s")
-        return [asyncio.run(_starts(grid, progress)), *_many(grid, progress)]
+        yield asyncio.run(_starts(grid, progress))
+        yield from _many(grid, progress)
 
 
 def _machine(name: str, script: str, **more: Any) -> dict[str, Any]:

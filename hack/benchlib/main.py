@@ -3,18 +3,14 @@
 from __future__ import annotations
 
 import argparse
-import json
 import os
 import platform
 import signal
 import sys
-import time
-from collections.abc import Callable
 from importlib import import_module
 from pathlib import Path
 
-from benchlib.progress import Progress
-from benchlib.table import Row, told
+from benchlib.results import Measure, Results
 
 PARTS = {
     "disks": "1,000 ZMounts over bare writes, writes per disk, resyncs, size of the controller",
@@ -55,17 +51,14 @@ def main() -> int:
     if os.geteuid() != 0:
         parser.error("it makes nodes: run it as root")
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # what was started is stopped on the way out
-    rows: list[Row] = []
-    began = time.time()
-    for name in arguments.parts or PARTS:
-        measure: Callable[[Progress], list[Row]] = import_module(f"benchlib.{name}").measure
-        rows += measure(Progress(name))
-    arguments.json.parent.mkdir(parents=True, exist_ok=True)
-    data = {"machine": machine(), "seconds": time.time() - began, "rows": [row.data() for row in rows]}
-    arguments.json.write_text(json.dumps(data, indent=2) + "\n")
-    print(told(rows))
-    print(f"samples: {arguments.json}", file=sys.stderr)
-    return 0 if all(row.kept for row in rows) else 1
+    parts: dict[str, Measure] = {name: import_module(f"benchlib.{name}").measure for name in arguments.parts or PARTS}
+    results = Results(arguments.json, machine())
+    try:
+        results.measure(parts)
+    finally:
+        print(results.table())
+        print(f"samples: {arguments.json}", file=sys.stderr)
+    return 0 if results.good else 1
 
 
 if __name__ == "__main__":

@@ -7,7 +7,7 @@ import contextlib
 import json
 import subprocess
 import time
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
 from ipaddress import IPv4Network
 from statistics import median
 from typing import Any
@@ -38,12 +38,11 @@ date +%s.%N
 """
 
 
-def measure(progress: Progress) -> list[Row]:
+def measure(progress: Progress) -> Generator[Row, None, None]:
     progress("a minigrid of three nodes, one of them hidden")
     with minigrid(len(NODES)) as grid:
-        rows = [asyncio.run(_networks(grid, progress))]
-        rows.append(_transfers(grid, progress))
-        return rows
+        yield asyncio.run(_networks(grid, progress))
+        yield _transfers(grid, progress)
 
 
 async def _networks(grid: Minigrid, progress: Progress) -> Row:

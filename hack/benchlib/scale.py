@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import tempfile
 import time
+from collections.abc import Generator
 from pathlib import Path
 
 from apiserver import ApiServer, running
@@ -22,7 +23,7 @@ _PARTS = f"/apis/{API_VERSION}/nodeworkloads"
 _NODES = f"/apis/{API_VERSION}/gridnodes"
 
 
-def measure(progress: Progress) -> list[Row]:
+def measure(progress: Progress) -> Generator[Row, None, None]:
     with (
         tempfile.TemporaryDirectory(prefix="zos-bench-") as scratch,
         running(Path(scratch) / "api") as server,
@@ -33,7 +34,7 @@ def measure(progress: Progress) -> list[Row]:
             began = time.monotonic()
             with agents(server.kubeconfig, Path(scratch) / "agents", max(SIZES)):
                 progress(f"{max(SIZES)} agents ready after {time.monotonic() - began:.0f} s")
-                return asyncio.run(_grow(server, progress))
+                yield from asyncio.run(_grow(server, progress))
 
 
 async def _grow(server: ApiServer, progress: Progress) -> list[Row]:

@@ -30,6 +30,16 @@ class Row:
     def data(self) -> dict[str, Any]:
         return {**asdict(self), "kept": self.kept}
 
+    def cells(self) -> tuple[str, str, str, str]:
+        bound = f"{self.relation} {_number(self.bound, self.unit)}" if self.relation else ""
+        verdict = ("ok" if self.kept else "MISSED") if self.relation else ""
+        return self.what, _number(self.value, self.unit), bound, verdict
+
+    def line(self) -> str:
+        """As it is told at once, outside the table."""
+        what, *rest = self.cells()
+        return f"{what}: {' '.join(filter(None, rest))}"
+
 
 def ratio(what: str, ours: Sequence[float], theirs: Sequence[float], relation: str, bound: float, **detail: Any) -> Row:
     """Of the medians of two series that were measured by turns."""
@@ -40,15 +50,7 @@ def ratio(what: str, ours: Sequence[float], theirs: Sequence[float], relation: s
 def told(rows: Sequence[Row]) -> str:
     """The table as text."""
     lines = [("what", "measured", "bound", "")]
-    lines += [
-        (
-            row.what,
-            _number(row.value, row.unit),
-            f"{row.relation} {_number(row.bound, row.unit)}" if row.relation else "",
-            ("ok" if row.kept else "MISSED") if row.relation else "",
-        )
-        for row in rows
-    ]
+    lines += [row.cells() for row in rows]
     widths = [max(len(line[column]) for line in lines) for column in range(4)]
     lines.insert(1, tuple("-" * width for width in widths))  # type: ignore[arg-type]
     return "\n".join(

@@ -119,7 +119,7 @@ class ControlPlane:
     def _kubernetes(self) -> list[Service]:
         at = self.files
         etcd = (
-            f"exec etcd --data-dir {self.grid.directory('cp')}/etcd --unsafe-no-fsync --log-level error "
+            f"exec {self.tools.etcd} --data-dir {self.grid.directory('cp')}/etcd --unsafe-no-fsync --log-level error "
             "--listen-client-urls http://127.0.0.1:2379 --advertise-client-urls http://127.0.0.1:2379 "
             "--listen-peer-urls http://127.0.0.1:2380"
         )

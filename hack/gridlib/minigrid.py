@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import fcntl
 import os
+import shlex
 import shutil
 import sys
 import time
@@ -61,7 +62,7 @@ def up(arguments: argparse.Namespace) -> None:
             list(pool.map(lambda node: NodeHost(grid, node, tools).start(control_plane, arguments.accelerator), grid.nodes))
     with _step("agents"):
         control_plane.kubectl("wait", "gridnodes", "--all", "--for=condition=Ready", "--timeout=90s")
-    print(f"export KUBECONFIG={grid.kubeconfig}")
+    print(f"for kubectl in this shell: {_enter(grid)}")
 
 
 def status(arguments: argparse.Namespace) -> None:
@@ -79,7 +80,7 @@ def status(arguments: argparse.Namespace) -> None:
         for service in host.run("sh", "-c", "ls /run/service").split():
             state = host.run("s6-svstat", f"/run/service/{service}", check=False).strip()
             print(f"    {service}: {state or 'not supervised yet'}")
-    print(f"export KUBECONFIG={grid.kubeconfig}")
+    print(f"for kubectl in this shell: {_enter(grid)}")
     print(ControlPlane(grid, Tools.find()).kubectl("get", "gridnodes", "-o", "wide", check=False), end="")
 
 
@@ -140,6 +141,17 @@ def kubeconfig(arguments: argparse.Namespace) -> None:
     print(_grid(arguments.name).kubeconfig)
 
 
+def environment(arguments: argparse.Namespace) -> None:
+    grid = _grid(arguments.name)
+    print(f"export KUBECONFIG={shlex.quote(str(grid.kubeconfig))}")
+    print(f"export PATH={shlex.quote(str(Path(Tools.find().kubectl).parent))}:$PATH")
+
+
+def _enter(grid: Grid) -> str:
+    """What to type for it."""
+    return f'eval "$(hack/minigrid env --name {grid.name})"'
+
+
 def _grid(name: str) -> Grid:
     grid = load(name)
     if grid is None:
@@ -197,6 +209,7 @@ def main() -> int:
     made = verb("down", down, "remove it without a trace")
     made.add_argument("--all", action="store_true")
     verb("kubeconfig", kubeconfig, "the administrator's")
+    verb("env", environment, 'for a shell: eval "$(hack/minigrid env)" sets KUBECONFIG, and kubectl into PATH')
     arguments = parser.parse_args()
     if os.geteuid() != 0:
         print("hack/minigrid needs root: it makes namespaces. Run it with sudo.", file=sys.stderr)

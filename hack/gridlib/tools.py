@@ -3,18 +3,25 @@
 from __future__ import annotations
 
 import os
+import re
 import shutil
+import subprocess
 import sys
 from dataclasses import dataclass
 from pathlib import Path
 
 from gridlib.layout import GridError
 
+#: With an older one the API server has no WatchList, and a watch that begins with the present state may fail
+#: (k8s.io/apiserver, pkg/storage/feature: what it asks of etcd for RequestWatchProgress).
+ETCD = (3, 5, 13)
+
 
 @dataclass(frozen=True)
 class Tools:
     checkout: Path
     python: str
+    etcd: str
     apiserver: str
     controller_manager: str
     kubectl: str
@@ -24,19 +31,41 @@ class Tools:
     @classmethod
     def find(cls) -> Tools:
         """From KUBEBUILDER_ASSETS, PATH or the cache. Raises GridError for what is missing."""
-        cache = Path(os.environ.get("ZOS_CACHE") or Path.home() / ".cache" / "zos")
+        cache = _cache()
         guests = sorted((cache / "guest").glob("*/initramfs"), key=lambda path: path.stat().st_mtime)
         if not guests:
             raise GridError("no guest kernel and initramfs: run hack/setup first")
         return cls(
             checkout=Path(__file__).resolve().parents[2],
             python=sys.executable,
+            etcd=etcd(),
             apiserver=_program("kube-apiserver", cache),
             controller_manager=_program("kube-controller-manager", cache),
             kubectl=_program("kubectl", cache),
             wireguard_go=_program("wireguard-go", cache),
             guest=guests[-1].parent,
         )
+
+
+def etcd() -> str:
+    """From KUBEBUILDER_ASSETS, PATH or the cache: the first that is new enough. Raises GridError if there is none."""
+    built = sorted((_cache() / "bin").glob("etcd-*/etcd"), key=lambda path: path.stat().st_mtime, reverse=True)
+    places = [os.environ.get("KUBEBUILDER_ASSETS", ""), *os.get_exec_path(), *(str(path.parent) for path in built)]
+    for place in places:
+        found = shutil.which("etcd", path=place) if place else None
+        if found and _version(found) >= ETCD:
+            return found
+    raise GridError(f"no etcd from {'.'.join(map(str, ETCD))} on: run hack/setup first")
+
+
+def _version(program: str) -> tuple[int, ...]:
+    said = subprocess.run([program, "--version"], capture_output=True, text=True).stdout
+    found = re.search(r"^etcd Version: (\d+)\.(\d+)\.(\d+)", said, re.MULTILINE)
+    return tuple(map(int, found.groups())) if found else ()
+
+
+def _cache() -> Path:
+    return Path(os.environ.get("ZOS_CACHE") or Path.home() / ".cache" / "zos")
 
 
 def _program(name: str, cache: Path) -> str:

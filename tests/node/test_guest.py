@@ -153,6 +153,7 @@ def test_noise_is_refused_without_an_overrun(reader: Path, tmp_path: Path, noise
     assert read(reader, tmp_path, b"zos-guest 1\n" + noise)[0] in (0, 1)
 
 
+@pytest.mark.usefixtures("machines_network")
 def test_the_build_is_made_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     first = guestbuild.build(tmp_path / "guest")
     stamp = (first / "initramfs").stat().st_mtime_ns

@@ -12,6 +12,7 @@ from pathlib import Path
 
 import pytest
 
+from bound import TOLD
 from zos.drivers import DriverError
 from zos.drivers.service import ServiceDriver
 from zos.plan.diff import diff
@@ -22,7 +23,7 @@ from zos.plan.items import Service
 async def scan(tmp_path: Path) -> AsyncIterator[Path]:
     directory = tmp_path / "scan"
     directory.mkdir()
-    process = subprocess.Popen(["s6-svscan", str(directory)], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    process = subprocess.Popen([*TOLD, "s6-svscan", str(directory)], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
     while not (directory / ".s6-svscan" / "control").exists():
         await asyncio.sleep(0.02)
     yield directory

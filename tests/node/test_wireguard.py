@@ -15,6 +15,7 @@ from pathlib import Path
 
 import pytest
 
+from bound import TOLD
 from zos.api import names
 from zos.drivers import DriverError, netns
 from zos.drivers.keyring import Keyring
@@ -84,7 +85,7 @@ class Place:
 async def place(tmp_path: Path) -> AsyncIterator[Place]:
     scan = tmp_path / "scan"
     scan.mkdir()
-    svscan = subprocess.Popen(["s6-svscan", str(scan)], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    svscan = subprocess.Popen([*TOLD, "s6-svscan", str(scan)], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
     while not (scan / ".s6-svscan" / "control").exists():
         await asyncio.sleep(0.02)
     for name in (A, B):

@@ -129,11 +129,3 @@ def test_the_second_agent_on_a_state_directory_says_who_has_it(tmp_path: Path) -
         first.kill()
     with alone(tmp_path, "n1"):  # a dead one holds nothing
         assert f"process {os.getpid()} " in (tmp_path / "lock").read_text()
-
-
-def test_the_second_agent_ends_with_an_error(tmp_path: Path) -> None:
-    from zos.agent.main import main
-
-    with alone(tmp_path, "first"):
-        assert main(["--node", "second", "--state", str(tmp_path), "--run", str(tmp_path / "run")]) == 1
-    assert sorted(path.name for path in tmp_path.iterdir()) == ["lock"]

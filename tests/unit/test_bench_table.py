@@ -1,9 +1,15 @@
-"""The table of hack/bench: a bound that is missed is never told as kept."""
+"""The table of hack/bench: a bound that is missed is never told as kept, and what was measured stays."""
 
 from __future__ import annotations
 
+import json
+from collections.abc import Generator
+from pathlib import Path
+
 import pytest
 
+from benchlib.progress import Progress
+from benchlib.results import Results
 from benchlib.table import Row, ratio, told
 
 
@@ -41,3 +47,38 @@ def test_table() -> None:
         "| idle      | 1.20 % of a core | < 1 % of a core | MISSED |",
         "| told only | 0.25 s           |                 |        |",
     ]
+
+
+def _whole(progress: Progress) -> Generator[Row, None, None]:
+    yield Row("a", 1.0)
+
+
+def _half(progress: Progress) -> Generator[Row, None, None]:
+    yield Row("b", 2.0)
+    raise RuntimeError("the grid does not come up")
+
+
+def test_a_part_that_fails_takes_no_row_along_and_no_part(tmp_path: Path) -> None:
+    results = Results(tmp_path / "build" / "bench.json", {})
+    results.measure({"half": _half, "whole": _whole})
+    written = json.loads(results.path.read_text())
+    assert [row["what"] for row in written["rows"]] == ["b", "a"]
+    assert written["failed"] == {"half": "RuntimeError: the grid does not come up"}
+    assert results.table().endswith("FAILED half: RuntimeError: the grid does not come up")
+    assert not results.good
+
+
+def test_a_run_that_is_ended_has_written_what_it_knew(tmp_path: Path) -> None:
+    path = tmp_path / "bench.json"
+    path.write_text('{"rows": [{"what": "of an earlier run"}]}')
+    seen = []
+
+    def ended(progress: Progress) -> Generator[Row, None, None]:
+        seen.append(json.loads(path.read_text())["rows"])
+        yield Row("a", 1.0)
+        seen.append(json.loads(path.read_text())["rows"])
+        raise SystemExit(143)
+
+    with pytest.raises(SystemExit):
+        Results(path, {}).measure({"ended": ended})
+    assert [[row["what"] for row in rows] for rows in seen] == [[], ["a"]]

@@ -85,7 +85,8 @@ def test_what_is_told_to_end_takes_away_what_it_has_made(root: Path, number: sig
     (root / "b" / "test_other.py").write_text(
         "import pytest, time, pathlib\n"
         f"made = pathlib.Path({str(made)!r})\n"
-        "@pytest.fixture(scope='session')\ndef thing():\n    made.touch()\n    yield\n    made.unlink()\n"
+        "@pytest.fixture(scope='session')\n"
+        "def thing():\n    try:\n        made.touch()\n        yield\n    finally:\n        made.unlink()\n"
         "def test_other(thing):\n    time.sleep(60)\n"
     )
     process = start(root)

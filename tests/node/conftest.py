@@ -1,0 +1,47 @@
+"""These tests have a network and mounts of their own, so that whatever they make ends with them, and nothing else is met."""
+
+from __future__ import annotations
+
+import ctypes
+import subprocess
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+_HERE = Path(__file__).parent
+_NEWNS, _NEWNET = 0x00020000, 0x40000000  # linux/sched.h
+_LIBC = ctypes.CDLL(None, use_errno=True)
+_MACHINE = open("/proc/self/ns/net")  # noqa: SIM115
+_OWN = """
+set -e
+mount --make-rprivate /
+cgroups=$(mktemp -d)
+mount --rbind /sys/fs/cgroup "$cgroups"
+mount -t sysfs sysfs /sys
+mount --move "$cgroups" /sys/fs/cgroup
+rmdir "$cgroups"
+for place in /run/netns /run/wireguard; do
+  mkdir -p $place
+  mount -t tmpfs tmpfs $place
+done
+ip link set lo up
+"""
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """Only where nothing else is asked for: other parts' grids are to be reached from outside."""
+    if not all(Path(word.partition("::")[0]).resolve().is_relative_to(_HERE) for word in config.args):
+        return
+    if _LIBC.unshare(_NEWNS | _NEWNET) != 0:
+        raise OSError(ctypes.get_errno(), "these tests need root: unshare")
+    subprocess.run(["sh", "-c", _OWN], check=True)
+
+
+@pytest.fixture
+def machines_network() -> Iterator[None]:
+    """That of the machine itself, for who needs Debian's servers."""
+    with open("/proc/thread-self/ns/net") as own:
+        _LIBC.setns(_MACHINE.fileno(), _NEWNET)
+        yield
+        _LIBC.setns(own.fileno(), _NEWNET)
