@@ -273,6 +273,12 @@ def format_quantity(amount: int) -> str:
     return str(amount)
 
 
+def short_quantity(amount: int) -> str:
+    """About so many bytes, for people: 16750997504 → ``15.6Gi``."""
+    suffix = next((suffix for suffix in ("Ei", "Pi", "Ti", "Gi", "Mi", "Ki") if amount >= _SUFFIXES[suffix]), "")
+    return f"{amount / _SUFFIXES[suffix]:.1f}".removesuffix(".0") + suffix
+
+
 #: An amount of bytes: a Kubernetes quantity on the wire, a plain int in Python.
 Quantity = Annotated[
     int,
