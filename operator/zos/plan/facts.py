@@ -16,12 +16,21 @@ class Unknown(Exception):
     the condition."""
 
 
+@dataclass(frozen=True)
+class Pulled:
+    """How an image was fetched: when that was done (seconds since the epoch), how long it took, bytes unpacked."""
+
+    at: float
+    seconds: float
+    size: int
+
+
 @dataclass(frozen=True, kw_only=True)
 class ImageFact:
     """An unpacked image. ``config_*`` come from the OCI image config; ``files`` answers which of the well-known paths
     exist inside (``/image.raw``, ``/boot/vmlinuz``). ``user`` is the OCI config's (``name-or-id[:group-or-id]``).
     ``executables`` are the programs' real paths, ``links`` the targets of all symlinks by their own real path; None: too many
-    to know them all."""
+    to know them all. ``pulled`` is the way it came to the node, None where that is not known."""
 
     digest: str
     has_disk_image: bool = False
@@ -34,6 +43,7 @@ class ImageFact:
     stop_signal: int = 15
     executables: frozenset[str] | None = None
     links: Mapping[str, str] = field(default_factory=dict, repr=False, compare=False)
+    pulled: Pulled | None = field(default=None, compare=False)
 
     def provides(self, program: str, path: str) -> bool | None:
         """Whether a guest finds ``program`` (a path, or a name looked for in ``path``, a PATH). None: not known."""
@@ -75,7 +85,8 @@ class DomainFact:
     a word. ``ended``: the entrypoint ended (exit); the guest died (crash); it was asked to, rebooted or went down with the
     node (stopped). ``problem`` is what the guest's init could not do. ``outdated`` names what the guest runs with otherwise
     than wanted, until it is restarted. ``booted``: it runs, and so does its entrypoint. ``recipe``: what it was started with
-    last (`Domain.recipe`); ``image``: the digest in that. ``unreadable``: it runs, and nobody can tell with what."""
+    last (`Domain.recipe`); ``image``: the digest in that. ``unreadable``: it runs, and nobody can tell with what. ``because``:
+    what made it start again, in words."""
 
     running: bool
     booted: bool = False
@@ -92,6 +103,7 @@ class DomainFact:
     recipe: str = ""
     image: str = ""
     unreadable: bool = False
+    because: str = ""
 
 
 @dataclass(frozen=True, kw_only=True)
