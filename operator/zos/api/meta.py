@@ -92,6 +92,12 @@ class Reason(StrEnum):
     NODE_REMOVED = "NodeRemoved"
     REFUSED = "Refused"
     KEY_REPLACED = "KeyReplaced"
+    PLACED = "Placed"
+    ADDRESS_ASSIGNED = "AddressAssigned"
+    JOINED = "Joined"
+    IMAGE_PULLED = "ImagePulled"
+    STARTED = "Started"
+    RESTARTED = "Restarted"
     AGENT_OUTDATED = "AgentOutdated"
     OTHER = "Other"
 

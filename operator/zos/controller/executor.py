@@ -27,10 +27,11 @@ from zos.controller.claims import OWNER_UID, Claims
 from zos.controller.events import Reporter
 from zos.controller.farewell import Farewell, HeldBack, Word, path_of_manifest
 from zos.controller.ledger import Denied, Ledger, Lost, status_patch
+from zos.controller.outbox import Outbox
 from zos.controller.registry import KINDS, Kind
 from zos.controller.secrets import contents, seal
 from zos.controller.writing import MANAGER, Absorb, Changed, every, finalizers
-from zos.kube.client import ApiError, Client, NotFound, Raw, Unavailable
+from zos.kube.client import ApiError, Client, NotFound
 from zos.kube.lease import now
 from zos.world.conditions import conditions
 from zos.world.resolution import Resolution, SecretWanted, Verdict, Workload
@@ -102,6 +103,7 @@ class Executor:
         self._claims = Claims(client, world, absorb, changed)
         self._farewell = Farewell(client, world, absorb)
         self._reporter = Reporter(MANAGER)
+        self._outbox = Outbox(client, clock)
         self._underway = 0  # objects being written
         self._since: dict[Key, float] = {}  # when an object was first seen to make progress
         self._applied: dict[Key, str] = {}  # digest of the other objects last applied for an object
@@ -113,6 +115,9 @@ class Executor:
         Raises (from the awaitable) `Lost`, `Refused`, Conflict, ApiError and Unavailable: resolve again.
         """
         return self._telling(obj, resolution, self._begin(obj, resolution))
+
+    async def close(self) -> None:
+        await self._outbox.close()
 
     def _begin(self, obj: Object, resolution: Resolution) -> Awaitable[None]:
         kind = KINDS[obj.KIND]
@@ -172,9 +177,9 @@ class Executor:
         if resolution.workloads is not None:
             await self._workloads(task, resolution.workloads)
         told = self._settle_refusals(task)
-        await self._tell(obj, self._verdict(obj, resolution.verdict))
+        self._tell(obj, self._verdict(obj, resolution.verdict))
         for notice in resolution.notices:
-            await self._post(self._reporter.notice(obj, notice.reason, notice.message))
+            self._outbox.put(self._reporter.notice(obj, notice))
         if task.kind.pool is None:
             pause = self._patience(obj, resolution.verdict)
             if pause > 0 and not task.refused:
@@ -196,7 +201,7 @@ class Executor:
                 raise
             self._refusals[obj.key] = (str(error) if isinstance(error, Denied) else f"the API server refuses it: {error}",)
             verdict = self._verdict(obj, resolution.verdict)
-            await self._tell(obj, verdict)
+            self._tell(obj, verdict)
             await self._write_status(current, self._judged(current, current.status, verdict, resolution.conditions))
             raise Refused(str(error)) from error
 
@@ -266,7 +271,7 @@ class Executor:
         await self._finalizers(obj, [name for name in obj.metadata.finalizers if name != CONTROLLER_FINALIZER])
 
     async def _waits(self, obj: Object, verdict: Verdict) -> None:
-        await self._tell(obj, verdict)
+        self._tell(obj, verdict)
         await self._write_status(obj, self._judged(obj, obj.status, verdict, ()))  # type: ignore[attr-defined]
 
     async def _finalizers(self, obj: Object, wanted: tuple[str, ...] | list[str]) -> None:
@@ -422,19 +427,14 @@ class Executor:
             return
         self._absorb(obj.key, raw, current.model_copy(update={"status": status}))
 
-    async def _tell(self, obj: Object, verdict: Verdict) -> None:
-        if hasattr(obj, "status"):
-            await self._post(self._reporter.event(obj, obj.status.condition("Ready"), verdict))
-
-    async def _post(self, told: Raw | None) -> None:
-        """Events are worth a try and no more: nothing waits for them."""
-        if told is None:
+    def _tell(self, obj: Object, verdict: Verdict) -> None:
+        if not hasattr(obj, "status"):
             return
-        namespace = told["metadata"]["namespace"]
-        try:
-            await self._client.request("POST", f"/api/v1/namespaces/{namespace}/events", body=told)
-        except (ApiError, Unavailable) as error:
-            log.info("event not taken: %s", error)
+        event = self._reporter.event(obj, obj.status.condition("Ready"), verdict, self._clock())
+        if event is not None:
+            self._outbox.put(event)
+        elif pause := self._reporter.due(obj, self._clock()):
+            self._again(obj.key, pause)
 
 
 async def _nothing() -> None:
