@@ -135,8 +135,7 @@ class Executor:
         claims: list[Claim] = []
         surplus: list[Claim] = []
         if resolution.claims is not None:
-            wanted = {wish.name for wish in resolution.claims}
-            surplus = [claim for claim in self._claims.of(obj) if claim.uid and claim.name not in wanted]
+            surplus = self._surplus(obj, resolution)
             claims = self._claims.take(obj, resolution.claims)
         if kind.pool is not None:
             waiters.append(self._ledger.status(obj.key, self._status(obj, resolution)))
@@ -245,22 +244,25 @@ class Executor:
         if unsaid or self._claims.of(obj) or resolution.waits_for or resolution.dismantled or resolution.releases:
             word = await self._farewell.word(obj)
         if resolution.waits_for and word is not Word.NONE:
-            await self._waits(obj, Verdict(False, Reason.DELETION_BLOCKED, f"waits for {', '.join(resolution.waits_for)}"))
+            if surplus := self._surplus(obj, resolution):  # what was still being taken: nobody will use it
+                await self._claims.release(obj, surplus)
+            message = f"waits for {', '.join(resolution.waits_for)}"
+            await self._waits(obj, resolution, Verdict(False, Reason.DELETION_BLOCKED, message))
             return
         try:
             await every([self._farewell.part(workload, word) for workload in unsaid])
             if isinstance(obj, GridNode) and word is not Word.NONE:
                 workloads += await self._farewell.leave_grid(obj, resolution.dismantled)
         except HeldBack as why:
-            await self._waits(obj, Verdict(False, Reason.DELETION_BLOCKED, f"waits: {why}"))
+            await self._waits(obj, resolution, Verdict(False, Reason.DELETION_BLOCKED, f"waits: {why}"))
             return
         opaque = [str(key) for key, _ in self._world.opaque(NodeWorkload.KIND, obj.uid)]
         if opaque:
             message = f"{', '.join(opaque)} can't be read by this controller: upgrade it"
-            await self._waits(obj, Verdict(False, Reason.DELETION_BLOCKED, message))
+            await self._waits(obj, resolution, Verdict(False, Reason.DELETION_BLOCKED, message))
             return
         if workloads and not (gives_up and not isinstance(obj, GridNode)):
-            await self._waits(obj, self._farewell.waiting(obj, workloads))
+            await self._waits(obj, resolution, self._farewell.waiting(obj, workloads))
             return
         if word is not Word.NONE:  # else its shares stay until it is known that nothing of it is left on its node
             await every([w for pool in resolution.releases if (w := self._ledger.release(pool, obj.uid)) is not None])
@@ -270,12 +272,27 @@ class Executor:
         self._reporter.forget(obj)
         await self._finalizers(obj, [name for name in obj.metadata.finalizers if name != CONTROLLER_FINALIZER])
 
-    async def _waits(self, obj: Object, verdict: Verdict) -> None:
+    async def _waits(self, obj: Object, resolution: Resolution, verdict: Verdict) -> None:
+        """Says so, over what others have written by now of a status that is not this object's alone."""
         self._tell(obj, verdict)
-        await self._write_status(obj, self._judged(obj, obj.status, verdict, ()))  # type: ignore[attr-defined]
+        current: Any = self._world.peek(obj.key)
+        if current is None or current.uid != obj.uid:
+            return
+        status, kind = current.status, KINDS[obj.KIND]
+        if resolution.status is not None:
+            others = {*kind.shared, *((kind.pool,) if kind.pool is not None else ())}
+            status = resolution.status.model_copy(update={name: getattr(status, name) for name in others})
+        await self._write_status(obj, self._judged(obj, status, verdict, ()))
 
     async def _finalizers(self, obj: Object, wanted: tuple[str, ...] | list[str]) -> None:
         await finalizers(self._client, self._absorb, obj, wanted)
+
+    def _surplus(self, obj: Object, resolution: Resolution) -> list[Claim]:
+        """Claims that it has and is to have no more."""
+        if resolution.claims is None:
+            return []
+        wanted = {wish.name for wish in resolution.claims}
+        return [claim for claim in self._claims.of(obj) if claim.uid and claim.name not in wanted]
 
     # -- other objects
 
