@@ -58,14 +58,14 @@ async def condition(grid: Grid, model: type[Object]) -> dict[str, Any]:
     return next((c for c in raw.get("status", {}).get("conditions", ()) if c["type"] == "Ready"), {})
 
 
-async def test_applied_at_once_in_any_order(grid: Grid) -> None:
+async def test_applied_and_deleted_at_once_in_any_order(grid: Grid) -> None:
     async with grid.controller():
         await node(grid)
         for order in itertools.permutations(TOGETHER):
             uids = await applied(grid, order)
             await told(grid, uids)
+            await deleted(grid, order)
             assert [event for event in await events(grid, uids) if event["type"] != "Normal"] == []
-            await deleted(grid)
 
 
 async def test_the_next_controller_tells_nothing_again(grid: Grid) -> None:
@@ -84,7 +84,7 @@ async def test_the_next_controller_tells_nothing_again(grid: Grid) -> None:
             second._resync()
             await asyncio.sleep(0.5)
         assert {event["metadata"]["name"]: event for event in await events(grid, uids)} == before
-        await deleted(grid)
+        await deleted(grid, (ZMachine, ZMount, Network))
 
 
 async def node(grid: Grid) -> None:
@@ -117,9 +117,10 @@ async def told(grid: Grid, uids: set[str]) -> None:
         raise AssertionError(f"told: {found}") from None
 
 
-async def deleted(grid: Grid) -> None:
-    for model in (ZMachine, ZMount, Network):
+async def deleted(grid: Grid, order: tuple[type[Object], ...]) -> None:
+    for model in order:
         await grid.client.delete(model, "default", "x")
+    for model in order:
 
         async def gone(model: type[Object] = model) -> bool:
             return await grid.client.get(model, "default", "x") is None

@@ -9,6 +9,7 @@ from zos.controller.events import GRACE, Reporter
 from zos.world.resolution import Notice, Verdict, ready, waiting
 
 MISSING = waiting(Reason.DEPENDENCY_NOT_READY, "network lan does not exist")
+BLOCKED = waiting(Reason.DELETION_BLOCKED, "waits for ZMachine web")
 LOST = waiting(Reason.NODE_UNREACHABLE, "no node")
 FULL = waiting(Reason.INSUFFICIENT_CAPACITY, "node n1 lacks storage")
 ON_ITS_WAY = waiting(Reason.PROGRESSING, "being made")
@@ -72,6 +73,9 @@ def test_what_does_not_come_is_told_once_it_has_lasted() -> None:
     assert told(Reporter("c"), MISSING, GRACE, MISSING, MISSING, GRACE, MISSING, ready()) == [
         ("Warning", "DependencyNotReady"),
         ("Normal", "Succeeded"),
+    ]
+    assert told(Reporter("c"), MISSING, GRACE - 1, BLOCKED, GRACE - 1, BLOCKED, 1.0, BLOCKED) == [
+        ("Warning", "DeletionBlocked")
     ]
     reporter.forget(obj)
     assert reporter.due(obj, 1010.0) == 0.0

@@ -16,8 +16,8 @@ from zos.world.resolution import Notice, Verdict
 _CALM = frozenset(
     {Reason.PROGRESSING, Reason.IMAGE_PULLING, Reason.DELETING, Reason.SUSPENDED, Reason.COMPLETED, Reason.SUCCEEDED}
 )
-#: Ways that are trouble only when they last: what is applied together comes one after the other.
-_PASSING = frozenset({Reason.DEPENDENCY_NOT_READY})
+#: Ways that are trouble only when they last: what is applied together comes one after the other, and goes so.
+_PASSING = frozenset({Reason.DEPENDENCY_NOT_READY, Reason.DELETION_BLOCKED})
 #: Seconds that these get.
 GRACE = 60.0
 
@@ -28,7 +28,7 @@ class Reporter:
     def __init__(self, name: str) -> None:
         self._name = name
         self._troubled: set[str] = set()  # uids: trouble may turn into progress before it is over
-        self._untold: dict[str, float] = {}  # uids of what may be over by itself: since when
+        self._untold: dict[str, tuple[Reason, float]] = {}  # by uid what may be over by itself: since when
 
     def forget(self, obj: Object) -> None:
         """The object is gone."""
@@ -63,17 +63,17 @@ class Reporter:
 
     def due(self, obj: Object, clock: float) -> float:
         """Seconds until what is not told of an object yet is worth it. 0: there is nothing."""
-        since = self._untold.get(obj.uid)
-        return 0.0 if since is None else max(0.0, since + GRACE - clock)
+        found = self._untold.get(obj.uid)
+        return 0.0 if found is None else max(0.0, found[1] + GRACE - clock)
 
     def _passing(self, obj: Object, before: Condition | None, verdict: Verdict, clock: float) -> Raw | None:
-        if obj.uid not in self._untold:
-            if before is not None and before.reason == verdict.reason:
-                return None  # it was told, or is as it was before this controller came
-            self._untold[obj.uid] = clock
-        if clock - self._untold[obj.uid] < GRACE:
+        reason, since = self._untold.get(obj.uid, (None, clock))
+        if reason is None and before is not None and before.reason == verdict.reason:
+            return None  # it was told, or is as it was before this controller came
+        if reason != verdict.reason:
+            self._untold[obj.uid] = verdict.reason, clock
             return None
-        return self._warning(obj, before, verdict)
+        return self._warning(obj, before, verdict) if clock - since >= GRACE else None
 
     def _warning(self, obj: Object, before: Condition | None, verdict: Verdict) -> Raw:
         self._untold.pop(obj.uid, None)
