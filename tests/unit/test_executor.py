@@ -7,9 +7,11 @@ from typing import Any
 
 from cases import load, world_of
 from fixpoint import resolve, settle
+from zos.api.contract import Claim, Contract
 from zos.api.core import Secret
-from zos.api.meta import Key, Object
+from zos.api.meta import Key, Meta, Object
 from zos.api.network import Network
+from zos.api.publicip import PublicIP
 from zos.controller.claims import OWNER_UID
 from zos.controller.executor import Executor
 from zos.controller.ledger import Ledger
@@ -17,6 +19,7 @@ from zos.kube.client import Raw
 from zos.world.store import World
 
 _CASES = Path(__file__).parent.parent / "golden" / "vanished.yaml"
+_HALF_WAY = _CASES.parent / "contract" / "shrinks-under-users.yaml"
 _ORDER = ("Farm", "GridNode", "Network", "Contract", "PublicIP", "NameContract", "ZMount", "ZMachine")
 
 
@@ -25,15 +28,21 @@ class Server:
 
     def __init__(self) -> None:
         self.deleted: list[Key] = []
+        self.statuses: list[Raw] = []
+        self.there: dict[str, Raw] = {}  # metadata, by name
 
     async def delete(self, model: type[Object], namespace: str, name: str, *, uid: str) -> None:
         self.deleted.append(model.key_of(namespace, name))
 
     async def patch(self, model: type[Object], namespace: str, name: str, body: Raw, **_: object) -> Raw:
+        self.statuses.append(body.get("status"))
         return body
 
-    async def request(self, *_: object, **__: object) -> Raw:
-        return {}
+    async def get(self, model: type[Object], namespace: str, name: str) -> Raw:
+        return {"metadata": self.there[name]}
+
+    async def request(self, method: str, path: str, **_: object) -> Raw:
+        return {"metadata": self.there.get(path.rpartition("/")[2], {})}
 
 
 async def test_what_came_while_a_resolution_was_written_is_not_taken_for_left_over() -> None:
@@ -73,3 +82,28 @@ async def deleted(world: World, network: Any, before: tuple[Any, ...] = (), duri
     for obj in (*before, *during):
         world.remove(obj.key)
     return list(server.deleted)
+
+
+async def test_a_contract_that_is_deleted_half_way_lets_go_of_what_it_was_taking_and_says_how_it_stands() -> None:
+    world = world_of(load(_HALF_WAY)[0])
+    contract: Any = world.peek(Contract.key_of("default", "c"))
+    meta = {"finalizers": ("zos.grid.tf/controller",), "deletion_timestamp": "2026-01-02T00:00:00Z"}
+    status = {"taking": ("203.0.113.20", "203.0.113.21"), "in_use": contract.status.in_use[:1], "free": 0}
+    contract = contract.model_copy(
+        update={"metadata": contract.metadata.model_copy(update=meta), "status": contract.status.model_copy(update=status)}
+    )
+    world.put(contract)
+    for ip in contract.status.taking:
+        held: Any = world.peek(Claim.key_of("", "ipv4.203.0.113.18"))
+        made = {"metadata": Meta(name=f"ipv4.{ip}", uid=f"claim-{ip}"), "spec": held.spec.model_copy(update={"thing": ip})}
+        world.put(held.model_copy(update=made))
+    world.remove(PublicIP.key_of("default", "b"))
+    server: Any = Server()
+    server.there["c"] = {"uid": contract.uid, "deletionTimestamp": "now", "resourceVersion": contract.metadata.resource_version}
+    ledger = Ledger(server, world, lambda *_: None, lambda _: None, "test", lambda: 0.0)
+    executor = Executor(server, world, ledger, lambda *_: None, lambda _: None, lambda *_: None, lambda: 0.0)
+    await executor.carry_out(contract, resolve(contract, world))
+    assert server.deleted == [Claim.key_of("", f"ipv4.{ip}") for ip in contract.status.taking]
+    (written,) = server.statuses
+    assert (written["free"], written["taking"], "inUse" in written) == (1, [], False)
+    assert written["conditions"][0]["message"] == "waits for PublicIP a"

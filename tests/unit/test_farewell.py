@@ -11,11 +11,12 @@ from cases import load, world_of
 from fixpoint import resolve, settle
 from zos.api import names
 from zos.api.gridnode import GridNode
-from zos.api.meta import ABANDON
+from zos.api.meta import ABANDON, Meta
 from zos.api.nodeworkload import NodeWorkload
 from zos.api.zmount import ZMount
 from zos.controller.farewell import Farewell
 from zos.world import placement
+from zos.world.heartbeat import Heartbeat
 from zos.world.store import World
 
 _CASES = Path(__file__).parent.parent / "golden" / "vanished.yaml"
@@ -78,6 +79,15 @@ def test_a_node_that_can_not_be_read_is_not_said_to_have_left(world: World, disk
     world.remove(node_key := GridNode.key_of("", "n1"))
     assert world.peek(node_key) is None
     assert "not in the grid any more" in farewell(world).waiting(mount, [disk]).message
+
+
+def test_what_waits_for_a_node_that_is_silent_says_so_and_how_to_give_it_up(world: World, disk: NodeWorkload) -> None:
+    mount: Any = world.peek(ZMount.key_of("default", "data"))
+    assert ABANDON not in farewell(world).waiting(mount, [disk]).message
+    world.put(Heartbeat(metadata=Meta(name="n1", uid="n1"), alive=False))
+    said = farewell(world).waiting(mount, [disk]).message
+    assert "zos-node-n1 (its agent does not answer)" in said
+    assert f"kubectl annotate zmount data -n default --overwrite {ABANDON}={mount.uid} gives up waiting" in said
 
 
 def test_the_agent_of_a_node_that_can_not_be_read_lets_go_itself(world: World, disk: NodeWorkload) -> None:

@@ -116,6 +116,29 @@ def test_restarts_count_what_nobody_asked_for() -> None:
     assert run.crashes == tuple(float(second) for second in range(90, 100))
 
 
+ASKED = replace(START, item=replace(ITEM, incarnation="later"))
+MENDED = replace(START, item=replace(ITEM, config_digest="mended"))
+
+
+@pytest.mark.parametrize(
+    ("run", "status", "start", "because"),
+    [
+        (BEGUN, "exited 3", START, "the entrypoint ended with exit code 3"),
+        (BEGUN, "exited many", START, "the guest died"),
+        (BEGUN, "failed no /bin/x", START, "no /bin/x"),
+        (BEGUN, "running", START, "the guest died"),
+        (replace(BEGUN, stopping=True), "stopped 143", ASKED, "it was asked to restart"),
+        (replace(BEGUN, stopping=True), "stopped 143", START, "it was stopped"),
+        (BEGUN, "rebooted 0", START, "the guest was shut down from inside"),
+        (BEGUN, "running", replace(START, boot="boot-2"), "the node was restarted"),
+        (BEGUN, "exited 1", MENDED, "the entrypoint ended with exit code 1; it runs with what was changed since"),
+    ],
+)
+def test_a_start_remembers_what_it_came_of(run: Run, status: str, start: Start, because: str) -> None:
+    assert run.because == ""
+    assert run.finished(status, 200.0, start.boot).begun(start).because == because
+
+
 def test_crashes_are_those_of_the_same_recipe() -> None:
     run = Run().begun(START).finished("running", 1.0, "boot-1").begun(START).finished("running", 2.0, "boot-1")
     assert run.crashes == (1.0, 2.0)

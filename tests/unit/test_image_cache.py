@@ -12,6 +12,8 @@ import pytest
 
 from zos.drivers.image import KEEP, ImageDriver, directory_of
 from zos.plan.diff import Op
+from zos.plan.facts import ImageFact, Pulled
+from zos.plan.items import Image
 
 REF = "oci://registry.example/app:1"
 DIGEST = "sha256:" + hashlib.sha256(b"app").hexdigest()
@@ -42,6 +44,25 @@ async def test_what_a_guest_may_stand_on_stays(tmp_path: Path, in_use: frozenset
     await asked_to_go(ImageDriver(tmp_path, in_use=lambda: in_use))
     assert root.exists() == stays
     assert list((tmp_path / "refs").glob("*.json")) == []
+
+
+async def test_how_an_image_came_is_remembered_with_the_name_that_it_came_by(tmp_path: Path) -> None:
+    place = directory_of(tmp_path, DIGEST)
+    cached(tmp_path, wanted=0.0)
+    (place / "image.json").write_text(
+        json.dumps({"digest": DIGEST, "entrypoint": [], "command": [], "environment": [], "executables": None})
+    )
+    (card,) = (tmp_path / "refs").glob("*.json")
+    for written, pulled in (
+        (None, None),
+        ({"at": 1.0, "seconds": 2.5, "size": 3, "more": "of a newer agent"}, Pulled(1.0, 2.5, 3)),
+    ):
+        card.write_text(json.dumps({"ref": REF, "digest": DIGEST, "source": "", "pulled": written}))
+        driver = ImageDriver(tmp_path)
+        await driver.observe([Image(ref=REF)])
+        fact = driver.facts()[REF]
+        assert isinstance(fact, ImageFact)
+        assert fact.pulled == pulled
 
 
 @pytest.mark.parametrize("off", [-3600.0, 0.0, 3600.0])

@@ -11,7 +11,7 @@ import pytest
 
 from zos.api.gridnode import GridNode, GridNodeStatus, NodeHold, Resources
 from zos.api.meta import Key
-from zos.controller.ledger import Denied, Ledger, Lost
+from zos.controller.ledger import Denied, Ledger, Lost, status_patch
 from zos.controller.registry import indexes
 from zos.kube.client import ApiError, Conflict, Raw
 from zos.world.store import World
@@ -252,3 +252,13 @@ async def test_shares_leave_room_for_the_pool_to_say_how_it_stands() -> None:
     await settle()
     assert said(waiter) == said(status) == ""
     assert side.node == GridNode.model_validate(server.raw)
+
+
+def test_a_patch_says_what_was_never_written_and_nothing_of_others() -> None:
+    unwritten = GridNodeStatus.model_validate({"features": {}, "nodeNamespace": "zos-node-n1"})
+    counted = unwritten.model_copy(update={"free": Resources(cpu=0, memory=0, storage=0), "holds": (), "node_namespace": None})
+    assert status_patch(unwritten, counted) == {
+        "free": {"cpu": 0, "memory": "0", "storage": "0"},
+        "nodeNamespace": None,
+    }
+    assert status_patch(GridNodeStatus.model_validate(counted.wire()), counted) == {}

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 
 from zos.api.meta import Reason
 from zos.api.zmachine import RunPolicy
-from zos.kinds.zmachine.lifecycle import LOOP, SLOW, course
+from zos.kinds.zmachine.lifecycle import LOOP, SLOW, WINDOW, Course, course
 from zos.plan.facts import DomainFact
 
 ALWAYS, ON_FAILURE, ONCE, HALTED = RunPolicy.ALWAYS, RunPolicy.ON_FAILURE, RunPolicy.ONCE, RunPolicy.HALTED
@@ -100,3 +102,47 @@ def test_ends_that_are_yet_to_come_make_no_crash_loop() -> None:
     assert found.problem.reason is Reason.PROGRESSING
     assert found.wake_at is not None
     assert found.wake_at < 10_002.0
+
+
+def again(*crashes: float, started: float) -> DomainFact:
+    """One that was started again after it ended at each of ``crashes``."""
+    return DomainFact(running=True, booted=True, started_at=started, crashes=crashes)
+
+
+LOOPING = tuple(1000.0 + number for number in range(LOOP))
+
+
+@pytest.mark.parametrize("policy", [ALWAYS, ON_FAILURE])
+def test_a_try_in_a_crash_loop_is_no_recovery_until_it_has_lasted(policy: RunPolicy) -> None:
+    tried = again(*LOOPING, started=1060.0)
+    for now in (1060.0, 1100.0, 1060.0 + WINDOW - 0.1):
+        found = course(policy, tried, now, "u")
+        assert found.running
+        assert found.problem is not None
+        assert found.problem.reason is Reason.CRASH_LOOP
+        assert found.wake_at == 1060.0 + WINDOW
+    assert course(policy, tried, 1060.0 + WINDOW, "u") == Course(True)
+    assert course(policy, replace(tried, crashes=LOOPING[:-1]), 1060.0, "u") == Course(True)  # no loop yet
+
+
+def test_a_loop_goes_on_as_one_from_try_to_try() -> None:
+    crashes, now = [*LOOPING], LOOPING[-1]
+    for _ in range(20):
+        pause = course(ALWAYS, ended("exit", 1, *crashes[-10:]), now, "u")
+        assert pause.wake_at is not None
+        now = pause.wake_at
+        for asked in (now, now + 30):
+            found = course(ALWAYS, again(*crashes[-10:], started=now), asked, "u").problem
+            assert found is not None
+            assert found.reason is Reason.CRASH_LOOP
+        now += 40
+        crashes.append(now)
+
+
+def test_an_old_crash_loop_is_forgotten_when_it_is_started_again() -> None:
+    assert course(ALWAYS, again(*LOOPING, started=90_000.0), 90_001.0, "u") == Course(True)
+
+
+@pytest.mark.parametrize("now", [500.0, 1002.0, 1050.0])
+def test_a_clock_that_was_set_back_keeps_no_guest_that_runs_in_a_loop(now: float) -> None:
+    assert course(ALWAYS, again(*LOOPING, started=1060.0), now, "u") == Course(True)

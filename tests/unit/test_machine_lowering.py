@@ -4,12 +4,14 @@ from __future__ import annotations
 
 from dataclasses import replace
 
+import pytest
+
 from zos.api import names
 from zos.api.meta import Meta, Reason
-from zos.api.nodeworkload import MachineOnNode, NodeWorkload, NodeWorkloadSpec, Owner
+from zos.api.nodeworkload import ImagePull, MachineOnNode, NodeWorkload, NodeWorkloadSpec, Owner
 from zos.kinds.zmachine.lifecycle import LOOP
 from zos.kinds.zmachine.lower import lower, report
-from zos.plan.facts import DomainFact, Facts, ImageFact
+from zos.plan.facts import DomainFact, Facts, ImageFact, Pulled
 from zos.plan.items import Disk, Domain
 from zos.plan.outcome import Outcome
 
@@ -38,6 +40,24 @@ def test_a_crash_loop_is_one_until_something_is_mended() -> None:
     assert low.whole
     assert not guest_of(machine(), replace(FACTS, domains={GUEST: same})).running
     assert guest_of(machine(), replace(FACTS, domains={GUEST: replace(looping, recipe="another")})).running
+    due = replace(FACTS, now=1100.0, domains={GUEST: same})
+    assert guest_of(machine(), due).running, "it is tried again"
+    again = replace(same, running=True, started_at=1100.0, runs=guest_of(machine(), due))
+    low = lower(machine(), replace(due, now=1101.0, domains={GUEST: again}))
+    assert low.problem is not None and low.problem.reason is Reason.CRASH_LOOP
+    assert guest_of(machine(), replace(due, now=1101.0, domains={GUEST: again})).running, "and is left running"
+
+
+@pytest.mark.parametrize(("created", "told"), [("1970-01-01T00:10:00Z", True), ("1970-01-01T00:20:00Z", False), ("", True)])
+def test_a_pull_is_told_to_machines_that_waited_for_it(created: str, told: bool) -> None:
+    image = replace(FACTS.images["oci://r/i:1"], pulled=Pulled(at=900.0, seconds=3.2, size=5 << 20))
+    asked = machine()
+    asked = asked.model_copy(update={"metadata": asked.metadata.model_copy(update={"creation_timestamp": created})})
+    facts = replace(FACTS, images={"oci://r/i:1": image}, domains={GUEST: DomainFact(running=True, because="a\x1b[31mb")})
+    said = report(asked, facts, lower(asked, facts), Outcome()).machine
+    assert said is not None
+    assert said.image_pull == (ImagePull(seconds=4, size=5 << 20) if told else None)
+    assert said.started_because == "a\ufffd[31mb"
 
 
 def test_a_configuration_that_is_too_large_touches_nothing() -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from zos.api.gridnode import GridNodeStatus, NodeHold
-from zos.api.meta import MOST, format_quantity, parse_quantity
+from zos.api.meta import MOST, format_quantity, parse_quantity, short_quantity
 
 
 @pytest.mark.parametrize(
@@ -29,6 +29,14 @@ def test_there_and_back() -> None:
     for amount in (0, 1, 1000, 1024, 2**30, 3 * 2**29, 2**30 + 1, MOST):
         assert parse_quantity(format_quantity(amount)) == amount
     assert parse_quantity(format_quantity(MOST + 1)) == MOST
+
+
+@pytest.mark.parametrize(
+    ("amount", "text"),
+    [(0, "0"), (1000, "1000"), (2**30, "1Gi"), (3 * 2**29, "1.5Gi"), (15975 * 2**20, "15.6Gi"), (2**63 - 1, "8Ei")],
+)
+def test_people_are_told_about_how_much(amount: int, text: str) -> None:
+    assert short_quantity(amount) == text
 
 
 def test_a_copy_remembers_nothing_that_is_no_longer_true() -> None:

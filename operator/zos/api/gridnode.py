@@ -10,7 +10,7 @@ from typing import Annotated, ClassVar, Literal
 from pydantic import ConfigDict, Field
 
 from zos.api.farm import NON_GLOBAL_IPV4
-from zos.api.meta import ABANDON, MOST, Model, Object, Quantity, Status
+from zos.api.meta import ABANDON, MOST, Model, Object, Quantity, Status, short_quantity
 from zos.api.schema import AGE, READY, REASON, Column, Rule, at_most, each_cidr, ipv4, ipv6, keyed, label, named, rules
 from zos.api.text import (
     MOST_COUNTED,
@@ -302,6 +302,27 @@ _SANE = (
 )
 
 
+class Usage(Model):
+    """What is held of what is offered, for people: programs read ``allocated`` and ``free``."""
+
+    cpu: Line
+    """Virtual CPUs, like ``3/8``."""
+
+    memory: Line
+    """RAM, like ``1.5Gi/15.6Gi``."""
+
+    storage: Line
+    """Disk, like ``12Gi/100Gi``."""
+
+    @classmethod
+    def of(cls, held: Resources, offered: Resources) -> Usage:
+        return cls(
+            cpu=f"{held.cpu}/{offered.cpu}",
+            memory=f"{short_quantity(held.memory)}/{short_quantity(offered.memory)}",
+            storage=f"{short_quantity(held.storage)}/{short_quantity(offered.storage)}",
+        )
+
+
 class GridNodeStatus(Status):
     #: Fields that the node's agent writes, and no others. The rest is the controller's.
     AGENTS: ClassVar[frozenset[str]] = frozenset(
@@ -352,6 +373,9 @@ class GridNodeStatus(Status):
     free: Resources = Field(default_factory=Resources)
     """``capacity``, as far as it is offered (``spec.offer``), less ``allocated``."""
 
+    usage: Usage | None = None
+    """``allocated`` over what is offered, as ``kubectl get`` shows it. Absent: the agent has not said yet what the node has."""
+
     @cached_property
     def by_holder(self) -> dict[str, NodeHold]:
         """The holds by their holder's uid."""
@@ -370,9 +394,9 @@ class GridNode(Object):
         Column("Endpoint", ".spec.endpoint.ipv4"),
         READY,
         REASON,
-        Column("CPU", ".status.free.cpu", "integer"),
-        Column("Memory", ".status.free.memory"),
-        Column("Storage", ".status.free.storage"),
+        Column("CPU", ".status.usage.cpu"),
+        Column("Memory", ".status.usage.memory"),
+        Column("Storage", ".status.usage.storage"),
         Column("Accelerator", ".status.features.accelerator", priority=1),
         Column("WireGuard", ".status.features.wireguard", priority=1),
         Column("Agent", ".status.agentVersion", priority=1),

@@ -92,6 +92,12 @@ class Reason(StrEnum):
     NODE_REMOVED = "NodeRemoved"
     REFUSED = "Refused"
     KEY_REPLACED = "KeyReplaced"
+    PLACED = "Placed"
+    ADDRESS_ASSIGNED = "AddressAssigned"
+    JOINED = "Joined"
+    IMAGE_PULLED = "ImagePulled"
+    STARTED = "Started"
+    RESTARTED = "Restarted"
     AGENT_OUTDATED = "AgentOutdated"
     OTHER = "Other"
 
@@ -115,6 +121,18 @@ STALLED_REASONS = frozenset(
         Reason.REFUSED,
     }
 )
+
+
+#: Reasons that events alone give, and what has happened then.
+EVENT_REASONS: Mapping[Reason, str] = {
+    Reason.PLACED: "a machine or a disk has its node",
+    Reason.ADDRESS_ASSIGNED: "a machine has its private or a public address, a PublicIP its addresses",
+    Reason.JOINED: "a node or a laptop has become part of a network",
+    Reason.IMAGE_PULLED: "a machine's image is on its node: in how many seconds and how large, or that it was there already",
+    Reason.STARTED: "a machine was started for the first time",
+    Reason.RESTARTED: "a machine was started again, and why",
+    Reason.KEY_REPLACED: "a node had lost its key for a network and got another",
+}
 
 
 class DeletionPolicy(StrEnum):
@@ -277,6 +295,12 @@ def format_quantity(amount: int) -> str:
         if amount and amount % _SUFFIXES[suffix] == 0:
             return f"{amount // _SUFFIXES[suffix]}{suffix}"
     return str(amount)
+
+
+def short_quantity(amount: int) -> str:
+    """About so many bytes, for people: 16750997504 → ``15.6Gi``."""
+    suffix = next((suffix for suffix in ("Ei", "Pi", "Ti", "Gi", "Mi", "Ki") if amount >= _SUFFIXES[suffix]), "")
+    return f"{amount / _SUFFIXES[suffix]:.1f}".removesuffix(".0") + suffix
 
 
 #: An amount of bytes: a Kubernetes quantity on the wire, a plain int in Python.

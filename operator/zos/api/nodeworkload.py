@@ -278,6 +278,14 @@ class MachineRun(Model):
     """Uids of ZMounts."""
 
 
+class ImagePull(Model):
+    seconds: Count
+    """How long it took, rounded up."""
+
+    size: Quantity = 0
+    """Bytes that it has unpacked. 0: not known."""
+
+
 class MachineState(Model):
     """What the agent sees of a machine."""
 
@@ -292,7 +300,13 @@ class MachineState(Model):
     console: Path | None = None
     """Path of the console log, on the node."""
 
+    started_because: Line | None = None
+    """What made it start again, in words. Absent: it is its first start, or nobody knows."""
+
     image_digest: Digest | None = None
+    image_pull: ImagePull | None = None
+    """How the image came to the node. Absent: it was there before the machine, or the agent has begun anew since."""
+
     accelerator: Annotated[Literal["kvm", "tcg"] | None, otherwise(None)] = None
     """What the guest was started with; ``tcg`` is emulation in software."""
 

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from zos.api.crd import KINDS, crd
-from zos.api.meta import API_VERSION, STALLED_REASONS, Object, Reason
+from zos.api.meta import API_VERSION, EVENT_REASONS, STALLED_REASONS, Object, Reason
 
 
 def page(model: type[Object]) -> str:
@@ -61,8 +61,18 @@ def index() -> str:
         *(
             f"| {reason} | {'Stalled' if reason in STALLED_REASONS else 'Reconciling'} |"
             for reason in Reason
-            if not _ready(reason)
+            if not _ready(reason) and reason not in EVENT_REASONS
         ),
+        "",
+        "## Events",
+        "",
+        "`kubectl describe` shows them, each once. A `Warning` is for what needs somebody: a reason from above when it begins,",
+        "`DependencyNotReady` and `DeletionBlocked` after a minute of it. `Succeeded` says that it is over. Others tell what",
+        "happened:",
+        "",
+        "| event | what has happened |",
+        "| --- | --- |",
+        *(f"| {reason} | {words} |" for reason, words in EVENT_REASONS.items()),
     ]
     return "\n".join(lines) + "\n"
 

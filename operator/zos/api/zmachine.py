@@ -242,6 +242,7 @@ class ZMachine(Object):
         Column("Node", ".status.nodeName"),
         Column("Mode", ".status.mode"),
         Column("IP", ".status.ip"),
+        Column("State", ".status.state"),
         READY,
         REASON,
         Column("Image", ".spec.image", priority=1),

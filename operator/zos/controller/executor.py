@@ -27,10 +27,11 @@ from zos.controller.claims import OWNER_UID, Claims
 from zos.controller.events import Reporter
 from zos.controller.farewell import Farewell, HeldBack, Word, path_of_manifest
 from zos.controller.ledger import Denied, Ledger, Lost, status_patch
+from zos.controller.outbox import Outbox
 from zos.controller.registry import KINDS, Kind
 from zos.controller.secrets import contents, seal, sealed_as
 from zos.controller.writing import MANAGER, Absorb, Changed, every, finalizers
-from zos.kube.client import ApiError, Client, NotFound, Raw, Unavailable
+from zos.kube.client import ApiError, Client, NotFound
 from zos.kube.lease import now
 from zos.world.conditions import conditions
 from zos.world.resolution import Resolution, SecretWanted, Verdict, Workload, waiting
@@ -102,6 +103,7 @@ class Executor:
         self._claims = Claims(client, world, absorb, changed)
         self._farewell = Farewell(client, world, absorb)
         self._reporter = Reporter(MANAGER)
+        self._outbox = Outbox(client, clock)
         self._underway = 0  # objects being written
         self._since: dict[Key, float] = {}  # when an object was first seen to make progress
         self._applied: dict[Key, str] = {}  # digest of the other objects last applied for an object
@@ -131,6 +133,9 @@ class Executor:
         words = f"node {untold[0]} is" if len(untold) == 1 else f"{len(untold)} nodes are"
         return replace(resolution, verdict=waiting(Reason.PROGRESSING, f"{words} being told what changed"))
 
+    async def close(self) -> None:
+        await self._outbox.close()
+
     def _begin(self, obj: Object, resolution: Resolution) -> Awaitable[None]:
         kind = KINDS[obj.KIND]
         if resolution.obsolete or resolution.let_go:
@@ -147,8 +152,7 @@ class Executor:
         claims: list[Claim] = []
         surplus: list[Claim] = []
         if resolution.claims is not None:
-            wanted = {wish.name for wish in resolution.claims}
-            surplus = [claim for claim in self._claims.of(obj) if claim.uid and claim.name not in wanted]
+            surplus = self._surplus(obj, resolution)
             claims = self._claims.take(obj, resolution.claims)
         if kind.pool is not None:
             waiters.append(self._ledger.status(obj.key, self._status(obj, resolution)))
@@ -189,9 +193,9 @@ class Executor:
         if resolution.workloads is not None:
             await self._workloads(task, resolution.workloads)
         told = self._settle_refusals(task)
-        await self._tell(obj, self._verdict(obj, resolution.verdict))
+        self._tell(obj, self._verdict(obj, resolution.verdict))
         for notice in resolution.notices:
-            await self._post(self._reporter.notice(obj, notice.reason, notice.message))
+            self._outbox.put(self._reporter.notice(obj, notice))
         if task.kind.pool is None:
             pause = self._patience(obj, resolution.verdict)
             if pause > 0 and not task.refused:
@@ -213,7 +217,7 @@ class Executor:
                 raise
             self._refusals[obj.key] = (str(error) if isinstance(error, Denied) else f"the API server refuses it: {error}",)
             verdict = self._verdict(obj, resolution.verdict)
-            await self._tell(obj, verdict)
+            self._tell(obj, verdict)
             await self._write_status(current, self._judged(current, current.status, verdict, resolution.conditions))
             raise Refused(str(error)) from error
 
@@ -257,22 +261,25 @@ class Executor:
         if unsaid or self._claims.of(obj) or resolution.waits_for or resolution.dismantled or resolution.releases:
             word = await self._farewell.word(obj)
         if resolution.waits_for and word is not Word.NONE:
-            await self._waits(obj, Verdict(False, Reason.DELETION_BLOCKED, f"waits for {', '.join(resolution.waits_for)}"))
+            if surplus := self._surplus(obj, resolution):  # what was still being taken: nobody will use it
+                await self._claims.release(obj, surplus)
+            message = f"waits for {', '.join(resolution.waits_for)}"
+            await self._waits(obj, resolution, Verdict(False, Reason.DELETION_BLOCKED, message))
             return
         try:
             await every([self._farewell.part(workload, word) for workload in unsaid])
             if isinstance(obj, GridNode) and word is not Word.NONE:
                 workloads += await self._farewell.leave_grid(obj, resolution.dismantled)
         except HeldBack as why:
-            await self._waits(obj, Verdict(False, Reason.DELETION_BLOCKED, f"waits: {why}"))
+            await self._waits(obj, resolution, Verdict(False, Reason.DELETION_BLOCKED, f"waits: {why}"))
             return
         opaque = [str(key) for key, _ in self._world.opaque(NodeWorkload.KIND, obj.uid)]
         if opaque:
             message = f"{', '.join(opaque)} can't be read by this controller: upgrade it"
-            await self._waits(obj, Verdict(False, Reason.DELETION_BLOCKED, message))
+            await self._waits(obj, resolution, Verdict(False, Reason.DELETION_BLOCKED, message))
             return
         if workloads and not (gives_up and not isinstance(obj, GridNode)):
-            await self._waits(obj, self._farewell.waiting(obj, workloads))
+            await self._waits(obj, resolution, self._farewell.waiting(obj, workloads))
             return
         if word is not Word.NONE:  # else its shares stay until it is known that nothing of it is left on its node
             await every([w for pool in resolution.releases if (w := self._ledger.release(pool, obj.uid)) is not None])
@@ -282,12 +289,27 @@ class Executor:
         self._reporter.forget(obj)
         await self._finalizers(obj, [name for name in obj.metadata.finalizers if name != CONTROLLER_FINALIZER])
 
-    async def _waits(self, obj: Object, verdict: Verdict) -> None:
-        await self._tell(obj, verdict)
-        await self._write_status(obj, self._judged(obj, obj.status, verdict, ()))  # type: ignore[attr-defined]
+    async def _waits(self, obj: Object, resolution: Resolution, verdict: Verdict) -> None:
+        """Says so, over what others have written by now of a status that is not this object's alone."""
+        self._tell(obj, verdict)
+        current: Any = self._world.peek(obj.key)
+        if current is None or current.uid != obj.uid:
+            return
+        status, kind = current.status, KINDS[obj.KIND]
+        if resolution.status is not None:
+            others = {*kind.shared, *((kind.pool,) if kind.pool is not None else ())}
+            status = resolution.status.model_copy(update={name: getattr(status, name) for name in others})
+        await self._write_status(obj, self._judged(obj, status, verdict, ()))
 
     async def _finalizers(self, obj: Object, wanted: tuple[str, ...] | list[str]) -> None:
         await finalizers(self._client, self._absorb, obj, wanted)
+
+    def _surplus(self, obj: Object, resolution: Resolution) -> list[Claim]:
+        """Claims that it has and is to have no more."""
+        if resolution.claims is None:
+            return []
+        wanted = {wish.name for wish in resolution.claims}
+        return [claim for claim in self._claims.of(obj) if claim.uid and claim.name not in wanted]
 
     # -- other objects
 
@@ -439,19 +461,14 @@ class Executor:
             return
         self._absorb(obj.key, raw, current.model_copy(update={"status": status}))
 
-    async def _tell(self, obj: Object, verdict: Verdict) -> None:
-        if hasattr(obj, "status"):
-            await self._post(self._reporter.event(obj, obj.status.condition("Ready"), verdict))
-
-    async def _post(self, told: Raw | None) -> None:
-        """Events are worth a try and no more: nothing waits for them."""
-        if told is None:
+    def _tell(self, obj: Object, verdict: Verdict) -> None:
+        if not hasattr(obj, "status"):
             return
-        namespace = told["metadata"]["namespace"]
-        try:
-            await self._client.request("POST", f"/api/v1/namespaces/{namespace}/events", body=told)
-        except (ApiError, Unavailable) as error:
-            log.info("event not taken: %s", error)
+        event = self._reporter.event(obj, obj.status.condition("Ready"), verdict, self._clock())
+        if event is not None:
+            self._outbox.put(event)
+        elif pause := self._reporter.due(obj, self._clock()):
+            self._again(obj.key, pause)
 
 
 def _is_asked(obj: Object, wish: Workload, part: Part, present: NodeWorkload | None) -> bool:

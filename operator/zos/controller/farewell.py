@@ -141,9 +141,10 @@ class Farewell:
                 parts.append(workload.namespace)
         message = f"waiting for its nodes to be clean: {', '.join(parts)}"
         if stuck:
+            whom = f"{obj.KIND.lower()} {obj.name}" + (f" -n {obj.namespace}" if obj.namespace else "")
             message += (
-                f"; if it never comes back, kubectl annotate {obj.KIND.lower()} {obj.name} {ABANDON}={obj.uid} gives up "
-                "waiting (what is there is erased when the node returns)"
+                f"; if it never comes back, kubectl annotate {whom} --overwrite {ABANDON}={obj.uid} gives up waiting "
+                "(what is there is erased when the node returns)"
             )
         blocked = stuck or any(workload.hindrance for workload in workloads)
         return Verdict(False, Reason.DELETION_BLOCKED if blocked else Reason.DELETING, message)

@@ -18,7 +18,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
-from zos.api.meta import Key, Object, Status, version_number
+from zos.api.meta import Key, Model, Object, Status, version_number
 from zos.controller.parts import OWN, cause, differing, own_fields, pool_field, shares, with_parts
 from zos.controller.refusals import Refusals
 from zos.controller.registry import KINDS
@@ -365,15 +365,19 @@ def _settle(waiters: list[_Waiter]) -> None:
             waiter.done.set_result(None)
 
 
-def status_patch(before: Status, after: Status) -> dict[str, Any]:
-    """A JSON merge patch (RFC 7386) from one status to the other."""
-    return _merge_patch(before.wire(), after.wire())
-
-
-def _merge_patch(old: dict[str, Any], new: dict[str, Any]) -> dict[str, Any]:
+def status_patch(before: Model, after: Model) -> dict[str, Any]:
+    """A JSON merge patch (RFC 7386) from a status as it was read to the next one. What was not there is no 0: a count that
+    nobody ever wrote is shown as nothing. What neither of them names is not written: it may be somebody else's field."""
     patch: dict[str, Any] = {}
-    for name in sorted(old.keys() | new.keys()):
-        was, is_ = old.get(name), new.get(name)
-        if was != is_:
-            patch[name] = _merge_patch(was, is_) if isinstance(was, dict) and isinstance(is_, dict) else is_
-    return patch
+    whole: set[str] = set()
+    for name, field_ in type(after).model_fields.items():
+        was, is_ = getattr(before, name), getattr(after, name)
+        if isinstance(was, Model) and isinstance(is_, Model):
+            if inner := status_patch(was, is_):
+                patch[field_.alias or name] = inner
+            continue
+        named = name in after.model_fields_set - before.model_fields_set and is_ is not None and is_ != ()
+        if was != is_ or named:
+            whole.add(name)
+            patch[field_.alias or name] = None
+    return patch | after.model_dump(mode="json", by_alias=True, exclude_none=True, include=whole)

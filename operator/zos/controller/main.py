@@ -108,6 +108,7 @@ class Controller:
         census = metrics.Census(self.world, KINDS, lambda: self.leading)
         async with contextlib.AsyncExitStack() as stack:
             stack.push_async_callback(self._client.close)
+            stack.push_async_callback(self._executor.close)
             REGISTRY.register(census)
             stack.callback(REGISTRY.unregister, census)
             REGISTRY.register(self._informer.hearing)
@@ -349,6 +350,8 @@ def resolved(kind: Kind, obj: Object, reader: Reader) -> Resolution:
         found = kind.resolve(obj, reader)
     except Unreadable as error:
         found = Resolution(waiting(Reason.DEPENDENCY_NOT_READY, str(error)), waits_for=(str(error),))
+    if not obj.deleting and found.status is not None:
+        return replace(found, notices=(*found.notices, *kind.happened(obj, found, reader)))
     if not obj.deleting or found.waits_for:
         return found
     unread = [key for model in kind.users for key in reader.unreadable(model, obj.namespace)]

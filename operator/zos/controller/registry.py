@@ -22,12 +22,16 @@ from zos.kinds.contract import resolve as contract
 from zos.kinds.farm import resolve as farm
 from zos.kinds.gridnode import resolve as gridnode
 from zos.kinds.namecontract import resolve as namecontract
+from zos.kinds.network import notices as network_notices
 from zos.kinds.network import resolve as network
 from zos.kinds.nodeworkload import resolve as nodeworkload
+from zos.kinds.publicip import notices as publicip_notices
 from zos.kinds.publicip import resolve as publicip
+from zos.kinds.zmachine import notices as zmachine_notices
 from zos.kinds.zmachine import resolve as zmachine
+from zos.kinds.zmount import notices as zmount_notices
 from zos.kinds.zmount import resolve as zmount
-from zos.world.resolution import Resolution
+from zos.world.resolution import Notice, Resolution
 from zos.world.store import Indexes, Reader
 
 
@@ -35,7 +39,8 @@ from zos.world.store import Indexes, Reader
 class Kind:
     """``pool``: the list in the status that records who holds what of it. ``shared``: status fields that are the agent's.
     ``finalized``: users write it and it is cleaned up after. ``users``: kinds whose objects, in its namespace, a deletion may
-    have to wait for. ``rest``: seconds between two resolutions of one object, for those that sum up many others."""
+    have to wait for. ``rest``: seconds between two resolutions of one object, for those that sum up many others. ``happened``:
+    what a resolution with a status has to tell of what happened since the last one was written."""
 
     model: type[Object]
     module: ModuleType
@@ -44,6 +49,7 @@ class Kind:
     pool: str | None = None
     shared: frozenset[str] = frozenset()
     rest: float = 0.0
+    happened: Callable[[Any, Resolution, Reader], tuple[Notice, ...]] = lambda *_: ()
 
     @property
     def internal(self) -> bool:
@@ -60,13 +66,13 @@ KINDS: Mapping[str, Kind] = {
     kind.model.KIND: kind
     for kind in (
         Kind(GridNode, gridnode, pool="holds", shared=GridNodeStatus.AGENTS),
-        Kind(Network, network, pool="addresses", users=(ZMachine,)),
-        Kind(ZMachine, zmachine),
-        Kind(ZMount, zmount, users=(ZMachine,)),
+        Kind(Network, network, pool="addresses", users=(ZMachine,), happened=network_notices.notices),
+        Kind(ZMachine, zmachine, happened=zmachine_notices.notices),
+        Kind(ZMount, zmount, users=(ZMachine,), happened=zmount_notices.notices),
         Kind(Farm, farm, users=(Claim,), rest=0.25),
         Kind(Contract, contract, pool="in_use", users=(PublicIP,)),
         Kind(NameContract, namecontract),
-        Kind(PublicIP, publicip, users=(ZMachine,)),
+        Kind(PublicIP, publicip, users=(ZMachine,), happened=publicip_notices.notices),
         Kind(Claim, claim, finalized=False),
         Kind(NodeWorkload, nodeworkload, finalized=False),
     )

@@ -415,6 +415,7 @@ def _fact(run: Run, machine: Machine, *, running: bool) -> DomainFact:
         console=str(machine.console),
         problem=run.problem,
         recipe=run.recipe,
+        because=run.because,
     )
 
 

@@ -23,7 +23,8 @@ _SECTOR = 512
 @dataclass(frozen=True, kw_only=True)
 class Run:
     """The last run of a guest. ``stopping`` is set before it is asked to stop; times in seconds since the epoch. ``crashes``
-    are those of the same recipe: what was mended starts with a clean record."""
+    are those of the same recipe: what was mended starts with a clean record. ``because``: how it came that it was started, if
+    it had run before."""
 
     started_at: float | None = None
     boot: str = ""
@@ -36,6 +37,8 @@ class Run:
     restarts: int = 0
     crashes: tuple[float, ...] = ()
     recipe: str = ""
+    incarnation: str = ""
+    because: str = ""
 
     @property
     def over(self) -> bool:
@@ -49,7 +52,26 @@ class Run:
             restarts=self.restarts + (1 if self.ended in ("exit", "crash") else 0),
             crashes=self.crashes if start.item.recipe == self.recipe else (),
             recipe=start.item.recipe,
+            incarnation=start.item.incarnation,
+            because=self._why_again(start),
         )
+
+    def _why_again(self, start: Start) -> str:
+        """Why what ended like this is started, for people. Empty: it never ran, or nobody saw how it ended."""
+        if self.started_at is None or not self.ended:
+            return ""
+        match self.ended:
+            case "exit" if self.problem or self.exit_code is not None:
+                why = self.problem or f"the entrypoint ended with exit code {self.exit_code}"
+            case "exit" | "crash":
+                why = "the guest died"
+            case _ if start.item.incarnation != self.incarnation:
+                why = "it was asked to restart"
+            case _ if self.boot != start.boot:
+                why = "the node was restarted"
+            case _:
+                why = "it was stopped" if self.stopping else "the guest was shut down from inside"
+        return why if start.item.recipe == self.recipe else f"{why}; it runs with what was changed since"
 
     def finished(self, status: str, now: float, boot: str) -> Run:
         """How the run ended, by what the guest's init wrote last (operator/zos/guest/init.c)."""

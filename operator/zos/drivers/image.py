@@ -36,7 +36,7 @@ from zos.drivers.pull import digest_of, fetch
 from zos.drivers.sources import Pull, Sources
 from zos.drivers.thread import in_thread
 from zos.plan.diff import Observed, Op
-from zos.plan.facts import ImageFact
+from zos.plan.facts import ImageFact, Pulled
 from zos.plan.items import Image, Item
 
 #: Seconds for which an image is kept that nobody wants, and the share of the file system that must be free for that.
@@ -145,7 +145,7 @@ class ImageDriver:
                 file.unlink(missing_ok=True)
                 continue
             if refs := spellings.get(card.ref):
-                fact = self._fact(refs[0], card.digest)
+                fact = self._fact(refs[0], card.digest, card.pulled)
                 if fact is None or not self._fresh(card):
                     continue  # unpacked content that is gone, an archive that was replaced, a directory that was closed
                 os.utime(file)
@@ -167,17 +167,17 @@ class ImageDriver:
         except NotOpened:
             return False
 
-    def _fact(self, ref: str, digest: str) -> ImageFact | None:
+    def _fact(self, ref: str, digest: str, pulled: Pulled | None) -> ImageFact | None:
         known = self._facts.get(ref)
         place = directory_of(self._directory, digest)
         if isinstance(known, ImageFact) and known.digest == digest and (place / "image.json").exists():
-            return known
+            return known if known.pulled == pulled else dataclasses.replace(known, pulled=pulled)
         try:
             text = json.loads((place / "image.json").read_text())
             for field in ("entrypoint", "command", "environment"):
                 text[field] = tuple(text[field])
             text["executables"] = frozenset(text["executables"]) if text["executables"] is not None else None
-            return ImageFact(**text)
+            return ImageFact(**text, pulled=pulled)
         except (OSError, ValueError, KeyError, TypeError):
             return None
 
@@ -186,12 +186,15 @@ class ImageDriver:
         async with self._lock(name):
             self._say(key, "looking")
             source = await asyncio.to_thread(stamp, name, self._sources.directories)
-            digest = await in_thread(self._known, name, source)
-            if digest is None:
+            card = await in_thread(self._known, name, source)
+            if card is None:
                 self._check(f"{name} {source}")
-                digest = await self._pull(name, source, key)
-                await in_thread(self._remember, name, digest, source)
-            fact = await asyncio.to_thread(self._fact, ref, digest)
+                begun = time.monotonic()
+                digest, size = await self._pull(name, source, key)
+                pulled = Pulled(time.time(), time.monotonic() - begun, size) if size is not None else None
+                card = _Card(name, digest, source, pulled)
+                await in_thread(self._remember, card)
+            fact = await asyncio.to_thread(self._fact, ref, card.digest, card.pulled)
             if fact is None:
                 raise DriverError("what was unpacked is gone again")
             self._facts[ref] = fact
@@ -202,15 +205,16 @@ class ImageDriver:
             lock = self._locks[name] = asyncio.Lock()
         return lock
 
-    def _known(self, name: str, source: str) -> str | None:
+    def _known(self, name: str, source: str) -> _Card | None:
         """What another spelling of the same path has brought in the meantime."""
         with contextlib.suppress(OSError, ValueError, KeyError, TypeError):
             card = _read(self._card(name))
             if card.source == source != "" and (directory_of(self._directory, card.digest) / "image.json").exists():
-                return card.digest
+                return card
         return None
 
-    async def _pull(self, name: str, source: str, key: str) -> str:
+    async def _pull(self, name: str, source: str, key: str) -> tuple[str, int | None]:
+        """The digest, and the bytes that were unpacked: None where the content was here already."""
         await asyncio.to_thread(room_for, self._directory, 0)
         room = Path(await asyncio.to_thread(tempfile.mkdtemp, prefix=".new-", dir=self._directory))
         try:
@@ -221,17 +225,16 @@ class ImageDriver:
                 return await self._refusing(f"{name} {source}", _REFUSED, self._make(pull, None))
             async with self._lock(digest):
                 if await asyncio.to_thread((directory_of(self._directory, digest) / "image.json").exists):
-                    return digest
+                    return digest, None
                 self._check(digest)
                 return await self._refusing(digest, _REFUSED_CONTENT, self._make(pull, digest))
         finally:
             await self._erase(room)
 
-    async def _make(self, pull: Pull, digest: str | None) -> str:
+    async def _make(self, pull: Pull, digest: str | None) -> tuple[str, int]:
         found, config = await fetch(pull, digest)
         pull.say("looking through it")
-        await in_thread(self._finish, found, pull, config)
-        return found
+        return found, await in_thread(self._finish, found, pull, config)
 
     def _check(self, what: str) -> None:
         """Raises DriverError for a source that gave too much a short while ago."""
@@ -248,12 +251,13 @@ class ImageDriver:
             self._refused[what] = (now + seconds, str(error))
             raise
 
-    def _finish(self, digest: str, pull: Pull, config: Config) -> None:
+    def _finish(self, digest: str, pull: Pull, config: Config) -> int:
         room = pull.room
         tree = look(room / "rootfs", self._sources.limits)
         shutil.rmtree(pull.fetched)
         fact = {"digest": digest, **dataclasses.asdict(config), **dataclasses.asdict(tree)}
         fact["links"] = tree.links or {}
+        del fact["size"]  # an agent of before could not read it
         (room / "image.json").write_text(json.dumps(fact))
         room.chmod(0o755)
         place = directory_of(self._directory, digest)
@@ -262,11 +266,12 @@ class ImageDriver:
         _sync(self._directory)  # a name must not survive a power cut that its content doesn't
         with contextlib.suppress(OSError):  # another ref brought the same content in the meantime
             room.rename(place)
+        return tree.size
 
-    def _remember(self, ref: str, digest: str, source: str) -> None:
-        card = self._card(ref)
+    def _remember(self, known: _Card) -> None:
+        card = self._card(known.ref)
         new = card.with_name(f".{card.name}.new")
-        new.write_text(json.dumps({"ref": ref, "digest": digest, "source": source}))
+        new.write_text(json.dumps(dataclasses.asdict(known)))
         new.rename(card)
 
     def _forget(self, ref: str) -> None:
@@ -320,16 +325,19 @@ class ImageDriver:
 
 @dataclasses.dataclass(frozen=True)
 class _Card:
-    """Which digest a ref stands for. ``source`` as `stamp` gives it."""
+    """Which digest a ref stands for. ``source`` as `stamp` gives it. ``pulled``: None where its content was here already."""
 
     ref: str
     digest: str
     source: str
+    pulled: Pulled | None = None
 
 
 def _read(file: Path) -> _Card:
     card = json.loads(file.read_text())
-    return _Card(canonical(str(card["ref"])), str(card["digest"]), str(card["source"]))
+    told = card.get("pulled")
+    pulled = Pulled(float(told["at"]), float(told["seconds"]), int(told["size"])) if told else None
+    return _Card(canonical(str(card["ref"])), str(card["digest"]), str(card["source"]), pulled)
 
 
 def _sync(directory: Path) -> None:

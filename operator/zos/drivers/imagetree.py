@@ -16,12 +16,14 @@ _MOST_NAMES, _MOST_TEXT = 20_000, 4 << 20
 
 @dataclass(frozen=True)
 class Tree:
-    """Paths are absolute inside the image. ``executables`` and ``links`` (with targets) are None where there are too many."""
+    """Paths are absolute inside the image. ``executables`` and ``links`` (with targets) are None where there are too many.
+    ``size`` in bytes on the disk."""
 
     executables: tuple[str, ...] | None = ()
     links: dict[str, str] | None = field(default_factory=dict)
     has_disk_image: bool = False
     has_kernel: bool = False
+    size: int = 0
 
 
 def look(root: Path, limits: Limits) -> Tree:
@@ -70,6 +72,7 @@ def look(root: Path, limits: Limits) -> Tree:
         links if known else None,
         "/image.raw" in seen,
         "/boot/vmlinuz" in seen,
+        size,
     )
 
 

@@ -18,12 +18,21 @@ class Unknown(Exception):
     the condition."""
 
 
+@dataclass(frozen=True)
+class Pulled:
+    """How an image was fetched: when that was done (seconds since the epoch), how long it took, bytes unpacked."""
+
+    at: float
+    seconds: float
+    size: int
+
+
 @dataclass(frozen=True, kw_only=True)
 class ImageFact:
     """An unpacked image. ``config_*`` come from the OCI image config; ``files`` answers which of the well-known paths
     exist inside (``/image.raw``, ``/boot/vmlinuz``). ``user`` is the OCI config's (``name-or-id[:group-or-id]``).
     ``executables`` are the programs' real paths, ``links`` the targets of all symlinks by their own real path; None: too many
-    to know them all."""
+    to know them all. ``pulled`` is the way it came to the node, None where that is not known."""
 
     digest: str
     has_disk_image: bool = False
@@ -36,6 +45,7 @@ class ImageFact:
     stop_signal: int = 15
     executables: frozenset[str] | None = None
     links: Mapping[str, str] = field(default_factory=dict, repr=False, compare=False)
+    pulled: Pulled | None = field(default=None, compare=False)
 
     def provides(self, program: str, path: str) -> bool | None:
         """Whether a guest finds ``program`` (a path, or a name looked for in ``path``, a PATH). None: not known."""
@@ -77,7 +87,8 @@ class DomainFact:
     a word. ``ended``: the entrypoint ended (exit); the guest died (crash); it was asked to, rebooted or went down with the
     node (stopped). ``problem`` is what the guest's init could not do. ``booted``: it runs, and so does its entrypoint.
     ``recipe``: what it was started with last (`Domain.recipe`); ``image``: the digest in that. ``runs``: what a guest that runs
-    was started with, as far as that can be told. ``unreadable``: it runs, and not all of that can be."""
+    was started with, as far as that can be told. ``unreadable``: it runs, and not all of that can be. ``because``: what made it
+    start again, in words."""
 
     running: bool
     booted: bool = False
@@ -94,6 +105,7 @@ class DomainFact:
     image: str = ""
     runs: Domain | None = None
     unreadable: bool = False
+    because: str = ""
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -92,10 +92,15 @@ class SecretWanted:
 
 @dataclass(frozen=True)
 class Notice:
-    """Something that happened and that a person will want to find in the object's events."""
+    """Something that happened and that a person will want to find in the object's events.
+
+    Of all notices of one object with the same reason and ``once`` one is told, whoever resolves and how often: ``once`` says
+    what it is about (the node, the address, the time of the start).
+    """
 
     reason: Reason
     message: str
+    once: str
 
 
 @dataclass(frozen=True)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from zos.api import names
 from zos.api.core import Namespace
-from zos.api.gridnode import GridNode, NodeHold, Resources
+from zos.api.gridnode import GridNode, NodeHold, Resources, Usage
 from zos.api.meta import ABANDON, Condition, Object, Reason
 from zos.api.network import Network
 from zos.api.nodeworkload import NodeWorkload
@@ -58,6 +58,7 @@ def resolve(node: GridNode, world: Reader) -> Resolution:
                     memory=max(0, offered.memory - allocated.memory),
                     storage=max(0, offered.storage - allocated.storage),
                 ),
+                "usage": Usage.of(allocated, offered) if node.status.capacity.memory else None,
             }
         ),
         guarded=True,

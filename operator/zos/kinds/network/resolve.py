@@ -273,7 +273,8 @@ def _seat(network: Network, name: str, world: Reader, problems: Problems, told: 
             return "has offered no WireGuard key yet: is its agent running?", None
         notice = None
         if lost:
-            notice = Notice(Reason.KEY_REPLACED, f"node {name} has lost its WireGuard key for this network and got another")
+            words = f"node {name} has lost its WireGuard key for this network and got another"
+            notice = Notice(Reason.KEY_REPLACED, words, once=f"{name}/{report.lost_key}")
         return "", _Seat(port, key, place.ipv4, place.ipv6, notice)
 
     seen = world.view(GridNode, "", name, look)

@@ -31,7 +31,9 @@ def course(policy: RunPolicy, fact: DomainFact | None, now: float, uid: str, *, 
     started with something else than last time, so there is no reason to wait."""
     if policy is RunPolicy.HALTED:
         return Course(False, Problem(Reason.SUSPENDED, "runPolicy is Halted"))
-    if fact is None or fact.running or fact.ended in ("", "stopped"):
+    if fact is not None and fact.running:
+        return _on_trial(fact, now)
+    if fact is None or fact.ended in ("", "stopped"):
         return Course(True)
     how = _told(fact)
     if policy is RunPolicy.ONCE or (policy is RunPolicy.ON_FAILURE and fact.ended == "exit" and fact.exit_code == 0):
@@ -53,6 +55,19 @@ def course(policy: RunPolicy, fact: DomainFact | None, now: float, uid: str, *, 
     if due <= now:
         return Course(True)
     return Course(False, Problem(Reason.PROGRESSING, f"{how}; starting again in {due - now:.0f} s"), due)
+
+
+def _on_trial(fact: DomainFact, now: float) -> Course:
+    """A guest that runs. One that was started out of a crash loop is in it until it has run for a while: a try is no
+    recovery."""
+    started, ends = fact.started_at, [end for end in fact.crashes if end <= now]
+    if started is None or not ends or not max(ends) <= started <= now < started + WINDOW:
+        return Course(True)  # also where the clock was set back since: nobody knows how long it runs
+    count = _streak(ends, now)
+    if count < LOOP or started - max(ends) > WINDOW + SLOW:
+        return Course(True)
+    message = f"it ended {count} times in a row and runs again: ready once it has run for {WINDOW:.0f} s; see its console log"
+    return Course(True, Problem(Reason.CRASH_LOOP, message), started + WINDOW)
 
 
 def _told(fact: DomainFact) -> str:

@@ -102,9 +102,10 @@ def _with_image(workload: NodeWorkload, facts: Facts, image: Image) -> Lowered:
     mended = known is not None and known.recipe not in ("", domain.recipe)
     asked = course(machine.run_policy, known, facts.now, uid, mended=mended)
     problem = asked.problem
-    if asked.running and runs is not None and runs.incarnation != domain.incarnation:
+    restarts = asked.running and runs is not None and runs.incarnation != domain.incarnation
+    if restarts:
         problem = Problem(Reason.PROGRESSING, "it is stopped to be started again")
-    domain = replace(domain, running=asked.running and problem is None)
+    domain = replace(domain, running=asked.running and not restarts)
     if not domain.running:
         domain = replace(domain, needs=())  # to stop needs nothing
     items: tuple[Item, ...] = (image, root, config, *ports.segments, *ports.taps, *ports.guards, domain)

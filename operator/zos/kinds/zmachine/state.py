@@ -4,10 +4,12 @@ from __future__ import annotations
 
 from dataclasses import replace
 from datetime import UTC, datetime
+from math import ceil
 
 from zos.api import names
 from zos.api.meta import Condition, Reason
 from zos.api.nodeworkload import (
+    ImagePull,
     MachineOnNode,
     MachineRun,
     MachineState,
@@ -38,7 +40,7 @@ def report(workload: NodeWorkload, facts: Facts, lowered: Lowered, outcome: Outc
         verdict = replace(verdict, message=f"{verdict.message}; the machine runs on with what it was started with")
     return Report(
         verdict,
-        machine=_state(machine, image, fact, lowered, outcome),
+        machine=_state(machine, image, fact, lowered, outcome).model_copy(update={"image_pull": _image_pull(workload, image)}),
         conditions=(_image_ready(machine.image, image, facts, lowered), *_conditions(workload.spec.owner, fact, lowered)),
     )
 
@@ -90,6 +92,7 @@ def _state(
             "state": _word(machine, fact),
             "restarts": fact.restarts,
             "started_at": started,
+            "started_because": _plain(fact.because) or None,
             "console": fact.console,
             "accelerator": fact.accelerator,
             "runs": _run(machine, fact.runs) if fact.running and fact.runs is not None else None,
@@ -121,6 +124,21 @@ def _run(machine: MachineOnNode, runs: Domain) -> MachineRun:
         public_nic=shown,
         disks=tuple(disk.disk.removeprefix("mount-") for disk in runs.disks),
     )
+
+
+def _image_pull(workload: NodeWorkload, image: ImageFact | None) -> ImagePull | None:
+    """How the image came, if it came since this machine is asked for."""
+    if image is None or image.pulled is None:
+        return None
+    created = workload.metadata.creation_timestamp
+    if created and image.pulled.at < datetime.fromisoformat(created).timestamp():
+        return None
+    return ImagePull(seconds=ceil(image.pulled.seconds), size=image.pulled.size)
+
+
+def _plain(words: str) -> str:
+    """A guest may have had a hand in them."""
+    return "".join(letter if letter.isprintable() else "\ufffd" for letter in words[:500])
 
 
 def _word(machine: MachineOnNode, fact: DomainFact) -> str:
