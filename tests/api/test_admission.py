@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import copy
 import json
+import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -92,6 +94,9 @@ REFUSED = [
     ("Network", NETWORK | {"nodes": [{"name": "a", "subnet": "10.20.2.0/24"}],
                            "access": [{"name": "l", "subnet": "10.20.2.0/24"}]}, "access[].subnet must differ"),
     ("Network", NETWORK | {"access": [{"name": "l", "publicKey": "short"}]}, "access[].publicKey must be a WireGuard public key"),
+    ("Network", NETWORK | {"access": [{"name": "l", "publicKey": "A" * 43 + "="}]}, "access[].publicKey must be the public half"),
+    ("Network", NETWORK | {"access": [{"name": "l", "publicKey": "/" * 42 + "8="}]}, "access[].publicKey must be the public half"),
+    ("Network", NETWORK | {"access": [{"name": n, "publicKey": KEY} for n in "ab"]}, "two laptops must not share a key"),
     ("Network", NETWORK | {"access": [{"name": "Upper"}]}, "spec.access[0].name"),
     ("ZMachine", MACHINE | {"memory": "249Mi"}, "memory must be at least 250Mi"),
     ("ZMachine", MACHINE | {"memory": 1000}, "memory must be at least 250Mi"),
@@ -174,6 +179,65 @@ CHANGES = [
     ("Contract", CONTRACT, {"farm": "other"}, "farm is immutable"),
     ("PublicIP", PUBLIC_IP, {"contract": "other"}, "contract is immutable"),
 ]
+
+
+#: What an older version took, a change of something else, and one that touches what is not taken any more.
+FROM_BEFORE = [
+    ("Network", NETWORK | {"access": [{"name": n, "publicKey": KEY} for n in "ab"]}, {"relay": "n1"},
+     {"access": [{"name": n, "publicKey": KEY} for n in "abc"]}, "two laptops must not share a key"),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("kind", "spec", "other", "same", "words"), FROM_BEFORE, ids=[words for *_, words in FROM_BEFORE])
+def test_what_is_there_already_can_be_changed(
+    apiserver: ApiServer, kind: str, spec: dict[str, Any], other: dict[str, Any], same: dict[str, Any], words: str
+) -> None:
+    """CRD validation ratcheting: what a change leaves as it was is not judged."""
+    crd = f"{kind.lower()}s.zos.grid.tf"
+    strict = json.loads(apiserver.kubectl("get", "crd", crd, "-o", "json"))
+    replace_crd(apiserver, without_rules(strict))
+    try:
+        until(lambda: apiserver.kubectl("create", "-f", "-", stdin=manifest(kind, spec, "from-before")))
+    finally:
+        replace_crd(apiserver, strict)
+    patch = ("patch", crd, "from-before", "--type=merge", "-p")
+    try:
+        until(lambda: refusal_of(lambda: dry(apiserver, manifest(kind, spec))))
+        apiserver.kubectl(*patch, json.dumps({"spec": other}))
+        assert words in refusal_of(lambda: apiserver.kubectl(*patch, json.dumps({"spec": same})))
+    finally:
+        apiserver.kubectl("delete", crd, "from-before")
+
+
+def replace_crd(apiserver: ApiServer, crd: dict[str, Any]) -> None:
+    meta = {"name": crd["metadata"]["name"], "labels": crd["metadata"].get("labels", {})}
+    apiserver.kubectl(
+        "replace", "-f", "-", stdin=json.dumps({k: v for k, v in crd.items() if k != "status"} | {"metadata": meta})
+    )
+
+
+def without_rules(schema: Any) -> Any:
+    if isinstance(schema, dict):
+        return {key: without_rules(value) for key, value in schema.items() if key != "x-kubernetes-validations"}
+    return [without_rules(value) for value in schema] if isinstance(schema, list) else schema
+
+
+def refusal_of(work: Callable[[], object]) -> str:
+    with pytest.raises(RuntimeError) as refusal:
+        work()
+    return str(refusal.value)
+
+
+def until(work: Callable[[], object]) -> None:
+    """The API server takes up a changed CRD a moment later."""
+    for _ in range(50):
+        try:
+            work()
+        except (RuntimeError, pytest.fail.Exception):
+            time.sleep(0.1)
+        else:
+            return
+    work()
 
 
 #: Texts and numbers in statuses that only the controller writes, and that go on to nodes, machines and laptops.
