@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from ipaddress import IPv4Address, IPv4Network
 from typing import Annotated, ClassVar, Literal
 
 from pydantic import ConfigDict, Field
@@ -12,6 +13,14 @@ from zos.api.text import KEY, NO_PAIR, Cidr, HostPort, Ipv4, Label, Line, Messag
 
 #: Where the WireGuard addresses of every network lie (RFC 6598 space, so no private range collides).
 WIREGUARD_RANGE = "100.64.0.0/16"
+
+
+def wireguard_range(ip_range: str) -> IPv4Network:
+    """Where those of one network lie: as ``a.b.c.0/24`` of it has 100.64.b.c, 10.20.0.0/16 has 100.64.20.0/24. So networks
+    whose ranges differ in their second and third number share none."""
+    network = IPv4Network(ip_range)
+    _, b, c, _ = network.network_address.packed
+    return IPv4Network((IPv4Address(bytes([100, 64, b, c])), network.prefixlen + 8))
 
 
 class NetworkNode(Model):
@@ -26,7 +35,9 @@ class NetworkNode(Model):
 
 
 class NetworkAccess(Model):
-    """A laptop, or anything else outside the grid that speaks WireGuard. Its wg-quick file is put into a Secret."""
+    """A laptop, or anything else outside the grid that speaks WireGuard. Its wg-quick file is put into a Secret. It can be in
+    several networks at a time whose ranges differ in their second and third number, like 10.20.0.0/16 and 10.21.0.0/16: save
+    each file under another name, which becomes the interface's."""
 
     name: str = Field(max_length=63, pattern=r"^[a-z0-9]([-a-z0-9]*[a-z0-9])?$")
     """A name of your choice. The wg-quick file is key ``wg0.conf`` of Secret ``<network>-<name>-wireguard``, whose name is
