@@ -14,7 +14,7 @@ from zos.api.network import Network, NetworkAddress, NetworkNodeStatus, NetworkS
 from zos.api.nodeworkload import NetworkOnNode, NodeWorkload
 from zos.api.text import is_name
 from zos.api.zmachine import ZMachine
-from zos.kinds.network import egress, keys, laptops
+from zos.kinds.network import egress, keys, laptops, overlap
 from zos.kinds.network.problems import Problems
 from zos.kinds.network.topology import Caller, Member, endpoint, subranges, topology, wireguard_address
 from zos.world import quarantine
@@ -90,6 +90,7 @@ def resolve(network: Network, world: Reader) -> Resolution:
             Reason.DEPENDENCY_NOT_READY,
             f"nodes {one} and {other} have no common address family: add a node with IPv4 and IPv6",
         )
+    overlap.told(network, members.values(), access, world, problems)
     nodes = _node_status(wanted, ranges, members, relays, relay, alive, told)
     workloads = tuple(
         Workload(
