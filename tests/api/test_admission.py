@@ -39,6 +39,9 @@ GOOD = [
     ("ZMachine", MACHINE | {"image": "oci://[::1]/x".replace("[::1]", "10.0.0.1:5000"), "memory": "250Mi", "rootSize": "500Mi"}),
     ("ZMachine", MACHINE | {"image": "file:///srv/images/a.tar", "disks": [{"name": "d", "mountPath": "/data/.cache"}]}),
     ("ZMachine", MACHINE | {"image": "https://images.example/a.tar.zst", "memory": 268435456}),
+    ("ZMachine", MACHINE | {"disks": [
+        {"name": f"d{i}", "mountPath": path}
+        for i, path in enumerate(("/data/sub", "/data", "/etc/app", "/usr/local", "/device", "/run/x", "/var", "/a" * 512))]}),
     ("ZMachine", MACHINE | {"env": [{"name": "A", "value": ""}, {"name": "B", "valueFrom": {"secretKeyRef": {"name": "s", "key": "k"}}}]}),
     ("ZMount", MOUNT),
     ("ZMount", {"size": "1.5Gi"}),
@@ -109,6 +112,13 @@ REFUSED = [
     ("ZMachine", MACHINE | {"disks": [{"name": "d", "mountPath": "/"}]}, "disks[].mountPath must not be /"),
     ("ZMachine", MACHINE | {"disks": [{"name": "d", "mountPath": "/data/"}]}, "disks[].mountPath must be written plainly"),
     ("ZMachine", MACHINE | {"disks": [{"name": "d", "mountPath": "/a/../b"}]}, "disks[].mountPath must be written plainly"),
+    *(
+        ("ZMachine", MACHINE | {"disks": [{"name": "d", "mountPath": path}]}, f"disks[].mountPath must not {words}")
+        for words, path in (
+            ("be in /proc", "/proc"), ("be in /proc", "/dev/shm"), ("be in /proc", "/sys/fs"), ("hide", "/etc"), ("hide", "/usr"),
+            ("hide", "/lib64"), ("hide", "/usr/bin"), ("be /etc/hostname", "/etc/hosts"), ("have a part", "/a/" + "b" * 256),
+        )
+    ),
     ("ZMachine", MACHINE | {"disks": [{"name": n, "mountPath": "/d"} for n in "ab"]}, "disks[].mountPath must be different"),
     ("ZMachine", MACHINE | {"disks": [{"name": "d", "mountPath": p} for p in ("/a", "/b")]}, "Duplicate value"),
     ("ZMachine", MACHINE | {"image": "debian"}, "image must be oci://"),
@@ -185,6 +195,8 @@ CHANGES = [
 FROM_BEFORE = [
     ("Network", NETWORK | {"access": [{"name": n, "publicKey": KEY} for n in "ab"]}, {"relay": "n1"},
      {"access": [{"name": n, "publicKey": KEY} for n in "abc"]}, "two laptops must not share a key"),
+    ("ZMachine", MACHINE | {"disks": [{"name": "d", "mountPath": "/usr"}]}, {"cpu": 2},
+     {"disks": [{"name": "d", "mountPath": "/usr"}, {"name": "e", "mountPath": "/usr/lib"}]}, "disks[].mountPath must not hide"),
 ]  # fmt: skip
 
 
