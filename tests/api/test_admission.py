@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import copy
 import json
+import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -37,6 +39,9 @@ GOOD = [
     ("ZMachine", MACHINE | {"image": "oci://[::1]/x".replace("[::1]", "10.0.0.1:5000"), "memory": "250Mi", "rootSize": "500Mi"}),
     ("ZMachine", MACHINE | {"image": "file:///srv/images/a.tar", "disks": [{"name": "d", "mountPath": "/data/.cache"}]}),
     ("ZMachine", MACHINE | {"image": "https://images.example/a.tar.zst", "memory": 268435456}),
+    ("ZMachine", MACHINE | {"disks": [
+        {"name": f"d{i}", "mountPath": path}
+        for i, path in enumerate(("/data/sub", "/data", "/etc/app", "/usr/local", "/device", "/run/x", "/var", "/a" * 512))]}),
     ("ZMachine", MACHINE | {"env": [{"name": "A", "value": ""}, {"name": "B", "valueFrom": {"secretKeyRef": {"name": "s", "key": "k"}}}]}),
     ("ZMount", MOUNT),
     ("ZMount", {"size": "1.5Gi"}),
@@ -92,6 +97,9 @@ REFUSED = [
     ("Network", NETWORK | {"nodes": [{"name": "a", "subnet": "10.20.2.0/24"}],
                            "access": [{"name": "l", "subnet": "10.20.2.0/24"}]}, "access[].subnet must differ"),
     ("Network", NETWORK | {"access": [{"name": "l", "publicKey": "short"}]}, "access[].publicKey must be a WireGuard public key"),
+    ("Network", NETWORK | {"access": [{"name": "l", "publicKey": "A" * 43 + "="}]}, "access[].publicKey must be the public half"),
+    ("Network", NETWORK | {"access": [{"name": "l", "publicKey": "/" * 42 + "8="}]}, "access[].publicKey must be the public half"),
+    ("Network", NETWORK | {"access": [{"name": n, "publicKey": KEY} for n in "ab"]}, "two laptops must not share a key"),
     ("Network", NETWORK | {"access": [{"name": "Upper"}]}, "spec.access[0].name"),
     ("ZMachine", MACHINE | {"memory": "249Mi"}, "memory must be at least 250Mi"),
     ("ZMachine", MACHINE | {"memory": 1000}, "memory must be at least 250Mi"),
@@ -104,6 +112,13 @@ REFUSED = [
     ("ZMachine", MACHINE | {"disks": [{"name": "d", "mountPath": "/"}]}, "disks[].mountPath must not be /"),
     ("ZMachine", MACHINE | {"disks": [{"name": "d", "mountPath": "/data/"}]}, "disks[].mountPath must be written plainly"),
     ("ZMachine", MACHINE | {"disks": [{"name": "d", "mountPath": "/a/../b"}]}, "disks[].mountPath must be written plainly"),
+    *(
+        ("ZMachine", MACHINE | {"disks": [{"name": "d", "mountPath": path}]}, f"disks[].mountPath must not {words}")
+        for words, path in (
+            ("be in /proc", "/proc"), ("be in /proc", "/dev/shm"), ("be in /proc", "/sys/fs"), ("hide", "/etc"), ("hide", "/usr"),
+            ("hide", "/lib64"), ("hide", "/usr/bin"), ("be /etc/hostname", "/etc/hosts"), ("have a part", "/a/" + "b" * 256),
+        )
+    ),
     ("ZMachine", MACHINE | {"disks": [{"name": n, "mountPath": "/d"} for n in "ab"]}, "disks[].mountPath must be different"),
     ("ZMachine", MACHINE | {"disks": [{"name": "d", "mountPath": p} for p in ("/a", "/b")]}, "Duplicate value"),
     ("ZMachine", MACHINE | {"image": "debian"}, "image must be oci://"),
@@ -181,6 +196,67 @@ SIZES = [
     ("ZMachine", MACHINE, {"rootSize": "4Gi"}, "rootSize", "900Gi", ["4Gi", "5Gi", 0], "3Gi"),
     ("ZMachine", MACHINE, {}, "rootSize", "900Gi", ["3Gi", "500Mi"], "499Mi"),
 ]
+
+
+#: What an older version took, a change of something else, and one that touches what is not taken any more.
+FROM_BEFORE = [
+    ("Network", NETWORK | {"access": [{"name": n, "publicKey": KEY} for n in "ab"]}, {"relay": "n1"},
+     {"access": [{"name": n, "publicKey": KEY} for n in "abc"]}, "two laptops must not share a key"),
+    ("ZMachine", MACHINE | {"disks": [{"name": "d", "mountPath": "/usr"}]}, {"cpu": 2},
+     {"disks": [{"name": "d", "mountPath": "/usr"}, {"name": "e", "mountPath": "/usr/lib"}]}, "disks[].mountPath must not hide"),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("kind", "spec", "other", "same", "words"), FROM_BEFORE, ids=[words for *_, words in FROM_BEFORE])
+def test_what_is_there_already_can_be_changed(
+    apiserver: ApiServer, kind: str, spec: dict[str, Any], other: dict[str, Any], same: dict[str, Any], words: str
+) -> None:
+    """CRD validation ratcheting: what a change leaves as it was is not judged."""
+    crd = f"{kind.lower()}s.zos.grid.tf"
+    strict = json.loads(apiserver.kubectl("get", "crd", crd, "-o", "json"))
+    replace_crd(apiserver, without_rules(strict))
+    try:
+        until(lambda: apiserver.kubectl("create", "-f", "-", stdin=manifest(kind, spec, "from-before")))
+    finally:
+        replace_crd(apiserver, strict)
+    patch = ("patch", crd, "from-before", "--type=merge", "-p")
+    try:
+        until(lambda: refusal_of(lambda: dry(apiserver, manifest(kind, spec))))
+        apiserver.kubectl(*patch, json.dumps({"spec": other}))
+        assert words in refusal_of(lambda: apiserver.kubectl(*patch, json.dumps({"spec": same})))
+    finally:
+        apiserver.kubectl("delete", crd, "from-before")
+
+
+def replace_crd(apiserver: ApiServer, crd: dict[str, Any]) -> None:
+    meta = {"name": crd["metadata"]["name"], "labels": crd["metadata"].get("labels", {})}
+    apiserver.kubectl(
+        "replace", "-f", "-", stdin=json.dumps({k: v for k, v in crd.items() if k != "status"} | {"metadata": meta})
+    )
+
+
+def without_rules(schema: Any) -> Any:
+    if isinstance(schema, dict):
+        return {key: without_rules(value) for key, value in schema.items() if key != "x-kubernetes-validations"}
+    return [without_rules(value) for value in schema] if isinstance(schema, list) else schema
+
+
+def refusal_of(work: Callable[[], object]) -> str:
+    with pytest.raises(RuntimeError) as refusal:
+        work()
+    return str(refusal.value)
+
+
+def until(work: Callable[[], object]) -> None:
+    """The API server takes up a changed CRD a moment later."""
+    for _ in range(50):
+        try:
+            work()
+        except (RuntimeError, pytest.fail.Exception):
+            time.sleep(0.1)
+        else:
+            return
+    work()
 
 
 #: Texts and numbers in statuses that only the controller writes, and that go on to nodes, machines and laptops.

@@ -38,12 +38,12 @@ def machines(grid: Grid, home: str) -> dict[str, str]:
     return {item["metadata"]["name"]: item["status"]["ip"] for item in grid.items("zmachines", home)}
 
 
-def connect(grid: Grid, namespace: str) -> None:
+def connect(grid: Grid, namespace: str, network: str = "private", interface: str = "wg0") -> None:
     """The laptop takes the file from its Secret, as a user would."""
-    secret = grid.get("secret", "private-laptop-wireguard", namespace)
+    secret = grid.get("secret", f"{network}-laptop-wireguard", namespace)
     assert secret is not None
     text = base64.b64decode(secret["data"]["wg0.conf"]).decode()
-    sh(str(CHECKOUT / "hack/laptop"), "--name", grid.name, input=text)
+    sh(str(CHECKOUT / "hack/laptop"), "--name", grid.name, "--as", interface, input=text)
 
 
 def reach(grid: Grid, source: str, target: str) -> list[str]:
@@ -148,6 +148,20 @@ def test_a_laptop_with_its_own_key_gets_a_file_without_one(grid: Grid, namespace
     text = base64.b64decode(secret["data"]["wg0.conf"]).decode()
     assert "\nPrivateKey" not in text
     assert set(secret["data"]) == {"wg0.conf"}
+
+
+def test_a_laptop_is_in_several_networks_at_a_time(grid: Grid, namespace: str) -> None:
+    ranges = {"one": "10.41.0.0/16", "two": "10.42.0.0/16"}
+    nodes, access = [{"name": "n1"}], [{"name": "laptop"}]
+    grid.apply(namespace, *(obj("Network", name, ipRange=ip, nodes=nodes, access=access) for name, ip in ranges.items()))
+    grid.ready(namespace, *(f"network/{name}" for name in ranges))
+    for name in ranges:
+        connect(grid, namespace, name, interface=name)
+    for name in ranges:
+        network = grid.get("network", name, namespace)
+        assert network is not None
+        gateway = network["status"]["nodes"][0]["subnet"].replace(".0/24", ".1")
+        until(lambda ip=gateway: "1 received" in grid.run("laptop", "ping", "-c", "1", "-W", "5", ip, check=False), 20)
 
 
 def test_what_is_asked_of_a_network_and_can_not_be(grid: Grid, namespace: str) -> None:

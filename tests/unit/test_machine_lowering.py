@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from urllib.parse import unquote
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from zos.api import names
 from zos.api.meta import Meta, Reason
-from zos.api.nodeworkload import ImagePull, MachineOnNode, NodeWorkload, NodeWorkloadSpec, Owner
+from zos.api.nodeworkload import DiskOnNode, ImagePull, MachineOnNode, NodeWorkload, NodeWorkloadSpec, Owner
 from zos.kinds.zmachine.lifecycle import LOOP
 from zos.kinds.zmachine.lower import lower, report
 from zos.plan.facts import DomainFact, Facts, ImageFact, Pulled
-from zos.plan.items import Disk, Domain
+from zos.plan.items import Disk, Domain, File
 from zos.plan.outcome import Outcome
 
 GUEST = names.domain("uid-vm")
@@ -44,7 +47,8 @@ def test_a_crash_loop_is_one_until_something_is_mended() -> None:
     assert guest_of(machine(), due).running, "it is tried again"
     again = replace(same, running=True, started_at=1100.0, runs=guest_of(machine(), due))
     low = lower(machine(), replace(due, now=1101.0, domains={GUEST: again}))
-    assert low.problem is not None and low.problem.reason is Reason.CRASH_LOOP
+    assert low.problem is not None
+    assert low.problem.reason is Reason.CRASH_LOOP
     assert guest_of(machine(), replace(due, now=1101.0, domains={GUEST: again})).running, "and is left running"
 
 
@@ -84,3 +88,27 @@ def test_a_root_that_was_written_to_is_never_made_empty() -> None:
         (DomainFact(running=False, started_at=900.0, ended="stopped"), True),
     ):
         assert root(replace(FACTS, domains={GUEST: fact})).must_exist == written
+
+
+def mounted(*paths: str) -> list[str]:
+    """The disks' paths as the guest is told them."""
+    disks = tuple(DiskOnNode(name=f"d{n}", mount_uid=f"u{n}", mount_path=path) for n, path in enumerate(paths))
+    (config,) = [item for item in lower(machine(disks=disks), FACTS).items if isinstance(item, File)]
+    return [unquote(line.split(" ")[3]) for line in config.content.splitlines() if line.startswith("disk ")]
+
+
+def test_a_disk_inside_another_is_mounted_after_it() -> None:
+    assert mounted("/data/sub/deep", "/z", "/data/sub", "/data") == ["/data", "/data/sub", "/data/sub/deep", "/z"]
+    assert mounted("/b/long/one", "/a", "/bb", "/b") == ["/b", "/b/long/one", "/a", "/bb"]
+
+
+@given(st.lists(st.lists(st.sampled_from("abc"), min_size=1, max_size=4).map(lambda parts: "/" + "/".join(parts)), unique=True))
+def test_disks_are_mounted_each_once_and_outer_ones_first(paths: list[str]) -> None:
+    found = mounted(*paths)
+    assert sorted(found) == sorted(paths)
+    for inner in paths:
+        for outer in paths:
+            if inner.startswith(f"{outer}/"):
+                assert found.index(outer) < found.index(inner)
+    if not any(inner.startswith(f"{outer}/") for inner in paths for outer in paths):
+        assert found == paths

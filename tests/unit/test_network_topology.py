@@ -7,6 +7,7 @@ from ipaddress import IPv4Address, IPv4Network
 from hypothesis import given
 from hypothesis import strategies as st
 
+from zos.api.network import wireguard_range
 from zos.kinds.network.topology import Caller, Member, laptop_file, subranges, topology, wireguard_address
 
 RANGE = "10.20.0.0/16"
@@ -32,7 +33,7 @@ def test_worked_example() -> None:
     assert by_key["key-n3"].endpoint is None
     assert by_key["key-laptop"].allowed_ips == ("10.20.2.0/24", "100.64.20.2/32")
     (relay,) = peers["n3"]
-    assert (relay.endpoint, relay.allowed_ips, relay.keepalive) == ("2.2.2.2:5002", (RANGE, "100.64.0.0/16"), 20)
+    assert (relay.endpoint, relay.allowed_ips, relay.keepalive) == ("2.2.2.2:5002", (RANGE, "100.64.20.0/24"), 20)
     assert sum(len(peer.allowed_ips) for node in peers.values() for peer in node) == 14
 
 
@@ -40,9 +41,43 @@ def test_laptop_file_is_a_complete_wg_quick_file() -> None:
     server = Member("n2", "10.20.5.0/24", "key-n2", 5002, ipv4="2.2.2.2")
     assert laptop_file(RANGE, "10.20.2.0/24", server, "secret", 1420) == (
         "[Interface]\nPrivateKey = secret\nAddress = 100.64.20.2/32\nMTU = 1420\n\n"
-        "[Peer]\nPublicKey = key-n2\nEndpoint = 2.2.2.2:5002\nAllowedIPs = 10.20.0.0/16, 100.64.0.0/16\n"
+        "[Peer]\nPublicKey = key-n2\nEndpoint = 2.2.2.2:5002\nAllowedIPs = 10.20.0.0/16, 100.64.20.0/24\n"
         "PersistentKeepalive = 25\n"
     )
+
+
+@st.composite
+def ip_ranges(draw: st.DrawFn) -> IPv4Network:
+    """Any that a Network may have."""
+    block = IPv4Network(draw(st.sampled_from(["10.0.0.0/8", "172.16.0.0/12", "192.168.0.0/16"])))
+    length = draw(st.integers(block.prefixlen, 20))
+    number = draw(st.integers(0, 2 ** (length - block.prefixlen) - 1))
+    return IPv4Network((int(block.network_address) + (number << (32 - length)), length))
+
+
+@given(ip_ranges(), st.data())
+def test_what_a_network_claims_has_all_its_members_and_nothing_else(ip_range: IPv4Network, data: st.DataObject) -> None:
+    number = data.draw(st.integers(0, 2 ** (24 - ip_range.prefixlen) - 1))
+    address = wireguard_address(f"{IPv4Address(int(ip_range.network_address) + (number << 8))}/24")
+    assert address in wireguard_range(str(ip_range))
+    assert wireguard_range(str(ip_range)).num_addresses == ip_range.num_addresses >> 8
+
+
+@given(ip_ranges(), ip_ranges())
+def test_files_of_networks_that_do_not_touch_claim_nothing_in_common(one: IPv4Network, other: IPv4Network) -> None:
+    """But for those that are alike from the second number on, like 10.20.0.0/16 and 172.20.0.0/16."""
+    server = Member("n1", "10.20.5.0/24", "key-n1", 5002, ipv4="2.2.2.2")
+
+    def claims(network: IPv4Network) -> list[IPv4Network]:
+        text = laptop_file(str(network), f"{network.network_address}/24", server, None, 1420)
+        line = next(line for line in text.splitlines() if line.startswith("AllowedIPs = "))
+        return [IPv4Network(word) for word in line.removeprefix("AllowedIPs = ").split(", ")]
+
+    def tail(network: IPv4Network) -> IPv4Network:
+        return IPv4Network((int(network.network_address) & 0xFFFFFF, network.prefixlen))
+
+    meet = any(a.overlaps(b) for a in claims(one) for b in claims(other))
+    assert meet == (one.overlaps(other) or tail(one).overlaps(tail(other)))
 
 
 def test_ipv6_endpoints_are_bracketed_and_come_after_ipv4() -> None:
@@ -117,7 +152,7 @@ def test_every_pair_reaches_each_other_and_nothing_overlaps(network) -> None:
     names = {m.public_key: m.name for m in members} | {c.public_key: c.name for c in laptops}
     owners = {m.name: m.subnet for m in members} | {c.name: c.subnet for c in laptops}
     tables = {node: {names[p.public_key]: p.allowed_ips for p in peers} for node, peers in made.peers.items()}
-    tables |= {c.name: {c.server: (RANGE, "100.64.0.0/16")} for c in laptops}
+    tables |= {c.name: {c.server: (RANGE, "100.64.20.0/24")} for c in laptops}
     for node, peers in made.peers.items():
         entries = [entry for peer in peers for entry in peer.allowed_ips]
         assert len(entries) == len(set(entries)), f"{node} has an address behind two peers"

@@ -28,6 +28,11 @@ def node_namespace(node: str) -> str:
     return readable(plain, node)
 
 
+def hostname(machine: str) -> str:
+    """A machine's name as its own: Linux takes 64 bytes (sethostname(2)), DNS 63 a label. A longer one is shortened."""
+    return machine if len(machine) <= 63 else readable(machine, machine)
+
+
 def mac(uid: str) -> str:
     """A stable, unicast, locally administered MAC address for an identity."""
     digest = bytearray(hashlib.sha256(uid.encode()).digest()[:6])

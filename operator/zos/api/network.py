@@ -2,16 +2,25 @@
 
 from __future__ import annotations
 
+from ipaddress import IPv4Address, IPv4Network
 from typing import Annotated, ClassVar, Literal
 
 from pydantic import ConfigDict, Field
 
 from zos.api.meta import Model, Object, Status
 from zos.api.schema import AGE, READY, REASON, Column, Rule, at_most, ipv4_range, keyed, named, rules, subrange
-from zos.api.text import KEY, Cidr, HostPort, Ipv4, Label, Line, Message, Name, Port, PublicKey, Uid, otherwise
+from zos.api.text import KEY, NO_PAIR, Cidr, HostPort, Ipv4, Label, Line, Message, Name, Port, PublicKey, Uid, otherwise
 
 #: Where the WireGuard addresses of every network lie (RFC 6598 space, so no private range collides).
 WIREGUARD_RANGE = "100.64.0.0/16"
+
+
+def wireguard_range(ip_range: str) -> IPv4Network:
+    """Where those of one network lie: as ``a.b.c.0/24`` of it has 100.64.b.c, 10.20.0.0/16 has 100.64.20.0/24. So networks
+    whose ranges differ in their second and third number share none."""
+    network = IPv4Network(ip_range)
+    _, b, c, _ = network.network_address.packed
+    return IPv4Network((IPv4Address(bytes([100, 64, b, c])), network.prefixlen + 8))
 
 
 class NetworkNode(Model):
@@ -26,7 +35,9 @@ class NetworkNode(Model):
 
 
 class NetworkAccess(Model):
-    """A laptop, or anything else outside the grid that speaks WireGuard. Its wg-quick file is put into a Secret."""
+    """A laptop, or anything else outside the grid that speaks WireGuard. Its wg-quick file is put into a Secret. It can be in
+    several networks at a time whose ranges differ in their second and third number, like 10.20.0.0/16 and 10.21.0.0/16: save
+    each file under another name, which becomes the interface's."""
 
     name: str = Field(max_length=63, pattern=r"^[a-z0-9]([-a-z0-9]*[a-z0-9])?$")
     """A name of your choice. The wg-quick file is key ``wg0.conf`` of Secret ``<network>-<name>-wireguard``, whose name is
@@ -39,11 +50,15 @@ class NetworkAccess(Model):
             Rule(
                 f"self.matches('{KEY}')",
                 "access[].publicKey must be a WireGuard public key: 44 characters of base64, as `wg pubkey` prints it",
-            )
+            ),
+            Rule(
+                " && ".join(f"!self.matches('{pattern}')" for pattern in NO_PAIR),
+                "access[].publicKey must be the public half of a pair, as `wg pubkey` prints it: this one has no private half",
+            ),
         ),
     )
-    """The laptop's own WireGuard key, as ``wg pubkey`` prints it; the file then has no private key. Absent: a pair is made and
-    the file is complete."""
+    """The laptop's own WireGuard key, as ``wg pubkey`` prints it, in this network nobody else's; the file then has no private
+    key. Absent: a pair is made and the file is complete."""
 
     node: str | None = Field(default=None, max_length=253, json_schema_extra=rules(named("access[].node")))
     """The node of this network that the laptop connects to; it needs an IPv4 endpoint. Absent: the network's relay of that
@@ -112,7 +127,19 @@ class NetworkSpec(Model):
     nodes: tuple[NetworkNode, ...] = Field(default=(), max_length=256, json_schema_extra=keyed("name"))
     """Nodes that belong to it whether or not a machine is there. A node that gets a machine of the network joins by itself."""
 
-    access: tuple[NetworkAccess, ...] = Field(default=(), max_length=256, json_schema_extra=keyed("name"))
+    access: tuple[NetworkAccess, ...] = Field(
+        default=(),
+        max_length=256,
+        json_schema_extra=keyed(
+            "name",
+            checks=(
+                Rule(
+                    "self.all(m, !has(m.publicKey) || self.exists_one(n, has(n.publicKey) && n.publicKey == m.publicKey))",
+                    "access[].publicKey must be different for each: two laptops must not share a key, make each its own pair",
+                ),
+            ),
+        ),
+    )
     """Laptops that may join from outside."""
 
     relay: str | None = Field(default=None, max_length=253, json_schema_extra=rules(named("relay")))
@@ -164,7 +191,7 @@ class NetworkAccessStatus(Model):
     """Its sub-range a.b.c.0/24; its WireGuard address is 100.64.b.c."""
 
     public_key: PublicKey | None = None
-    """Its WireGuard key: the given one, else that of the generated pair."""
+    """Its WireGuard key: the given one, else that of the generated pair. Absent: there is none that is its alone."""
 
     node: Name | None = None
     """The access node: the one that its file names and it connects to. Absent: no node is fit for it."""

@@ -86,7 +86,7 @@ class NetworkOnNode(Model):
     """This node's /24."""
 
     wireguard_address: Ipv4
-    """100.64.b.c, interface prefix /16."""
+    """100.64.b.c, in the interface's prefix (`zos.api.network.wireguard_range`)."""
 
     listen_port: Port
     public_key: PublicKey

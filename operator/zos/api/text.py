@@ -71,6 +71,23 @@ def is_key(text: str | None) -> bool:
     return text is not None and re.fullmatch(KEY, text) is not None and not text.endswith("\n")
 
 
+#: Keys that no pair has, as patterns: a highest bit that is set, and numbers from 2^255 - 2^8 or so on (RFC 7748, 5: public
+#: keys are below 2^255 - 19), and points of small order, with which everybody agrees on the same secret
+#: (https://cr.yp.to/ecdh.html#validate): 0, 1 and two of order 8; that of order 2 is among the large ones.
+NO_PAIR = (
+    "^.{41}[I-PY-fo-v4-9+/]",
+    "^.[Pfv/]/{38}",
+    "^A[AQ]A{40}",
+    "^4Ot6fDtBuK4WVuP68Z/EatoJjeucMrH9hmIFFl9JuAA=$",
+    "^X5yVvKNQjCSx0LFVnIPvWwREXMRYHI6G2CJO3dCfEVc=$",
+)
+
+
+def is_half(key: str) -> bool:
+    """Whether a key of 32 bytes can be the public half of a pair."""
+    return not any(re.match(pattern, key) for pattern in NO_PAIR)
+
+
 def is_name(text: str) -> bool:
     """Whether an object can have that name."""
     return len(text) <= 253 and re.fullmatch(_NAME, text) is not None

@@ -28,6 +28,13 @@ class MachineNetwork(Model):
     Absent: the lowest free one, kept for the machine's life."""
 
 
+#: Where a disk would break the machine: in the kernel's own file systems, on which its init stands; over its accounts, programs
+#: and libraries, which an empty disk hides; over files that are written at each boot.
+_KERNELS = "^/(proc|sys|dev)(/|$)"
+_NEEDED = "^/(etc|usr|bin|sbin|lib|lib32|lib64|libx32|usr/s?bin|usr/lib(32|64|x32)?)$"
+_WRITTEN = "^/etc/(hostname|hosts|resolv[.]conf)(/|$)"
+
+
 class MachineDisk(Model):
     """A ZMount that the machine uses, and where in its file system."""
 
@@ -44,9 +51,24 @@ class MachineDisk(Model):
                 "self == '/' || !(self.endsWith('/') || self.contains('//') || self.matches(r'(^|/)[.][.]?(/|$)'))",
                 "disks[].mountPath must be written plainly: without a trailing slash, empty parts, '.' or '..'",
             ),
+            Rule(
+                f"!self.matches('{_KERNELS}')",
+                "disks[].mountPath must not be in /proc, /sys or /dev: these are the kernel's, and the machine would not start",
+            ),
+            Rule(
+                f"!self.matches('{_NEEDED}')",
+                "disks[].mountPath must not hide the image's programs or accounts (/etc, /usr, /bin, /lib …): take a directory "
+                "below, like /etc/app, or another",
+            ),
+            Rule(
+                f"!self.matches('{_WRITTEN}')",
+                "disks[].mountPath must not be /etc/hostname, /etc/hosts or /etc/resolv.conf: files that each boot writes",
+            ),
+            Rule("!self.matches('/[^/]{256}')", "disks[].mountPath must not have a part of more than 255 characters"),
         ),
     )
-    """Directory in the machine where it is mounted, like /data. Absolute, not ``/``, different for each disk."""
+    """Directory in the machine where it is mounted, like /data. Absolute, not ``/``, different for each disk. A disk may lie in
+    another: /data is mounted before /data/sub, whatever their order here."""
 
 
 class SecretKeyRef(Model):

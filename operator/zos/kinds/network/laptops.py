@@ -10,6 +10,7 @@ from zos.api.core import Secret
 from zos.api.meta import Reason
 from zos.api.network import Network, NetworkAccessStatus
 from zos.api.text import is_key, is_name
+from zos.kinds.network import keys
 from zos.kinds.network.problems import Problems
 from zos.kinds.network.topology import Member, laptop_file
 from zos.world.resolution import PRIVATE_KEY, SecretWanted
@@ -66,7 +67,7 @@ def access(
                 message=message,
             )
         )
-    return tuple(found)
+    return keys.alone(network, tuple(found), members.values(), problems)
 
 
 def secret_name(network: Network, laptop: str) -> str:

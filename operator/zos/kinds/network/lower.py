@@ -6,7 +6,7 @@ from ipaddress import IPv4Address, IPv4Network
 
 from zos.api import names
 from zos.api.meta import Reason
-from zos.api.network import WIREGUARD_RANGE
+from zos.api.network import wireguard_range
 from zos.api.nodeworkload import NetworkOnNode, NetworkState, NodeWorkload
 from zos.kinds import Report
 from zos.kinds.network import egress
@@ -63,7 +63,7 @@ def lower(workload: NodeWorkload, facts: Facts) -> Lowered:
         public_key=network.public_key,
         listen_port=network.listen_port,
         mtu=network.mtu,
-        addresses=(f"{network.wireguard_address}/{IPv4Network(WIREGUARD_RANGE).prefixlen}",),
+        addresses=(f"{network.wireguard_address}/{wireguard_range(network.ip_range).prefixlen}",),
         routes=(network.ip_range,),
         peers=tuple(
             WireGuardPeer(

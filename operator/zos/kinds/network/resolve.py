@@ -14,7 +14,7 @@ from zos.api.network import Network, NetworkAddress, NetworkNodeStatus, NetworkS
 from zos.api.nodeworkload import NetworkOnNode, NodeWorkload
 from zos.api.text import is_name
 from zos.api.zmachine import ZMachine
-from zos.kinds.network import egress, laptops
+from zos.kinds.network import egress, keys, laptops, overlap
 from zos.kinds.network.problems import Problems
 from zos.kinds.network.topology import Caller, Member, endpoint, subranges, topology, wireguard_address
 from zos.world import quarantine
@@ -65,7 +65,12 @@ def resolve(network: Network, world: Reader) -> Resolution:
     told = dict(world.where_view(NodeWorkload, "owner", network.uid, _reported))
     wanted = _members(network, machines, world, problems)
     ranges = _allocate(network, wanted, problems)
-    seats = {name: seat for name in wanted if name in ranges and (seat := _seat(network, name, world, problems, told))}
+    taken = keys.Taken(network)
+    seats: dict[str, _Seat] = {}
+    for name in wanted:
+        if name in ranges and (seat := _seat(network, name, taken, world, problems, told)):
+            seats[name] = seat
+            taken.take(seat.public_key, name)
     members = {
         name: Member(name, ranges[name], seat.public_key, seat.port, seat.ipv4, seat.ipv6) for name, seat in seats.items()
     }
@@ -90,6 +95,7 @@ def resolve(network: Network, world: Reader) -> Resolution:
             Reason.DEPENDENCY_NOT_READY,
             f"nodes {one} and {other} have no common address family: add a node with IPv4 and IPv6",
         )
+    overlap.told(network, members.values(), access, world, problems)
     nodes = _node_status(wanted, ranges, members, relays, relay, alive, told)
     workloads = tuple(
         Workload(
@@ -242,9 +248,11 @@ def _called(holder: str) -> str:
     return f"laptop {name}" if kind else f"node {name}"
 
 
-def _seat(network: Network, name: str, world: Reader, problems: Problems, told: Mapping[str, _Reported]) -> _Seat | None:
+def _seat(
+    network: Network, name: str, taken: keys.Taken, world: Reader, problems: Problems, told: Mapping[str, _Reported]
+) -> _Seat | None:
     """What the network has on a node, or takes of it. A GridNode that was made anew learns of it again; a key that the node has
-    lost is replaced by another."""
+    lost, or that another node of the network has as well, is replaced by another."""
     report = told.get(names.node_namespace(name), _Reported())
     before = next((entry for entry in network.status.nodes if entry.name == name), None)
 
@@ -254,27 +262,30 @@ def _seat(network: Network, name: str, world: Reader, problems: Problems, told: 
         ports = {other.listen_port for other in others} | {
             left.listen_port for left in node.status.quarantine if left.uid != network.uid
         }
-        keys = {other.public_key for other in others}
+        held = {other.public_key for other in others}
         hold = node.status.by_holder.get(network.uid)
         had_port = hold.listen_port if hold is not None else report.listen_port or (before and before.listen_port)
-        had_key = hold.public_key if hold is not None else report.public_key or (before and before.public_key)
+        had_key = hold.public_key if hold is not None else report.public_key or (before.public_key if before else None)
         lost = had_key is not None and had_key == report.lost_key
-        if had_port and had_key and not lost and (hold is not None or (had_port not in ports and had_key not in keys)):
+        doubled = taken.by_another(had_key, name)
+        keeps = not lost and not doubled and (hold is not None or (had_port not in ports and had_key not in held))
+        if had_port and had_key and keeps:
             return "", _Seat(had_port, had_key, place.ipv4, place.ipv6, exists=not node.abandoned)
         if node.deleting:
             return "is being deleted", None
         span = node.spec.wireguard_ports
         port = had_port if had_port and had_port not in ports else None
         port = port or next((port for port in range(span.from_, span.to + 1) if port not in ports), None)
-        key = next((key for key in node.status.prekeys if key not in keys and key != report.lost_key), None)
+        unfit = {*held, report.lost_key}
+        key = next((key for key in node.status.prekeys if key not in unfit and taken.fits(key, name)), None)
         if port is None:
             return f"has no WireGuard port left: all of {span.from_}-{span.to} are used", None
         if key is None:
-            return "has offered no WireGuard key yet: is its agent running?", None
+            return "has offered no WireGuard key yet that nobody else has: is its agent running?", None
         notice = None
-        if lost:
-            words = f"node {name} has lost its WireGuard key for this network and got another"
-            notice = Notice(Reason.KEY_REPLACED, words, once=f"{name}/{report.lost_key}")
+        if lost or doubled:
+            why = "has lost its WireGuard key for this network" if lost else "had the WireGuard key of another node"
+            notice = Notice(Reason.KEY_REPLACED, f"node {name} {why} and got another", once=f"{name}/{had_key}")
         return "", _Seat(port, key, place.ipv4, place.ipv6, notice)
 
     seen = world.view(GridNode, "", name, look)

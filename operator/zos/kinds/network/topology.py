@@ -10,7 +10,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from ipaddress import IPv4Address, IPv4Network
 
-from zos.api.network import WIREGUARD_RANGE
+from zos.api.network import wireguard_range
 from zos.api.nodeworkload import Peer
 
 HIDDEN_KEEPALIVE = 20
@@ -118,7 +118,7 @@ def topology(ip_range: str, members: Iterable[Member], laptops: Iterable[Caller]
                 Peer(
                     public_key=relay.public_key,
                     endpoint=endpoint(relay),
-                    allowed_ips=(ip_range, WIREGUARD_RANGE),
+                    allowed_ips=(ip_range, str(wireguard_range(ip_range))),
                     keepalive=HIDDEN_KEEPALIVE,
                 ),
             )
@@ -155,7 +155,8 @@ def _sorted(peers: Iterable[Peer]) -> tuple[Peer, ...]:
 
 
 def laptop_file(ip_range: str, subnet: str, server: Member, private_key: str | None, mtu: int) -> str:
-    """A wg-quick file (wg-quick(8)). Without a private key there is a line that says where to put one's own."""
+    """A wg-quick file (wg-quick(8)). Without a private key there is a line that says where to put one's own. It claims what is
+    the network's and no more: wg-quick makes a route of each claim, and fails where another interface has that."""
     key = f"PrivateKey = {private_key}" if private_key else "# PrivateKey = the private half of the publicKey that you gave"
     return "\n".join(
         [
@@ -167,7 +168,7 @@ def laptop_file(ip_range: str, subnet: str, server: Member, private_key: str | N
             "[Peer]",
             f"PublicKey = {server.public_key}",
             f"Endpoint = {endpoint(server)}",
-            f"AllowedIPs = {ip_range}, {WIREGUARD_RANGE}",
+            f"AllowedIPs = {ip_range}, {wireguard_range(ip_range)}",
             f"PersistentKeepalive = {LAPTOP_KEEPALIVE}",
             "",
         ]

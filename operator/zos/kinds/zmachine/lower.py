@@ -10,7 +10,7 @@ from pathlib import PurePosixPath
 from zos.api import names
 from zos.api.meta import Reason
 from zos.api.network import WIREGUARD_RANGE
-from zos.api.nodeworkload import MachineOnNode, NodeWorkload
+from zos.api.nodeworkload import DiskOnNode, MachineOnNode, NodeWorkload
 from zos.kinds.zmachine import guard
 from zos.kinds.zmachine.lifecycle import course
 from zos.kinds.zmachine.state import report as report
@@ -167,7 +167,7 @@ def _config(
         working_dir=image.working_dir,
         user=image.user,
         interfaces=_interfaces(machine, facts.nameservers),
-        mounts=tuple(GuestMount(serial=_serial(disk.mount_uid), path=disk.mount_path) for disk in machine.disks),
+        mounts=tuple(GuestMount(serial=_serial(disk.mount_uid), path=disk.mount_path) for disk in _outer_first(machine.disks)),
         nameservers=facts.nameservers,
         files=(GuestFile(path="/root/.ssh/authorized_keys", content=keys, mode=0o600),) if keys else (),
         stop_signal=image.stop_signal,
@@ -191,6 +191,18 @@ def _nics(machine: MachineOnNode, uid: str) -> tuple[GuestNic, ...]:
                 ipv6=public.ipv6_address or "",
             )
         )
+    return tuple(found)
+
+
+def _outer_first(disks: tuple[DiskOnNode, ...]) -> tuple[DiskOnNode, ...]:
+    """A disk that was mounted inside another's directory before that one would be hidden, and what goes there would go to the
+    wrong disk. Those that don't lie in one another keep their order: another order would be another configuration."""
+    found: list[DiskOnNode] = []
+    for disk in disks:
+        around = [other for other in disks if disk.mount_path.startswith(f"{other.mount_path}/")]
+        for one in (*sorted(around, key=lambda other: len(other.mount_path)), disk):
+            if one not in found:
+                found.append(one)
     return tuple(found)
 
 

@@ -417,7 +417,7 @@ def _workload(machine: ZMachine, node: str, address: NetworkAddress, network: _N
         ip_range=network.ip_range,
     )
     return MachineOnNode(
-        hostname=machine.name,
+        hostname=names.hostname(machine.name),
         image=spec.image,
         cpu=spec.cpu,
         memory=spec.memory,
