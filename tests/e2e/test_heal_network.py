@@ -117,7 +117,7 @@ def test_deleted_by_hand(mesh: Mesh, node: str, what: str) -> None:
         "address": mesh.in_router(node, "ip", "address", "flush", "dev", "lan"),
         "table": mesh.in_router(node, "nft", "delete", "table", "inet", table),
         "node table": mesh.on(node, "nft", "delete", "table", "inet", table),
-        "bridge": mesh.on(node, "ip", "link", "delete", names.bridge(mesh.uid)),
+        "bridge": mesh.in_router(node, "ip", "link", "delete", "lan"),
         "uplink": mesh.on(node, "ip", "link", "delete", names.uplink(mesh.uid)),
         "namespace": mesh.on(node, "ip", "netns", "delete", mesh.router),
     }[what]
@@ -136,7 +136,7 @@ def _complete(mesh: Mesh, node: str) -> bool:
     inner = mesh.grid.run(node, "ip", "netns", "exec", mesh.router, "nft", "list", "ruleset", check=False)
     table = names.table(mesh.uid)
     return (
-        all(name in links for name in (names.bridge(mesh.uid), names.lan(mesh.uid), names.uplink(mesh.uid)))
+        names.uplink(mesh.uid) in links
         and all(name in inside for name in (mesh.wireguard, "lan", "wan"))
         and "default via" in routes
         and "10.61.0.0/16" in routes

@@ -169,9 +169,9 @@ async def node(tmp_path: Path) -> AsyncIterator[Node]:
         for space in (GUEST, *PLACES):
             sh(f"ip netns exec {space} sysctl -qw net.ipv4.conf.all.rp_filter=0")
         await made.network(SAID, await made.facts())
-        bridge = names.bridge(UID)
+        router = names.router(UID)
         sh(
-            f"ip link add t0 type veth peer name eth0 netns {GUEST}; ip link set t0 master {bridge} up; "
+            f"ip -n {router} link add t0 type veth peer name eth0 netns {GUEST}; ip -n {router} link set t0 master lan up; "
             f"ip -n {GUEST} addr add 10.20.4.2/24 dev eth0; ip -n {GUEST} link set eth0 up; "
             f"ip -n {GUEST} route add default via 10.20.4.1"
         )

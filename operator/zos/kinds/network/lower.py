@@ -1,4 +1,4 @@
-"""What a network is on one node: a router namespace, a bridge for machines, WireGuard, and what may pass."""
+"""What a network is on one node: a router namespace with a bridge for machines, WireGuard, and what may pass."""
 
 from __future__ import annotations
 
@@ -16,12 +16,15 @@ from zos.plan.lowered import Lowered
 from zos.plan.outcome import Outcome
 from zos.world.resolution import ready, waiting
 
+#: Whether bridged packets pass the IP hooks of their namespace (br_netfilter; kernel, ip-sysctl.rst).
+_ON_BRIDGES = ("bridge-nf-call-arptables", "bridge-nf-call-ip6tables", "bridge-nf-call-iptables")
+
 
 def lower(workload: NodeWorkload, facts: Facts) -> Lowered:
     network = workload.spec.network
     assert network is not None
     uid, owner = workload.spec.owner.uid, workload.metadata.name
-    router, bridge, uplink = names.router(uid), names.bridge(uid), names.uplink(uid)
+    router, uplink = names.router(uid), names.uplink(uid)
     near, far = _uplink_addresses(network.listen_port)
     netns = Netns(owner=owner, name=router)
     inside = Firewall(
@@ -32,16 +35,19 @@ def lower(workload: NodeWorkload, facts: Facts) -> Lowered:
         body=_router_rules(network, names.wireguard(uid), facts),
     )
     forwarding = Sysctl(owner=owner, path="net/ipv4/ip_forward", value="1")
-    switch = Bridge(owner=owner, name=bridge, mtu=network.mtu)
-    lan = Veth(
+    # What machines say to each other is no affair of the node's firewall, whatever the kernel does on bridges elsewhere.
+    bridged = tuple(
+        Sysctl(owner=owner, needs=(netns.key,), netns=router, path=f"net/bridge/{word}", value="0", optional=True)
+        for word in _ON_BRIDGES
+    )
+    lan = Bridge(
         owner=owner,
-        needs=(netns.key, switch.key),
-        name=names.lan(uid),
-        bridge=bridge,
-        peer_netns=router,
-        peer_name="lan",
+        needs=(netns.key,),
+        netns=router,
+        name="lan",
         mtu=network.mtu,
-        peer_addresses=(f"{IPv4Network(network.subnet)[1]}/24",),
+        addresses=(f"{IPv4Network(network.subnet)[1]}/24",),
+        mac=names.mac(uid),
     )
     wan = Veth(
         owner=owner,
@@ -75,7 +81,7 @@ def lower(workload: NodeWorkload, facts: Facts) -> Lowered:
             for peer in sorted(network.peers, key=lambda peer: peer.public_key)
         ),
     )
-    items: tuple[Item, ...] = (netns, forwarding, switch, lan, wan, default, inside, outside, mesh)
+    items: tuple[Item, ...] = (netns, forwarding, *bridged, lan, wan, default, inside, outside, mesh)
     return Lowered(items)
 
 

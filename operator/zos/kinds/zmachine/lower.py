@@ -16,7 +16,7 @@ from zos.kinds.zmachine.lifecycle import course
 from zos.kinds.zmachine.state import report as report
 from zos.plan.facts import Facts, ImageFact, Unknown
 from zos.plan.guest import LIMIT, GuestConfig, GuestFile, GuestInterface, GuestMount, GuestRoute
-from zos.plan.items import Bridge, Disk, Domain, File, Firewall, GuestDisk, GuestNic, Image, Item, Segment, Tap
+from zos.plan.items import Bridge, Disk, Domain, File, Firewall, GuestDisk, GuestNic, Image, Item, Netns, Segment, Tap, Veth
 from zos.plan.lowered import Lowered, Problem
 
 #: Where a machine finds its programs when its image does not say.
@@ -78,7 +78,7 @@ def _with_image(workload: NodeWorkload, facts: Facts, image: Image) -> Lowered:
             root.key,
             config.key,
             *(tap.key for tap in ports.taps),
-            *(guard.key for guard in ports.guards),
+            *(item.key for item in ports.joined),
             *(f"disk/mount-{disk.mount_uid}" for disk in machine.disks),
         ),
         name=names.domain(uid),
@@ -97,7 +97,7 @@ def _with_image(workload: NodeWorkload, facts: Facts, image: Image) -> Lowered:
     mended = known is not None and known.recipe not in ("", domain.recipe)
     asked = course(machine.run_policy, known, facts.now, uid, mended=mended)
     domain = replace(domain, running=asked.running)
-    items: tuple[Item, ...] = (image, root, config, *ports.segments, *ports.taps, *ports.guards, domain)
+    items: tuple[Item, ...] = (image, root, config, *ports.segments, *ports.taps, *ports.joined, domain)
     return Lowered(items, asked.problem, asked.wake_at)
 
 
@@ -150,36 +150,52 @@ def _config(
 
 @dataclass(frozen=True)
 class _Ports:
-    """A machine's taps with what guards them, and what else they stand on."""
+    """A machine's taps with what joins them to something and guards them there, and what else they stand on."""
 
     taps: tuple[Tap, ...]
-    guards: tuple[Firewall, ...]
+    joined: tuple[Firewall | Veth, ...]
     segments: tuple[Segment, ...]
     nics: tuple[GuestNic, ...]
 
 
 def _ports(machine: MachineOnNode, uid: str, owner: str) -> _Ports:
+    """A network's bridge is in its router, where no rules of the node's reach; taps stay in the node's namespace, where the
+    guests are, whatever becomes of the router."""
     taps: list[Tap] = []
-    guards: list[Firewall] = []
+    joined: list[Firewall | Veth] = []
     segments: list[Segment] = []
-
-    def plug(ground: Bridge | Segment, bridge: str, mtu: int, mac: str, ipv4: str | None, ipv6: str | None) -> None:
-        name = names.tap(uid, len(taps))
-        table = f"{names.table(uid)}-{len(taps)}"
-        guards.append(Firewall(owner=owner, family="bridge", name=table, body=guard.body(name, mac, ipv4, ipv6)))
-        taps.append(Tap(owner=owner, needs=(ground.key, guards[-1].key), name=name, bridge=bridge, mtu=mtu))
-
-    for nic in machine.nics:
-        bridge = Bridge(name=names.bridge(nic.network_uid), mtu=nic.mtu)
-        plug(bridge, bridge.name, nic.mtu, nic.mac, nic.ip, None)
+    for index, nic in enumerate(machine.nics):
+        tap, router = names.tap(uid, index), names.router(nic.network_uid)
+        netns, lan = Netns(name=router), Bridge(netns=router, name="lan", mtu=nic.mtu)
+        rules = _guard(tap, nic.mac, nic.ip, None, owner=owner, needs=(netns.key,), netns=router)
+        port = Veth(
+            owner=owner,
+            needs=(netns.key, lan.key, rules.key),
+            name=names.wire(uid, index),
+            peer_netns=router,
+            peer_name=tap,
+            peer_bridge=lan.name,
+            mtu=nic.mtu,
+        )
+        joined += [rules, port]
+        taps.append(Tap(owner=owner, needs=(port.key, rules.key), name=tap, wired_to=port.name, mtu=nic.mtu))
     macs = [nic.mac for nic in machine.nics]
     if (public := machine.public_nic) is not None:
-        segment = Segment(owner=owner, interface=public.interface)
+        tap, segment = names.tap(uid, len(taps)), Segment(owner=owner, interface=public.interface)
+        rules = _guard(tap, public.mac, public.ipv4_address, public.ipv6_address, owner=owner)
         segments.append(segment)
-        plug(segment, public.interface, _PUBLIC_MTU, public.mac, public.ipv4_address, public.ipv6_address)
+        joined.append(rules)
+        taps.append(Tap(owner=owner, needs=(segment.key, rules.key), name=tap, bridge=public.interface, mtu=_PUBLIC_MTU))
         macs.append(public.mac)
     nics = tuple(GuestNic(tap=tap.name, mac=mac) for tap, mac in zip(taps, macs, strict=True))
-    return _Ports(tuple(taps), tuple(guards), tuple(segments), nics)
+    return _Ports(tuple(taps), tuple(joined), tuple(segments), nics)
+
+
+def _guard(
+    port: str, mac: str, ipv4: str | None, ipv6: str | None, *, owner: str, needs: tuple[str, ...] = (), netns: str = ""
+) -> Firewall:
+    body = guard.body(port, mac, ipv4, ipv6)
+    return Firewall(owner=owner, needs=needs, netns=netns, family="bridge", name=names.guard(port), body=body)
 
 
 def _interfaces(machine: MachineOnNode, nameservers: tuple[str, ...]) -> tuple[GuestInterface, ...]:
