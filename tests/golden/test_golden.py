@@ -74,6 +74,7 @@ def lowered(workload: NodeWorkload, facts: dict[str, Any]) -> dict[str, Any]:
         },
         secrets={tuple(name.split("/")): value for name, value in facts.get("secrets", {}).items()},  # type: ignore[misc]
         lost_keys=frozenset(facts.get("lost_keys", ())),
+        shut=facts.get("shut", {}),
         unknown={family: why for family, why in facts.get("unknown", {}).items() if family != "connected"},
     )
     try:

@@ -93,6 +93,7 @@ class Reason(StrEnum):
     REFUSED = "Refused"
     KEY_REPLACED = "KeyReplaced"
     AGENT_OUTDATED = "AgentOutdated"
+    NODE_FIREWALL = "NodeFirewall"
     OTHER = "Other"
 
     @classmethod

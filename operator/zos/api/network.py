@@ -13,6 +13,9 @@ from zos.api.text import KEY, Cidr, HostPort, Ipv4, Label, Line, Message, Name, 
 #: Where the WireGuard addresses of every network lie (RFC 6598 space, so no private range collides).
 WIREGUARD_RANGE = "100.64.0.0/16"
 
+#: Type of the condition that says what in a node's firewall keeps machines from the Internet.
+EGRESS_BLOCKED = "EgressBlocked"
+
 
 class NetworkNode(Model):
     """A node that is part of the network from the start; nodes that get a machine join by themselves."""

@@ -5,11 +5,12 @@ from __future__ import annotations
 from ipaddress import IPv4Address, IPv4Network
 
 from zos.api import names
-from zos.api.meta import Reason
-from zos.api.network import WIREGUARD_RANGE
+from zos.api.meta import Condition, Reason
+from zos.api.network import EGRESS_BLOCKED, WIREGUARD_RANGE
 from zos.api.nodeworkload import NetworkOnNode, NetworkState, NodeWorkload
 from zos.kinds import Report
 from zos.kinds.network import egress
+from zos.plan import wayout
 from zos.plan.facts import Facts
 from zos.plan.items import Bridge, Firewall, Item, Netns, Route, Sysctl, Veth, WireGuard, WireGuardPeer
 from zos.plan.lowered import Lowered
@@ -100,7 +101,17 @@ def report(workload: NodeWorkload, facts: Facts, lowered: Lowered, outcome: Outc
             return Report(waiting(Reason.PROGRESSING, f"{item.key}: {outcome.pending[item.key]}"))
         if item.key in outcome.blocked:
             return Report(waiting(Reason.PROGRESSING, f"{item.key} waits for {outcome.blocked[item.key]}"))
-    return Report(ready())
+    shut = facts.shut.get(names.router(workload.spec.owner.uid))
+    return Report(ready(), conditions=(_shut(shut),) if shut is not None else ())
+
+
+def _shut(by: str) -> Condition:
+    message = (
+        f"the node's firewall lets nothing of the network's machines through to the Internet: {by}; let what comes from u-* "
+        "pass there, and what goes to u-* where it answers: with iptables, -I FORWARD -i u-+ -j ACCEPT and "
+        "-I FORWARD -o u-+ -m conntrack --ctstate RELATED,ESTABLISHED -j ACCEPT"
+    )
+    return Condition(type=EGRESS_BLOCKED, status="True", reason=Reason.NODE_FIREWALL, message=message)
 
 
 def _uplink_addresses(port: int) -> tuple[IPv4Address, IPv4Address]:
@@ -160,4 +171,4 @@ chain forward {{
 chain postrouting {{
   type nat hook postrouting priority srcnat; policy accept;
   ip saddr {router} oifname != "u-*" masquerade
-}}"""
+}}{wayout.rules(uplink, router)}"""
