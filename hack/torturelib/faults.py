@@ -142,7 +142,7 @@ async def delete_by_hand(world: Truth, chance: Random) -> str:
             ("ip", "-n", router, "route", "flush", "dev", "lan"),
             ("ip", "netns", "exec", router, "nft", "flush", "ruleset"),
             ("nft", "flush", "ruleset"),
-            ("ip", "link", "delete", names.bridge(uid)),
+            ("ip", "-n", router, "link", "delete", "lan"),
             ("ip", "link", "delete", names.uplink(uid)),
             ("ip", "netns", "delete", router),
         )

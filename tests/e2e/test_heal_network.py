@@ -117,7 +117,7 @@ def test_deleted_by_hand(mesh: Mesh, node: str, what: str) -> None:
         "address": mesh.in_router(node, "ip", "address", "flush", "dev", "lan"),
         "table": mesh.in_router(node, "nft", "delete", "table", "inet", table),
         "node table": mesh.on(node, "nft", "delete", "table", "inet", table),
-        "bridge": mesh.on(node, "ip", "link", "delete", names.bridge(mesh.uid)),
+        "bridge": mesh.in_router(node, "ip", "link", "delete", "lan"),
         "uplink": mesh.on(node, "ip", "link", "delete", names.uplink(mesh.uid)),
         "namespace": mesh.on(node, "ip", "netns", "delete", mesh.router),
     }[what]
@@ -136,7 +136,7 @@ def _complete(mesh: Mesh, node: str) -> bool:
     inner = mesh.grid.run(node, "ip", "netns", "exec", mesh.router, "nft", "list", "ruleset", check=False)
     table = names.table(mesh.uid)
     return (
-        all(name in links for name in (names.bridge(mesh.uid), names.lan(mesh.uid), names.uplink(mesh.uid)))
+        names.uplink(mesh.uid) in links
         and all(name in inside for name in (mesh.wireguard, "lan", "wan"))
         and "default via" in routes
         and "10.61.0.0/16" in routes
@@ -225,3 +225,51 @@ def test_machines_do_not_notice_the_agents_end(mesh: Mesh, namespace: str) -> No
     killer.join()
     assert re.search(r"300 received.* 0% packet loss", out), out[-300:]
     assert {node: grid.run(node, "pgrep", "-f", "qemu-system") for node in ("n1", "n2")} == qemus
+
+
+def test_a_node_that_forwards_nothing(mesh: Mesh, namespace: str) -> None:
+    """As Docker, ufw and kubelets leave it: machines reach each other on one node and across; that they don't reach the
+    Internet is told, and no more once they do."""
+    grid = mesh.grid
+    grid.apply(
+        namespace,
+        obj("Network", "lan", ipRange="10.63.0.0/16"),
+        *(
+            obj("ZMachine", name, image=IMAGE, memory="256Mi", network={"name": "lan"}, nodeName=node)
+            for name, node in (("one", "n1"), ("two", "n1"), ("three", "n2"))
+        ),
+    )
+    grid.ready(namespace, "zmachine/one", "zmachine/two", "zmachine/three", seconds=120)
+    network = grid.get("network", "lan", namespace)
+    assert network is not None
+    router = names.router(network["metadata"]["uid"])
+    ips = {}
+    for name in ("one", "two", "three"):
+        machine = grid.get("zmachine", name, namespace)
+        assert machine is not None
+        ips[name] = machine["status"]["ip"]
+
+    def reaches(target: str) -> bool:
+        url = f"http://{ips['one']}/cgi-bin/reach?{ips[target]}"
+        return target in grid.run("n1", "ip", "netns", "exec", router, "curl", "-s", "-m", "5", url, check=False).split()
+
+    def told() -> str:
+        found = grid.get("network", "lan", namespace)
+        assert found is not None
+        return "".join(one["message"] for one in found["status"]["conditions"] if one["type"] == "EgressBlocked")
+
+    until(lambda: reaches("two") and reaches("three"), 30)
+    chain = "add table inet theirs; add chain inet theirs forward { type filter hook forward priority 0; policy drop; }"
+    try:
+        for node in ("n1", "n2"):
+            grid.run(node, "sysctl", "-qw", "net.bridge.bridge-nf-call-iptables=1")
+            grid.run(node, "nft", chain)
+        assert reaches("two")
+        assert reaches("three")
+        until(lambda: told().count("inet theirs forward (policy drop)") == 2, 10, "both nodes tell what stops it")
+        assert reaches("two")
+        assert reaches("three")
+    finally:
+        for node in ("n1", "n2"):
+            grid.run(node, "nft", "delete", "table", "inet", "theirs", check=False)
+    until(lambda: told() == "", 10, "it is not told any more")

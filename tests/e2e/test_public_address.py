@@ -113,10 +113,10 @@ def served(grid: Grid, party: Party, name: str) -> None:
         until(lambda address=address: f"hello from {name}\n" in page(grid, address), 20, f"{name} at {address}")
 
 
-def at(grid: Grid, host: str, *argv: str) -> subprocess.Popen[bytes]:
-    """A process in a host's network (only there, so that ending it is ending it)."""
-    command = ["nsenter", f"--net=/run/netns/mg-{grid.name}-{host}", *argv]
-    return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+def at(grid: Grid, host: str, *argv: str, router: str = "") -> subprocess.Popen[bytes]:
+    """A process in a host's network, or in a router's on it (only there, so that ending it is ending it)."""
+    netns = f"/proc/{grid.host(host).pid()}/root/run/netns/{router}" if router else f"/run/netns/mg-{grid.name}-{host}"
+    return subprocess.Popen(["nsenter", f"--net={netns}", *argv], stdout=subprocess.PIPE, stderr=subprocess.PIPE)
 
 
 #: Says to everybody who comes what address they came from.
@@ -189,10 +189,10 @@ def test_an_address_has_one_machine_and_moves_with_it(grid: Grid, place: Place) 
 
 
 class Capture:
-    """Every frame that passes an interface of a host."""
+    """Every frame that passes an interface of a host, or of a router on it."""
 
-    def __init__(self, grid: Grid, host: str, interface: str) -> None:
-        self._tcpdump = at(grid, host, "tcpdump", "-U", "-n", "-s", "0", "-w", "-", "-i", interface)
+    def __init__(self, grid: Grid, host: str, interface: str, router: str = "") -> None:
+        self._tcpdump = at(grid, host, "tcpdump", "-U", "-n", "-s", "0", "-w", "-", "-i", interface, router=router)
         assert self._tcpdump.stderr is not None
         assert b"listening" in self._tcpdump.stderr.readline()
 
@@ -277,7 +277,10 @@ def test_nor_of_its_private_address(grid: Grid, place: Place) -> None:
         return Party(mac, place.status("zmachine", name)["ip"], link, link)
 
     victim, thief = party("victim"), party("thief")
-    captures = [Capture(grid, "n1", names.lan(place.uid("network", "net"))), Capture(grid, "n1", place.tap("victim", 0))]
+    captures = [
+        Capture(grid, "n1", "lan", names.router(place.uid("network", "net"))),
+        Capture(grid, "n1", place.tap("victim", 0)),
+    ]
     honest = whole(frames.honest4(thief, victim))
     # A private interface has no IPv6, so not even what would be honest there gets out.
     evil = frames.forged(thief, victim, gateway) | {

@@ -76,6 +76,7 @@ def lowered(workload: NodeWorkload, facts: dict[str, Any]) -> dict[str, Any]:
         },
         secrets={tuple(name.split("/")): value for name, value in facts.get("secrets", {}).items()},  # type: ignore[misc]
         lost_keys=frozenset(facts.get("lost_keys", ())),
+        shut=facts.get("shut", {}),
         unknown={family: why for family, why in facts.get("unknown", {}).items() if family != "connected"},
     )
     started = {name: fact["runs"] for name, fact in facts.get("domains", {}).items() if "runs" in fact}
@@ -112,7 +113,7 @@ def runs(workload: NodeWorkload, known: Facts, otherwise: dict[str, Any]) -> Dom
 
 
 def brief(item: Item) -> str:
-    shown = ("must_exist", "running", "bridge")
+    shown = ("must_exist", "running", "bridge", "peer_netns")
     words = [word if value is True else f"{word}={value}" for word, value in described(item).items() if word in shown and value]
     return " ".join((item.key, *words, *([f"adopt={item.adopt}"] if isinstance(item, Disk) and item.adopt else [])))
 

@@ -6,6 +6,7 @@ import asyncio
 import contextlib
 import ctypes
 import errno
+import json
 import os
 import socket
 import subprocess
@@ -22,6 +23,7 @@ from zos.drivers.firewall import FirewallDriver
 from zos.drivers.link import LinkDriver
 from zos.drivers.prefixes import PrefixDriver
 from zos.drivers.sysctl import SysctlDriver
+from zos.drivers.wayout import WayOutDriver
 from zos.kinds.network.lower import lower
 from zos.plan.diff import diff
 from zos.plan.facts import Facts
@@ -55,6 +57,7 @@ class Node:
 
     def __init__(self, run: Path) -> None:
         self.prefixes = PrefixDriver()
+        self.way_out = WayOutDriver()
         self._drivers: tuple[Driver, ...] = (LinkDriver(), SysctlDriver(), FirewallDriver(run))
 
     async def facts(self, **more: tuple[str, ...]) -> Facts:
@@ -92,7 +95,7 @@ class Node:
         assert done == ops.keys()
 
     async def close(self) -> None:
-        for driver in (*self._drivers, self.prefixes):
+        for driver in (*self._drivers, self.prefixes, self.way_out):
             await driver.close()
 
 
@@ -169,9 +172,9 @@ async def node(tmp_path: Path) -> AsyncIterator[Node]:
         for space in (GUEST, *PLACES):
             sh(f"ip netns exec {space} sysctl -qw net.ipv4.conf.all.rp_filter=0")
         await made.network(SAID, await made.facts())
-        bridge = names.bridge(UID)
+        router = names.router(UID)
         sh(
-            f"ip link add t0 type veth peer name eth0 netns {GUEST}; ip link set t0 master {bridge} up; "
+            f"ip -n {router} link add t0 type veth peer name eth0 netns {GUEST}; ip -n {router} link set t0 master lan up; "
             f"ip -n {GUEST} addr add 10.20.4.2/24 dev eth0; ip -n {GUEST} link set eth0 up; "
             f"ip -n {GUEST} route add default via 10.20.4.1"
         )
@@ -330,3 +333,80 @@ async def test_the_node_gets_another_network(node: Node) -> None:
     )
     sh("ip route add 0.0.0.0/1 dev lan0")  # a way to the world
     assert (await node.facts()).prefixes == ("10.7.0.0/16", "10.9.8.8/32", "10.9.9.9/32", *facts.prefixes)
+
+
+def forward(*rules: str, family: str = "inet", policy: str = "drop") -> None:
+    chain = f"chain FORWARD {{ type filter hook forward priority 0; policy {policy}; {'; '.join(rules)}; }};"
+    subprocess.run(["nft", "-f", "-"], input=f"table {family} theirs {{ {chain} }}\n", text=True, check=True)
+
+
+@pytest.mark.parametrize(
+    ("family", "policy", "rules", "told"),
+    [
+        ("inet", "drop", (), "inet theirs FORWARD (policy drop)"),
+        ("ip", "drop", (), "ip theirs FORWARD (policy drop)"),
+        ("inet", "accept", ('iifname "u-*" drop',), "a rule of it"),
+        ("inet", "accept", ('iifname "u-*" reject',), "a rule of it"),
+        ("inet", "drop", ('iifname "u-*" accept', 'oifname "u-*" ct state established,related accept'), None),
+        ("inet", "drop", ("tcp dport { 80, 443 } accept", "ct state established accept"), None),
+        ("ip6", "drop", (), None),
+        ("bridge", "drop", (), None),
+    ],
+)
+async def test_what_stops_guests_in_the_nodes_own_firewall_is_told(
+    node: Node, family: str, policy: str, rules: tuple[str, ...], told: str | None
+) -> None:
+    router = names.router(UID)
+    await node.way_out.look()
+    assert node.way_out.shut() == {}
+    forward(*rules, family=family, policy=policy)
+    assert await reached("192.0.2.10") == {"192.0.2.10": "closed" if told else "open"}
+    await node.way_out.look()
+    assert node.way_out.shut() == ({router: told} if told else {})
+    sh(f"nft delete table {family} theirs")
+    await node.way_out.look()
+    assert node.way_out.shut() == {}
+
+
+async def test_the_question_never_leaves_the_node(node: Node) -> None:
+    """Nor is it asked where it is closed, or where there is no way."""
+    heard = await at(HOME, lambda: socket.socket(socket.AF_PACKET, socket.SOCK_RAW, socket.htons(0x0800)))
+    heard.settimeout(0.5)
+    with heard:
+        await node.way_out.look()
+        with contextlib.suppress(TimeoutError):
+            while True:
+                assert b"\x01\x01\x01\x01" not in heard.recv(2048)
+    forward()
+    await node.network(SAID.model_copy(update={"deny": ("0.0.0.0/0",)}), await node.facts())
+    await node.way_out.look()
+    assert node.way_out.shut() == {}
+    await node.network(SAID, await node.facts())
+    sh("ip route del default")
+    await node.way_out.look()
+    assert node.way_out.shut() == {}
+
+
+def questions() -> int:
+    """How often it was asked so far."""
+    listed = json.loads(sh("nft -j list counters"))["nftables"]
+    return int(sum(one["counter"]["packets"] for one in listed if one.get("counter", {}).get("name") == "probe-sent"))
+
+
+async def test_a_firewall_that_changes_is_asked_soon_and_not_for_each_change(node: Node) -> None:
+    changed = asyncio.Event()
+    node.way_out.watch(changed.set)
+    forward()
+    async with asyncio.timeout(5):
+        await changed.wait()
+    assert names.router(UID) in node.way_out.shut()
+    changed.clear()
+    before = questions()
+    for number in range(50):
+        sh(f"nft add table inet more{number}")
+        await asyncio.sleep(0.05)
+    sh("nft delete table inet theirs")
+    async with asyncio.timeout(6):
+        await changed.wait()
+    assert node.way_out.shut() == {}
+    assert 0 < questions() - before <= 4

@@ -23,21 +23,20 @@ from zos.plan.items import Bridge, Item, Netns, Route, Sysctl, Tap, Veth
 from zos.plan.order import schedule
 
 UID = f"test-link-{os.getpid()}"
-ROUTER, BRIDGE, LAN, WAN, TAP = (
-    names.router(UID), names.bridge(UID), names.lan(UID), names.uplink(UID), names.tap(UID),
-)  # fmt: skip
+ROUTER, WAN, TAP, WIRE = names.router(UID), names.uplink(UID), names.tap(UID), names.wire(UID)
 
 NETNS = Netns(name=ROUTER, owner="w-net")
-SWITCH = Bridge(name=BRIDGE, mtu=1420, owner="w-net")
-PAIR = Veth(
-    name=LAN,
-    bridge=BRIDGE,
-    peer_netns=ROUTER,
-    peer_name="lan",
+SWITCH = Bridge(
+    netns=ROUTER,
+    name="lan",
     mtu=1420,
-    peer_addresses=("10.99.4.1/24",),
+    addresses=("10.99.4.1/24",),
+    mac="02:00:00:00:04:01",
     owner="w-net",
-    needs=(NETNS.key, SWITCH.key),
+    needs=(NETNS.key,),
+)
+PAIR = Veth(
+    name=WIRE, peer_netns=ROUTER, peer_name=TAP, peer_bridge="lan", mtu=1420, owner="w-vm", needs=(NETNS.key, SWITCH.key)
 )
 UPLINK = Veth(
     name=WAN,
@@ -52,7 +51,7 @@ UPLINK = Veth(
 DEFAULT = Route(
     netns=ROUTER, destination="0.0.0.0/0", device="wan", gateway="100.126.255.0", owner="w-net", needs=(UPLINK.key,)
 )
-PORT = Tap(name=TAP, bridge=BRIDGE, mtu=1420, owner="w-vm", needs=(SWITCH.key,))
+PORT = Tap(name=TAP, wired_to=WIRE, mtu=1420, owner="w-vm", needs=(PAIR.key,))
 ALL: tuple[Item, ...] = (NETNS, SWITCH, PAIR, UPLINK, DEFAULT, PORT)
 MINE = {item.key for item in ALL}
 
@@ -66,7 +65,7 @@ async def driver() -> AsyncIterator[LinkDriver]:
     driver = LinkDriver()
     yield driver
     await driver.close()
-    for link in (LAN, WAN, TAP, BRIDGE):
+    for link in (WAN, TAP, WIRE):
         sh(f"ip link del {link} 2>/dev/null")
     sh(f"ip netns del {ROUTER} 2>/dev/null")
 
@@ -90,21 +89,28 @@ async def test_a_router_is_made_works_and_is_left_alone(driver: LinkDriver) -> N
     assert "1 received" in sh(f"ip netns exec {ROUTER} ping -c1 -W1 100.126.255.0")
     assert "via 100.126.255.0 dev wan proto 122" in sh(f"ip -n {ROUTER} route show default")
     link = json.loads(sh(f"ip -d -json link show {TAP}"))[0]
-    assert (link["master"], link["mtu"], link["ifalias"]) == (BRIDGE, 1420, "zos:w-vm")
+    assert (link.get("master"), link["mtu"], link["ifalias"]) == (None, 1420, "zos:w-vm")
+    for near, far in ((TAP, WIRE), (WIRE, TAP)):
+        assert f"Egress Redirect to device {far}" in sh(f"tc filter show dev {near} ingress")
+        assert "inet6" not in sh(f"ip address show {near}")
+    inside = {one["ifname"]: one for one in json.loads(sh(f"ip -n {ROUTER} -d -json link show"))}
+    assert inside[TAP]["master"] == "lan"
+    assert inside["lan"]["address"] == SWITCH.mac
     assert link["linkinfo"]["info_data"]["persist"]
     assert sh(f"ip netns exec {ROUTER} cat /proc/sys/net/ipv4/ip_forward").strip() == "1"
-    for near in (BRIDGE, LAN, TAP):
-        assert "inet6" not in sh(f"ip address show {near}")
     owners = {key: thing.owner for key, thing in (await driver.observe(ALL)).items() if key in MINE}
-    assert owners[NETNS.key] == owners[PAIR.key] == "w-net"
-    assert owners[PORT.key] == "w-vm"
+    assert owners[NETNS.key] == owners[SWITCH.key] == "w-net"
+    assert owners[PORT.key] == owners[PAIR.key] == "w-vm"
 
 
 @pytest.mark.parametrize(
     ("harm", "mends"),
     [
-        (f"ip link del {BRIDGE}", {"create link", "update link"}),
-        (f"ip link del {LAN}", {"create link"}),
+        (f"ip -n {ROUTER} link del lan", {"create link", "update link"}),
+        (f"ip -n {ROUTER} link set lan down", {"update link"}),
+        (f"ip -n {ROUTER} link set lan mtu 1300", {"update link"}),
+        (f"ip -n {ROUTER} link del lan; ip -n {ROUTER} tuntap add lan mode tap", {"create link", "update link"}),
+        (f"ip link del {WIRE}", {"create link", "update link"}),
         (f"ip -n {ROUTER} link del wan", {"create link", "create route"}),
         (f"ip -n {ROUTER} route del default", {"create route"}),
         (f"ip -n {ROUTER} route replace default dev wan proto 122", {"update route"}),
@@ -113,20 +119,22 @@ async def test_a_router_is_made_works_and_is_left_alone(driver: LinkDriver) -> N
         (f"ip -n {ROUTER} route flush dev lan", {"update link"}),
         (f"ip -n {ROUTER} route flush dev wan", {"update link", "create route"}),
         (f"ip route flush dev {WAN}", {"update link"}),
-        (f"ip link set {TAP} nomaster", {"update link"}),
-        (f"ip link set {TAP} type bridge_slave group_fwd_mask 0", {"update link"}),
-        (f"ip link set {LAN} down", {"update link"}),
-        (f"ip link set {LAN} mtu 1300", {"update link"}),
+        (f"ip -n {ROUTER} link set {TAP} nomaster", {"update link"}),
+        (f"ip -n {ROUTER} link set {TAP} type bridge_slave group_fwd_mask 0", {"update link"}),
+        (f"ip link set {WIRE} down", {"update link"}),
+        (f"ip link set {WIRE} mtu 1300", {"update link"}),
+        (f"tc qdisc del dev {TAP} ingress", {"update link"}),
+        (f"tc qdisc del dev {WIRE} ingress", {"update link"}),
         (f"ip link del {TAP}; ip link add {TAP} type bridge", {"update link"}),
-        (f"ip netns del {ROUTER}", {"create netns", "create link", "create route"}),
-        (f"ip link set dev {LAN} alias ''", {"update link"}),
+        (f"ip netns del {ROUTER}", {"create netns", "create link", "update link", "create route"}),
+        (f"ip link set dev {WIRE} alias ''", {"update link"}),
     ],
 )
 async def test_drift_of_every_kind_is_mended_and_nothing_else_touched(driver: LinkDriver, harm: str, mends: set[str]) -> None:
     await converge(driver, *ALL)
     sh(harm)
     for _ in range(200):  # a deleted namespace dies a moment later, and its pairs with it
-        if not harm.startswith("ip netns del") or not {LAN, WAN} & {name for _, name in socket.if_nameindex()}:
+        if not harm.startswith("ip netns del") or not {WIRE, WAN} & {name for _, name in socket.if_nameindex()}:
             break
         await asyncio.sleep(0.05)
     done = await converge(driver, *ALL)
@@ -140,6 +148,7 @@ async def test_drift_of_every_kind_is_mended_and_nothing_else_touched(driver: Li
     connected = sh(f"ip -n {ROUTER} route show proto kernel")
     assert "10.99.4.0/24 dev lan" in connected
     assert "100.126.255.0/31 dev wan" in connected
+    assert SWITCH.mac in sh(f"ip -n {ROUTER} link show lan")
     assert "1 received" in sh(f"ip netns exec {ROUTER} ping -c1 -W1 100.126.255.0")
 
 
@@ -159,19 +168,20 @@ async def test_removal_leaves_nothing(driver: LinkDriver) -> None:
     await driver.observe(ALL)  # with sockets open in the namespace
     assert len(await converge(driver)) == 6
     assert await converge(driver) == []
-    for name in (ROUTER, BRIDGE, LAN, WAN, TAP):
+    for name in (ROUTER, WIRE, WAN, TAP):
         assert name not in sh("ip link; ip netns")
     for op in (Op("remove", item.key) for item in ALL):
         await driver.apply(op)  # gone already: fine
 
 
 async def test_half_made_things_without_a_mark_are_ours_by_name(driver: LinkDriver) -> None:
-    sh(f"ip link add {BRIDGE} type bridge; ip netns add {ROUTER}; ip tuntap add {TAP} mode tap")
+    sh(f"ip netns add {ROUTER}; ip tuntap add {TAP} mode tap; ip link add {WIRE} type veth peer name {TAP} netns {ROUTER}")
     seen = await driver.observe(())
-    for item in (SWITCH, NETNS, PORT):
+    for item in (PAIR, NETNS, PORT):
         assert seen[item.key].item is None
     assert len(await converge(driver)) == 3
-    assert BRIDGE not in sh("ip link")
+    for name in (TAP, WIRE):
+        assert name not in sh("ip link")
 
 
 async def test_one_among_many_is_found_again_and_again(driver: LinkDriver) -> None:
@@ -187,7 +197,7 @@ async def test_one_among_many_is_found_again_and_again(driver: LinkDriver) -> No
 
 
 async def test_what_is_missing_is_named(driver: LinkDriver) -> None:
-    with pytest.raises(DriverError, match=f"no interface {BRIDGE}"):
+    with pytest.raises(DriverError, match=f"no interface {WIRE}"):
         await driver.apply(Op("create", PORT.key, PORT))
     with pytest.raises(DriverError, match=f"no network namespace {ROUTER}"):
         await driver.apply(Op("create", PAIR.key, PAIR))
@@ -198,12 +208,20 @@ async def test_changes_are_noticed_inside_namespaces_too(driver: LinkDriver) -> 
     dirty = asyncio.Event()
     driver.watch(dirty.set)
     await converge(driver, *ALL)
-    for harm in (f"ip -n {ROUTER} route del default", f"ip link set {LAN} down", f"ip netns del {ROUTER}"):
+    harms = (
+        f"ip -n {ROUTER} route del default",
+        f"tc qdisc del dev {TAP} ingress",
+        f"ip link set {WIRE} down",
+        f"ip netns del {ROUTER}",
+    )
+    for harm in harms:
         await driver.observe(ALL)
         await asyncio.sleep(0.3)
         dirty.clear()
         sh(harm)
         await asyncio.wait_for(dirty.wait(), 1)
+        if "netns" not in harm:
+            await converge(driver, *ALL)
     await asyncio.sleep(0.3)
     assert not Path(f"/run/netns/{ROUTER}").exists()
     # No socket of ours keeps the dead namespace, and with it its half of the pair, alive.
@@ -219,6 +237,13 @@ async def test_kernel_settings(driver: LinkDriver) -> None:
     assert sh(f"ip netns exec {ROUTER} cat /proc/sys/net/ipv4/conf/all/rp_filter").strip() == "2"
     assert diff([item], await sysctl.observe([item])) == []
     assert diff([], await sysctl.observe([])) == []
+    nowhere = replace(item, path="net/no-such/setting", value="0")
+    assert len(diff([nowhere], await sysctl.observe([nowhere]))) == 1
+    with pytest.raises(DriverError, match="No such file"):
+        await sysctl.apply(Op("create", nowhere.key, nowhere))
+    nowhere = replace(nowhere, optional=True)
+    assert diff([nowhere], await sysctl.observe([nowhere])) == []
+    await sysctl.apply(Op("create", nowhere.key, nowhere))
     with pytest.raises(DriverError, match="is no kernel setting"):
         await sysctl.apply(Op("create", "x", replace(item, path="../../etc/passwd")))
 

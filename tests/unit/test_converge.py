@@ -18,7 +18,7 @@ from zos.api.nodeworkload import MountOnNode, NodeWorkload, NodeWorkloadSpec, Ow
 from zos.kinds import Report
 from zos.plan.diff import Observed, Op
 from zos.plan.facts import Facts, ImageFact
-from zos.plan.items import Disk, Domain, File, GuestDisk, Image, Item, Netns, Segment, Service, Tap
+from zos.plan.items import Bridge, Disk, Domain, File, GuestDisk, Image, Item, Netns, Segment, Service, Tap, Veth
 from zos.plan.lowered import Lowered
 from zos.plan.outcome import Outcome
 from zos.world.resolution import ready, waiting
@@ -402,6 +402,22 @@ async def test_the_ground_stays_under_a_guest_that_stays(bench: Bench) -> None:
     result = await bench.settled()
     assert result.clean == {"first", "data"}
     assert bench.node.things == {}
+
+
+async def test_a_network_of_an_older_agent_stays_for_the_guests_that_are_still_on_it(bench: Bench) -> None:
+    bridge = Bridge(name="b-aaaaaaaaaa", mtu=1500)
+    pair = Veth(name="l-aaaaaaaaaa", peer_netns="r", peer_name="lan", mtu=1500, bridge=bridge.name)
+    tap = Tap(name="t-bbbbbbbbbb-0", bridge=bridge.name, mtu=1500)
+    bench.want("net", bridge, pair)
+    bench.want("vm", tap)
+    await bench.settled()
+    bench.want("net", Bridge(netns="r", name="lan", mtu=1500))
+    bench.wants("vm", lambda _: Lowered(whole=False))
+    await bench.settled()
+    assert {bridge.key, pair.key, tap.key} <= set(bench.node.things)
+    bench.want("vm", replace(tap, bridge=None, wired_to="v"))
+    await bench.settled()
+    assert set(bench.node.things) == {"link/r/lan", tap.key}
 
 
 async def test_half_a_restart_is_none(bench: Bench) -> None:

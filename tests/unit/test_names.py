@@ -38,7 +38,7 @@ def test_two_machines_have_two_hostnames_and_two_nodes_two_namespaces(one: str, 
 
 
 @pytest.mark.parametrize(
-    "make", [names.bridge, names.lan, names.uplink, names.wireguard, names.segment, lambda uid: names.tap(uid, 16)]
+    "make", [names.uplink, names.wireguard, names.segment, lambda uid: names.tap(uid, 16), lambda uid: names.wire(uid, 16)]
 )
 @given(one=UIDS, other=UIDS)
 def test_interfaces_have_names_that_the_kernel_takes(make: Callable[[str], str], one: str, other: str) -> None:

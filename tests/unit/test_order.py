@@ -189,6 +189,28 @@ def test_a_tap_leaves_before_its_segment() -> None:
     assert run(schedule(remove(segment, tap), {}, {})) == [tap.key, segment.key]
 
 
+def test_a_port_goes_before_its_guard_and_after_its_tap() -> None:
+    rules = Firewall(netns="r", family="bridge", name="zos-1", body="", owner="vm")
+    port = Veth(name="v-1", peer_netns="r", peer_name="t-1", peer_bridge="lan", mtu=1, owner="vm")
+    tap = Tap(name="t-1", wired_to="v-1", mtu=1, owner="vm")
+    lan = Bridge(netns="r", name="lan", mtu=1, owner="net")
+    order = run(schedule(remove(NETNS, lan, rules, port, tap), {}, {}))
+    for owner in ([tap, port, rules], [tap, port, lan, NETNS]):
+        assert [key for key in order if key in [item.key for item in owner]] == [item.key for item in owner]
+
+
+def test_a_guard_of_an_older_agent_and_the_bridge_it_is_on_go_after_the_tap_has_left() -> None:
+    bridge, pair = Bridge(name="b-1", mtu=1), Veth(name="l-1", peer_netns="r", peer_name="lan", mtu=1, bridge="b-1")
+    rules = Firewall(family="bridge", name="zos-1-0", body="")
+    before, after = Tap(name="t-1-0", bridge="b-1", mtu=1), Tap(name="t-1-0", wired_to="v-1-0", mtu=1)
+    lan = Bridge(netns="r", name="lan", mtu=1)
+    ops = [*remove(bridge, pair, rules), *create(lan), Op("update", after.key, after, Observed(before.key, before, "vm"))]
+    plan = schedule(ops, as_wanted(lan, after), {})
+    for old in (bridge, pair, rules):
+        assert after.key in plan.after[old.key]
+    assert lan.key in plan.after[pair.key]  # takes over from the far end
+
+
 def test_the_next_holder_of_an_address_waits_for_the_last() -> None:
     old = Veth(name="u-1", peer_netns="r", peer_name="wan", mtu=1, addresses=("10.0.0.0/31",), owner="old")
     for new in (

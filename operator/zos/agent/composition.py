@@ -9,7 +9,7 @@ from zos.agent.registry import Kind
 from zos.agent.settings import Settings
 from zos.api.gridnode import NodeFeatures
 from zos.api.nodeworkload import MachineOnNode, MountOnNode, NetworkOnNode, NodeWorkload, Part
-from zos.drivers import DiskSource, DomainSource, Driver, ImageSource, PrefixSource
+from zos.drivers import DiskSource, DomainSource, Driver, ImageSource, PrefixSource, WayOutSource
 from zos.drivers.disk import DiskDriver
 from zos.drivers.domain import DomainDriver
 from zos.drivers.file import FileDriver
@@ -23,6 +23,7 @@ from zos.drivers.segment import SegmentDriver
 from zos.drivers.service import ServiceDriver
 from zos.drivers.sources import Registries, Sources
 from zos.drivers.sysctl import SysctlDriver
+from zos.drivers.wayout import WayOutDriver
 from zos.drivers.wireguard import WireGuardDriver, probe
 from zos.kinds.network import lower as network
 from zos.kinds.zmachine import lower as zmachine
@@ -45,6 +46,7 @@ class Equipment:
     domains: DomainSource | None
     disks: DiskSource | None
     prefixes: PrefixSource | None
+    way_out: WayOutSource | None
     features: Callable[[], NodeFeatures]
 
 
@@ -55,7 +57,7 @@ async def equip(settings: Settings, keyring: Keyring) -> Equipment:
     domains = DomainDriver(
         settings.state, settings.run, settings.guest_dir, uri=settings.libvirt_uri, accelerator=settings.accelerator
     )
-    prefixes = PrefixDriver()
+    prefixes, way_out = PrefixDriver(), WayOutDriver()
     sources = Sources(
         Registries(settings.insecure_registries, settings.registry_auth),
         settings.image_dir,
@@ -67,6 +69,7 @@ async def equip(settings: Settings, keyring: Keyring) -> Equipment:
     drivers: tuple[Driver, ...] = (
         LinkDriver(),
         prefixes,
+        way_out,
         SegmentDriver(),
         SysctlDriver(),
         FirewallDriver(settings.run),
@@ -83,5 +86,6 @@ async def equip(settings: Settings, keyring: Keyring) -> Equipment:
         domains,
         disks,
         prefixes,
+        way_out,
         lambda: NodeFeatures(wireguard=kind, accelerator=domains.accelerator_found() or ""),
     )

@@ -46,6 +46,7 @@ async def _run(settings: Settings) -> None:
         domains=equipment.domains,
         disks=equipment.disks,
         prefixes=equipment.prefixes,
+        way_out=equipment.way_out,
         features=equipment.features,
         metrics=metrics,
     )

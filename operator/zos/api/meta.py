@@ -99,6 +99,7 @@ class Reason(StrEnum):
     STARTED = "Started"
     RESTARTED = "Restarted"
     AGENT_OUTDATED = "AgentOutdated"
+    NODE_FIREWALL = "NodeFirewall"
     OTHER = "Other"
 
     @classmethod

@@ -46,12 +46,13 @@ def router(network_uid: str) -> str:
 
 
 def bridge(network_uid: str) -> str:
+    """Bridge of a network in the node's namespace, as older agents made it; now it is in the router, called ``lan``."""
     return f"b-{ident(network_uid)}"
 
 
-def lan(network_uid: str) -> str:
-    """Node side of the pair between a network's bridge and its router (there called ``lan``)."""
-    return f"l-{ident(network_uid)}"
+def way_in(bridge: str) -> str:
+    """Node side of the pair between such a bridge and the router."""
+    return f"l-{bridge.removeprefix('b-')}"
 
 
 def uplink(network_uid: str) -> str:
@@ -70,6 +71,16 @@ def segment(interface: str) -> str:
 
 def tap(machine_uid: str, index: int = 0) -> str:
     return f"t-{ident(machine_uid)}-{index}"
+
+
+def wire(machine_uid: str, index: int = 0) -> str:
+    """Node side of the pair between a tap and its network's router; the port there has the tap's name."""
+    return f"v-{ident(machine_uid)}-{index}"
+
+
+def guard(tap: str) -> str:
+    """Table of the rules for what comes out of a tap."""
+    return f"zos-{tap.removeprefix('t-')}"
 
 
 def domain(machine_uid: str) -> str:

@@ -14,6 +14,9 @@ from zos.api.text import KEY, NO_PAIR, Cidr, HostPort, Ipv4, Label, Line, Messag
 #: Where the WireGuard addresses of every network lie (RFC 6598 space, so no private range collides).
 WIREGUARD_RANGE = "100.64.0.0/16"
 
+#: Type of the condition that says what in a node's firewall keeps machines from the Internet.
+EGRESS_BLOCKED = "EgressBlocked"
+
 
 def wireguard_range(ip_range: str) -> IPv4Network:
     """Where those of one network lie: as ``a.b.c.0/24`` of it has 100.64.b.c, 10.20.0.0/16 has 100.64.20.0/24. So networks

@@ -61,6 +61,12 @@ class PrefixSource(Protocol):
         None: there was none yet."""
 
 
+class WayOutSource(Protocol):
+    def shut(self) -> Mapping[str, str]:
+        """By router: what in the node's firewall stops its guests on their way to the Internet. From memory; ``dirty`` is
+        called whenever it changes."""
+
+
 class DiskSource(Protocol):
     def unused(self) -> frozenset[str]:
         """Names of the disks that no guest ever had. From memory, as of the last ``observe``; ``dirty`` is called whenever one

@@ -22,7 +22,7 @@ from pyroute2 import AsyncIPRoute
 from pyroute2.netlink.exceptions import NetlinkError
 
 from zos.api import names
-from zos.drivers import DriverError, addresses, netns
+from zos.drivers import DriverError, addresses, netns, wire
 from zos.drivers.process import ProcessError, run
 from zos.plan.diff import Observed, Op
 from zos.plan.items import Bridge, Item, Netns, Route, Tap, Veth
@@ -31,12 +31,17 @@ ALIAS = "zos:"
 #: Routes with this protocol number are ours (iproute2 leaves 3..255 to administrators; /etc/iproute2/rt_protos).
 ROUTE_PROTOCOL = 122
 #: Names that api/names.py gives to links in the node's own namespace: ours even where a crash left no alias.
-_NAME = re.compile(r"[blu]-[a-z2-7]{10}|t-[a-z2-7]{10}-\d+")
+_NAME = re.compile(r"[blu]-[a-z2-7]{10}|[tv]-[a-z2-7]{10}-\d+")
+#: Those among them that may be ends of a wire (`zos.drivers.wire`).
+_WIRED = re.compile(r"[tv]-[a-z2-7]{10}-\d+")
+#: In routers that older agents made ``lan`` is the far end of a pair, and the network's bridge is in the node's namespace with
+#: the near end and the taps. Until no tap is there any more, the pair joins that bridge to the router's own, under this name.
+_FORMER = "lan-former"
 #: Bridges on the segments of the node's own NICs: drivers/segment.py.
 SEGMENT = re.compile(r"p-[a-z2-7]{10}")
-#: For taps: frames to 01:80:c2:00:00:03 to 0f go the way of all frames, and so through the guard. Left to itself the bridge
-#: keeps them (IEEE 802.1D), without asking any hook in the case of LLDP, but learns their sender all the same: a forged one
-#: would bring a machine its neighbour's traffic.
+#: For machines' ports: frames to 01:80:c2:00:00:03 to 0f go the way of all frames, and so through the guard. Left to itself
+#: the bridge keeps them (IEEE 802.1D), without asking any hook in the case of LLDP, but learns their sender all the same: a
+#: forged one would bring a machine its neighbour's traffic.
 GROUP_FORWARD = 0xFFF8
 _IFF_UP = 1
 _AF_INET, _AF_INET6 = 2, 10
@@ -48,6 +53,7 @@ class Link:
     def __init__(self, space: str, message: Any) -> None:
         self.space = space
         self.index = int(message["index"])
+        self.leads_to: int | None = None
         self.up = bool(message["flags"] & _IFF_UP)
         self.name = str(message.get_attr("IFLA_IFNAME"))
         self.mtu = int(message.get_attr("IFLA_MTU") or 0)
@@ -55,6 +61,7 @@ class Link:
         self.master = message.get_attr("IFLA_MASTER")
         self.group_forward = message.get_nested("IFLA_LINKINFO", "IFLA_INFO_SLAVE_DATA", "IFLA_BRPORT_GROUP_FWD_MASK")
         self.peer = message.get_attr("IFLA_LINK")
+        self.mac = str(message.get_attr("IFLA_ADDRESS") or "")
         self.kind = str(message.get_nested("IFLA_LINKINFO", "IFLA_INFO_KIND") or "")
         self.tap = message.get_nested("IFLA_LINKINFO", "IFLA_INFO_DATA", "IFLA_TUN_TYPE") == 2
 
@@ -107,7 +114,8 @@ class LinkDriver:
                 key = f"netns/{space.name}"
                 observed[key] = Observed(key, item, lo.owner if lo is not None else "")
             for link in space.links.values():
-                if link.ours and not space.name and (seen_item := _item_of(link, spaces, plan)) is not None:
+                here = not space.name or link.kind == "bridge"
+                if link.ours and here and (seen_item := _item_of(link, spaces, plan)) is not None:
                     observed[seen_item.key] = seen_item
             for route in space.routes:
                 if (found := _route_of(route, space)) is not None:
@@ -122,8 +130,10 @@ class LinkDriver:
                     await self._remove(op)
                 case Netns():
                     await _make_netns(op.item)
-                case Bridge() | Tap():
-                    await _make_port(op.item)
+                case Bridge():
+                    await _make_bridge(op.item)
+                case Tap():
+                    await _make_tap(op.item)
                 case Veth():
                     await _make_veth(op.item)
                 case Route():
@@ -136,7 +146,7 @@ class LinkDriver:
             raise DriverError(f"{op.key}: {error}") from error
 
     def watch(self, dirty: Callable[[], None]) -> None:
-        groups = (netns.LINKS, netns.ADDRESSES, netns.ADDRESSES6, netns.ROUTES, netns.ROUTES6)
+        groups = (netns.LINKS, netns.ADDRESSES, netns.ADDRESSES6, netns.ROUTES, netns.ROUTES6, netns.TRAFFIC)
         self._watch = netns.Watch(netns.ROUTE, groups, dirty)
 
     async def close(self) -> None:
@@ -167,6 +177,9 @@ async def _look(name: str) -> _Space | None:
     try:
         async with netns.netlink(name) as sock:
             links = [Link(name, message) async for message in await sock.get_links()]
+            for link in links:
+                if not name and _WIRED.fullmatch(link.name):
+                    link.leads_to = await wire.leads_to(sock, link.index)
             messages = [message async for message in await sock.get_addr()]
             routes = [message async for message in await sock.get_routes(table=netns.MAIN_TABLE)]
             return _Space(name, links, messages, routes)
@@ -175,7 +188,7 @@ async def _look(name: str) -> _Space | None:
 
 
 def _item_of(link: Link, spaces: Mapping[str, _Space], plan: Mapping[str, Item]) -> Observed | None:
-    """What a link of ours in the node's own namespace amounts to; None: not an affair of this driver."""
+    """What a link of ours in the node's own namespace, or a router's bridge, amounts to; None: not an affair of this driver."""
     space = spaces[link.space]
     key = f"link/{link.space}/{link.name}"
     wanted = plan.get(key)
@@ -183,16 +196,22 @@ def _item_of(link: Link, spaces: Mapping[str, _Space], plan: Mapping[str, Item])
     whole = link.up and link.alias.startswith(ALIAS)
     master = space.links.get(link.master)
     bridge = master.name if master is not None else None
-    if isinstance(wanted, Tap) and bridge == names.segment(wanted.bridge):
+    if isinstance(wanted, Tap) and wanted.bridge is not None and bridge == names.segment(wanted.bridge):
         bridge = wanted.bridge
     match link.kind:
         case "bridge" if SEGMENT.fullmatch(link.name):
             return None
         case "bridge":
-            item = Bridge(netns=link.space, name=link.name, mtu=link.mtu) if whole else None
+            found = space.addresses(link, wanted.addresses if isinstance(wanted, Bridge) else ())
+            item = Bridge(netns=link.space, name=link.name, mtu=link.mtu, addresses=found) if whole else None
+        case "tun" if link.tap and bridge is not None:
+            right = whole and link.group_forward == GROUP_FORWARD
+            stays = isinstance(wanted, Tap) and wanted.bridge is not None
+            item = Tap(name=link.name, bridge=bridge, mtu=link.mtu) if right or not stays else None
         case "tun" if link.tap:
-            whole = whole and link.group_forward == GROUP_FORWARD
-            item = Tap(name=link.name, bridge=bridge, mtu=link.mtu) if whole and bridge is not None else None
+            end = space.links.get(link.leads_to) if link.leads_to is not None else None
+            whole = whole and link.master is None and end is not None and end.leads_to == link.index
+            item = Tap(name=link.name, wired_to=end.name, mtu=link.mtu) if whole and end is not None else None
         case "veth":
             item = _veth_of(link, bridge, spaces, wanted) if whole else None
         case _:
@@ -207,6 +226,9 @@ def _veth_of(link: Link, bridge: str | None, spaces: Mapping[str, _Space], wante
             continue
         if peer is link or peer.mtu != link.mtu:
             continue
+        master = space.links.get(peer.master)
+        if master is not None and peer.group_forward != GROUP_FORWARD:
+            master = None
         near = wanted.addresses if isinstance(wanted, Veth) else ()
         far = wanted.peer_addresses if isinstance(wanted, Veth) else ()
         return Veth(
@@ -216,6 +238,7 @@ def _veth_of(link: Link, bridge: str | None, spaces: Mapping[str, _Space], wante
             peer_name=peer.name,
             mtu=link.mtu,
             bridge=bridge,
+            peer_bridge=master.name if master is not None else None,
             addresses=spaces[link.space].addresses(link, near),
             peer_addresses=space.addresses(peer, far),
         )
@@ -246,26 +269,60 @@ async def _make_netns(item: Netns) -> None:
         await sock.link("set", index=lo, IFLA_IFALIAS=ALIAS + item.owner)  # last: it says that the rest is done
 
 
-async def _make_port(item: Bridge | Tap) -> None:
-    space = item.netns if isinstance(item, Bridge) else ""
-    kind = "bridge" if isinstance(item, Bridge) else "tun"
-    async with netns.netlink(space) as sock:
-        link = await find(sock, space, item.name)
-        if link is not None and (link.kind != kind or (kind == "tun" and not link.tap)):
+async def _make_bridge(item: Bridge) -> None:
+    async with netns.netlink(item.netns) as sock:
+        link = await find(sock, item.netns, item.name)
+        if link is not None and link.kind == "veth":
+            await sock.link("set", index=link.index, state="down")
+            await sock.link("set", index=link.index, ifname=_FORMER)
+        elif link is not None and link.kind != "bridge":
+            await gone_is_fine(sock.link("del", index=link.index))
+        former = await find(sock, item.netns, _FORMER)
+        if link is None or link.kind != "bridge":
+            mac = former.mac if former is not None else item.mac  # guests know it
+            await sock.link("add", ifname=item.name, kind="bridge", mtu=item.mtu, **({"address": mac} if mac else {}))
+        link = await _need(sock, item.netns, item.name)
+        await no_addresses_of_its_own(item.netns, item.name)
+        if former is not None and (former.master != link.index or not former.up):
+            await addresses.put(sock, former.index, ())
+            await sock.link("set", index=former.index, master=link.index, state="up")
+        await sock.link("set", index=link.index, mtu=item.mtu, state="up")
+        await addresses.put(sock, link.index, item.addresses)
+        await sock.link("set", index=link.index, IFLA_IFALIAS=ALIAS + item.owner)
+
+
+async def _make_tap(item: Tap) -> None:
+    async with netns.netlink("") as sock:
+        link = await find(sock, "", item.name)
+        if link is not None and not link.tap:
             await gone_is_fine(sock.link("del", index=link.index))
             link = None
-        if link is None and isinstance(item, Tap):
+        if link is None:
             await asyncio.to_thread(_persistent_tap, item.name)
-        elif link is None:
-            await sock.link("add", ifname=item.name, kind=kind, mtu=item.mtu)
-        link = await _need(sock, space, item.name)
-        await no_addresses_of_its_own(space, item.name)
-        if isinstance(item, Tap):
+        link = await _need(sock, "", item.name)
+        if item.wired_to is not None:
+            await _wire(sock, link, item.wired_to)
+        elif item.bridge is not None:
+            await no_addresses_of_its_own("", item.name)
             bridge = await find(sock, "", names.segment(item.bridge)) or await _need(sock, "", item.bridge)
-            if link.master != bridge.index:
-                await sock.link("set", index=link.index, master=bridge.index)
-            await sock.brport("set", index=link.index, IFLA_BRPORT_GROUP_FWD_MASK=GROUP_FORWARD)
+            await _join(sock, link, bridge)
+            await wire.cut(sock, link.index)
         await sock.link("set", index=link.index, mtu=item.mtu, state="up", IFLA_IFALIAS=ALIAS + item.owner)
+
+
+async def _wire(sock: AsyncIPRoute, tap: Link, name: str) -> None:
+    """What a guest says is at every moment either dropped, or on a bridge behind the guard there. So a tap that is on none is
+    down until it leads somewhere, and one that is on one (as older agents made it) leaves it afterwards."""
+    end = await _need(sock, "", name)
+    await closed_to_the_node("", tap.name)
+    if await wire.leads_to(sock, end.index) != tap.index:
+        await wire.lead(sock, end.index, tap.index)
+    if await wire.leads_to(sock, tap.index) != end.index:
+        if not tap.master:
+            await sock.link("set", index=tap.index, state="down")
+        await wire.lead(sock, tap.index, end.index)
+    if tap.master:
+        await sock.link("set", index=tap.index, master=0)
 
 
 async def _make_veth(item: Veth) -> None:
@@ -279,7 +336,11 @@ async def _make_veth(item: Veth) -> None:
             far = {"ifname": item.peer_name, "net_ns_fd": item.peer_netns} if item.peer_netns else {"ifname": item.peer_name}
             await sock.link("add", ifname=item.name, kind="veth", peer=far)
             link, peer = await _need(sock, item.netns, item.name), await _need(other, item.peer_netns, item.peer_name)
-        if not item.addresses:
+        if item.peer_bridge is not None:
+            await closed_to_the_node(item.netns, item.name)
+            await no_addresses_of_its_own(item.peer_netns, item.peer_name)
+            await _join(other, peer, await _need(other, item.peer_netns, item.peer_bridge))
+        elif not item.addresses:
             await no_addresses_of_its_own(item.netns, item.name)
         master = 0
         if item.bridge is not None:
@@ -290,6 +351,12 @@ async def _make_veth(item: Veth) -> None:
         await other.link("set", index=peer.index, mtu=item.mtu, state="up", IFLA_IFALIAS=ALIAS + item.owner)
         await addresses.put(sock, link.index, item.addresses)
         await sock.link("set", index=link.index, mtu=item.mtu, state="up", IFLA_IFALIAS=ALIAS + item.owner)
+
+
+async def _join(sock: AsyncIPRoute, port: Link, bridge: Link) -> None:
+    if port.master != bridge.index:
+        await sock.link("set", index=port.index, master=bridge.index)
+    await sock.brport("set", index=port.index, IFLA_BRPORT_GROUP_FWD_MASK=GROUP_FORWARD)
 
 
 async def _make_route(item: Route) -> None:
@@ -342,6 +409,18 @@ async def no_addresses_of_its_own(space: str, name: str) -> None:
             Path(f"/proc/sys/net/ipv6/conf/{name}/disable_ipv6").write_text("1\n")
 
     await netns.inside(space, disable)
+
+
+async def closed_to_the_node(space: str, name: str) -> None:
+    """What comes in here is for somebody else. Should nobody take it for a moment, the node neither answers nor passes it on:
+    no IPv6, and no source is right where the node has no address, whatever is set for all interfaces (kernel, ip-sysctl.rst
+    and fib_validate_source)."""
+
+    def close() -> None:
+        Path(f"/proc/sys/net/ipv4/conf/{name}/rp_filter").write_text("1\n")
+
+    await no_addresses_of_its_own(space, name)
+    await netns.inside(space, close)
 
 
 def _persistent_tap(name: str) -> None:

@@ -32,7 +32,7 @@ NETFILTER = 12  # NETLINK_NETFILTER
 #: RT_TABLE_MAIN (linux/rtnetlink.h): where routes are put that name no table.
 MAIN_TABLE = 254
 #: Multicast groups (linux/rtnetlink.h, linux/netfilter/nfnetlink.h).
-LINKS, ADDRESSES, ADDRESSES6, ROUTES, ROUTES6 = 1, 5, 9, 7, 11
+LINKS, TRAFFIC, ADDRESSES, ADDRESSES6, ROUTES, ROUTES6 = 1, 4, 5, 9, 7, 11
 NFTABLES = 7
 _SOL_NETLINK, _ADD_MEMBERSHIP, _EXT_ACK = 270, 1, 11
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path, PurePosixPath
 from typing import ClassVar
 
@@ -21,18 +22,23 @@ class SysctlDriver:
             if isinstance(item, Sysctl):
                 try:
                     value = await netns.inside(item.netns, _path(item.path).read_text)
+                except FileNotFoundError:
+                    if not item.optional:
+                        continue
+                    value = item.value
                 except (OSError, DriverError):
                     continue
                 words = " ".join(value.split())
-                found = Sysctl(netns=item.netns, path=item.path, value=item.value if words == item.value else words)
-                observed[item.key] = Observed(item.key, found)
+                observed[item.key] = Observed(item.key, item if words == item.value else replace(item, value=words))
         return observed  # only what is wanted is seen, so nothing is ever removed
 
     async def apply(self, op: Op) -> None:
         if isinstance(op.item, Sysctl):
-            path, value = _path(op.item.path), op.item.value
+            path, value, optional = _path(op.item.path), op.item.value, op.item.optional
 
             def write() -> None:
+                if optional and not path.exists():
+                    return
                 if path.read_text().split() != value.split():
                     path.write_text(value + "\n")
 

@@ -43,11 +43,13 @@ class Netns(Item):
 
 @dataclass(frozen=True, kw_only=True)
 class Sysctl(Item):
-    """A kernel setting, left as it is when no longer wanted. ``path`` is relative to /proc/sys."""
+    """A kernel setting, left as it is when no longer wanted. ``path`` is relative to /proc/sys. ``optional``: a kernel without
+    it does as if it were so."""
 
     netns: str = ""
     path: str
     value: str
+    optional: bool = False
 
     @property
     def key(self) -> str:
@@ -56,11 +58,14 @@ class Sysctl(Item):
 
 @dataclass(frozen=True, kw_only=True)
 class Bridge(Item):
-    """A bridge with the given MTU, up, without an address."""
+    """A bridge with the given MTU, up. ``addresses`` (CIDR) are its own; ``mac`` is what it is made with, so that neighbours
+    know it again after it was lost. What it finds in its place keeps its MAC."""
 
     netns: str = ""
     name: str
     mtu: int
+    addresses: tuple[str, ...] = ()
+    mac: str | None = field(default=None, compare=False)
 
     @property
     def key(self) -> str:
@@ -70,7 +75,8 @@ class Bridge(Item):
 @dataclass(frozen=True, kw_only=True)
 class Veth(Item):
     """A pair of Ethernet interfaces, both up. ``addresses`` (CIDR) are of the near end, ``peer_addresses`` of the far end;
-    ``bridge`` names a bridge in ``netns`` that the near end is joined to."""
+    ``bridge`` names a bridge in ``netns`` that the near end is joined to, ``peer_bridge`` one in ``peer_netns`` for the far
+    end."""
 
     netns: str = ""
     name: str
@@ -78,6 +84,7 @@ class Veth(Item):
     peer_name: str
     mtu: int
     bridge: str | None = None
+    peer_bridge: str | None = None
     addresses: tuple[str, ...] = ()
     peer_addresses: tuple[str, ...] = ()
 
@@ -102,10 +109,12 @@ class Segment(Item):
 
 @dataclass(frozen=True, kw_only=True)
 class Tap(Item):
-    """A persistent tap in the node's namespace, up, joined to a bridge (or to the segment behind a NIC of that name)."""
+    """A persistent tap in the node's namespace, up. It is joined to a bridge (or to the segment behind a NIC of that name), or
+    to ``wired_to``, an interface of the node's namespace that gets all that comes out of it, and the other way round."""
 
     name: str
-    bridge: str
+    bridge: str | None = None
+    wired_to: str | None = None
     mtu: int
 
     @property

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 
+from zos.api import names
 from zos.plan.diff import Observed, Op
 from zos.plan.items import Bridge, Domain, Firewall, Image, Item, Netns, Route, Sysctl, Tap, Veth, WireGuard
 
@@ -78,9 +79,13 @@ def schedule(
 def stands_on(item: Item) -> Iterator[str]:
     """Keys of what a thing stands on by its nature, so that it must be gone before they go."""
     match item:
-        case Tap():
-            yield f"link//{item.bridge}"
-            yield f"segment/{item.bridge}"
+        case Tap(bridge=None):
+            yield f"link//{item.wired_to}"
+        case Tap(bridge=str(bridge)):
+            yield f"link//{bridge}"
+            yield f"segment/{bridge}"
+            yield f"firewall//bridge/{names.guard(item.name)}"
+            yield f"link//{names.way_in(bridge)}"
         case Bridge() | Firewall() | Sysctl():
             yield f"netns/{item.netns}"
         case Veth():
@@ -88,6 +93,9 @@ def stands_on(item: Item) -> Iterator[str]:
             yield f"netns/{item.peer_netns}"
             if item.bridge is not None:
                 yield f"link/{item.netns}/{item.bridge}"
+            if item.peer_bridge is not None:
+                yield f"link/{item.peer_netns}/{item.peer_bridge}"
+                yield f"firewall/{item.peer_netns}/bridge/{names.guard(item.peer_name)}"
         case Route():
             yield f"netns/{item.netns}"
             yield f"link/{item.netns}/{item.device}"
@@ -119,11 +127,16 @@ def _order_removals(by_key: Mapping[str, Op], removals: Mapping[str, Op], after:
             for ground in stands_on(op.observed.item):
                 if ground in removals:
                     after[ground].add(op.key)
+    for key, op in removals.items():
+        if op.observed is not None and isinstance(pair := op.observed.item, Veth):
+            heir = by_key.get(f"link/{pair.peer_netns}/{pair.peer_name}")
+            if heir is not None and heir.item is not None:  # what comes in place of the far end takes over from it
+                after[key].add(heir.key)
 
 
 def _rank(op: Op) -> int:
     match op.observed.item if op.observed else None:
-        case Tap():
+        case Tap() | Veth(peer_bridge=str()):  # a machine's port goes before its guard
             return _RANK["tap"]
         case Bridge():
             return _RANK["bridge"]

@@ -136,8 +136,8 @@ def standing(
 
 
 def spared(ops: Iterable[Op], observed: Mapping[str, Observed]) -> tuple[list[Op], dict[str, str]]:
-    """The operations without those that would take the ground from under a guest that stays: its disks, and the segment that
-    its tap is on (both may be another's). And why: what stays by what stands on it."""
+    """The operations without those that would take the ground from under a guest that stays: its disks, and the segment or
+    bridge that its tap is on (all may be another's). And why: what stays by what stands on it."""
     ops = list(ops)
     if all(op.item is not None for op in ops):
         return ops, {}
@@ -149,8 +149,8 @@ def spared(ops: Iterable[Op], observed: Mapping[str, Observed]) -> tuple[list[Op
         match thing.item:
             case Domain(running=True):
                 grounds |= {f"disk/{disk.disk}": key for disk in (thing.item.root, *thing.item.disks)}
-            case Tap():
-                grounds[f"segment/{thing.item.bridge}"] = key
+            case Tap(bridge=str(bridge)):
+                grounds |= dict.fromkeys((f"segment/{bridge}", f"link//{bridge}", f"link//{names.way_in(bridge)}"), key)
             case _:
                 pass
     kept: dict[str, str] = {}

@@ -1,27 +1,31 @@
-"""What a network is on one node: a router namespace, a bridge for machines, WireGuard, and what may pass."""
+"""What a network is on one node: a router namespace with a bridge for machines, WireGuard, and what may pass."""
 
 from __future__ import annotations
 
 from ipaddress import IPv4Address, IPv4Network
 
 from zos.api import names
-from zos.api.meta import Reason
-from zos.api.network import wireguard_range
+from zos.api.meta import Condition, Reason
+from zos.api.network import EGRESS_BLOCKED, wireguard_range
 from zos.api.nodeworkload import NetworkOnNode, NetworkState, NodeWorkload
 from zos.kinds import Report
 from zos.kinds.network import egress
+from zos.plan import wayout
 from zos.plan.facts import Facts
 from zos.plan.items import Bridge, Firewall, Item, Netns, Route, Sysctl, Veth, WireGuard, WireGuardPeer
 from zos.plan.lowered import Lowered
 from zos.plan.outcome import Outcome
 from zos.world.resolution import ready, waiting
 
+#: Whether bridged packets pass the IP hooks of their namespace (br_netfilter; kernel, ip-sysctl.rst).
+_ON_BRIDGES = ("bridge-nf-call-arptables", "bridge-nf-call-ip6tables", "bridge-nf-call-iptables")
+
 
 def lower(workload: NodeWorkload, facts: Facts) -> Lowered:
     network = workload.spec.network
     assert network is not None
     uid, owner = workload.spec.owner.uid, workload.metadata.name
-    router, bridge, uplink = names.router(uid), names.bridge(uid), names.uplink(uid)
+    router, uplink = names.router(uid), names.uplink(uid)
     near, far = _uplink_addresses(network.listen_port)
     netns = Netns(owner=owner, name=router)
     inside = Firewall(
@@ -32,16 +36,19 @@ def lower(workload: NodeWorkload, facts: Facts) -> Lowered:
         body=_router_rules(network, names.wireguard(uid), facts),
     )
     forwarding = Sysctl(owner=owner, path="net/ipv4/ip_forward", value="1")
-    switch = Bridge(owner=owner, name=bridge, mtu=network.mtu)
-    lan = Veth(
+    # What machines say to each other is no affair of the node's firewall, whatever the kernel does on bridges elsewhere.
+    bridged = tuple(
+        Sysctl(owner=owner, needs=(netns.key,), netns=router, path=f"net/bridge/{word}", value="0", optional=True)
+        for word in _ON_BRIDGES
+    )
+    lan = Bridge(
         owner=owner,
-        needs=(netns.key, switch.key),
-        name=names.lan(uid),
-        bridge=bridge,
-        peer_netns=router,
-        peer_name="lan",
+        needs=(netns.key,),
+        netns=router,
+        name="lan",
         mtu=network.mtu,
-        peer_addresses=(f"{IPv4Network(network.subnet)[1]}/24",),
+        addresses=(f"{IPv4Network(network.subnet)[1]}/24",),
+        mac=names.mac(uid),
     )
     wan = Veth(
         owner=owner,
@@ -75,7 +82,7 @@ def lower(workload: NodeWorkload, facts: Facts) -> Lowered:
             for peer in sorted(network.peers, key=lambda peer: peer.public_key)
         ),
     )
-    items: tuple[Item, ...] = (netns, forwarding, switch, lan, wan, default, inside, outside, mesh)
+    items: tuple[Item, ...] = (netns, forwarding, *bridged, lan, wan, default, inside, outside, mesh)
     return Lowered(items)
 
 
@@ -94,7 +101,17 @@ def report(workload: NodeWorkload, facts: Facts, lowered: Lowered, outcome: Outc
             return Report(waiting(Reason.PROGRESSING, f"{item.key}: {outcome.pending[item.key]}"))
         if item.key in outcome.blocked:
             return Report(waiting(Reason.PROGRESSING, f"{item.key} waits for {outcome.blocked[item.key]}"))
-    return Report(ready())
+    shut = facts.shut.get(names.router(workload.spec.owner.uid))
+    return Report(ready(), conditions=(_shut(shut),) if shut is not None else ())
+
+
+def _shut(by: str) -> Condition:
+    message = (
+        f"the node's firewall lets nothing of the network's machines through to the Internet: {by}; let what comes from u-* "
+        "pass there, and what goes to u-* where it answers: with iptables, -I FORWARD -i u-+ -j ACCEPT and "
+        "-I FORWARD -o u-+ -m conntrack --ctstate RELATED,ESTABLISHED -j ACCEPT"
+    )
+    return Condition(type=EGRESS_BLOCKED, status="True", reason=Reason.NODE_FIREWALL, message=message)
 
 
 def _uplink_addresses(port: int) -> tuple[IPv4Address, IPv4Address]:
@@ -154,4 +171,4 @@ chain forward {{
 chain postrouting {{
   type nat hook postrouting priority srcnat; policy accept;
   ip saddr {router} oifname != "u-*" masquerade
-}}"""
+}}{wayout.rules(uplink, router)}"""

@@ -9,8 +9,8 @@ from ipaddress import IPv4Network
 from zos.api import names
 from zos.api.core import Secret
 from zos.api.gridnode import Endpoint, GridNode, NodeHold
-from zos.api.meta import Reason
-from zos.api.network import Network, NetworkAddress, NetworkNodeStatus, NetworkStatus
+from zos.api.meta import Condition, Reason
+from zos.api.network import EGRESS_BLOCKED, Network, NetworkAddress, NetworkNodeStatus, NetworkStatus
 from zos.api.nodeworkload import NetworkOnNode, NodeWorkload
 from zos.api.text import is_name
 from zos.api.zmachine import ZMachine
@@ -30,6 +30,9 @@ INDEXES = (
     Indexes(ZMachine, {"network": lambda machine: {f"{machine.namespace}/{name}" for name in _networks(machine)}}),
     Indexes(NodeWorkload, {"owner": lambda workload: [workload.spec.owner.uid]}),
 )
+
+#: What is said of a node whose agent is away.
+_AWAY = "its agent does not answer"
 
 
 def _networks(machine: ZMachine) -> frozenset[str]:
@@ -125,6 +128,7 @@ def resolve(network: Network, world: Reader) -> Resolution:
             relay=relay if relays or access else None,
             ready_nodes=f"{sum(node.ready for node in nodes)}/{len(wanted)}",
         ),
+        conditions=_shut(nodes, told),
         guarded=True,
         holds=tuple(
             Hold(
@@ -333,6 +337,7 @@ class _Reported:
     done: bool = False
     failed: bool = False
     message: str | None = None
+    shut: str | None = None
     listen_port: int | None = None
     public_key: str | None = None
     lost_key: str | None = None
@@ -355,7 +360,7 @@ def _node_status(
         report = reported.get(names.node_namespace(name), _Reported())
         done, message = report.done, report.message
         if alive.get(name) is False:
-            done, message = False, "its agent does not answer"
+            done, message = False, _AWAY
         found.append(
             NetworkNodeStatus(
                 name=name,
@@ -374,11 +379,13 @@ def _node_status(
 
 def _reported(workload: NodeWorkload) -> tuple[str, _Reported]:
     condition, part = workload.status.condition("Ready"), workload.spec.network
+    shut = workload.status.condition(EGRESS_BLOCKED)
     state = workload.status.network
     said = _Reported(
         listen_port=part.listen_port if part is not None else None,
         public_key=part.public_key if part is not None else None,
         lost_key=state.lost_key if state is not None else None,
+        shut=shut.message if shut is not None and shut.status == "True" else None,
     )
     if condition is None:
         return workload.namespace, said
@@ -389,11 +396,23 @@ def _reported(workload: NodeWorkload) -> tuple[str, _Reported]:
     return workload.namespace, replace(said, failed=failed, message=condition.message or None)
 
 
+def _shut(nodes: tuple[NetworkNodeStatus, ...], reported: Mapping[str, _Reported]) -> tuple[Condition, ...]:
+    """Machines reach each other, but on some nodes not the Internet."""
+    said = [
+        f"{node.name}: {report.shut}"
+        for node in nodes
+        if node.message != _AWAY and (report := reported.get(names.node_namespace(node.name), _Reported())).shut is not None
+    ]
+    if not said:
+        return ()
+    return (Condition(type=EGRESS_BLOCKED, status="True", reason=Reason.NODE_FIREWALL, message="; ".join(said)),)
+
+
 def _judge(nodes: tuple[NetworkNodeStatus, ...], reported: Mapping[str, _Reported], problems: Problems) -> Verdict:
     if problems.found:
         first = problems.found[0][0]
         return waiting(first, "; ".join(message for _, message in problems.found))
-    down = [node.name for node in nodes if node.message == "its agent does not answer"]
+    down = [node.name for node in nodes if node.message == _AWAY]
     if down:
         return waiting(Reason.NODE_UNREACHABLE, f"nodes whose agent does not answer: {', '.join(down)}")
     late = [node for node in nodes if not node.ready]

@@ -16,7 +16,7 @@ from zos.kinds.zmachine.lifecycle import course
 from zos.kinds.zmachine.state import report as report
 from zos.plan.facts import Facts, ImageFact, Unknown
 from zos.plan.guest import LIMIT, GuestConfig, GuestFile, GuestInterface, GuestMount, GuestRoute
-from zos.plan.items import Bridge, Disk, Domain, File, Firewall, GuestDisk, GuestNic, Image, Item, Segment, Tap
+from zos.plan.items import Bridge, Disk, Domain, File, Firewall, GuestDisk, GuestNic, Image, Item, Netns, Segment, Tap, Veth
 from zos.plan.lowered import Lowered, Problem
 
 #: Where a machine finds its programs when its image does not say.
@@ -82,7 +82,7 @@ def _with_image(workload: NodeWorkload, facts: Facts, image: Image) -> Lowered:
             root.key,
             config.key,
             *(tap.key for tap in ports.taps),
-            *(guard.key for guard in ports.guards),
+            *(item.key for item in ports.joined),
             *(f"disk/mount-{disk.mount_uid}" for disk in machine.disks),
         ),
         name=names.domain(uid),
@@ -108,7 +108,7 @@ def _with_image(workload: NodeWorkload, facts: Facts, image: Image) -> Lowered:
     domain = replace(domain, running=asked.running and not restarts)
     if not domain.running:
         domain = replace(domain, needs=())  # to stop needs nothing
-    items: tuple[Item, ...] = (image, root, config, *ports.segments, *ports.taps, *ports.guards, domain)
+    items: tuple[Item, ...] = (image, root, config, *ports.segments, *ports.taps, *ports.joined, domain)
     return Lowered(items, problem, asked.wake_at)
 
 
@@ -208,29 +208,47 @@ def _outer_first(disks: tuple[DiskOnNode, ...]) -> tuple[DiskOnNode, ...]:
 
 @dataclass(frozen=True)
 class _Ports:
-    """A machine's taps with what guards them, and what else they stand on."""
+    """A machine's taps with what joins them to something and guards them there, and what else they stand on."""
 
     taps: tuple[Tap, ...]
-    guards: tuple[Firewall, ...]
+    joined: tuple[Firewall | Veth, ...]
     segments: tuple[Segment, ...]
 
 
 def _ports(nics: tuple[GuestNic, ...], uid: str, owner: str) -> _Ports:
+    """A network's bridge is in its router, where no rules of the node's reach; taps stay in the node's namespace, where the
+    guests are, whatever becomes of the router."""
     taps: list[Tap] = []
-    guards: list[Firewall] = []
+    joined: list[Firewall | Veth] = []
     segments: list[Segment] = []
-    for number, nic in enumerate(nics):
+    for index, nic in enumerate(nics):
+        tap = nic.tap
         if nic.network:
-            bridge = names.bridge(nic.network)
-            ground = Bridge(name=bridge, mtu=nic.mtu).key
+            router = names.router(nic.network)
+            netns, lan = Netns(name=router), Bridge(netns=router, name="lan", mtu=nic.mtu)
+            rules = _guard(nic, owner=owner, needs=(netns.key,), netns=router)
+            port = Veth(
+                owner=owner,
+                needs=(netns.key, lan.key, rules.key),
+                name=names.wire(uid, index),
+                peer_netns=router,
+                peer_name=tap,
+                peer_bridge=lan.name,
+                mtu=nic.mtu,
+            )
+            joined += [rules, port]
+            taps.append(Tap(owner=owner, needs=(port.key, rules.key), name=tap, wired_to=port.name, mtu=nic.mtu))
         else:
-            bridge = nic.interface
-            segments.append(Segment(owner=owner, interface=bridge))
-            ground = segments[-1].key
-        body = guard.body(nic.tap, nic.mac, nic.ipv4 or None, nic.ipv6 or None)
-        guards.append(Firewall(owner=owner, family="bridge", name=f"{names.table(uid)}-{number}", body=body))
-        taps.append(Tap(owner=owner, needs=(ground, guards[-1].key), name=nic.tap, bridge=bridge, mtu=nic.mtu))
-    return _Ports(tuple(taps), tuple(guards), tuple(segments))
+            segment, rules = Segment(owner=owner, interface=nic.interface), _guard(nic, owner=owner)
+            segments.append(segment)
+            joined.append(rules)
+            taps.append(Tap(owner=owner, needs=(segment.key, rules.key), name=tap, bridge=nic.interface, mtu=nic.mtu))
+    return _Ports(tuple(taps), tuple(joined), tuple(segments))
+
+
+def _guard(nic: GuestNic, *, owner: str, needs: tuple[str, ...] = (), netns: str = "") -> Firewall:
+    body = guard.body(nic.tap, nic.mac, nic.ipv4 or None, nic.ipv6 or None)
+    return Firewall(owner=owner, needs=needs, netns=netns, family="bridge", name=names.guard(nic.tap), body=body)
 
 
 def _interfaces(machine: MachineOnNode, nameservers: tuple[str, ...]) -> tuple[GuestInterface, ...]:

@@ -1,0 +1,135 @@
+"""Whether guests' packets to the Internet get through the node's own firewall, by sending one (`zos.plan.wayout`)."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import json
+import logging
+import socket
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any, ClassVar
+
+from zos.drivers import DriverError, netns
+from zos.drivers.process import ProcessError, run
+from zos.plan.diff import Observed, Op
+from zos.plan.items import Item
+from zos.plan.wayout import PASSED, PORT, SENT, TARGET, TTL
+
+log = logging.getLogger("zos.agent")
+
+#: Seconds between two looks, however often the firewall changes; and for a packet to come through.
+_PAUSE = 2.0
+_WAIT = 0.2
+_BOTH = (SENT, PASSED)
+_LEGACY = Path("/proc/net/ip_tables_names")
+
+
+class WayOutDriver:
+    """A driver without items: it looks beside the passes, when rules or routes of the node change and at every resync, and
+    says when what it knows changes. Rules of the older kind (iptables-legacy) tell nobody: the resync finds them."""
+
+    ITEMS: ClassVar[tuple[type[Item], ...]] = ()
+    SLOW: ClassVar[bool] = False
+
+    def __init__(self) -> None:
+        self._shut: Mapping[str, str] = {}
+        self._due = asyncio.Event()
+        self._watches: list[netns.Watch] = []
+        self._task: asyncio.Task[None] | None = None
+
+    def shut(self) -> Mapping[str, str]:
+        """By router: what stops its guests' packets. From memory; routers whose packets get through are not in it, nor those
+        that could not be tried."""
+        return self._shut
+
+    async def observe(self, wanted: Sequence[Item]) -> Mapping[str, Observed]:
+        self._due.set()
+        return {}
+
+    async def apply(self, op: Op) -> None:
+        raise AssertionError(op)
+
+    def watch(self, dirty: Callable[[], None]) -> None:
+        self._watches = [
+            netns.Watch(netns.NETFILTER, (netns.NFTABLES,), self._due.set),
+            netns.Watch(netns.ROUTE, (netns.ROUTES,), self._due.set),
+        ]
+        self._task = asyncio.get_running_loop().create_task(self._keep(dirty))
+
+    async def close(self) -> None:
+        for watch in self._watches:
+            watch.close()
+        if self._task is not None:
+            self._task.cancel()
+
+    async def look(self) -> None:
+        """Tries the way out of every router. Raises DriverError or OSError where nobody can tell; what was known stays."""
+        routers = sorted(netns.ours())
+        before = await _counted()
+        with contextlib.ExitStack() as opened:
+            for router in routers:
+                with contextlib.suppress(DriverError, OSError):  # gone again, or its own rules refuse: nothing is sent
+                    opened.enter_context(await netns.inside(router, _send))
+            await asyncio.sleep(_WAIT)
+        after = await _counted()
+        came = {counter: {router for router in routers if _more((router, counter), before, after)} for counter in _BOTH}
+        stopped = sorted(came[SENT] - came[PASSED])
+        why = await _reason() if stopped else None
+        self._shut = dict.fromkeys(stopped, why) if why is not None else {}
+
+    async def _keep(self, dirty: Callable[[], None]) -> None:
+        while True:
+            await self._due.wait()
+            await asyncio.sleep(_PAUSE)
+            self._due.clear()
+            known = self._shut
+            try:
+                await self.look()
+            except (DriverError, OSError, ValueError) as error:
+                log.warning("nobody can tell whether guests get to the Internet: %s", error)
+            if self._shut != known:
+                dirty()
+
+
+def _send() -> socket.socket:
+    """The first packet of a connection; closed before the kernel would send another."""
+    sock = socket.socket(socket.AF_INET, socket.SOCK_STREAM | socket.SOCK_NONBLOCK | socket.SOCK_CLOEXEC)
+    sock.setsockopt(socket.IPPROTO_IP, socket.IP_TTL, TTL)
+    sock.connect_ex((TARGET, PORT))
+    return sock
+
+
+async def _counted() -> Mapping[tuple[str, str], int]:
+    """By table and counter. A network's table on the node has the name of its router."""
+    listed = await _nft("counters")
+    return {(each["table"], each["name"]): each["packets"] for one in listed if (each := one.get("counter")) is not None}
+
+
+def _more(counter: tuple[str, str], before: Mapping[tuple[str, str], int], after: Mapping[tuple[str, str], int]) -> bool:
+    was, now = before.get(counter, 0), after.get(counter, 0)
+    return now > (was if now >= was else 0)  # a table that was made anew begins at nothing
+
+
+async def _reason() -> str | None:
+    """Who stops it, as far as can be told. None: the node itself has no way there, which is no affair of its firewall."""
+    if (await run("ip", "route", "get", TARGET, check=False)).code != 0:
+        return None
+    chains = [chain for one in await _nft("chains") if (chain := one.get("chain")) is not None]
+    found = [
+        f"{chain['family']} {chain['table']} {chain['name']} (policy drop)"
+        for chain in chains
+        if chain.get("hook") == "forward" and chain.get("policy") == "drop" and chain["family"] in ("ip", "inet")
+    ]
+    with contextlib.suppress(OSError):
+        if not found and "filter" in _LEGACY.read_text().split():  # noqa: ASYNC240 - proc
+            found.append("iptables-legacy FORWARD")
+    return ", ".join(found) or "a rule of it"
+
+
+async def _nft(what: str) -> list[Any]:
+    try:
+        return list(json.loads((await run("nft", "-j", "list", what)).stdout)["nftables"])
+    except (ProcessError, KeyError) as error:
+        raise DriverError(f"nft list {what}: {error}") from error
