@@ -6,7 +6,7 @@ import asyncio
 import logging
 from collections.abc import Callable, Iterable, Mapping, Sequence
 
-from zos.drivers import Driver, DriverError
+from zos.drivers import Driver, DriverError, Remembering
 from zos.plan.diff import Observed
 from zos.plan.items import Item
 
@@ -50,6 +50,9 @@ class Observation:
         self._stale.add(driver)
 
     def mark_all(self) -> None:
+        for driver in self._drivers:
+            if isinstance(driver, Remembering):
+                driver.distrust()
         self._stale.update(self._drivers)
 
     def retry_at(self) -> float | None:

@@ -13,6 +13,7 @@ import hashlib
 import json
 import logging
 import os
+import re
 import shutil
 from collections.abc import Callable, Mapping, Sequence
 from ipaddress import ip_interface, ip_network
@@ -21,8 +22,9 @@ from typing import Any, ClassVar, Literal
 
 from pyroute2.netlink.exceptions import NetlinkError
 
-from zos.drivers import DriverError, addresses, netns
+from zos.drivers import DriverError, addresses, netns, news
 from zos.drivers.keyring import Keyring
+from zos.drivers.news import Watch
 from zos.drivers.process import ProcessError, run
 from zos.drivers.service import Supervised, Supervisor
 from zos.drivers.wgtext import (
@@ -45,6 +47,8 @@ log = logging.getLogger("zos.wireguard")
 
 _SOCKETS = Path("/run/wireguard")
 _ALIAS = "zos-wireguard:"
+#: Names that api/names.py gives to interfaces.
+_NAME = re.compile(r"w-[a-z2-7]{10}")
 #: Seconds between looks at where peers without an endpoint were heard from.
 _LEARN = 5.0
 _START = 8.0
@@ -80,14 +84,14 @@ class WireGuardDriver:
         self._program = program
         self.kind: Kind = kind
         self._supervisor = Supervisor(scan, logs, "zos-wg-")
-        self._watch: netns.Watch | None = None
+        self._watch: Watch | None = None
         self._learner: asyncio.Task[None] | None = None
         self._background: set[asyncio.Task[None]] = set()
 
     async def observe(self, wanted: Sequence[Item]) -> Mapping[str, Observed]:
         ours = netns.ours()
         if self._watch is not None:
-            await self._watch.follow(ours)
+            self._watch.follow(ours)
         services = await self._supervisor.services() if self.kind == "userspace" else {}
         plan = {item.key: item for item in wanted if isinstance(item, WireGuard)}
         observed: dict[str, Observed] = {}
@@ -124,8 +128,8 @@ class WireGuardDriver:
             raise DriverError(f"{op.key}: {error}") from error
 
     def watch(self, dirty: Callable[[], None]) -> None:
-        groups = (netns.LINKS, netns.ADDRESSES, netns.ADDRESSES6, netns.ROUTES, netns.ROUTES6)
-        self._watch = netns.Watch(netns.ROUTE, groups, dirty)
+        groups = (news.LINKS, news.ADDRESSES, news.ADDRESSES6, news.ROUTES, news.ROUTES6)
+        self._watch = Watch(netns.ROUTE, groups, lambda said: bool(said.space) or _NAME.fullmatch(said.name) is not None, dirty)
         if self.kind == "userspace":
             self._supervisor.watch(dirty)
             self._learner = asyncio.create_task(self._learn())
