@@ -127,8 +127,9 @@ class Observation:
         except Exception as error:  # a subsystem that is away, or a driver's bug: its items wait, the others go on
             before = self._errors.get(driver)
             tries = before[1] + 1 if before is not None else 1
+            expected = isinstance(error, (DriverError, OSError))
             said = str(error) if isinstance(error, DriverError) else f"{type(error).__name__}: {error}"
             if before is None or before[0] != said:
-                log.warning("%s can't be seen: %s", type(driver).__name__, said, exc_info=not isinstance(error, DriverError))
+                log.warning("%s can't be seen: %s", type(driver).__name__, said, exc_info=not expected)
             delay = min(_LAST_RETRY, _FIRST_RETRY * 2 ** min(tries - 1, 10))
             self._errors[driver] = (said, tries, self._clock() + delay)

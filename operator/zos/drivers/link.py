@@ -188,8 +188,9 @@ def _is_ours(name: str, alias: str) -> bool:
 
 
 def _places(op: Op) -> set[str]:
-    """Namespaces that an operation changes, the node's own always among them."""
-    return {"", op.key.split("/")[1], *((op.item.peer_netns,) if isinstance(op.item, Veth) else ())}
+    """Namespaces that an operation may change. A link may have its other end anywhere; a look at it says where."""
+    kind, space, *_ = op.key.split("/")
+    return {space, *(() if kind == "route" else ("",)), *((op.item.peer_netns,) if isinstance(op.item, Veth) else ())}
 
 
 async def _look(name: str) -> _Space | None:

@@ -7,6 +7,7 @@ from pathlib import Path, PurePosixPath
 from typing import ClassVar
 
 from zos.drivers import DriverError, netns
+from zos.drivers.means import short_of_means
 from zos.plan.diff import Observed, Op
 from zos.plan.items import Item, Sysctl
 
@@ -21,7 +22,9 @@ class SysctlDriver:
             if isinstance(item, Sysctl):
                 try:
                     value = await netns.inside(item.netns, _path(item.path).read_text)
-                except (OSError, DriverError):
+                except (OSError, DriverError) as error:
+                    if short_of_means(error):
+                        raise
                     continue
                 words = " ".join(value.split())
                 found = Sysctl(netns=item.netns, path=item.path, value=item.value if words == item.value else words)

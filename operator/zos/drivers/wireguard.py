@@ -24,6 +24,7 @@ from pyroute2.netlink.exceptions import NetlinkError
 
 from zos.drivers import DriverError, addresses, netns, news
 from zos.drivers.keyring import Keyring
+from zos.drivers.means import short_of_means
 from zos.drivers.news import Watch
 from zos.drivers.process import ProcessError, run
 from zos.drivers.service import Supervised, Supervisor
@@ -150,7 +151,9 @@ class WireGuardDriver:
             if self.kind == "userspace":
                 return parse_uapi(await _ask(name))
             return parse_dump((await run("wg", "show", name, "dump", netns=space)).stdout)
-        except (OSError, ProcessError, ValueError, KeyError, IndexError):
+        except (OSError, ProcessError, ValueError, KeyError, IndexError) as error:
+            if short_of_means(error):
+                raise
             return None
 
     async def _judge(
@@ -346,8 +349,9 @@ async def _interface_right(item: WireGuard) -> bool:
                     and addresses.working(found, routes).get(index, frozenset()) == wanted
                     and set(_ours(routes, index)) == {str(ip_network(route)) for route in item.routes}
                 )
-    except (DriverError, NetlinkError, OSError):
-        pass
+    except (DriverError, NetlinkError, OSError) as error:
+        if short_of_means(error):
+            raise
     return False
 
 
