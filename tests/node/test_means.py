@@ -20,7 +20,7 @@ from zos.drivers.disk import DiskDriver
 from zos.drivers.domainrun import Machine, Run
 from zos.drivers.file import FileDriver
 from zos.drivers.image import directory_of
-from zos.drivers.means import raise_descriptors, short_of_means
+from zos.drivers.means import raise_descriptors, raise_inotify, short_of_means
 from zos.drivers.process import ProcessError, run
 from zos.drivers.service import Supervised, Supervisor
 from zos.drivers.sysctl import SysctlDriver
@@ -142,6 +142,16 @@ async def test_a_program_that_could_not_be_started_says_nothing() -> None:
         await run("false")
     assert not short_of_means(raised.value)
     assert not short_of_means(FileNotFoundError(2, "no such file"))
+
+
+def test_a_node_gets_room_for_many_userspace_wireguards(tmp_path: Path) -> None:
+    setting = tmp_path / "max_user_instances"
+    for found, wanted in (("128", 8192), ("8192", 8192), ("100000", 100_000)):
+        setting.write_text(found)
+        assert raise_inotify(setting) == int(setting.read_text()) == wanted
+    setting.unlink()
+    with pytest.raises(FileNotFoundError):
+        raise_inotify(setting)
 
 
 def test_an_agent_takes_what_it_may() -> None:
