@@ -18,7 +18,8 @@ def test_many_networks_need_few_descriptors_and_one_costs_only_its_own() -> None
     done = subprocess.run(command, capture_output=True, text=True, timeout=280)
     assert done.returncode == 0, done.stderr[-3000:]
     told = json.loads(done.stdout)
-    assert (told["ready"], told["complete"], told["resync touched"]) == (NETWORKS, True, NETWORKS)
+    assert (told["ready"], told["complete"]) == (NETWORKS, True)
+    assert told["resync touched"] < NETWORKS / 4  # by turns: tests/unit/test_looks.py
     assert told["idle descriptors"] <= 40
     assert told["idle threads"] <= 20
     assert told["most descriptors"] <= 250
@@ -26,5 +27,5 @@ def test_many_networks_need_few_descriptors_and_one_costs_only_its_own() -> None
     assert told["changed touched"] == [names.router("net-7")]
     assert told["changed programs"] <= 6
     assert told["mended touched"] == [names.router("net-9")]
-    assert told["changed"] < told["resync"] / 4
-    assert told["mended"] < told["resync"] / 4
+    assert told["changed"] < told["made"] / 30
+    assert told["mended"] < told["made"] / 15

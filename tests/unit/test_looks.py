@@ -6,7 +6,7 @@ import asyncio
 
 import pytest
 
-from zos.drivers.looks import AT_ONCE, Looks
+from zos.drivers.looks import AT_ONCE, FEW, Looks
 
 PLACES = [f"place-{number}" for number in range(50)]
 
@@ -47,6 +47,24 @@ async def test_what_is_stirred_is_looked_at_again() -> None:
     assert [place for place, times in (await looks.see(PLACES)).items() if times == 2] == [PLACES[7]]
     looks.stir(None)
     assert sum((await looks.see(PLACES)).values()) == 2 * len(PLACES) + 1
+
+
+async def test_what_is_doubted_comes_round() -> None:
+    ground = Ground()
+    looks = Looks(ground.look)
+    looks.keep()
+    many = [f"place-{number:03}" for number in range(400)]
+    for number in range(11):
+        await looks.see(many)
+        assert len(ground.asked) == 400 + number * 40
+        looks.doubt()
+    assert {ground.asked.count(place) for place in many} == {2}
+    few = many[:FEW]
+    await looks.see(few)
+    ground.asked.clear()
+    looks.doubt()
+    await looks.see(few)
+    assert sorted(ground.asked) == few
 
 
 async def test_nothing_is_kept_where_nobody_tells() -> None:

@@ -54,7 +54,7 @@ class Remembering(Protocol):
     """A driver that keeps what it saw, and looks only where it was told of a change."""
 
     def distrust(self) -> None:
-        """It looks everywhere the next time."""
+        """It looks again although it was told of nothing: everywhere where there is little, else at another part each time."""
 
 
 class ImageSource(Protocol):

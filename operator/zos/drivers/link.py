@@ -149,7 +149,7 @@ class LinkDriver:
         self._looks.keep()
 
     def distrust(self) -> None:
-        self._looks.stir(None)
+        self._looks.doubt()
 
     async def close(self) -> None:
         if self._watch is not None:

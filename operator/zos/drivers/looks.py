@@ -10,6 +10,9 @@ T = TypeVar("T")
 
 #: Places looked at at once: hundreds of networks must not mean hundreds of programs and sockets.
 AT_ONCE = 8
+#: So many places are few, and else the parts that they are doubted in.
+FEW = 32
+_PARTS = 10
 
 
 class Looks(Generic[T]):
@@ -21,6 +24,7 @@ class Looks(Generic[T]):
         self._seen: dict[str, T] = {}
         self._going: set[str] = set()
         self._stirred: set[str] = set()
+        self._doubted = ""
 
     def keep(self) -> None:
         self._keeps = True
@@ -33,6 +37,16 @@ class Looks(Generic[T]):
         else:
             self._seen.pop(place, None)
             self._stirred.add(place)
+
+    def doubt(self) -> None:
+        """Nobody told of a change, and there may be one. Few places are looked at all, of many a tenth each time, by turns:
+        what is told is known anyway, and a full look at hundreds of networks takes seconds."""
+        places = sorted(self._seen)
+        after = [place for place in places if place > self._doubted]
+        due = (after + places)[: max(FEW, -(-len(places) // _PARTS))]
+        for place in dict.fromkeys(("", *due)):
+            self.stir(place)
+        self._doubted = due[-1] if due else ""
 
     async def see(self, places: Iterable[str]) -> dict[str, T]:
         """What is in each of these places now. Raises what a look raised, once the others are over."""

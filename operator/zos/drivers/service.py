@@ -115,7 +115,7 @@ class Supervisor:
         self._looks.keep()
 
     def distrust(self) -> None:
-        self._looks.stir(None)
+        self._looks.doubt()
 
     def close(self) -> None:
         self._dirty = lambda: None

@@ -155,7 +155,7 @@ class WireGuardDriver:
             self._learner = asyncio.create_task(self._learn())
 
     def distrust(self) -> None:
-        self._looks.stir(None)
+        self._looks.doubt()
         self._supervisor.distrust()
 
     def _stirred(self, space: str | None) -> None:
