@@ -17,6 +17,14 @@ def resident(pid: int) -> float:
     raise ProcessLookupError(pid)
 
 
+def descriptors(pid: int) -> int:
+    return len(list(Path(f"/proc/{pid}/fd").iterdir()))
+
+
+def threads(pid: int) -> int:
+    return len(list(Path(f"/proc/{pid}/task").iterdir()))
+
+
 def processor_time(pid: int) -> float:
     """Seconds, of all its threads."""
     fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()

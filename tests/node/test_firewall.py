@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 
+from silence import silent
 from zos.api import names
 from zos.drivers import DriverError
 from zos.drivers.firewall import FirewallDriver
@@ -131,7 +132,6 @@ async def test_changes_are_noticed(driver: FirewallDriver) -> None:
     driver.watch(dirty.set)
     await converge(driver, INSIDE)
     await driver.observe([INSIDE])
-    await asyncio.sleep(0.2)
-    dirty.clear()
+    await silent(dirty, lambda: nft("'add table inet stranger; delete table inet stranger'"))
     nft(f"delete table inet {TABLE}")
     await asyncio.wait_for(dirty.wait(), 1)

@@ -14,6 +14,7 @@ from pathlib import Path
 
 import pytest
 
+from silence import silent
 from zos.api import names
 from zos.drivers import DriverError, netns
 from zos.drivers.link import LinkDriver, find
@@ -216,8 +217,7 @@ async def test_changes_are_noticed_inside_namespaces_too(driver: LinkDriver) -> 
     )
     for harm in harms:
         await driver.observe(ALL)
-        await asyncio.sleep(0.3)
-        dirty.clear()
+        await silent(dirty, lambda: sh(f"ip link add {WAN}x type bridge; ip link set {WAN}x up; ip link del {WAN}x"))
         sh(harm)
         await asyncio.wait_for(dirty.wait(), 1)
         if "netns" not in harm:

@@ -10,6 +10,7 @@ from collections.abc import AsyncIterator
 
 import pytest
 
+from silence import silent
 from zos.api import names
 from zos.drivers import DriverError
 from zos.drivers.link import LinkDriver
@@ -134,7 +135,8 @@ async def test_changes_are_noticed(drivers: tuple[SegmentDriver, LinkDriver]) ->
     dirty = asyncio.Event()
     drivers[0].watch(dirty.set)
     await converge(drivers, SEGMENT)
-    await asyncio.sleep(0.3)
-    dirty.clear()
+    await drivers[0].observe([SEGMENT])
+    # Nobody asks for a segment there:
+    await silent(dirty, lambda: sh(f"ip link add {BRIDGE}x type bridge; ip link set {BRIDGE} down; ip link del {BRIDGE}x"))
     sh(f"ip link set {NIC} nomaster")
     await asyncio.wait_for(dirty.wait(), 1)

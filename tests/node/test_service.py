@@ -15,7 +15,7 @@ import pytest
 from bound import TOLD
 from zos.drivers import DriverError
 from zos.drivers.service import ServiceDriver
-from zos.plan.diff import diff
+from zos.plan.diff import Op, diff
 from zos.plan.items import Service
 
 
@@ -107,6 +107,32 @@ async def test_removal_leaves_nothing(driver: ServiceDriver, tmp_path: Path, sca
     assert await converge(driver) == []
 
 
+async def test_services_that_end_slowly_hold_up_nobody(driver: ServiceDriver, tmp_path: Path, scan: Path) -> None:
+    """One takes five seconds to be killed: three take no longer, others are looked after meanwhile, and the end is told."""
+    dirty = asyncio.Event()
+    driver.watch(dirty.set)
+    names = ("one", "two", "three")
+    script = "trap '' TERM; echo $$ > {0}; while :; do sleep 1; done"
+    stubborn = [Service(name=name, argv=("sh", "-c", script.format(tmp_path / name)), owner="w-1") for name in names]
+    await converge(driver, *stubborn)
+    await until(lambda: all((tmp_path / name).exists() for name in names))
+    for name in names:
+        directory = scan / f".gone-zos-svc-{name}-x"
+        directory.mkdir()
+        (scan / f"zos-svc-{name}").rename(directory / "service")  # as an agent leaves them that is stopped just then
+    began = time.monotonic()
+    dying = {f"service/{name}": (None, "w-1") for name in names}
+    assert {key: (thing.item, thing.owner) for key, thing in (await driver.observe([])).items()} == dying
+    await driver.apply(Op("create", "service/writer", writer(tmp_path)))
+    seen = await driver.observe([])
+    assert seen.keys() == {*dying, "service/writer"}
+    assert time.monotonic() - began < 4
+    while len(await driver.observe([])) > 1:
+        dirty.clear()
+        await asyncio.wait_for(dirty.wait(), 10)
+    assert time.monotonic() - began < 13
+
+
 async def test_what_a_person_stopped_or_broke_is_mended(driver: ServiceDriver, tmp_path: Path, scan: Path) -> None:
     await converge(driver, writer(tmp_path))
     await until((tmp_path / "writer").exists)
@@ -126,7 +152,9 @@ async def test_a_half_made_and_a_half_removed_service_are_cleared(driver: Servic
     (scan / ".gone-zos-svc-writer-abc").mkdir()
     (scan / "zos-svc-writer").rename(scan / ".gone-zos-svc-writer-abc" / "service")  # and here the agent died
     again = ServiceDriver(scan, tmp_path / "logs")
-    assert await again.observe([]) == {}
+    assert [thing.item for thing in (await again.observe([])).values()] == [None]  # on its way
+    while await again.observe([]):
+        await asyncio.sleep(0.02)
     assert [path.name for path in scan.iterdir()] == [".s6-svscan"]
     assert not Path(f"/proc/{pid_in(tmp_path / 'writer')}").exists()
 

@@ -120,6 +120,7 @@ class Agent:
         self._statuses = Statuses(client, self._workloads.get, time.monotonic, self._now)
         self._node = NodeStatus(client, settings, keyring, features, time.monotonic, self._due.set)
         self.metrics.refused.set_function(lambda: self._statuses.refused + self._node.refused)
+        self._drivers = frozenset(type(driver).__name__ for driver in drivers)
         self._converger = Converger(
             drivers, registry, self._facts, changed=self._due.set, slow_done=self._slow_done,
             clock=time.monotonic, wall=wall,
@@ -352,6 +353,9 @@ class Agent:
         self.metrics.workloads.labels("not ready").set(len(result.reports) - len(ready))
         self.metrics.workloads.labels("deleting").set(sum(workload.deleting for workload in workloads.values()))
         self.metrics.quarantined.set(len(result.quarantine))
+        blind = {type(driver).__name__ for driver in self._converger.blind()}
+        for name in self._drivers:
+            self.metrics.blind.labels(name.removesuffix("Driver")).set(name in blind)
 
     def _now(self) -> str:
         return datetime.fromtimestamp(self._wall(), UTC).isoformat(timespec="seconds").replace("+00:00", "Z")

@@ -26,6 +26,9 @@ log = logging.getLogger("zos.agent")
 
 #: Times that facts and wishes may change each other in one pass: an image, then the guest that needs it, then its state.
 _ROUNDS = 5
+#: Seconds that a pass waits for a driver to look, where a full look at hundreds of networks takes a few; and for one that hangs
+#: when the agent stops.
+_PATIENCE, _FAREWELL = 15.0, 5.0
 
 
 @dataclass(frozen=True)
@@ -69,7 +72,8 @@ class _Plan:
 
 class Converger:
     """``facts`` gives what lowering may know; ``clock`` seconds of any origin, ``wall`` seconds since the epoch.
-    ``changed`` is called when a pass is due. ``slow_done`` hears of slow operations that ended."""
+    ``changed`` is called when a pass is due. ``slow_done`` hears of operations that ended beside the loop. ``patience`` is how
+    many seconds a pass waits for a driver to look."""
 
     def __init__(
         self,
@@ -81,6 +85,7 @@ class Converger:
         slow_done: Callable[[Op, bool], None],
         clock: Callable[[], float],
         wall: Callable[[], float],
+        patience: float = _PATIENCE,
     ) -> None:
         self._drivers = drivers
         self._registry = registry
@@ -89,7 +94,7 @@ class Converger:
         self._slow_done = slow_done
         self._clock = clock
         self._wall = wall
-        self._observation = Observation(drivers, clock)
+        self._observation = Observation(drivers, clock, patience, changed)
         self._executor = Executor(drivers, self._slow_finished, clock)
         self._basis: Facts | None = None  # what lowering knew last, without the time
         self._lowered: dict[str, tuple[NodeWorkload, Lowered, float]] = {}  # and when, by the wall clock
@@ -108,6 +113,7 @@ class Converger:
 
     async def close(self) -> None:
         await self._executor.close()
+        await self._observation.close(_FAREWELL)
         for driver in self._drivers:
             await driver.close()
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 import random
 from collections.abc import Callable, Iterable, Mapping
@@ -16,8 +17,12 @@ from zos.plan.order import schedule
 
 log = logging.getLogger("zos.agent")
 
-#: Operations of quick drivers that run at once; keeps a large plan from starting hundreds of programs.
+#: Operations of a quick driver that run at once; keeps a large plan from starting hundreds of programs.
 _PARALLEL = 16
+#: Seconds after which an operation of a quick driver goes on beside the loop, like one of a slow driver: nobody waits for it.
+_PATIENCE = 2.0
+#: Seconds to end for operations that are called off when the agent stops. What hangs then is left behind.
+_FAREWELL = 10.0
 _FIRST_RETRY = 1.0
 _LAST_RETRY = 300.0
 #: Times that a slow operation may succeed and be asked for again at once, before it counts as one that does not stick.
@@ -61,7 +66,8 @@ class _Running:
 
 
 class Executor:
-    """``finished`` is called with the driver when a slow operation ends; ``clock`` gives seconds, any origin."""
+    """``finished`` is called with the driver when an operation ends that ran beside the loop; ``clock`` gives seconds, any
+    origin."""
 
     def __init__(
         self, drivers: Iterable[Driver], finished: Callable[[Driver, Op, bool], None], clock: Callable[[], float]
@@ -73,7 +79,7 @@ class Executor:
         self._running: dict[str, _Running] = {}
         self._failures: dict[str, Failure] = {}
         self._claimed: dict[str, tuple[Op, int]] = {}  # slow operations that succeeded, and how often in a row
-        self._quick = asyncio.Semaphore(_PARALLEL)
+        self._slots = {driver: asyncio.Semaphore(_PARALLEL) for driver in self._by_type.values()}
 
     @property
     def failures(self) -> Mapping[str, Failure]:
@@ -157,9 +163,20 @@ class Executor:
             if driver.SLOW:
                 self._start(op, driver)
                 return _State.OPEN
-            async with self._quick:
-                touched.add(driver)
-                error = await _attempt(driver, op)
+            if not await self._slot(driver):
+                blocked[key] = next((other for other, run in self._running.items() if run.driver is driver), key)
+                return _State.OPEN
+            touched.add(driver)
+            attempt = asyncio.create_task(self._in_slot(driver, op), name=f"{op.verb} {op.key}")
+            try:
+                await asyncio.wait([attempt], timeout=_PATIENCE)
+            except asyncio.CancelledError:
+                attempt.cancel()
+                raise
+            if not attempt.done():
+                self._start(op, driver, attempt)
+                return _State.OPEN
+            error = attempt.result()
             if error is not None:
                 self._fail(op, error)
                 failed.append(op)
@@ -180,16 +197,34 @@ class Executor:
         tasks = [running.task for running in self._running.values()]
         for task in tasks:
             task.cancel()
-        await asyncio.gather(*tasks, return_exceptions=True)
+        if tasks:
+            await asyncio.wait(tasks, timeout=_FAREWELL)
 
     def _driver(self, op: Op) -> Driver | None:
         return self.driver_of(op.key, op.item if op.item is not None else op.observed.item if op.observed else None)
 
-    def _start(self, op: Op, driver: Driver) -> None:
+    async def _slot(self, driver: Driver) -> bool:
+        """Takes a slot for an operation; False: all are held by operations that don't end."""
+        while True:
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(_PATIENCE):
+                    return await self._slots[driver].acquire()
+            if sum(running.driver is driver for running in self._running.values()) >= _PARALLEL:
+                return False
+
+    async def _in_slot(self, driver: Driver, op: Op) -> str | None:
+        try:
+            return await _attempt(driver, op)
+        finally:
+            self._slots[driver].release()
+
+    def _start(self, op: Op, driver: Driver, begun: asyncio.Task[str | None] | None = None) -> None:
+        """Has an operation go on beside the loop."""
+
         async def work() -> None:
             ok = False
             try:
-                error = await _attempt(driver, op)
+                error = await (begun if begun is not None else _attempt(driver, op))
                 ok = error is None
                 if error is not None:
                     self._claimed.pop(op.key, None)

@@ -15,6 +15,7 @@ from zos.agent.lock import alone
 from zos.agent.metrics import Metrics
 from zos.agent.settings import Settings, parse
 from zos.drivers.keyring import Keyring
+from zos.drivers.means import raise_descriptors, raise_inotify
 from zos.kube.client import Access, Client
 from zos.kube.log import configure
 from zos.kube.serving import serve
@@ -31,6 +32,15 @@ async def run(settings: Settings) -> None:
 
 async def _run(settings: Settings) -> None:
     settings.run.mkdir(parents=True, exist_ok=True)
+    descriptors = raise_descriptors()
+    try:
+        raise_inotify()
+    except OSError as error:
+        log.warning(
+            "%s; where WireGuard runs in userspace, networks beyond some hundred won't start: set the kernel setting "
+            "fs.inotify.max_user_instances to 8192 on the node",
+            error,
+        )
     metrics = Metrics()
     access = await Access.load(settings.kubeconfig)
     client = Client(access, wrote=lambda kind, verb, code: metrics.api_writes.labels(kind, verb, str(code)).inc())
@@ -50,7 +60,7 @@ async def _run(settings: Settings) -> None:
         features=equipment.features,
         metrics=metrics,
     )
-    log.info("agent %s starts", __version__)
+    log.info("agent %s starts, with at most %d descriptors", __version__, descriptors)
     server = None
     try:
         if settings.metrics is not None:

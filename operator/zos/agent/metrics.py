@@ -31,4 +31,8 @@ class Metrics:
         self.refused = Gauge(
             "zos_agent_refused_statuses", "Statuses that the API server refuses to take.", registry=self.registry
         )
+        self.blind = Gauge(
+            "zos_agent_blind", "1 for a driver that can't look, so that what it has is not known.", ("driver",),
+            registry=self.registry,
+        )  # fmt: skip
         self.foreign = Gauge("zos_agent_foreign_cluster", "1 while another cluster than ours answers.", registry=self.registry)

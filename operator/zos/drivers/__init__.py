@@ -6,7 +6,7 @@ A driver has ``ITEMS`` (the item classes it serves) and two coroutines, see `Dri
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from typing import ClassVar, Protocol
+from typing import ClassVar, Protocol, runtime_checkable
 
 from zos.plan.diff import Observed, Op
 from zos.plan.facts import DomainFact, ImageFact
@@ -47,6 +47,14 @@ class SlowDriver(Driver, Protocol):
     def progress(self, key: str) -> str:
         """What is going on with the operation on ``key`` right now (``pulling, 34 %``), for the condition. Empty: nothing
         to say. A change that people should see calls ``dirty``, at most about once a second."""
+
+
+@runtime_checkable
+class Remembering(Protocol):
+    """A driver that keeps what it saw, and looks only where it was told of a change."""
+
+    def distrust(self) -> None:
+        """It looks again although it was told of nothing: everywhere where there is little, else at another part each time."""
 
 
 class ImageSource(Protocol):

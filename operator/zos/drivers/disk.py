@@ -131,7 +131,7 @@ class DiskDriver:
             card = json.loads((self._directory / f"{name}.json").read_text())
             origin = Owner.model_validate(card["origin"]) if "origin" in card else None
             return Card(str(card["owner"]), "ext4" if card["format"] == "ext4" else "btrfs", origin)
-        except (OSError, ValueError, KeyError, TypeError, ValidationError):
+        except (FileNotFoundError, IsADirectoryError, ValueError, KeyError, TypeError, ValidationError):
             return None
 
     async def _create(self, item: Disk) -> None:

@@ -18,6 +18,7 @@ from zos.plan.items import Domain
 #: Ends that nobody asked for, of which the times are remembered.
 _CRASHES = 10
 _SECTOR = 512
+_ABSENT = (FileNotFoundError, NotADirectoryError, IsADirectoryError)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -104,10 +105,11 @@ class Machine:
         return self.directory / "console.log"
 
     def card(self) -> Domain | None:
-        """The definition, as far as it is readable; ``running`` says nothing."""
+        """The definition, as far as there is a readable one; ``running`` says nothing. Raises OSError where that can't be
+        told."""
         try:
             return item_of(json.loads((self.directory / "domain.json").read_text()))
-        except (OSError, ValueError, KeyError, TypeError, AttributeError):
+        except (*_ABSENT, ValueError, KeyError, TypeError, AttributeError):
             return None
 
     def write_card(self, item: Domain) -> None:
@@ -118,7 +120,7 @@ class Machine:
         try:
             text = json.loads((self.directory / "run.json").read_text())
             return known(Run, {**text, "crashes": tuple(text["crashes"])})
-        except (OSError, ValueError, KeyError, TypeError, AttributeError):
+        except (*_ABSENT, ValueError, KeyError, TypeError, AttributeError):
             return Run()
 
     def write_run(self, run: Run) -> None:
@@ -135,7 +137,7 @@ class Machine:
 
     def status(self) -> str:
         """The last word of the guest's init."""
-        with contextlib.suppress(OSError), open(self.status_file, "rb") as file:
+        with contextlib.suppress(*_ABSENT), open(self.status_file, "rb") as file:
             return file.read(_SECTOR).split(b"\0")[0].decode(errors="replace").strip()
         return ""
 

@@ -14,9 +14,10 @@ from collections.abc import Awaitable, Callable, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
 
-from zos.drivers import DriverError, netns
+from zos.drivers import DriverError, netns, news
 from zos.drivers.beside import beside
 from zos.drivers.fencerules import Ground, Network, connected_of, nameservers_of, rules
+from zos.drivers.news import Watch
 from zos.drivers.process import ProcessError, run
 
 _T = TypeVar("_T")
@@ -24,6 +25,7 @@ _T = TypeVar("_T")
 #: Not a name of a workload's table: those are api/names.py's, and have owners.
 TABLE = "zos-fetch"
 _TRIES = 5
+_GROUND = (news.ADDRESSES, news.ADDRESSES6, news.ROUTES, news.ROUTES6)
 _IPV6 = Path("/proc/net/if_inet6")
 _RESOLV_CONF = Path("/etc/resolv.conf")
 
@@ -41,8 +43,8 @@ class Fence:
         """Does the work, which starts fetchers, while the fence stands. Raises DriverError when it doesn't."""
         changed = asyncio.Event()
         watches = [
-            netns.Watch(netns.NETFILTER, (netns.NFTABLES,), changed.set),
-            netns.Watch(netns.ROUTE, (netns.ADDRESSES, netns.ADDRESSES6, netns.ROUTES, netns.ROUTES6), changed.set),
+            Watch(netns.NETFILTER, (news.NFTABLES,), lambda said: said.name == TABLE, changed.set, follows=False),
+            Watch(netns.ROUTE, _GROUND, lambda said: not said.link_local, changed.set, follows=False),
         ]
         try:
             await self.stand()

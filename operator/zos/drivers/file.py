@@ -12,6 +12,7 @@ from pathlib import Path, PurePosixPath
 from typing import ClassVar
 
 from zos.drivers import DriverError
+from zos.drivers.means import short_of_means
 from zos.plan.diff import Observed, Op
 from zos.plan.items import File, Item
 
@@ -59,10 +60,14 @@ class FileDriver:
         return observed
 
     def _read(self, path: str, owner: str) -> File | None:
-        with contextlib.suppress(OSError, UnicodeDecodeError), open(self._place(path), "rb") as file:
-            mode = os.fstat(file.fileno()).st_mode & 0o7777
-            return File(path=path, content=file.read().decode(), mode=mode, owner=owner)
-        return None
+        try:
+            with open(self._place(path), "rb") as file:
+                mode = os.fstat(file.fileno()).st_mode & 0o7777
+                return File(path=path, content=file.read().decode(), mode=mode, owner=owner)
+        except (OSError, UnicodeDecodeError) as error:
+            if short_of_means(error):
+                raise
+            return None
 
     def _write(self, item: File) -> None:
         target = self._place(item.path)

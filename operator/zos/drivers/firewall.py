@@ -6,7 +6,6 @@ like the table); anything else later means that somebody changed it.
 
 from __future__ import annotations
 
-import asyncio
 import hashlib
 import os
 import re
@@ -14,7 +13,9 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import ClassVar
 
-from zos.drivers import DriverError, netns
+from zos.drivers import DriverError, netns, news
+from zos.drivers.looks import Looks
+from zos.drivers.news import News, Watch
 from zos.drivers.process import run
 from zos.plan.diff import Observed, Op
 from zos.plan.items import Firewall, Item
@@ -34,17 +35,16 @@ class FirewallDriver:
     def __init__(self, run_dir: Path) -> None:
         self._memory = run_dir / "firewall"
         self._memory.mkdir(parents=True, exist_ok=True)
-        self._watch: netns.Watch | None = None
+        self._watch: Watch | None = None
+        self._looks = Looks(_tables)
 
     async def observe(self, wanted: Sequence[Item]) -> Mapping[str, Observed]:
         ours = netns.ours()
         if self._watch is not None:
-            await self._watch.follow(ours)
+            self._watch.follow(ours)
         plan = {item.key: item for item in wanted if isinstance(item, Firewall)}
-        spaces = ["", *sorted(ours)]
-        listings = await asyncio.gather(*(_tables(space) for space in spaces))
         observed: dict[str, Observed] = {}
-        for space, tables in zip(spaces, listings, strict=True):
+        for space, tables in (await self._looks.see(("", *sorted(ours)))).items():
             for (family, name), text in tables.items():
                 seen = self._judge(space, family, name, text, plan)
                 observed[seen.key] = seen
@@ -52,6 +52,12 @@ class FirewallDriver:
 
     async def apply(self, op: Op) -> None:
         space, family, name = op.key.removeprefix("firewall/").split("/", 2)
+        try:
+            await self._apply(op, space, family, name)
+        finally:
+            self._looks.stir(space)
+
+    async def _apply(self, op: Op, space: str, family: str, name: str) -> None:
         if op.item is None:
             if not space or space in netns.ours():
                 await run("nft", "-f", "-", netns=space, input=f"table {family} {name}\ndelete table {family} {name}\n")
@@ -71,7 +77,14 @@ class FirewallDriver:
         memory.with_suffix(".new").rename(memory)
 
     def watch(self, dirty: Callable[[], None]) -> None:
-        self._watch = netns.Watch(netns.NETFILTER, (netns.NFTABLES,), dirty)
+        def matters(said: News) -> bool:
+            return _OURS.fullmatch(said.name) is not None
+
+        self._watch = Watch(netns.NETFILTER, (news.NFTABLES,), matters, dirty, self._looks.stir)
+        self._looks.keep()
+
+    def distrust(self) -> None:
+        self._looks.doubt()
 
     async def close(self) -> None:
         if self._watch is not None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import functools
 import threading
 from collections.abc import Callable
 from typing import Any, ParamSpec, TypeVar
@@ -11,10 +12,17 @@ from typing import Any, ParamSpec, TypeVar
 import libvirt
 
 from zos.drivers import DriverError
-from zos.drivers.thread import in_thread
+from zos.drivers.thread import in_own_thread
 
 _P = ParamSpec("_P")
 _T = TypeVar("_T")
+#: Seconds between questions whether the daemon is alive, and how many may stay without an answer: then the connection is given
+#: up, and with it what waits for an answer.
+_KEEPALIVE, _MISSED = 5, 3
+#: Seconds for another call to open the connection.
+_OPENING = 5.0
+#: Seconds to say goodbye to a daemon that may hang.
+_CLOSING = 3.0
 _events = threading.Lock()
 _events_run = False
 
@@ -40,35 +48,45 @@ def _run_events() -> None:
 
 class Hypervisor:
     """``changed(name, event)`` is called in the event loop's thread: a guest's name and the lifecycle event (a
-    ``VIR_DOMAIN_EVENT_…``), or ``("", -1)`` for a lost connection."""
+    ``VIR_DOMAIN_EVENT_…``), or ``("", -1)`` for a connection that was lost or made again."""
 
     def __init__(self, uri: str, changed: Callable[[str, int], None]) -> None:
         self._uri = uri
         self._changed = changed
         self._connection: Any = None
+        self._opened = False
         self._lock = threading.Lock()
         self._loop: asyncio.AbstractEventLoop | None = None
 
     async def call(self, work: Callable[_P, _T], *args: _P.args, **kwargs: _P.kwargs) -> _T:
-        """Runs blocking work in a thread; libvirt's errors come as DriverError."""
+        """Runs blocking work in a thread; libvirt's errors come as DriverError. A daemon that hangs lets the work hang, until
+        the connection is given up; the next one is made by one call alone, and the others end meanwhile."""
         self._loop = asyncio.get_running_loop()
         try:
-            return await in_thread(work, *args, **kwargs)
+            return await in_own_thread(functools.partial(work, *args, **kwargs), "libvirt")
         except libvirt.libvirtError as error:
             raise DriverError(f"libvirt: {error}") from error
 
     def connection(self) -> Any:
-        """The open connection; opens it if need be. Blocks; raises libvirtError."""
-        with self._lock:
+        """The open connection; opens it if need be. Blocks; raises libvirtError or DriverError."""
+        if not self._lock.acquire(timeout=_OPENING):
+            raise DriverError("libvirt: the daemon does not answer (is libvirtd stopped or overloaded?)")
+        try:
             if self._connection is not None and self._connection.isAlive():
                 return self._connection
             self._drop()
             _run_events()
             connection = libvirt.open(self._uri)
+            connection.setKeepAlive(_KEEPALIVE, _MISSED)
             connection.registerCloseCallback(self._closed, None)
             connection.domainEventRegisterAny(None, libvirt.VIR_DOMAIN_EVENT_ID_LIFECYCLE, self._lifecycle, None)
             self._connection = connection
+            if self._opened:
+                self._tell("", -1)  # those who could not wait for it look again
+            self._opened = True
             return connection
+        finally:
+            self._lock.release()
 
     def find(self, name: str) -> Any:
         """The running guest of that name, None where there is none. Blocks; raises libvirtError."""
@@ -81,11 +99,15 @@ class Hypervisor:
 
     async def close(self) -> None:
         self._changed = lambda _name, _event: None
-        await asyncio.to_thread(self._close)
+        closing = asyncio.ensure_future(in_own_thread(self._close, "libvirt"))
+        await asyncio.wait([closing], timeout=_CLOSING)
 
     def _close(self) -> None:
-        with self._lock:
-            self._drop()
+        if self._lock.acquire(timeout=1):  # else it is just being opened, and that hangs
+            try:
+                self._drop()
+            finally:
+                self._lock.release()
 
     def _drop(self) -> None:
         connection, self._connection = self._connection, None

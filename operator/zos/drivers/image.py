@@ -138,8 +138,10 @@ class ImageDriver:
         for file in self._refs.glob("*.json"):
             try:
                 card = _read(file)
-            except (OSError, ValueError, KeyError, TypeError):
-                file.unlink(missing_ok=True)
+            except FileNotFoundError:
+                continue
+            except (IsADirectoryError, ValueError, KeyError, TypeError):  # what can't be read may be right
+                _discard(file)
                 continue
             if file != self._card(card.ref):  # of a time when each spelling had a card
                 file.unlink(missing_ok=True)
@@ -178,7 +180,7 @@ class ImageDriver:
                 text[field] = tuple(text[field])
             text["executables"] = frozenset(text["executables"]) if text["executables"] is not None else None
             return ImageFact(**text, pulled=pulled)
-        except (OSError, ValueError, KeyError, TypeError):
+        except (FileNotFoundError, NotADirectoryError, IsADirectoryError, ValueError, KeyError, TypeError):
             return None
 
     async def _get(self, ref: str, key: str) -> None:
@@ -207,7 +209,7 @@ class ImageDriver:
 
     def _known(self, name: str, source: str) -> _Card | None:
         """What another spelling of the same path has brought in the meantime."""
-        with contextlib.suppress(OSError, ValueError, KeyError, TypeError):
+        with contextlib.suppress(FileNotFoundError, IsADirectoryError, ValueError, KeyError, TypeError):
             card = _read(self._card(name))
             if card.source == source != "" and (directory_of(self._directory, card.digest) / "image.json").exists():
                 return card
@@ -279,7 +281,7 @@ class ImageDriver:
         card = self._card(canonical(ref))
         if card.exists() and not self._cold(card):
             return  # asked for by somebody who saw it when it was wanted: it stays for the next who wants it
-        with contextlib.suppress(OSError, ValueError, KeyError):
+        with contextlib.suppress(FileNotFoundError, ValueError, KeyError, TypeError):
             digest = _read(card).digest
             card.unlink()
             others = {_read(other).digest for other in self._refs.glob("*.json")}
@@ -338,6 +340,13 @@ def _read(file: Path) -> _Card:
     told = card.get("pulled")
     pulled = Pulled(float(told["at"]), float(told["seconds"]), int(told["size"])) if told else None
     return _Card(canonical(str(card["ref"])), str(card["digest"]), str(card["source"]), pulled)
+
+
+def _discard(card: Path) -> None:
+    if card.is_dir():
+        shutil.rmtree(card)
+    else:
+        card.unlink(missing_ok=True)
 
 
 def _sync(directory: Path) -> None:

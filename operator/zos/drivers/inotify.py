@@ -6,7 +6,8 @@ import asyncio
 import ctypes
 import errno
 import os
-from collections.abc import Callable, Iterable
+import struct
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 
 MODIFY = 0x2
@@ -20,14 +21,21 @@ ONLYDIR = 0x01000000
 #: Anything that adds, replaces or removes what a directory lists.
 ENTRIES = MOVED_FROM | MOVED_TO | CREATE | DELETE | DELETE_SELF | CLOSE_WRITE | ONLYDIR
 
+_OVERFLOW, _IGNORED = 0x4000, 0x8000
+
 _libc = ctypes.CDLL(None, use_errno=True)
 
 
 class Inotify:
-    """Calls ``changed`` when something happens in one of the watched directories. Bursts come as one call."""
+    """Calls ``changed`` when something happens in one of the watched directories. Bursts come as one call.
 
-    def __init__(self, changed: Callable[[], None]) -> None:
+    ``counts`` is asked of each event, with the directory and the name in it (empty: the directory itself; for both: so much
+    happened that some was lost), and says whether it counts. Without it all do.
+    """
+
+    def __init__(self, changed: Callable[[], None], counts: Callable[[Path | None, str], bool] | None = None) -> None:
         self._changed = changed
+        self._counts = counts
         self._watches: dict[Path, int] = {}
         self._fd = _check(_libc.inotify_init1(os.O_NONBLOCK | os.O_CLOEXEC))
         asyncio.get_running_loop().add_reader(self._fd, self._read)
@@ -54,10 +62,23 @@ class Inotify:
 
     def _read(self) -> None:
         try:
-            os.read(self._fd, 65536)
+            data = os.read(self._fd, 65536)
         except BlockingIOError:
             return
-        self._changed()
+        if self._counts is None or True in [self._counts(*event) for event in self._events(data)]:
+            self._changed()
+
+    def _events(self, data: bytes) -> Iterator[tuple[Path | None, str]]:
+        paths = {watch: path for path, watch in self._watches.items()}
+        offset = 0
+        while offset < len(data):
+            watch, mask, _, length = struct.unpack_from("iIII", data, offset)
+            name = data[offset + 16 : offset + 16 + length].split(b"\0")[0]
+            offset += 16 + length
+            if mask & _OVERFLOW:
+                yield None, ""
+            elif watch in paths and not mask & _IGNORED:
+                yield paths[watch], os.fsdecode(name)
 
 
 def _check(result: int) -> int:

@@ -22,7 +22,9 @@ from pyroute2 import AsyncIPRoute
 from pyroute2.netlink.exceptions import NetlinkError
 
 from zos.api import names
-from zos.drivers import DriverError, addresses, netns, wire
+from zos.drivers import DriverError, addresses, netns, news, wire
+from zos.drivers.looks import Looks
+from zos.drivers.news import News, Watch
 from zos.drivers.process import ProcessError, run
 from zos.plan.diff import Observed, Op
 from zos.plan.items import Bridge, Item, Netns, Route, Tap, Veth
@@ -97,14 +99,17 @@ class LinkDriver:
     SLOW: ClassVar[bool] = False
 
     def __init__(self) -> None:
-        self._watch: netns.Watch | None = None
+        self._watch: Watch | None = None
+        self._looks = Looks(_look)
+        self._own: frozenset[int] = frozenset()  # interfaces of ours in the node's own namespace
 
     async def observe(self, wanted: Sequence[Item]) -> Mapping[str, Observed]:
         ours = netns.ours()
         if self._watch is not None:
-            await self._watch.follow(ours)
-        seen = await asyncio.gather(*(_look(name) for name in ("", *sorted(ours))))
-        spaces = {space.name: space for space in seen if space is not None}
+            self._watch.follow(ours)
+        seen = await self._looks.see(("", *sorted(ours)))
+        spaces = {name: space for name, space in seen.items() if space is not None}
+        self._own = frozenset(link.index for link in spaces[""].links.values() if _is_ours(link.name, link.alias))
         plan = {item.key: item for item in wanted}
         observed: dict[str, Observed] = {}
         for space in spaces.values():
@@ -144,20 +149,35 @@ class LinkDriver:
             raise DriverError(f"{op.key}: {os.strerror(error.code)}") from error
         except (OSError, ProcessError) as error:
             raise DriverError(f"{op.key}: {error}") from error
+        finally:
+            for place in _places(op):
+                self._looks.stir(place)
 
     def watch(self, dirty: Callable[[], None]) -> None:
-        groups = (netns.LINKS, netns.ADDRESSES, netns.ADDRESSES6, netns.ROUTES, netns.ROUTES6, netns.TRAFFIC)
-        self._watch = netns.Watch(netns.ROUTE, groups, dirty)
+        groups = (news.LINKS, news.ADDRESSES, news.ADDRESSES6, news.ROUTES, news.ROUTES6, news.TRAFFIC)
+        self._watch = Watch(netns.ROUTE, groups, self._matters, dirty, self._looks.stir)
+        self._looks.keep()
+
+    def distrust(self) -> None:
+        self._looks.doubt()
 
     async def close(self) -> None:
         if self._watch is not None:
             self._watch.close()
 
+    def _matters(self, said: News) -> bool:
+        """A namespace of ours is ours altogether; of the node's own only what we made. (An interface of ours stays one, in
+        whatever name it changes.)"""
+        if said.space or said.index in self._own:
+            return True
+        if _is_ours(said.name, said.alias):
+            self._own |= {said.index}
+            return True
+        return False
+
     async def _remove(self, op: Op) -> None:
         kind, _, rest = op.key.partition("/")
         if kind == "netns":
-            if self._watch is not None:
-                await self._watch.follow(netns.ours() - {rest})
             if rest in netns.ours():
                 await run("ip", "netns", "delete", rest)
             return
@@ -170,6 +190,17 @@ class LinkDriver:
             else:
                 for index in await sock.link_lookup(ifname=name):
                     await gone_is_fine(sock.link("del", index=index))
+
+
+def _is_ours(name: str, alias: str) -> bool:
+    """By name and alias: interfaces, and the bridges that they may be ports of."""
+    return alias.startswith(ALIAS) or _NAME.fullmatch(name) is not None or SEGMENT.fullmatch(name) is not None
+
+
+def _places(op: Op) -> set[str]:
+    """Namespaces that an operation may change. A link may have its other end anywhere; a look at it says where."""
+    kind, space, *_ = op.key.split("/")
+    return {space, *(() if kind == "route" else ("",)), *((op.item.peer_netns,) if isinstance(op.item, Veth) else ())}
 
 
 async def _look(name: str) -> _Space | None:

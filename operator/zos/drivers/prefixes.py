@@ -6,8 +6,9 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from ipaddress import IPv4Network, collapse_addresses
 from typing import Any, ClassVar
 
-from zos.drivers import netns
+from zos.drivers import netns, news
 from zos.drivers.link import Link
+from zos.drivers.news import News, Watch
 from zos.plan.diff import Observed, Op
 from zos.plan.items import Item
 
@@ -26,7 +27,9 @@ class PrefixDriver:
     SLOW: ClassVar[bool] = False
 
     def __init__(self) -> None:
-        self._watch: netns.Watch | None = None
+        self._watch: Watch | None = None
+        self._ours: frozenset[int] = frozenset()
+        self._carrying: frozenset[int] = frozenset()  # interfaces of others that a network is known by
         self._known: tuple[str, ...] | None = None
 
     def prefixes(self) -> tuple[str, ...] | None:
@@ -40,6 +43,9 @@ class PrefixDriver:
             addresses = [message async for message in await sock.get_addr(family=_AF_INET)]
             routes = [message async for message in await sock.get_routes(family=_AF_INET, table=_RT_TABLE_MAIN)]
         theirs = {link.index for link in links if not link.ours}
+        self._ours = frozenset(link.index for link in links if link.ours)
+        told = (*(message["index"] for message in addresses), *(message.get_attr("RTA_OIF") for message in routes))
+        self._carrying = frozenset(index for index in told if index in theirs)
         found = [
             *(network for message in addresses if message["index"] in theirs for network in _of_address(message)),
             *(network for message in routes if message.get_attr("RTA_OIF") in theirs for network in _of_route(message)),
@@ -51,11 +57,20 @@ class PrefixDriver:
         raise AssertionError(op)
 
     def watch(self, dirty: Callable[[], None]) -> None:
-        self._watch = netns.Watch(netns.ROUTE, (netns.LINKS, netns.ADDRESSES, netns.ROUTES), dirty)
+        groups = (news.LINKS, news.ADDRESSES, news.ROUTES)
+        self._watch = Watch(netns.ROUTE, groups, self._matters, dirty, follows=False)
 
     async def close(self) -> None:
         if self._watch is not None:
             self._watch.close()
+
+    def _matters(self, said: News) -> bool:
+        """Of others' interfaces those with networks: with one that goes down, its IPv4 routes go without a word."""
+        if said.about == "route":
+            counts = said.table == _RT_TABLE_MAIN and said.type == _UNICAST and said.length in _ON_LINK and not said.gateway
+        else:
+            counts = said.about == "address" or said.index in self._carrying
+        return counts and said.index not in self._ours
 
 
 def _of_address(message: Any) -> Iterator[IPv4Network]:

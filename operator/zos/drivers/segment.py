@@ -14,8 +14,9 @@ from pyroute2 import AsyncIPRoute
 from pyroute2.netlink.exceptions import NetlinkError
 
 from zos.api import names
-from zos.drivers import DriverError, netns
+from zos.drivers import DriverError, netns, news
 from zos.drivers.link import ALIAS, SEGMENT, Link, find, gone_is_fine, no_addresses_of_its_own
+from zos.drivers.news import News, Watch
 from zos.plan.diff import Observed, Op
 from zos.plan.items import Item, Segment
 
@@ -27,7 +28,9 @@ class SegmentDriver:
     SLOW: ClassVar[bool] = False
 
     def __init__(self) -> None:
-        self._watch: netns.Watch | None = None
+        self._watch: Watch | None = None
+        self._asked: frozenset[str] = frozenset()
+        self._indexes: frozenset[int] = frozenset()  # of the interfaces that count, whatever they are called later
 
     async def observe(self, wanted: Sequence[Item]) -> Mapping[str, Observed]:
         async with netns.netlink("") as sock:
@@ -35,6 +38,8 @@ class SegmentDriver:
         by_name = {link.name: link for link in links}
         asked = {item.interface for item in wanted if isinstance(item, Segment)}
         made = {_marked(link, asked): link for link in links if SEGMENT.fullmatch(link.name)}
+        self._asked = frozenset(asked)
+        self._indexes = frozenset(link.index for link in links if self._named(link.name))
         observed: dict[str, Observed] = {}
         for interface in (asked & by_name.keys()) | made.keys():
             item = Segment(interface=interface)
@@ -58,11 +63,17 @@ class SegmentDriver:
             raise DriverError(f"interface {interface}: {os.strerror(error.code)}") from error
 
     def watch(self, dirty: Callable[[], None]) -> None:
-        self._watch = netns.Watch(netns.ROUTE, (netns.LINKS,), dirty)
+        def matters(said: News) -> bool:
+            return said.index in self._indexes or self._named(said.name)
+
+        self._watch = Watch(netns.ROUTE, (news.LINKS,), matters, dirty, follows=False)
 
     async def close(self) -> None:
         if self._watch is not None:
             self._watch.close()
+
+    def _named(self, name: str) -> bool:
+        return name in self._asked or SEGMENT.fullmatch(name) is not None
 
 
 def _marked(bridge: Link, asked: Iterable[str]) -> str:

@@ -8,6 +8,7 @@ from pathlib import Path, PurePosixPath
 from typing import ClassVar
 
 from zos.drivers import DriverError, netns
+from zos.drivers.means import short_of_means
 from zos.plan.diff import Observed, Op
 from zos.plan.items import Item, Sysctl
 
@@ -26,7 +27,9 @@ class SysctlDriver:
                     if not item.optional:
                         continue
                     value = item.value
-                except (OSError, DriverError):
+                except (OSError, DriverError) as error:
+                    if short_of_means(error):
+                        raise
                     continue
                 words = " ".join(value.split())
                 observed[item.key] = Observed(item.key, item if words == item.value else replace(item, value=words))

@@ -22,9 +22,10 @@ def mark(disk: Path, name: Path | None = None) -> None:
 
 
 def is_unused(disk: Path) -> bool:
+    """Raises OSError where that can't be told."""
     try:
         return _beside(disk).read_text(encoding="ascii") == str(disk.stat().st_mtime_ns)
-    except (OSError, ValueError):
+    except (FileNotFoundError, IsADirectoryError, ValueError):
         return False
 
 

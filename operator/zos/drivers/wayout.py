@@ -11,7 +11,8 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, ClassVar
 
-from zos.drivers import DriverError, netns
+from zos.drivers import DriverError, netns, news
+from zos.drivers.news import Watch
 from zos.drivers.process import ProcessError, run
 from zos.plan.diff import Observed, Op
 from zos.plan.items import Item
@@ -36,7 +37,7 @@ class WayOutDriver:
     def __init__(self) -> None:
         self._shut: Mapping[str, str] = {}
         self._due = asyncio.Event()
-        self._watches: list[netns.Watch] = []
+        self._watches: list[Watch] = []
         self._task: asyncio.Task[None] | None = None
 
     def shut(self) -> Mapping[str, str]:
@@ -53,8 +54,8 @@ class WayOutDriver:
 
     def watch(self, dirty: Callable[[], None]) -> None:
         self._watches = [
-            netns.Watch(netns.NETFILTER, (netns.NFTABLES,), self._due.set),
-            netns.Watch(netns.ROUTE, (netns.ROUTES,), self._due.set),
+            Watch(netns.NETFILTER, (news.NFTABLES,), lambda _: True, self._due.set, follows=False),
+            Watch(netns.ROUTE, (news.ROUTES,), lambda said: not said.link_local, self._due.set, follows=False),
         ]
         self._task = asyncio.get_running_loop().create_task(self._keep(dirty))
 

@@ -13,6 +13,7 @@ import hashlib
 import json
 import logging
 import os
+import re
 import shutil
 from collections.abc import Callable, Mapping, Sequence
 from ipaddress import ip_interface, ip_network
@@ -21,8 +22,11 @@ from typing import Any, ClassVar, Literal
 
 from pyroute2.netlink.exceptions import NetlinkError
 
-from zos.drivers import DriverError, addresses, netns
+from zos.drivers import DriverError, addresses, netns, news
 from zos.drivers.keyring import Keyring
+from zos.drivers.looks import Looks
+from zos.drivers.means import short_of_means
+from zos.drivers.news import News, Watch
 from zos.drivers.process import ProcessError, run
 from zos.drivers.service import Supervised, Supervisor
 from zos.drivers.wgtext import (
@@ -45,6 +49,8 @@ log = logging.getLogger("zos.wireguard")
 
 _SOCKETS = Path("/run/wireguard")
 _ALIAS = "zos-wireguard:"
+#: Names that api/names.py gives to interfaces.
+_NAME = re.compile(r"w-[a-z2-7]{10}")
 #: Seconds between looks at where peers without an endpoint were heard from.
 _LEARN = 5.0
 _START = 8.0
@@ -80,36 +86,51 @@ class WireGuardDriver:
         self._program = program
         self.kind: Kind = kind
         self._supervisor = Supervisor(scan, logs, "zos-wg-")
-        self._watch: netns.Watch | None = None
+        self._watch: Watch | None = None
+        self._looks = Looks(self._look)
+        self._services: Mapping[str, Supervised | None] = {}
+        self._plan: Mapping[str, WireGuard] = {}  # as of the last look, by name
+        self._spaces: dict[str, str] = {}  # of each interface
         self._learner: asyncio.Task[None] | None = None
-        self._background: set[asyncio.Task[None]] = set()
+        self._calls: dict[str, tuple[asyncio.Task[None], frozenset[str]]] = {}  # by interface: to whom
 
     async def observe(self, wanted: Sequence[Item]) -> Mapping[str, Observed]:
         ours = netns.ours()
         if self._watch is not None:
-            await self._watch.follow(ours)
-        services = await self._supervisor.services() if self.kind == "userspace" else {}
-        plan = {item.key: item for item in wanted if isinstance(item, WireGuard)}
-        observed: dict[str, Observed] = {}
-        for directory in self._files.glob("*"):
-            try:
-                card = json.loads((directory / "card").read_text())
-                space, owner = str(card["netns"]), str(card["owner"])
-            except (FileNotFoundError, NotADirectoryError):
-                if directory.name not in services:
-                    shutil.rmtree(directory, ignore_errors=True)  # half-made: nothing was started with it
-                continue
-            except (ValueError, KeyError, TypeError):
-                continue  # it may well run: made anew where it is wanted, and left alone where not
-            key = f"wireguard/{space}/{directory.name}"
-            service = services.get(directory.name)
-            supervised = self.kind == "kernel" or (service is not None and service.up)
-            item = plan.get(key)
-            live = await self._live(space, directory.name) if supervised else None
-            observed[key] = Observed(key, await self._judge(item, space, directory, live, card), owner)
-        return observed
+            self._watch.follow(ours)
+        before, self._services = self._services, await self._supervisor.services() if self.kind == "userspace" else {}
+        plan = {item.name: item for item in wanted if isinstance(item, WireGuard)}
+        for name in {*plan, *self._plan, *before, *self._services}:
+            if (plan.get(name), self._services.get(name)) != (self._plan.get(name), before.get(name)):
+                self._looks.stir(name)
+        self._plan = plan
+        seen = await self._looks.see([directory.name for directory in self._files.glob("*")])
+        return {thing.key: thing for thing in seen.values() if thing is not None}
+
+    async def _look(self, name: str) -> Observed | None:
+        """None: nothing that can be told of."""
+        directory, service = self._files / name, self._services.get(name)
+        try:
+            card = json.loads((directory / "card").read_text())
+            space, owner = str(card["netns"]), str(card["owner"])
+        except (FileNotFoundError, NotADirectoryError):
+            if name not in self._services:
+                shutil.rmtree(directory, ignore_errors=True)  # half-made: nothing was started with it
+            return None
+        except (ValueError, KeyError, TypeError):
+            return None  # it may well run: made anew where it is wanted, and left alone where not
+        self._spaces[name] = space
+        supervised = self.kind == "kernel" or (service is not None and service.up)
+        item = self._plan.get(name)
+        live = await self._live(space, name) if supervised else None
+        key = f"wireguard/{space}/{name}"
+        return Observed(
+            key, await self._judge(item if item is None or item.key == key else None, space, directory, live, card), owner
+        )
 
     async def apply(self, op: Op) -> None:
+        name = op.key.rpartition("/")[2]
+        self._looks.stir(name)
         try:
             if op.item is None:
                 await self._remove(*op.key.split("/")[1:])
@@ -122,19 +143,34 @@ class WireGuardDriver:
             raise DriverError(f"{op.key}: {os.strerror(error.code)}") from error
         except OSError as error:
             raise DriverError(f"{op.key}: {error}") from error
+        finally:
+            self._looks.stir(name)
 
     def watch(self, dirty: Callable[[], None]) -> None:
-        groups = (netns.LINKS, netns.ADDRESSES, netns.ADDRESSES6, netns.ROUTES, netns.ROUTES6)
-        self._watch = netns.Watch(netns.ROUTE, groups, dirty)
+        groups = (news.LINKS, news.ADDRESSES, news.ADDRESSES6, news.ROUTES, news.ROUTES6)
+        self._watch = Watch(netns.ROUTE, groups, _matters, dirty, self._stirred)
+        self._looks.keep()
         if self.kind == "userspace":
             self._supervisor.watch(dirty)
             self._learner = asyncio.create_task(self._learn())
+
+    def distrust(self) -> None:
+        self._looks.doubt()
+        self._supervisor.distrust()
+
+    def _stirred(self, space: str | None) -> None:
+        """Something happened in a namespace. (One that is on its way is in the node's own.)"""
+        if space is None:
+            self._looks.stir(None)
+        for name, where in self._spaces.items():
+            if space in ("", where):
+                self._looks.stir(name)
 
     async def close(self) -> None:
         if self._watch is not None:
             self._watch.close()
         self._supervisor.close()
-        for task in (*self._background, *((self._learner,) if self._learner is not None else ())):
+        for task in (*(task for task, _ in self._calls.values()), *((self._learner,) if self._learner is not None else ())):
             task.cancel()
             with contextlib.suppress(asyncio.CancelledError):
                 await task
@@ -146,7 +182,9 @@ class WireGuardDriver:
             if self.kind == "userspace":
                 return parse_uapi(await _ask(name))
             return parse_dump((await run("wg", "show", name, "dump", netns=space)).stdout)
-        except (OSError, ProcessError, ValueError, KeyError, IndexError):
+        except (OSError, ProcessError, ValueError, KeyError, IndexError) as error:
+            if short_of_means(error):
+                raise
             return None
 
     async def _judge(
@@ -175,9 +213,10 @@ class WireGuardDriver:
         if private is None:
             raise DriverError(f"this node has no key {item.public_key}: its state directory was lost or replaced")
         directory = self._files / item.name
+        cut_off = await self._call_off(item.name)
         live = await self._live(item.netns, item.name)
         learned = self._learned(item, directory, live)
-        known = {peer.public_key for peer in live.peers} if live is not None else set()
+        known = {peer.public_key for peer in live.peers} - cut_off if live is not None else set()
         await asyncio.to_thread(self._write, item, directory, private, learned, done=False)
         if self.kind == "userspace":
             argv = ("/bin/sh", "-c", LAUNCHER, f"wireguard {item.name}", item.name, item.netns, str(directory), self._program)
@@ -256,12 +295,21 @@ class WireGuardDriver:
                     await asyncio.sleep(_BETWEEN_CALLS)
                 words = [word for peer in peers for word in hang_up(peer)]
                 await run("wg", "set", item.name, *words, netns=item.netns)
+            self._looks.stir(item.name)
 
-        task = asyncio.create_task(work())
-        self._background.add(task)
-        task.add_done_callback(self._background.discard)
+        self._calls[item.name] = asyncio.create_task(work()), frozenset(peer.public_key for peer in peers)
+
+    async def _call_off(self, name: str) -> frozenset[str]:
+        """Ends calls that are still being made: a call makes a peer that is not there any more. Gives to whom they were."""
+        task, peers = self._calls.pop(name, (None, frozenset()))
+        if task is None or task.done():
+            return frozenset()
+        task.cancel()
+        await asyncio.wait([task])
+        return peers
 
     async def _remove(self, space: str, name: str) -> None:
+        await self._call_off(name)
         if self.kind == "userspace":
             await self._supervisor.remove(name)
             (_SOCKETS / f"{name}.sock").unlink(missing_ok=True)
@@ -270,6 +318,7 @@ class WireGuardDriver:
                 for index in await sock.link_lookup(ifname=name):
                     await sock.link("del", index=index)
         await asyncio.to_thread(shutil.rmtree, self._files / name, ignore_errors=True)
+        self._spaces.pop(name, None)
 
     # -- learned endpoints ---------------------------------------------------------------------------------------------
 
@@ -310,6 +359,10 @@ class WireGuardDriver:
         _replace(directory / "card", json.dumps({**card, "learned": heard}))
 
 
+def _matters(said: News) -> bool:
+    return bool(said.space) or _NAME.fullmatch(said.name) is not None
+
+
 async def _ask(name: str) -> str:
     """A running userspace interface's answer over its socket."""
     async with asyncio.timeout(2):
@@ -342,8 +395,9 @@ async def _interface_right(item: WireGuard) -> bool:
                     and addresses.working(found, routes).get(index, frozenset()) == wanted
                     and set(_ours(routes, index)) == {str(ip_network(route)) for route in item.routes}
                 )
-    except (DriverError, NetlinkError, OSError):
-        pass
+    except (DriverError, NetlinkError, OSError) as error:
+        if short_of_means(error):
+            raise
     return False
 
 
