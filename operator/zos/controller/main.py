@@ -7,8 +7,9 @@ import contextlib
 import logging
 import random
 import time
-from collections.abc import Callable
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Coroutine, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any
 
 from prometheus_client import REGISTRY
 from pydantic import ValidationError
@@ -30,7 +31,7 @@ from zos.controller.registry import KINDS, WATCHED, Kind, indexes
 from zos.controller.versions import Versions
 from zos.controller.writing import MANAGER
 from zos.kube.client import Access, ApiError, Client, Raw, Unavailable
-from zos.kube.election import Election
+from zos.kube.election import Election, Times
 from zos.kube.informer import Informer
 from zos.kube.lease import now
 from zos.kube.queue import Queue
@@ -57,13 +58,15 @@ class Settings:
     identity: str
     workers: int = 1000
     resync: float = 300.0
+    election: Times = field(default_factory=Times)
 
 
 class Controller:
     def __init__(self, access: Access, settings: Settings) -> None:
         self._settings = settings
         self._observers: list[Callable[[str, str, int], None]] = []
-        self._client = Client(access, wrote=self._wrote)
+        self._client = Client(access, wrote=self._wrote, may_write=lambda: self._election.leads)
+        self._own_client = self._client.beside()
         self.world = World([*indexes()])
         self._queue = Queue(
             time.monotonic, lambda: random.uniform(0.8, 1.2), lambda key: KINDS[key.kind].rest, Collector().collect
@@ -82,8 +85,9 @@ class Controller:
             buried=self._bury, unreadable=self._unreadable, rewound=self._rewound,
         )  # fmt: skip
         self._election = Election(
-            self._client, CONTROLLER_NAMESPACE, CONTROLLER, settings.identity, time.monotonic, self._reached
-        )
+            self._own_client, CONTROLLER_NAMESPACE, CONTROLLER, settings.identity, time.monotonic, self._reached,
+            settings.election,
+        )  # fmt: skip
         self.leading = False
         self._health = Health(time.monotonic)
 
@@ -108,6 +112,7 @@ class Controller:
         census = metrics.Census(self.world, KINDS, lambda: self.leading)
         async with contextlib.AsyncExitStack() as stack:
             stack.push_async_callback(self._client.close)
+            stack.push_async_callback(self._own_client.close)
             REGISTRY.register(census)
             stack.callback(REGISTRY.unregister, census)
             REGISTRY.register(self._informer.hearing)
@@ -134,21 +139,16 @@ class Controller:
         self.leading = True
         self._health.leads(True)
         metrics.LEADING.set(1)
+        await _first([self._election.keep(), self._decide()])
+        log.error("leadership ended")
+
+    async def _decide(self) -> None:
         # Nothing is allocated before everything that holds something was seen.
         await self._informer.listed.wait()
         log.info("everything listed", extra={"objects": self.world.counts()})
         self._judge_agents()  # or every node would count as never heard of for a moment
         self._resync()
-        tasks = [asyncio.create_task(self._work()) for _ in range(self._settings.workers)]
-        tasks += [asyncio.create_task(self._watch_beats()), asyncio.create_task(self._resyncs())]
-        try:
-            keep = asyncio.create_task(self._election.keep())
-            await asyncio.wait([keep, *tasks], return_when=asyncio.FIRST_COMPLETED)
-        finally:
-            for task in (keep, *tasks):
-                task.cancel()
-            await asyncio.gather(keep, *tasks, return_exceptions=True)
-        log.error("leadership ended")
+        await _first([self._watch_beats(), self._resyncs(), *(self._work() for _ in range(self._settings.workers))])
 
     # -- hearing
 
@@ -357,6 +357,19 @@ def resolved(kind: Kind, obj: Object, reader: Reader) -> Resolution:
     some = ", ".join(map(str, unread[:5])) + (f" and {len(unread) - 5} more" if len(unread) > 5 else "")
     why = f"{some}, which may use it and can't be read by this controller: upgrade the controller, or mend what can't be read"
     return replace(found, verdict=waiting(Reason.DELETION_BLOCKED, f"waits for {why}"), waits_for=(why,))
+
+
+async def _first(works: Sequence[Coroutine[Any, Any, None]]) -> None:
+    """Until one of them ends; the others end with it."""
+    tasks = [asyncio.create_task(work) for work in works]
+    try:
+        await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
+    finally:
+        for task in tasks:
+            task.cancel()
+        for result in await asyncio.gather(*tasks, return_exceptions=True):
+            if isinstance(result, Exception):
+                log.error("ended by itself", exc_info=result)
 
 
 def _meta(key: Key, raw: Raw) -> Meta:

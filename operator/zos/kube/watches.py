@@ -27,6 +27,8 @@ log = logging.getLogger("zos.watches")
 #: A connection whose other end is gone without a word is found dead by the kernel: seconds until it asks, between questions,
 #: and their number.
 _PROBES = (10, 5, 3)
+#: Seconds for which events are taken in before everybody else in the caller's loop has a turn.
+_TURN = 0.05
 
 
 @dataclass(frozen=True)
@@ -116,10 +118,16 @@ class Watches:
         heard_of: deque[tuple[str | None, Raw]] = deque()
 
         def take() -> None:
+            end = self._loop.time() + _TURN
             while heard_of:
-                type, raw = heard_of.popleft()
-                if not self._stop.is_set():  # what comes after the end will be listed by the next watch
-                    self._event(type, raw)
+                if self._loop.time() > end:
+                    self._loop.call_soon(take)
+                    return
+                try:
+                    if not self._stop.is_set():  # what comes after the end will be listed by the next watch
+                        self._event(*heard_of[0])
+                finally:
+                    heard_of.popleft()  # as long as it was there, nobody woke this loop again
 
         async def heard(event: kopf.RawEvent, **_: Any) -> None:
             heard_of.append((event["type"], cast("Raw", event["object"])))
