@@ -1,7 +1,7 @@
 """kopf's watching, as plain calls. The only module that imports kopf.
 
 kopf runs in a thread and an event loop of its own, because on its way out it cancels whatever else runs in its loop; events
-come out in the caller's loop.
+come out in the caller's loop. They are taken from its connections (`zos.kube.tap`).
 """
 
 from __future__ import annotations
@@ -12,15 +12,16 @@ import logging
 import socket
 import threading
 from collections import deque
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, cast
+from typing import Any
 
 import aiohttp
 import kopf
 
 from zos.api.meta import Key, Object
 from zos.kube.client import Access, Raw, path_of
+from zos.kube.tap import tapped
 
 log = logging.getLogger("zos.watches")
 
@@ -69,7 +70,7 @@ class Watches:
     ) -> None:
         self._access = access
         self._served = served
-        self._collections = {watched.path for watched in served}
+        self._collections = {watched.path: watched for watched in served}
         self._event = event
         self._stir = stir
         self._clock = clock
@@ -86,7 +87,7 @@ class Watches:
     @property
     def begun(self) -> bool:
         """Whether kopf has asked for every collection: its discovery lags behind a CRD that has just been made."""
-        return self._collections <= self._asked
+        return self._collections.keys() <= self._asked
 
     @property
     def opened(self) -> Mapping[str, float]:
@@ -129,17 +130,22 @@ class Watches:
                 finally:
                     heard_of.popleft()  # as long as it was there, nobody woke this loop again
 
-        async def heard(event: kopf.RawEvent, **_: Any) -> None:
-            heard_of.append((event["type"], cast("Raw", event["object"])))
+        def heard(path: str, type: str | None, raw: Raw) -> None:
+            model = self._collections[path].model
+            raw |= {"apiVersion": model.API_VERSION, "kind": model.KIND}  # a list says it for all its items
+            heard_of.append((type, raw))
             if len(heard_of) == 1:  # waking the other loop is dear: once for all that comes before it is awake
                 self._loop.call_soon_threadsafe(take)
 
+        async def nothing(**_: Any) -> None:
+            """kopf watches what it has a handler for."""
+
         for watched in self._served:
             group, _, version = watched.model.API_VERSION.rpartition("/")
-            kopf.on.event(group, version, watched.model.PLURAL, registry=registry)(heard)
+            kopf.on.event(group, version, watched.model.PLURAL, registry=registry)(nothing)
 
         async def login(**_: Any) -> kopf.AiohttpSession:
-            return kopf.AiohttpSession(server=self._access.server, aiohttp_session=await self._session())
+            return kopf.AiohttpSession(server=self._access.server, aiohttp_session=await self._session(heard))
 
         kopf.on.login(registry=registry)(login)
         await kopf.operator(
@@ -151,8 +157,8 @@ class Watches:
             stop_flag=self._stop,
         )
 
-    async def _session(self) -> aiohttp.ClientSession:
-        """kopf's connections, on which its requests are seen."""
+    async def _session(self, heard: Callable[[str, str | None, Raw], None]) -> aiohttp.ClientSession:
+        """kopf's connections, on which its requests are seen, and what is answered to them."""
 
         async def started(_: object, __: object, request: aiohttp.TraceRequestStartParams) -> None:
             self._asked.add(request.url.path)
@@ -184,6 +190,7 @@ class Watches:
             connector=aiohttp.TCPConnector(limit=0, ssl=self._access.ssl(), socket_factory=_probed),
             headers={"Authorization": authorization} if authorization else None,
             trace_configs=[trace],
+            response_class=tapped(self._collections, heard),
         )
 
 
@@ -197,23 +204,10 @@ def _probed(address: tuple[Any, ...]) -> socket.socket:
     return made
 
 
-class _NoDifferences(kopf.AnnotationsDiffBaseStorage):
-    """Handlers of plain events need no differences; kopf would copy every object twice to find them."""
-
-    def build(self, *, body: kopf.Body, extra_fields: Iterable[kopf.FieldSpec] | None = None) -> kopf.BodyEssence:
-        return cast("kopf.BodyEssence", {})
-
-    def fetch(self, *, body: kopf.Body) -> kopf.BodyEssence | None:
-        return None
-
-
 def _settings(watched: Sequence[Watched]) -> kopf.OperatorSettings:
     settings = kopf.OperatorSettings()
     settings.posting.enabled = False
     settings.scanning.disabled = True
-    # kopf takes its own finalizer off everything it sees: it must be nobody's.
-    settings.persistence.diffbase_storage = _NoDifferences()
-    settings.persistence.finalizer = "zos.grid.tf/kopf-is-not-used-for-this"
     settings.networking.error_backoffs = [0.2, 0.5, 1.0, 2.0]
     settings.watching.reconnect_backoff = 0.5
     settings.queueing.exit_timeout = 0.2
