@@ -65,7 +65,11 @@ async def deleted(world: World, network: Any, before: tuple[Any, ...] = (), duri
         world.put(obj)
     server: Any = Server()
     ledger = Ledger(server, world, lambda *_: None, lambda _: None, "test", lambda: 0.0)
-    executor = Executor(server, world, ledger, lambda *_: None, lambda _: None, lambda *_: None, lambda: 0.0)
+
+    def secrets_of(uid: str) -> tuple[Any, ...]:
+        return tuple(secret for secret in world.all("Secret") if secret.metadata.labels.get(OWNER_UID) == uid)
+
+    executor = Executor(server, world, ledger, lambda *_: None, lambda _: None, lambda *_: None, lambda: 0.0, secrets_of)
     writing = executor.carry_out(network, resolve(network, world))
     for obj in during:
         world.put(obj)

@@ -16,7 +16,7 @@ from pydantic import ValidationError
 
 from zos.api import names
 from zos.api.contract import Claim
-from zos.api.core import Lease
+from zos.api.core import Lease, Secret
 from zos.api.gridnode import GridNode
 from zos.api.meta import Key, Meta, Object, Reason
 from zos.api.nodeworkload import NodeWorkload
@@ -28,6 +28,7 @@ from zos.controller.health import Health
 from zos.controller.ledger import Ledger, Lost
 from zos.controller.liveness import Liveness
 from zos.controller.registry import KINDS, WATCHED, Kind, indexes
+from zos.controller.secretcache import SecretCache
 from zos.controller.versions import Versions
 from zos.controller.writing import MANAGER
 from zos.kube.client import Access, ApiError, Client, Raw, Unavailable
@@ -35,10 +36,9 @@ from zos.kube.election import Election, Times
 from zos.kube.informer import Informer
 from zos.kube.lease import now
 from zos.kube.queue import Queue
-from zos.kube.watches import Watched
 from zos.world.heartbeat import Heartbeat
 from zos.world.resolution import Resolution, waiting
-from zos.world.store import Reader, Unreadable, World
+from zos.world.store import Reader, Unfetched, Unreadable, World
 
 log = logging.getLogger("zos.controller")
 
@@ -46,7 +46,7 @@ log = logging.getLogger("zos.controller")
 _GRAVES = 20_000
 #: Seconds in which the Lease of who leads, renewed every few, is heard back. As long as it is not, no silence is judged.
 _LEASE_ECHO = 5.0
-_MODELS = {model.KIND: model for model in WATCHED}
+_MODELS = {watched.model.KIND: watched.model for watched in WATCHED}
 
 
 @dataclass(frozen=True)
@@ -67,21 +67,23 @@ class Controller:
         self._observers: list[Callable[[str, str, int], None]] = []
         self._client = Client(access, wrote=self._wrote, may_write=lambda: self._election.leads)
         self._own_client = self._client.beside()
-        self.world = World([*indexes()])
+        self.world = World([*indexes()], on_demand=[Secret.KIND])
+        self._secrets = SecretCache(self._client, self.world, self._changed, _problem)
         self._queue = Queue(
             time.monotonic, lambda: random.uniform(0.8, 1.2), lambda key: KINDS[key.kind].rest, Collector().collect
         )
         self._ledger = Ledger(self._client, self.world, self._absorb, self._changed, MANAGER, time.monotonic)
         self._executor = Executor(
-            self._client, self.world, self._ledger, self._absorb, self._changed, self._queue.add, time.monotonic
-        )
+            self._client, self.world, self._ledger, self._absorb, self._changed, self._queue.add, time.monotonic,
+            self._secrets.owned,
+        )  # fmt: skip
         self._liveness = Liveness(time.monotonic)
         self._beat = asyncio.Event()
         self._nodes: dict[str, str] = {}  # namespace → node
         self._buried: dict[str, None] = {}  # uids of what was deleted, oldest first
         self._versions = Versions()
         self._informer = Informer(
-            access, self._client, [Watched(model) for model in WATCHED], self._heard,
+            access, self._client, WATCHED, self._heard,
             buried=self._bury, unreadable=self._unreadable, rewound=self._rewound,
         )  # fmt: skip
         self._election = Election(
@@ -158,6 +160,9 @@ class Controller:
     def _heard(self, key: Key, raw: Raw | None) -> None:
         """From the watch. The end that it tells of (its uid is buried by now) may be that of an earlier object of the name,
         while the next one is being written by us, or the answer has told of it already."""
+        if key.kind == Secret.KIND:
+            self._secrets.heard(key, raw)
+            return
         if raw is None and key.kind != Lease.KIND:
             known = self.world.peek(key)
             if known is not None and known.uid not in self._buried:
@@ -169,6 +174,9 @@ class Controller:
         it was ``foreseen`` concerns all but itself."""
         if key.kind == Lease.KIND:
             self._heard_lease(key, raw)
+            return
+        if key.kind == Secret.KIND:
+            self._secrets.answered(key, raw)
             return
         if raw is None:
             if (known := self.world.peek(key)) is not None and known.uid:
@@ -208,10 +216,11 @@ class Controller:
         self._versions.rewound(known)
         for key in known:
             self._ledger.forget(key)
+        self._secrets.rewound()
 
     def _unreadable(self, key: Key, raw: Raw, error: Exception) -> None:
         """News of an object that could not be taken in, for whatever reason."""
-        if key.kind != Lease.KIND:
+        if key.kind not in (Lease.KIND, Secret.KIND):
             self._refuse(key, raw, error)
 
     def _refuse(self, key: Key, raw: Raw, error: Exception) -> None:
@@ -298,11 +307,14 @@ class Controller:
             obj = self.world.peek(key)
             if obj is None:
                 self.world.forget(key)
+                self.world.drop_unread()
                 self._queue.done(key)
                 continue
             try:
                 # Resolving and taking what it allocates happen in one go: the next resolution sees it.
                 await self._executor.carry_out(obj, self._resolve(obj))
+            except Unfetched as lacking:
+                await self._fetch(key, lacking.key)
             except (Lost, Refused, ApiError, Unavailable) as error:
                 for_good = isinstance(error, Refused) or (isinstance(error, ApiError) and error.permanent)
                 pause = self._queue.failed(key, for_good)
@@ -316,6 +328,17 @@ class Controller:
                 metrics.resolved(key.kind, "done").inc()
                 self._queue.done(key)
 
+    async def _fetch(self, key: Key, needed: Key) -> None:
+        """Gets what a resolution needs; then it begins anew."""
+        try:
+            await self._secrets.fetch(needed)
+        except (ApiError, Unavailable) as error:
+            pause = self._queue.failed(key)
+            log.info("again in %.1f s: %s", pause, error, extra=_fields(key))
+        else:
+            self._queue.add(key)
+            self._queue.done(key)
+
     def _resolve(self, obj: Object) -> Resolution:
         started = time.perf_counter()
         try:
@@ -328,7 +351,11 @@ class Controller:
                     node = self._nodes.get(key.namespace, "")
                     reader.view(GridNode, "", node, lambda found: found.knows_words)
                     reader.view(Heartbeat, "", node, lambda beat: beat.alive)
-            return resolved(KINDS[obj.KIND], obj, reader)
+            found = resolved(KINDS[obj.KIND], obj, reader)
+            self.world.drop_unread()
+            return found
+        except Unfetched:
+            raise
         except Exception as error:
             log.exception("resolving failed", extra=_fields(obj.key, obj))
             metrics.resolved(obj.KIND, "broken").inc()

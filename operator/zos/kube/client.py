@@ -175,10 +175,12 @@ class Client:
         self._tell(model, found)
         return found
 
-    async def keys(self, model: type[Object], namespace: str = "", *, name: str = "") -> Keys:
-        """Every object's key and resourceVersion, without the objects; only the one called ``name`` if given."""
+    async def keys(self, model: type[Object], namespace: str = "", *, name: str = "", labels: str = "") -> Keys:
+        """Every object's key and resourceVersion, without the objects; only the one called ``name`` if given, or those that
+        ``labels`` (a selector) selects."""
         found = Keys()
         params = {"fieldSelector": f"metadata.name={name}"} if name else {}
+        params |= {"labelSelector": labels} if labels else {}
         headers = {"Accept": "application/json;as=PartialObjectMetadataList;g=meta.k8s.io;v=v1"}
         async for page in self._pages(path_of(model, namespace), params, headers):
             for item in page.get("items") or ():

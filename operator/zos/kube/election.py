@@ -13,7 +13,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
-from zos.api.core import Lease
+from zos.api.core import HEARTBEAT, Lease
 from zos.kube.client import ApiError, Client, Conflict, Unavailable
 from zos.kube.lease import now
 
@@ -132,7 +132,8 @@ class Election:
         lease = await self._client.get(Lease, self._namespace, self._name)
         if lease is None:
             spec = self._spec(0)
-            body = {"apiVersion": Lease.API_VERSION, "kind": Lease.KIND, "metadata": {"name": self._name}, "spec": spec}
+            meta = {"name": self._name, "labels": {HEARTBEAT: "true"}}
+            body = {"apiVersion": Lease.API_VERSION, "kind": Lease.KIND, "metadata": meta, "spec": spec}
             await self._client.create(Lease, self._namespace, body)
             return True
         spec = lease["spec"]
@@ -144,6 +145,7 @@ class Election:
             if self._clock() - self._seen_at <= spec.get("leaseDurationSeconds", self._times.duration):
                 return False
         transitions = spec.get("leaseTransitions") or 0
+        lease["metadata"]["labels"] = {**(lease["metadata"].get("labels") or {}), HEARTBEAT: "true"}
         lease["spec"] = {**spec, **self._spec(transitions + (holder != self._identity))}
         await self._client.replace(Lease, self._namespace, self._name, lease)
         return True

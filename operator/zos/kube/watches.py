@@ -34,20 +34,33 @@ _TURN = 0.05
 
 @dataclass(frozen=True)
 class Watched:
-    """A kind to watch; ``namespace`` empty: all of them; ``name``: only the object of that name. ``probe``: it is watched to
-    prove that something is heard; where it is not to be had (rights of before an upgrade), the rest does not wait for it."""
+    """A kind to watch; ``namespace`` empty: all of them; ``name``: only the object of that name; ``labels``: only those that
+    this selector selects. ``metadata``: of its objects no more is told. ``probe``: it is watched to prove that something is
+    heard; where it is not to be had (rights of before an upgrade), the rest does not wait for it."""
 
     model: type[Object]
     namespace: str = ""
     name: str = ""
+    labels: str = ""
+    metadata: bool = False
     probe: bool = False
 
     @property
     def path(self) -> str:
         return path_of(self.model, self.namespace)
 
+    @property
+    def selectors(self) -> Mapping[str, str]:
+        """Parameters of a request."""
+        chosen = {"fieldSelector": f"metadata.name={self.name}" if self.name else "", "labelSelector": self.labels}
+        return {name: value for name, value in chosen.items() if value}
+
     def covers(self, key: Key) -> bool:
         return key.kind == self.model.KIND and self.namespace in ("", key.namespace) and self.name in ("", key.name)
+
+
+#: For a watch, and for a list.
+_METADATA = "application/json;as=PartialObjectMetadata{};g=meta.k8s.io;v=v1,application/json"
 
 
 class Watches:
@@ -132,7 +145,7 @@ class Watches:
 
         def heard(path: str, type: str | None, raw: Raw) -> None:
             model = self._collections[path].model
-            raw |= {"apiVersion": model.API_VERSION, "kind": model.KIND}  # a list says it for all its items
+            raw |= {"apiVersion": model.API_VERSION, "kind": model.KIND}  # what is told of metadata only says that it is such
             heard_of.append((type, raw))
             if len(heard_of) == 1:  # waking the other loop is dear: once for all that comes before it is awake
                 self._loop.call_soon_threadsafe(take)
@@ -162,6 +175,8 @@ class Watches:
 
         async def started(_: object, __: object, request: aiohttp.TraceRequestStartParams) -> None:
             self._asked.add(request.url.path)
+            if (watched := self._collections.get(request.url.path)) is not None and watched.metadata:
+                request.headers["Accept"] = _METADATA.format("" if "watch" in request.url.query else "List")
 
         async def ended(_: object, __: object, request: aiohttp.TraceRequestEndParams) -> None:
             path = request.url.path
@@ -215,6 +230,8 @@ def _settings(watched: Sequence[Watched]) -> kopf.OperatorSettings:
     settings.watching.inactivity_timeout = 70.0  # the API server sends a bookmark a minute, whatever else there is to tell
     settings.process.ultimate_exiting_timeout = None  # or it kills the whole process ten minutes after its own end
     for one in watched:
+        if one.labels:
+            settings.watching.label_selectors[one.model.PLURAL] = one.labels
         if one.name:
             settings.watching.field_selectors[one.model.PLURAL] = f"metadata.name={one.name}"
     return settings
