@@ -46,6 +46,8 @@ log = logging.getLogger("zos.controller")
 _GRAVES = 20_000
 #: Seconds in which the Lease of who leads, renewed every few, is heard back. As long as it is not, no silence is judged.
 _LEASE_ECHO = 5.0
+#: Parts of a resync, which come one after the other.
+_PARTS = 100
 _MODELS = {watched.model.KIND: watched.model for watched in WATCHED}
 
 
@@ -291,9 +293,13 @@ class Controller:
     # -- working
 
     async def _resyncs(self) -> None:
+        """Everything once in each period, little by little: all at once would hold up what somebody waits for."""
         while True:
-            await asyncio.sleep(self._settings.resync)
-            self._resync()
+            keys = [obj.key for kind in KINDS for obj in self.world.all(kind)]
+            for part in range(_PARTS):
+                await asyncio.sleep(self._settings.resync / _PARTS)
+                for key in keys[part::_PARTS]:
+                    self._queue.add(key)
 
     def _resync(self) -> None:
         for kind in KINDS:
