@@ -13,7 +13,7 @@ from zos.controller.registry import WATCHED, indexes
 from zos.world.heartbeat import Heartbeat
 from zos.world.store import World
 
-MODELS: dict[str, type[Object]] = {model.KIND: model for model in (*WATCHED, Heartbeat)}
+MODELS: dict[str, type[Object]] = {model.KIND: model for model in (*(watched.model for watched in WATCHED), Heartbeat)}
 
 
 def load(path: Path) -> tuple[list[Object], dict[str, Any]]:

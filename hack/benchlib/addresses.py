@@ -81,7 +81,7 @@ async def _allocations(server: ApiServer, bare: ApiServer, progress: Progress) -
     return [
         ratio(
             f"{CONTRACTS * EACH} PublicIPs over {CONTRACTS} contracts, apply → all allocated / as many bare writes",
-            ours, theirs, "<=", 1.7, writes=writes, refused=refused, connections=CONNECTIONS, split=split,
+            ours, theirs, "<=", 1.5, writes=writes, refused=refused, connections=CONNECTIONS, split=split,
         ),
         Row("API writes per PublicIP, its contract's share included", per_address, detail={"rounds": writes}),
     ]  # fmt: skip

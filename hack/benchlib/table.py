@@ -14,7 +14,7 @@ _RELATIONS = {"<=": operator.le, ">=": operator.ge, "<": operator.lt}
 @dataclass(frozen=True)
 class Row:
     """``relation`` and ``bound`` say what ``value`` may be; without them it is only told. ``detail`` has the samples and what
-    else explains the value."""
+    else explains the value; ``spread`` is from the least of the samples to the greatest."""
 
     what: str
     value: float
@@ -22,6 +22,7 @@ class Row:
     bound: float = 0.0
     unit: str = ""
     detail: dict[str, Any] = field(default_factory=dict)
+    spread: tuple[float, float] | None = None
 
     @property
     def kept(self) -> bool:
@@ -33,7 +34,8 @@ class Row:
     def cells(self) -> tuple[str, str, str, str]:
         bound = f"{self.relation} {_number(self.bound, self.unit)}" if self.relation else ""
         verdict = ("ok" if self.kept else "MISSED") if self.relation else ""
-        return self.what, _number(self.value, self.unit), bound, verdict
+        spread = f" ({self.spread[0]:.2f} to {self.spread[1]:.2f})" if self.spread else ""
+        return self.what, _number(self.value, self.unit) + spread, bound, verdict
 
     def line(self) -> str:
         """As it is told at once, outside the table."""
@@ -42,9 +44,11 @@ class Row:
 
 
 def ratio(what: str, ours: Sequence[float], theirs: Sequence[float], relation: str, bound: float, **detail: Any) -> Row:
-    """Of the medians of two series that were measured by turns."""
-    value = median(ours) / median(theirs)
-    return Row(what, value, relation, bound, "×", {"ours": list(ours), "theirs": list(theirs), **detail})
+    """Of two series that were measured by turns: the median of the pairs. What else the machine does, it does to both of a
+    pair, and not to all pairs alike."""
+    pairs = [one / other for one, other in zip(ours, theirs, strict=True)]
+    detail = {"pairs": pairs, "ours": list(ours), "theirs": list(theirs), **detail}
+    return Row(what, median(pairs), relation, bound, "×", detail, (min(pairs), max(pairs)))
 
 
 def told(rows: Sequence[Row]) -> str:

@@ -148,7 +148,9 @@ async def test_who_looks_again_or_comes_later_tells_nothing_again() -> None:
     server: Any = Server()
     for posts in (2, 4):  # the second leader asks once, and remembers
         ledger = Ledger(server, world, lambda *_: None, lambda _: None, "test", lambda: 0.0)
-        executor = Executor(server, world, ledger, lambda *_: None, lambda _: None, lambda *_: None, lambda: 1000.0)
+        executor = Executor(
+            server, world, ledger, lambda *_: None, lambda _: None, lambda *_: None, lambda: 1000.0, lambda _: ()
+        )
         for _ in range(3):
             await executor.carry_out(machine, resolve(machine, world))
             await asyncio.sleep(0.01)

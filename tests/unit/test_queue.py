@@ -126,3 +126,31 @@ async def test_who_asks_is_told_when_nothing_is_left() -> None:
     for task in (waiting, other):
         task.cancel()
     await asyncio.gather(waiting, other, return_exceptions=True)
+
+
+async def test_who_works_off_many_keys_lets_others_have_their_turn() -> None:
+    made = queue()
+    done = 0
+
+    async def worker() -> None:
+        nonlocal done
+        while True:
+            found = await made.get()
+            time.sleep(0.002)
+            done += 1
+            made.done(found)
+
+    workers = [asyncio.create_task(worker()) for _ in range(20)]
+    await asyncio.sleep(0)
+    for number in range(500):
+        made.add(key(str(number)))
+    turns = 0
+    while done < 500:
+        await asyncio.sleep(0)
+        turns += 1
+    assert turns >= 10, "a second of work, in turns of a twentieth"
+    await asyncio.sleep(0)
+    assert len(made._idle) == 20
+    for task in workers:
+        task.cancel()
+    await asyncio.gather(*workers, return_exceptions=True)

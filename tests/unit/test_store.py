@@ -7,7 +7,7 @@ import pytest
 from zos.api.meta import Key, Meta
 from zos.api.network import Network, NetworkSpec
 from zos.api.zmount import ZMount, ZMountSpec
-from zos.world.store import Indexes, Unreadable, World
+from zos.world.store import Indexes, Unfetched, Unreadable, World
 
 READER = Key("ZMount", "default", "reader")
 
@@ -73,3 +73,48 @@ def test_a_view_asks_again_only_when_it_would_see_something_else(world: World) -
     assert READER in world.remove(network().key)
     world.forget(READER)
     assert READER not in world.remove(network("other").key)
+
+
+def demanding() -> World:
+    """One whose networks are held on demand."""
+    made = World([Indexes(Network), Indexes(ZMount)], on_demand=["Network"])
+    made.put(ZMount(metadata=Meta(name="reader", namespace="default", uid="uid-reader"), spec=ZMountSpec(size=2**24)))
+    return made
+
+
+def uid_seen(world: World) -> str | None:
+    return world.reader(READER).view(Network, "default", "net", lambda found: found.uid)
+
+
+def test_what_is_held_on_demand_is_not_absent_before_it_was_fetched() -> None:
+    world, key = demanding(), network().key
+    assert not world.looked_at(key)
+    for fetched, seen in ((lambda: world.put(network()), "uid-net"), (lambda: world.put_absent(key), None)):
+        for read in (
+            uid_seen,
+            lambda world: world.reader(READER).glance_at(Network, "default", "net", lambda found: found.uid),
+        ):
+            with pytest.raises(Unfetched):
+                read(world)
+        with pytest.raises(Unfetched):
+            uid_seen(world)
+        assert world.looked_at(key)
+        assert READER not in fetched(), "it begins anew by itself"
+        assert uid_seen(world) == seen
+        assert READER in world.lose(key), "what it saw may be otherwise now"
+        assert world.unfetched(key)
+
+
+def test_what_is_held_on_demand_is_held_as_long_as_it_is_read() -> None:
+    world, key = demanding(), network().key
+    with pytest.raises(Unfetched):
+        uid_seen(world)
+    world.put(network())
+    assert uid_seen(world) == "uid-net"
+    world.drop_unread()
+    assert world.peek(key) is not None, "it is read still"
+    world.reader(READER)
+    assert world.peek(key) is not None, "a resolution that is under way may read it again"
+    world.drop_unread()
+    assert world.peek(key) is None
+    assert world.unfetched(key)

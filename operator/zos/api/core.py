@@ -8,7 +8,10 @@ from typing import Annotated, ClassVar
 
 from pydantic import BeforeValidator, Field
 
-from zos.api.meta import Model, Object
+from zos.api.meta import GROUP, Model, Object
+
+#: Label of the Leases that matter here, among all of a cluster: those of agents and of who leads.
+HEARTBEAT = f"{GROUP}/heartbeat"
 
 
 class NoText(Enum):

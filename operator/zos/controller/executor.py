@@ -77,7 +77,7 @@ class _Task:
 
 class Executor:
     """``absorb`` puts what the API server answered into the World, given with it the object that was foreseen, if one was;
-    ``changed`` hands on keys to resolve again.
+    ``changed`` hands on keys to resolve again; ``secrets_of`` gives the Secrets that were made for the object with a uid.
 
     What an object's own resolution brought about does not resolve it again: looking twice must give the same
     (tests/golden sees to it).
@@ -92,8 +92,10 @@ class Executor:
         changed: Changed,
         again: Callable[[Key, float], None],
         clock: Callable[[], float],
+        secrets_of: Callable[[str], tuple[Secret, ...]],
     ) -> None:
         self._client = client
+        self._secrets_of = secrets_of
         self._world = world
         self._ledger = ledger
         self._absorb = absorb
@@ -334,7 +336,10 @@ class Executor:
     async def _secret(self, obj: Object, wanted: SecretWanted) -> None:
         if wanted.values is None:
             return
-        present = self._world.peek(Secret.key_of(obj.namespace, wanted.name))
+        key = Secret.key_of(obj.namespace, wanted.name)
+        if self._world.unfetched(key):
+            raise Lost(f"Secret {wanted.name} changed meanwhile")
+        present = self._world.peek(key)
         assert present is None or isinstance(present, Secret)
         private = present.text("privateKey") if present is not None else None
         if wanted.key_pair and present is not None and "privateKey" in present.data and not is_key(private):
@@ -360,14 +365,13 @@ class Executor:
         else:
             body["metadata"]["resourceVersion"] = present.metadata.resource_version
             raw = await self._client.replace(Secret, obj.namespace, wanted.name, body)
-        self._absorb(Secret.key_of(obj.namespace, wanted.name), raw)
+        self._absorb(key, raw)
 
     def _strays(self, obj: Object, resolution: Resolution) -> tuple[Secret, ...]:
         if resolution.secrets is None:
             return ()
         wanted = {secret.name for secret in resolution.secrets}
-        found = (secret for secret in self._world.find(Secret, "owner", obj.uid) if isinstance(secret, Secret))
-        return tuple(s for s in found if s.metadata.labels.get(OWNER_UID) == obj.uid and s.name not in wanted)
+        return tuple(secret for secret in self._secrets_of(obj.uid) if secret.name not in wanted)
 
     # -- workloads
 

@@ -7,15 +7,16 @@ import contextlib
 import logging
 import random
 import time
-from collections.abc import Callable
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Coroutine, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any
 
 from prometheus_client import REGISTRY
 from pydantic import ValidationError
 
 from zos.api import names
 from zos.api.contract import Claim
-from zos.api.core import Lease
+from zos.api.core import Lease, Secret
 from zos.api.gridnode import GridNode
 from zos.api.meta import Key, Meta, Object, Reason
 from zos.api.nodeworkload import NodeWorkload
@@ -27,17 +28,17 @@ from zos.controller.health import Health
 from zos.controller.ledger import Ledger, Lost
 from zos.controller.liveness import Liveness
 from zos.controller.registry import KINDS, WATCHED, Kind, indexes
+from zos.controller.secretcache import SecretCache
 from zos.controller.versions import Versions
 from zos.controller.writing import MANAGER
 from zos.kube.client import Access, ApiError, Client, Raw, Unavailable
-from zos.kube.election import Election
+from zos.kube.election import Election, Times
 from zos.kube.informer import Informer
 from zos.kube.lease import now
 from zos.kube.queue import Queue
-from zos.kube.watches import Watched
 from zos.world.heartbeat import Heartbeat
 from zos.world.resolution import Resolution, waiting
-from zos.world.store import Reader, Unreadable, World
+from zos.world.store import Reader, Unfetched, Unreadable, World
 
 log = logging.getLogger("zos.controller")
 
@@ -45,7 +46,9 @@ log = logging.getLogger("zos.controller")
 _GRAVES = 20_000
 #: Seconds in which the Lease of who leads, renewed every few, is heard back. As long as it is not, no silence is judged.
 _LEASE_ECHO = 5.0
-_MODELS = {model.KIND: model for model in WATCHED}
+#: Parts of a resync, which come one after the other.
+_PARTS = 100
+_MODELS = {watched.model.KIND: watched.model for watched in WATCHED}
 
 
 @dataclass(frozen=True)
@@ -57,33 +60,38 @@ class Settings:
     identity: str
     workers: int = 1000
     resync: float = 300.0
+    election: Times = field(default_factory=Times)
 
 
 class Controller:
     def __init__(self, access: Access, settings: Settings) -> None:
         self._settings = settings
         self._observers: list[Callable[[str, str, int], None]] = []
-        self._client = Client(access, wrote=self._wrote)
-        self.world = World([*indexes()])
+        self._client = Client(access, wrote=self._wrote, may_write=lambda: self._election.leads)
+        self._own_client = self._client.beside()
+        self.world = World([*indexes()], on_demand=[Secret.KIND])
+        self._secrets = SecretCache(self._client, self.world, self._changed, _problem)
         self._queue = Queue(
             time.monotonic, lambda: random.uniform(0.8, 1.2), lambda key: KINDS[key.kind].rest, Collector().collect
         )
         self._ledger = Ledger(self._client, self.world, self._absorb, self._changed, MANAGER, time.monotonic)
         self._executor = Executor(
-            self._client, self.world, self._ledger, self._absorb, self._changed, self._queue.add, time.monotonic
-        )
+            self._client, self.world, self._ledger, self._absorb, self._changed, self._queue.add, time.monotonic,
+            self._secrets.owned,
+        )  # fmt: skip
         self._liveness = Liveness(time.monotonic)
         self._beat = asyncio.Event()
         self._nodes: dict[str, str] = {}  # namespace → node
         self._buried: dict[str, None] = {}  # uids of what was deleted, oldest first
         self._versions = Versions()
         self._informer = Informer(
-            access, self._client, [Watched(model) for model in WATCHED], self._heard,
+            access, self._client, WATCHED, self._heard,
             buried=self._bury, unreadable=self._unreadable, rewound=self._rewound,
         )  # fmt: skip
         self._election = Election(
-            self._client, CONTROLLER_NAMESPACE, CONTROLLER, settings.identity, time.monotonic, self._reached
-        )
+            self._own_client, CONTROLLER_NAMESPACE, CONTROLLER, settings.identity, time.monotonic, self._reached,
+            settings.election,
+        )  # fmt: skip
         self.leading = False
         self._health = Health(time.monotonic)
 
@@ -109,6 +117,7 @@ class Controller:
         async with contextlib.AsyncExitStack() as stack:
             stack.push_async_callback(self._client.close)
             stack.push_async_callback(self._executor.close)
+            stack.push_async_callback(self._own_client.close)
             REGISTRY.register(census)
             stack.callback(REGISTRY.unregister, census)
             REGISTRY.register(self._informer.hearing)
@@ -135,21 +144,16 @@ class Controller:
         self.leading = True
         self._health.leads(True)
         metrics.LEADING.set(1)
+        await _first([self._election.keep(), self._decide()])
+        log.error("leadership ended")
+
+    async def _decide(self) -> None:
         # Nothing is allocated before everything that holds something was seen.
         await self._informer.listed.wait()
         log.info("everything listed", extra={"objects": self.world.counts()})
         self._judge_agents()  # or every node would count as never heard of for a moment
         self._resync()
-        tasks = [asyncio.create_task(self._work()) for _ in range(self._settings.workers)]
-        tasks += [asyncio.create_task(self._watch_beats()), asyncio.create_task(self._resyncs())]
-        try:
-            keep = asyncio.create_task(self._election.keep())
-            await asyncio.wait([keep, *tasks], return_when=asyncio.FIRST_COMPLETED)
-        finally:
-            for task in (keep, *tasks):
-                task.cancel()
-            await asyncio.gather(keep, *tasks, return_exceptions=True)
-        log.error("leadership ended")
+        await _first([self._watch_beats(), self._resyncs(), *(self._work() for _ in range(self._settings.workers))])
 
     # -- hearing
 
@@ -159,6 +163,9 @@ class Controller:
     def _heard(self, key: Key, raw: Raw | None) -> None:
         """From the watch. The end that it tells of (its uid is buried by now) may be that of an earlier object of the name,
         while the next one is being written by us, or the answer has told of it already."""
+        if key.kind == Secret.KIND:
+            self._secrets.heard(key, raw)
+            return
         if raw is None and key.kind != Lease.KIND:
             known = self.world.peek(key)
             if known is not None and known.uid not in self._buried:
@@ -170,6 +177,9 @@ class Controller:
         it was ``foreseen`` concerns all but itself."""
         if key.kind == Lease.KIND:
             self._heard_lease(key, raw)
+            return
+        if key.kind == Secret.KIND:
+            self._secrets.answered(key, raw)
             return
         if raw is None:
             if (known := self.world.peek(key)) is not None and known.uid:
@@ -209,10 +219,11 @@ class Controller:
         self._versions.rewound(known)
         for key in known:
             self._ledger.forget(key)
+        self._secrets.rewound()
 
     def _unreadable(self, key: Key, raw: Raw, error: Exception) -> None:
         """News of an object that could not be taken in, for whatever reason."""
-        if key.kind != Lease.KIND:
+        if key.kind not in (Lease.KIND, Secret.KIND):
             self._refuse(key, raw, error)
 
     def _refuse(self, key: Key, raw: Raw, error: Exception) -> None:
@@ -283,9 +294,13 @@ class Controller:
     # -- working
 
     async def _resyncs(self) -> None:
+        """Everything once in each period, little by little: all at once would hold up what somebody waits for."""
         while True:
-            await asyncio.sleep(self._settings.resync)
-            self._resync()
+            keys = [obj.key for kind in KINDS for obj in self.world.all(kind)]
+            for part in range(_PARTS):
+                await asyncio.sleep(self._settings.resync / _PARTS)
+                for key in keys[part::_PARTS]:
+                    self._queue.add(key)
 
     def _resync(self) -> None:
         for kind in KINDS:
@@ -299,11 +314,14 @@ class Controller:
             obj = self.world.peek(key)
             if obj is None:
                 self.world.forget(key)
+                self.world.drop_unread()
                 self._queue.done(key)
                 continue
             try:
                 # Resolving and taking what it allocates happen in one go: the next resolution sees it.
                 await self._executor.carry_out(obj, self._resolve(obj))
+            except Unfetched as lacking:
+                await self._fetch(key, lacking.key)
             except (Lost, Refused, ApiError, Unavailable) as error:
                 for_good = isinstance(error, Refused) or (isinstance(error, ApiError) and error.permanent)
                 pause = self._queue.failed(key, for_good)
@@ -317,6 +335,17 @@ class Controller:
                 metrics.resolved(key.kind, "done").inc()
                 self._queue.done(key)
 
+    async def _fetch(self, key: Key, needed: Key) -> None:
+        """Gets what a resolution needs; then it begins anew."""
+        try:
+            await self._secrets.fetch(needed)
+        except (ApiError, Unavailable) as error:
+            pause = self._queue.failed(key)
+            log.info("again in %.1f s: %s", pause, error, extra=_fields(key))
+        else:
+            self._queue.add(key)
+            self._queue.done(key)
+
     def _resolve(self, obj: Object) -> Resolution:
         started = time.perf_counter()
         try:
@@ -329,7 +358,11 @@ class Controller:
                     node = self._nodes.get(key.namespace, "")
                     reader.view(GridNode, "", node, lambda found: found.knows_words)
                     reader.view(Heartbeat, "", node, lambda beat: beat.alive)
-            return resolved(KINDS[obj.KIND], obj, reader)
+            found = resolved(KINDS[obj.KIND], obj, reader)
+            self.world.drop_unread()
+            return found
+        except Unfetched:
+            raise
         except Exception as error:
             log.exception("resolving failed", extra=_fields(obj.key, obj))
             metrics.resolved(obj.KIND, "broken").inc()
@@ -360,6 +393,19 @@ def resolved(kind: Kind, obj: Object, reader: Reader) -> Resolution:
     some = ", ".join(map(str, unread[:5])) + (f" and {len(unread) - 5} more" if len(unread) > 5 else "")
     why = f"{some}, which may use it and can't be read by this controller: upgrade the controller, or mend what can't be read"
     return replace(found, verdict=waiting(Reason.DELETION_BLOCKED, f"waits for {why}"), waits_for=(why,))
+
+
+async def _first(works: Sequence[Coroutine[Any, Any, None]]) -> None:
+    """Until one of them ends; the others end with it."""
+    tasks = [asyncio.create_task(work) for work in works]
+    try:
+        await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
+    finally:
+        for task in tasks:
+            task.cancel()
+        for result in await asyncio.gather(*tasks, return_exceptions=True):
+            if isinstance(result, Exception):
+                log.error("ended by itself", exc_info=result)
 
 
 def _meta(key: Key, raw: Raw) -> Meta:

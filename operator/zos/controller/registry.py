@@ -8,7 +8,7 @@ from types import ModuleType
 from typing import Any
 
 from zos.api.contract import Claim, Contract, NameContract
-from zos.api.core import Lease, Namespace, Secret
+from zos.api.core import HEARTBEAT, Lease, Namespace, Secret
 from zos.api.farm import Farm
 from zos.api.gridnode import GridNode, GridNodeStatus
 from zos.api.meta import Object
@@ -31,6 +31,7 @@ from zos.kinds.zmachine import notices as zmachine_notices
 from zos.kinds.zmachine import resolve as zmachine
 from zos.kinds.zmount import notices as zmount_notices
 from zos.kinds.zmount import resolve as zmount
+from zos.kube.watches import Watched
 from zos.world.resolution import Notice, Resolution
 from zos.world.store import Indexes, Reader
 
@@ -78,8 +79,13 @@ KINDS: Mapping[str, Kind] = {
     )
 }
 
-#: What the informer watches.
-WATCHED: tuple[type[Object], ...] = (*(kind.model for kind in KINDS.values()), Secret, Namespace, Lease)
+#: What the informer watches. Of a cluster's Secrets most are nobody's business here: that one changed is enough to be told.
+WATCHED: tuple[Watched, ...] = (
+    *(Watched(kind.model) for kind in KINDS.values()),
+    Watched(Secret, metadata=True),
+    Watched(Namespace, metadata=True),
+    Watched(Lease, labels=HEARTBEAT),
+)
 
 
 def indexes() -> Iterable[Indexes]:
@@ -89,7 +95,6 @@ def indexes() -> Iterable[Indexes]:
     # The executor's own look-ups.
     merged[NodeWorkload]["owner"] = lambda workload: [workload.spec.owner.uid]
     merged[Claim]["holder"] = lambda claim: [claim.spec.holder.uid]
-    merged[Secret]["owner"] = lambda secret: [owner.uid for owner in secret.metadata.owner_references]
     for kind in KINDS.values():
         for declared in kind.module.INDEXES:
             merged.setdefault(declared.model, {}).update(declared.by)

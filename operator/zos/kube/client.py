@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import json
 import os
@@ -137,13 +138,28 @@ def path_of(model: type[Object], namespace: str = "", name: str = "", subresourc
 
 class Client:
     """``wrote`` is called after each write with (kind, verb, HTTP status; 0: no answer), for metrics. What is in ``answered``
-    is called with each object that the API server answered with."""
+    is called with each object that the API server answered with. ``may_write`` is asked before each write, when it has its
+    connection: however long it had to wait for that, nothing is sent once writing is over."""
 
-    def __init__(self, access: Access, *, wrote: Callable[[str, str, int], None] = lambda *_: None) -> None:
+    def __init__(
+        self,
+        access: Access,
+        *,
+        wrote: Callable[[str, str, int], None] = lambda *_: None,
+        may_write: Callable[[], bool] = lambda: True,
+    ) -> None:
         self.access = access
         self.answered: list[Callable[[type[Object], Raw], None]] = []
         self._wrote = wrote
+        self._may_write = may_write
+        self._free = asyncio.Semaphore(_CONNECTIONS)
         self._session: aiohttp.ClientSession | None = None
+
+    def beside(self) -> Client:
+        """Another one, whose connections are its own and which may always write; it tells the same."""
+        made = Client(self.access, wrote=self._wrote)
+        made.answered = self.answered
+        return made
 
     async def close(self) -> None:
         if self._session is not None:
@@ -159,10 +175,12 @@ class Client:
         self._tell(model, found)
         return found
 
-    async def keys(self, model: type[Object], namespace: str = "", *, name: str = "") -> Keys:
-        """Every object's key and resourceVersion, without the objects; only the one called ``name`` if given."""
+    async def keys(self, model: type[Object], namespace: str = "", *, name: str = "", labels: str = "") -> Keys:
+        """Every object's key and resourceVersion, without the objects; only the one called ``name`` if given, or those that
+        ``labels`` (a selector) selects."""
         found = Keys()
         params = {"fieldSelector": f"metadata.name={name}"} if name else {}
+        params |= {"labelSelector": labels} if labels else {}
         headers = {"Accept": "application/json;as=PartialObjectMetadataList;g=meta.k8s.io;v=v1"}
         async for page in self._pages(path_of(model, namespace), params, headers):
             for item in page.get("items") or ():
@@ -251,8 +269,12 @@ class Client:
             data = _encoded(body) if body is not None else None
             if data is not None:
                 sent.setdefault("Content-Type", "application/json")
-            async with session.request(method, self.access.server + path, params=params, data=data, headers=sent) as response:
-                answer = await _read(response)
+            url = self.access.server + path
+            async with self._free:
+                if method != "GET" and not self._may_write():
+                    raise Unavailable("not written: this process does not lead any more")
+                async with session.request(method, url, params=params, data=data, headers=sent) as response:
+                    answer = await _read(response)
         except (aiohttp.ClientError, TimeoutError, OSError) as error:
             raise Unavailable(f"{self.access.server}: {error or type(error).__name__}") from error
         if response.status < 400:

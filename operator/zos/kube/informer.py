@@ -205,7 +205,7 @@ class Informer:
         while True:
             for watched in unserved:
                 with contextlib.suppress(ApiError, Unavailable):
-                    params = {"limit": "1"} | ({"fieldSelector": f"metadata.name={watched.name}"} if watched.name else {})
+                    params = {"limit": "1", **watched.selectors}
                     await self._client.request("GET", watched.path, params=params)
                     log.info("%s is served again", watched.model.KIND)
                     return
@@ -344,7 +344,7 @@ class Informer:
         for watched in self._watched:
             kind = watched.model.KIND
             try:
-                found = await self._client.keys(watched.model, watched.namespace, name=watched.name)
+                found = await self._client.keys(watched.model, watched.namespace, name=watched.name, labels=watched.labels)
             except NotFound:
                 unserved[kind] = "its CRD is not there"
                 continue

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from datetime import UTC, datetime
 
-from zos.api.core import Lease
+from zos.api.core import HEARTBEAT, Lease
 from zos.kube.client import Client, Conflict, NotFound, Raw
 
 
@@ -14,14 +14,17 @@ async def renew(client: Client, namespace: str, name: str, holder: str, duration
     ``duration`` in seconds. Raises ApiError and Unavailable.
     """
     spec: Raw = {"holderIdentity": holder, "leaseDurationSeconds": duration, "renewTime": now()}
+    labels = {HEARTBEAT: "true"}
+    patch: Raw = {"metadata": {"labels": labels}, "spec": spec}
     try:
-        await client.patch(Lease, namespace, name, {"spec": spec})
+        await client.patch(Lease, namespace, name, patch)
     except NotFound:
-        body = {"apiVersion": Lease.API_VERSION, "kind": Lease.KIND, "metadata": {"name": name}, "spec": spec}
+        meta = {"name": name, "labels": labels}
+        body = {"apiVersion": Lease.API_VERSION, "kind": Lease.KIND, "metadata": meta, "spec": spec}
         try:
             await client.create(Lease, namespace, body)
         except Conflict:
-            await client.patch(Lease, namespace, name, {"spec": spec})
+            await client.patch(Lease, namespace, name, patch)
 
 
 def now() -> str:

@@ -14,6 +14,9 @@ from zos.api.meta import Key
 FIRST, LAST = 0.2, 60.0
 #: The same for what was refused for good: only somebody's doing changes that.
 FIRST_REFUSED, LAST_REFUSED = 1.0, 300.0
+#: Seconds for which keys are handed out before everybody else in the event loop has a turn: whoever renews a lease must not
+#: wait until thousands of objects have been looked at.
+_TURN = 0.05
 
 
 class Queue:
@@ -48,6 +51,7 @@ class Queue:
         self._idle: deque[asyncio.Future[None]] = deque()  # workers
         self._timer: asyncio.TimerHandle | None = None
         self._armed: float | None = None  # for when
+        self._turn: float | None = None  # since when, in this turn of the event loop
 
     def __len__(self) -> int:
         return len(self._ready)
@@ -80,21 +84,34 @@ class Queue:
         """The next key. It must be given back with `done` or `failed`."""
         while True:
             self._promote()
-            if self._ready:
+            if self._ready and not self._turn_is_over():
                 key = next(iter(self._ready))
                 del self._ready[key]
                 self._working.add(key)
                 return key
-            if not self._working:
+            if not self._ready and not self._working:
                 self._nothing_left()
-            idle: asyncio.Future[None] = asyncio.get_running_loop().create_future()
-            self._idle.append(idle)
+            turn: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+            self._idle.append(turn)
             try:
-                await idle
+                await turn
             except asyncio.CancelledError:
-                if idle.done() and not idle.cancelled():
+                if turn.done() and not turn.cancelled():
                     self._wake()  # woken and cancelled at once: the key is another worker's
                 raise
+
+    def _turn_is_over(self) -> bool:
+        """Whether the rest has to wait until the event loop has been around once more."""
+        now = self._clock()
+        if self._turn is None:
+            self._turn = now
+            asyncio.get_running_loop().call_soon(self._next_turn)
+        return now - self._turn >= _TURN
+
+    def _next_turn(self) -> None:
+        self._turn = None
+        for _ in range(min(len(self._ready), len(self._idle))):
+            self._wake()
 
     def done(self, key: Key) -> None:
         self._failures.pop(key, None)

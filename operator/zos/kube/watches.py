@@ -1,7 +1,7 @@
 """kopf's watching, as plain calls. The only module that imports kopf.
 
 kopf runs in a thread and an event loop of its own, because on its way out it cancels whatever else runs in its loop; events
-come out in the caller's loop.
+come out in the caller's loop. They are taken from its connections (`zos.kube.tap`).
 """
 
 from __future__ import annotations
@@ -12,39 +12,55 @@ import logging
 import socket
 import threading
 from collections import deque
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, cast
+from typing import Any
 
 import aiohttp
 import kopf
 
 from zos.api.meta import Key, Object
 from zos.kube.client import Access, Raw, path_of
+from zos.kube.tap import tapped
 
 log = logging.getLogger("zos.watches")
 
 #: A connection whose other end is gone without a word is found dead by the kernel: seconds until it asks, between questions,
 #: and their number.
 _PROBES = (10, 5, 3)
+#: Seconds for which events are taken in before everybody else in the caller's loop has a turn.
+_TURN = 0.05
 
 
 @dataclass(frozen=True)
 class Watched:
-    """A kind to watch; ``namespace`` empty: all of them; ``name``: only the object of that name. ``probe``: it is watched to
-    prove that something is heard; where it is not to be had (rights of before an upgrade), the rest does not wait for it."""
+    """A kind to watch; ``namespace`` empty: all of them; ``name``: only the object of that name; ``labels``: only those that
+    this selector selects. ``metadata``: of its objects no more is told. ``probe``: it is watched to prove that something is
+    heard; where it is not to be had (rights of before an upgrade), the rest does not wait for it."""
 
     model: type[Object]
     namespace: str = ""
     name: str = ""
+    labels: str = ""
+    metadata: bool = False
     probe: bool = False
 
     @property
     def path(self) -> str:
         return path_of(self.model, self.namespace)
 
+    @property
+    def selectors(self) -> Mapping[str, str]:
+        """Parameters of a request."""
+        chosen = {"fieldSelector": f"metadata.name={self.name}" if self.name else "", "labelSelector": self.labels}
+        return {name: value for name, value in chosen.items() if value}
+
     def covers(self, key: Key) -> bool:
         return key.kind == self.model.KIND and self.namespace in ("", key.namespace) and self.name in ("", key.name)
+
+
+#: For a watch, and for a list.
+_METADATA = "application/json;as=PartialObjectMetadata{};g=meta.k8s.io;v=v1,application/json"
 
 
 class Watches:
@@ -67,7 +83,7 @@ class Watches:
     ) -> None:
         self._access = access
         self._served = served
-        self._collections = {watched.path for watched in served}
+        self._collections = {watched.path: watched for watched in served}
         self._event = event
         self._stir = stir
         self._clock = clock
@@ -84,7 +100,7 @@ class Watches:
     @property
     def begun(self) -> bool:
         """Whether kopf has asked for every collection: its discovery lags behind a CRD that has just been made."""
-        return self._collections <= self._asked
+        return self._collections.keys() <= self._asked
 
     @property
     def opened(self) -> Mapping[str, float]:
@@ -116,22 +132,33 @@ class Watches:
         heard_of: deque[tuple[str | None, Raw]] = deque()
 
         def take() -> None:
+            end = self._loop.time() + _TURN
             while heard_of:
-                type, raw = heard_of.popleft()
-                if not self._stop.is_set():  # what comes after the end will be listed by the next watch
-                    self._event(type, raw)
+                if self._loop.time() > end:
+                    self._loop.call_soon(take)
+                    return
+                try:
+                    if not self._stop.is_set():  # what comes after the end will be listed by the next watch
+                        self._event(*heard_of[0])
+                finally:
+                    heard_of.popleft()  # as long as it was there, nobody woke this loop again
 
-        async def heard(event: kopf.RawEvent, **_: Any) -> None:
-            heard_of.append((event["type"], cast("Raw", event["object"])))
+        def heard(path: str, type: str | None, raw: Raw) -> None:
+            model = self._collections[path].model
+            raw |= {"apiVersion": model.API_VERSION, "kind": model.KIND}  # what is told of metadata only says that it is such
+            heard_of.append((type, raw))
             if len(heard_of) == 1:  # waking the other loop is dear: once for all that comes before it is awake
                 self._loop.call_soon_threadsafe(take)
 
+        async def nothing(**_: Any) -> None:
+            """kopf watches what it has a handler for."""
+
         for watched in self._served:
             group, _, version = watched.model.API_VERSION.rpartition("/")
-            kopf.on.event(group, version, watched.model.PLURAL, registry=registry)(heard)
+            kopf.on.event(group, version, watched.model.PLURAL, registry=registry)(nothing)
 
         async def login(**_: Any) -> kopf.AiohttpSession:
-            return kopf.AiohttpSession(server=self._access.server, aiohttp_session=await self._session())
+            return kopf.AiohttpSession(server=self._access.server, aiohttp_session=await self._session(heard))
 
         kopf.on.login(registry=registry)(login)
         await kopf.operator(
@@ -143,11 +170,13 @@ class Watches:
             stop_flag=self._stop,
         )
 
-    async def _session(self) -> aiohttp.ClientSession:
-        """kopf's connections, on which its requests are seen."""
+    async def _session(self, heard: Callable[[str, str | None, Raw], None]) -> aiohttp.ClientSession:
+        """kopf's connections, on which its requests are seen, and what is answered to them."""
 
         async def started(_: object, __: object, request: aiohttp.TraceRequestStartParams) -> None:
             self._asked.add(request.url.path)
+            if (watched := self._collections.get(request.url.path)) is not None and watched.metadata:
+                request.headers["Accept"] = _METADATA.format("" if "watch" in request.url.query else "List")
 
         async def ended(_: object, __: object, request: aiohttp.TraceRequestEndParams) -> None:
             path = request.url.path
@@ -176,6 +205,7 @@ class Watches:
             connector=aiohttp.TCPConnector(limit=0, ssl=self._access.ssl(), socket_factory=_probed),
             headers={"Authorization": authorization} if authorization else None,
             trace_configs=[trace],
+            response_class=tapped(self._collections, heard),
         )
 
 
@@ -189,23 +219,10 @@ def _probed(address: tuple[Any, ...]) -> socket.socket:
     return made
 
 
-class _NoDifferences(kopf.AnnotationsDiffBaseStorage):
-    """Handlers of plain events need no differences; kopf would copy every object twice to find them."""
-
-    def build(self, *, body: kopf.Body, extra_fields: Iterable[kopf.FieldSpec] | None = None) -> kopf.BodyEssence:
-        return cast("kopf.BodyEssence", {})
-
-    def fetch(self, *, body: kopf.Body) -> kopf.BodyEssence | None:
-        return None
-
-
 def _settings(watched: Sequence[Watched]) -> kopf.OperatorSettings:
     settings = kopf.OperatorSettings()
     settings.posting.enabled = False
     settings.scanning.disabled = True
-    # kopf takes its own finalizer off everything it sees: it must be nobody's.
-    settings.persistence.diffbase_storage = _NoDifferences()
-    settings.persistence.finalizer = "zos.grid.tf/kopf-is-not-used-for-this"
     settings.networking.error_backoffs = [0.2, 0.5, 1.0, 2.0]
     settings.watching.reconnect_backoff = 0.5
     settings.queueing.exit_timeout = 0.2
@@ -213,6 +230,8 @@ def _settings(watched: Sequence[Watched]) -> kopf.OperatorSettings:
     settings.watching.inactivity_timeout = 70.0  # the API server sends a bookmark a minute, whatever else there is to tell
     settings.process.ultimate_exiting_timeout = None  # or it kills the whole process ten minutes after its own end
     for one in watched:
+        if one.labels:
+            settings.watching.label_selectors[one.model.PLURAL] = one.labels
         if one.name:
             settings.watching.field_selectors[one.model.PLURAL] = f"metadata.name={one.name}"
     return settings

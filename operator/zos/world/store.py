@@ -6,7 +6,7 @@ with exactly the keys whose resolution looked at it, so nobody declares watches 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple, TypeVar, cast
 
@@ -45,6 +45,15 @@ class Opaque:
     why: str
 
 
+class Unfetched(Exception):
+    """An object of a kind that is held on demand, of which it is not known whether and how it is: it is to be fetched, and what
+    asked for it begins anew."""
+
+    def __init__(self, key: Key) -> None:
+        super().__init__(f"{key} was not fetched yet")
+        self.key = key
+
+
 class _Source(NamedTuple):
     """What was read: one object (``by`` empty) or all objects with a value in an index."""
 
@@ -77,14 +86,23 @@ class _Read(NamedTuple):
 _OPAQUE = "?"
 
 
+def _unfetched(_: Object) -> None:
+    """The view of who reads again when it was fetched."""
+
+
 def _object_source(key: Key) -> _Source:
     return _Source(key.kind, "", f"{key.namespace}/{key.name}")
 
 
 class World:
-    """All objects known, by key and by index. Not thread-safe: it lives in one event loop."""
+    """All objects known, by key and by index. Not thread-safe: it lives in one event loop.
 
-    def __init__(self, kinds: Iterable[Indexes]) -> None:
+    Of kinds ``on_demand`` only those objects are held that somebody reads by name, as long as he does. Reading one raises
+    `Unfetched` until it is known whether and how it is (`put`, `put_absent`, `put_unreadable`).
+    """
+
+    def __init__(self, kinds: Iterable[Indexes], on_demand: Collection[str] = ()) -> None:
+        self._on_demand = frozenset(on_demand)
         self._indexes = {indexes.model.KIND: indexes for indexes in kinds}
         self._objects: dict[str, dict[Key, Object]] = {kind: {} for kind in self._indexes}
         self._opaque: dict[Key, Opaque] = {}
@@ -92,6 +110,8 @@ class World:
         self._members: dict[_Source, dict[Key, Any]] = {}  # with the part of each
         self._readers: dict[_Source, dict[Key, list[_Read]]] = {}
         self._sources: dict[Key, set[_Source]] = {}
+        self._absent: set[Key] = set()  # of what is held on demand: what is known not to be
+        self._left: set[Key] = set()  # the same: what may have no readers any more
 
     def peek(self, key: Key) -> Object | None:
         """An untracked read, for code that is no resolution."""
@@ -119,6 +139,7 @@ class World:
         old = self._objects[obj.KIND].get(obj.key)
         if old == obj:
             return frozenset()
+        self._absent.discard(obj.key)
         understood = self._opaque.pop(obj.key, None) is not None
         before, after = self._places.get(obj.key, {}), self._places_of(obj)
         self._objects[obj.KIND][obj.key] = obj
@@ -141,8 +162,37 @@ class World:
         if (known := self._opaque.get(key)) is not None and known == Opaque(metadata, why):
             return frozenset()
         changed = self.remove(key)
+        self._absent.discard(key)
         self._opaque[key] = Opaque(metadata, why)
         return (changed | self._moved(key, None, None, {}, {}) | self._readers_of_opaque(key.kind)) - {key}
+
+    def put_absent(self, key: Key) -> frozenset[Key]:
+        """Remembers that an object held on demand does not exist. Gives the keys to resolve again."""
+        changed = self.remove(key)
+        self._absent.add(key)
+        return changed
+
+    def lose(self, key: Key) -> frozenset[Key]:
+        """What is held of an object on demand is not how it is any more. Gives who reads it: to be resolved again."""
+        self._absent.discard(key)
+        self.remove(key)
+        return frozenset(self._readers.get(_object_source(key), ()))
+
+    def looked_at(self, key: Key) -> bool:
+        """Whether anybody's last resolution read an object."""
+        return _object_source(key) in self._readers
+
+    def unfetched(self, key: Key) -> bool:
+        """Whether an object is held on demand, and it is not known whether and how it is."""
+        held = key in self._objects[key.kind] or key in self._opaque or key in self._absent
+        return key.kind in self._on_demand and not held
+
+    def drop_unread(self) -> None:
+        """Forgets what was held on demand for somebody who reads it no more."""
+        for key in self._left:
+            if not self.looked_at(key):
+                self.lose(key)
+        self._left.clear()
 
     def reader(self, key: Key) -> Reader:
         """A reader for one resolution of ``key``. What the last one read is forgotten."""
@@ -157,6 +207,9 @@ class World:
                 readers.pop(key, None)
                 if not readers:
                     del self._readers[source]
+                    if not source.by and source.kind in self._on_demand:
+                        namespace, _, name = source.value.partition("/")
+                        self._left.add(Key(source.kind, namespace, name))
 
     def _readers_of_opaque(self, kind: str) -> frozenset[Key]:
         return frozenset(self._readers.get(_Source(kind, _OPAQUE, ""), ()))
@@ -187,6 +240,8 @@ class World:
         for source, was, is_ in changes:
             for reader, reads in self._readers.get(source, {}).items():
                 for read in reads:
+                    if read.view is _unfetched:
+                        continue
                     if read.view is None or (source.by and was is not is_):  # one more or one less is always another result
                         differs = True
                     elif old is None and new is None:
@@ -257,9 +312,12 @@ class Reader:
 
     def glance_at(self, model: type[T], namespace: str, name: str, view: Callable[[T], V]) -> V | None:
         """What ``view`` gives of one object, not remembered: for what is taken hold of at once."""
-        if (opaque := self._world._opaque.get(model.key_of(namespace, name))) is not None:
-            raise Unreadable(model.key_of(namespace, name), opaque.why)
-        obj = self._world.peek(model.key_of(namespace, name))
+        key = model.key_of(namespace, name)
+        if (opaque := self._world._opaque.get(key)) is not None:
+            raise Unreadable(key, opaque.why)
+        if self._world.unfetched(key):
+            raise Unfetched(key)
+        obj = self._world.peek(key)
         return None if obj is None else view(cast("T", obj))
 
     def glance(self, model: type[T], view: Callable[[T], V]) -> tuple[V, ...]:
@@ -284,6 +342,9 @@ class Reader:
         if (opaque := self._world._opaque.get(key)) is not None:
             self._world._record(self._key, _object_source(key), _Read(None, None))
             raise Unreadable(key, opaque.why)
+        if self._world.unfetched(key):
+            self._world._record(self._key, _object_source(key), _Read(_unfetched, None))
+            raise Unfetched(key)
         obj = self._world.peek(key)
         result = obj if view is None or obj is None else view(obj)
         self._world._record(self._key, _object_source(key), _Read(view, result if view else None))
