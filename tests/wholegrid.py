@@ -263,11 +263,10 @@ class Grid:
                     reader.where_view(NodeWorkload, "owner", obj.uid, lambda w: (w.key, w.hindrance, w.deleting))
                 await self.executor.carry_out(obj, resolved(KINDS[obj.KIND], obj, reader))
                 self.problems.pop(key, None)
-            except Refused as why:
+            except (Lost, Refused, ApiError, Unavailable) as why:  # again after a moment, as the queue does it
                 self.problems[key] = str(why)
-            except (Lost, ApiError, Unavailable) as why:
-                self.problems[key] = str(why)
-                self._again(key, 0.2)
+                news = self._due.pop(key, self) is None
+                self._again(key, 0.2 if news or not isinstance(why, Refused) else 1.0)
             self._hear()
 
     def _hear(self) -> None:

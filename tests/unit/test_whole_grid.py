@@ -217,3 +217,51 @@ async def test_what_the_api_server_refuses_is_said_and_the_rest_goes_on(grid: Gr
     grid.resync()
     await grid.settle()
     assert shown(grid, Network, "net").startswith("True")
+
+
+async def test_a_relay_that_is_asked_for_serves_and_one_that_serves_goes_on(grid: Grid) -> None:
+    def relay() -> str:
+        return str(grid.get(Network, "default", "net").status.relay)
+
+    for asked in ("n1", "n2", "n1"):
+        grid.edit(Network, "default", "net", relay=asked)
+        await grid.settle()
+        assert relay() == asked
+    grid.edit(Network, "default", "net", relay=None)
+    await grid.settle()
+    assert relay() == "n1"
+    grid.alive("n1", False)
+    await grid.settle()
+    assert relay() == "n2"
+    grid.alive("n1")
+    await grid.settle()
+    assert relay() == "n2"
+
+
+async def test_addresses_are_reserved_when_every_one_of_them_is_claimed(grid: Grid) -> None:
+    grid.server.refuses = lambda one: (
+        (422, "not this one") if one.method == "POST" and "203.0.113.20" in str(one.body) else None
+    )
+    grid.put(Contract, {"metadata": {"name": "more"}, "spec": {"farm": "lab", "publicIPv4": 2}}, "default")
+    await grid.settle()
+    assert grid.get(Contract, "default", "more").status.reserved == ()
+    assert not shown(grid, Contract, "more").startswith("True")
+    grid.server.refuses = lambda _: None
+    grid.resync()
+    await grid.settle()
+    assert len(grid.get(Contract, "default", "more").status.reserved) == 2
+    assert shown(grid, Contract, "more").startswith("True")
+
+
+@pytest.mark.parametrize(("last", "taken"), [(0, False), (1, False), (2, True), (254, True), (255, False)])
+async def test_addresses_that_are_not_for_machines_are_not_given(grid: Grid, last: int, taken: bool) -> None:
+    (subnet,) = (n.subnet for n in grid.get(Network, "default", "net").status.nodes if n.name == "n2")
+    ip = f"{subnet.rpartition('.')[0]}.{last}"
+    network = {"name": "net", "ip": ip}
+    grid.delete(ZMachine, "default", "bare")
+    await grid.settle()
+    spec = {"image": "oci://r/i:t", "network": network, "nodeName": "n2"}
+    grid.put(ZMachine, {"metadata": {"name": "asks"}, "spec": spec}, "default")
+    await grid.settle()
+    assert shown(grid, ZMachine, "asks").startswith("True" if taken else "False InvalidSpec")
+    assert grid.get(ZMachine, "default", "asks").status.ip == (ip if taken else None)
