@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from zos.agent.agent import Agent
-from zos.agent.composition import kind_of
+from zos.agent.kinds import kind_of
 from zos.agent.settings import Settings as AgentSettings
 from zos.agent.simulation import Node, drivers
 from zos.api import names

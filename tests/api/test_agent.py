@@ -17,7 +17,7 @@ from nacl.public import PublicKey, SealedBox
 
 from apiserver import ApiServer, running
 from zos.agent.agent import Agent
-from zos.agent.composition import kind_of
+from zos.agent.kinds import kind_of
 from zos.agent.settings import Settings
 from zos.agent.simulation import Node, digest_of, drivers
 from zos.api import names

@@ -39,3 +39,16 @@ def test_transition_time_moves_with_the_status_only() -> None:
     third = by_type(conditions(ready(), (), second.values(), 2, T2))
     assert third["Ready"].last_transition_time == T2
     assert "Reconciling" not in third
+
+
+def test_what_else_is_said_never_stands_for_the_judgement() -> None:
+    further = [Condition(type=type, status="True", reason="Succeeded") for type in ("Ready", "Reconciling", "Stalled", "Other")]
+    found = conditions(waiting(Reason.PROGRESSING, "not yet"), further, (), 1, T1)
+    assert [(c.type, c.status) for c in found] == [("Ready", "False"), ("Reconciling", "True"), ("Other", "True")]
+
+
+def test_there_are_never_more_than_admission_takes() -> None:
+    further = [Condition(type=f"Other{number}", status="True", reason="Succeeded") for number in range(30)]
+    found = conditions(ready(), further, (), 1, T1)
+    assert len(found) == 16
+    assert found[0].type == "Ready"

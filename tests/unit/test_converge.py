@@ -755,3 +755,33 @@ async def test_what_nobody_knows_is_shown_by_the_name_on_it(bench: Bench) -> Non
     bench.orders = (QuarantineOrder(uid="network-default-net-abc", discard=True),)
     assert (await bench.settled()).quarantine == ()
     assert bench.node.things == {}
+
+
+IMAGE = Image(ref="oci://r/i:1")
+
+
+async def test_a_slow_operation_that_fails_is_told_and_forgotten_when_it_is_not_asked_for_any_more(bench: Bench) -> None:
+    bench.want("w", IMAGE)
+    bench.node.faults[IMAGE.key] = "no such image"
+    result = await bench.settled()
+    assert result.reports["w"].verdict.message == f"{IMAGE.key}: no such image"
+    assert result.wake_at is not None
+    assert [ok for _, ok in bench.slow] == [False]
+    assert not bench.converger._executor.running
+    del bench.node.faults[IMAGE.key]
+    bench.time = result.wake_at
+    result = await bench.settled()
+    assert result.reports["w"].verdict.ready
+    assert (result.wake_at, [ok for _, ok in bench.slow]) == (None, [False, True])
+
+
+async def test_what_is_being_made_for_a_workload_that_goes_holds_it_until_it_has_ended(bench: Bench) -> None:
+    bench.want("w", IMAGE)
+    bench.node.delay = 0.2
+    await bench.once()
+    assert set(bench.converger._executor.running) == {IMAGE.key}
+    bench.delete("w")
+    result = await bench.once()
+    assert result.clean == frozenset()
+    result = await bench.settled()
+    assert result.clean == {"w"}

@@ -112,3 +112,20 @@ def test_disks_are_mounted_each_once_and_outer_ones_first(paths: list[str]) -> N
                 assert found.index(outer) < found.index(inner)
     if not any(inner.startswith(f"{outer}/") for inner in paths for outer in paths):
         assert found == paths
+
+
+def test_anything_that_it_is_started_with_otherwise_is_another_chance_and_nothing_else_is() -> None:
+    """Of a guest in a crash loop."""
+    ends = tuple(1000.0 - number for number in reversed(range(LOOP)))
+    looping = DomainFact(running=False, ended="exit", exit_code=1, ended_at=1000.0, crashes=ends)
+    tried = replace(FACTS, domains={GUEST: replace(looping, recipe=guest_of(machine()).recipe)})
+    part = machine().spec.machine
+    assert part is not None
+    for change in ({"cpu": 2}, {"memory": 2**29}, {"env": {"A": "b"}}, {"entrypoint": ("/bin/other",)}):
+        other = machine().model_copy(
+            update={"spec": machine().spec.model_copy(update={"machine": part.model_copy(update=change)})}
+        )
+        assert guest_of(other, tried).running, change
+    assert not guest_of(machine(), tried).running
+    unknown = replace(FACTS, domains={GUEST: replace(looping, recipe="")})  # what it was tried with last is not known
+    assert not guest_of(machine(), unknown).running

@@ -167,3 +167,13 @@ def test_every_pair_reaches_each_other_and_nothing_overlaps(network) -> None:
                 continue
             assert walk(one, IPv4Network(owners[other])[5], owners, tables) == other
     assert topology(RANGE, members[::-1], laptops[::-1], relays) == made
+
+
+def test_a_hidden_node_without_a_relay_has_no_peers_and_the_others_do() -> None:
+    open_ = Member("open", "10.20.2.0/24", "O", 1, ipv4="1.1.1.1")
+    hidden = Member("hidden", "10.20.3.0/24", "H", 2)
+    for relays in ({}, {"hidden": "gone"}):
+        assert topology(RANGE, [open_, hidden], [], relays).peers == {"open": (), "hidden": ()}
+    served = topology(RANGE, [open_, hidden], [], {"hidden": "open"}).peers
+    assert [peer.public_key for peer in served["open"]] == ["H"]
+    assert [peer.public_key for peer in served["hidden"]] == ["O"]

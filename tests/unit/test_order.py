@@ -238,3 +238,24 @@ def domain(root: Disk) -> Domain:
         name="g", uuid="u", cpu=1, memory=1, image="i", root=GuestDisk(disk=root.name, serial="r"), disks=(), nics=(),
         config="c", config_digest="", running=True, owner="vm",
     )  # fmt: skip
+
+
+def test_addresses_of_pairs_are_given_on_one_after_the_other_in_each_namespace() -> None:
+    old = Veth(
+        name="u-old", peer_netns="r-old", peer_name="wan", mtu=1500, addresses=("100.127.0.2/31",), peer_addresses=("1/31",)
+    )
+    near = replace(old, name="u-new", peer_netns="r-new", peer_addresses=())
+    far = replace(old, name="u-far", peer_netns="r-old", addresses=())
+    apart = replace(old, name="u-apart", netns="elsewhere", peer_netns="r-new")
+    plan = schedule([*remove(old), *create(near, far, apart, Netns(name="r-new"))], as_wanted(near, far, apart), {})
+    assert plan.after[near.key] == {old.key}
+    assert plan.after[far.key] == {old.key}
+    assert plan.after[apart.key] == frozenset()
+
+
+def test_a_segment_goes_after_the_tap_on_it() -> None:
+    segment, tap = Segment(interface="eth1"), Tap(name="t", bridge="eth1", mtu=1500)
+    plan = schedule(remove(segment, tap), {}, {})
+    assert plan.after[segment.key] == {tap.key}
+    kept = schedule(remove(segment), as_wanted(tap), {tap.key: Observed(tap.key, tap)}, held=frozenset({tap.key}))
+    assert kept.blocked == {segment.key: tap.key}

@@ -154,3 +154,15 @@ async def test_who_works_off_many_keys_lets_others_have_their_turn() -> None:
     for task in workers:
         task.cancel()
     await asyncio.gather(*workers, return_exceptions=True)
+
+
+async def test_what_went_well_once_begins_from_the_shortest_pause_again() -> None:
+    made = queue()
+    for _ in range(3):
+        made.add(key("a"))
+        await made.get()
+        made.failed(key("a"))
+    made.add(key("a"))
+    made.done(await made.get())
+    made.add(key("a"))
+    assert made.failed(await made.get()) == 0.2

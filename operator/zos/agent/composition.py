@@ -1,14 +1,12 @@
-"""Which drivers serve a node, and which kind's code serves which workload: the whole agent at one glance."""
+"""Which drivers serve a node: the whole agent at one glance, beside `zos.agent.kinds`."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import dataclass
 
-from zos.agent.registry import Kind
 from zos.agent.settings import Settings
 from zos.api.gridnode import NodeFeatures
-from zos.api.nodeworkload import MachineOnNode, MountOnNode, NetworkOnNode, NodeWorkload, Part
 from zos.drivers import DiskSource, DomainSource, Driver, ImageSource, PrefixSource, WayOutSource
 from zos.drivers.disk import DiskDriver
 from zos.drivers.domain import DomainDriver
@@ -25,16 +23,6 @@ from zos.drivers.sources import Registries, Sources
 from zos.drivers.sysctl import SysctlDriver
 from zos.drivers.wayout import WayOutDriver
 from zos.drivers.wireguard import WireGuardDriver, probe
-from zos.kinds.network import lower as network
-from zos.kinds.zmachine import lower as zmachine
-from zos.kinds.zmount import lower as zmount
-
-_KINDS: Mapping[type[Part], Kind] = {NetworkOnNode: network, MachineOnNode: zmachine, MountOnNode: zmount}
-
-
-def kind_of(workload: NodeWorkload) -> Kind | None:
-    part = workload.spec.part
-    return None if part is None else _KINDS[type(part)]
 
 
 @dataclass(frozen=True)

@@ -10,7 +10,8 @@ from collections.abc import Sequence
 
 from zos import __version__
 from zos.agent.agent import Agent
-from zos.agent.composition import equip, kind_of
+from zos.agent.composition import equip
+from zos.agent.kinds import kind_of
 from zos.agent.lock import alone
 from zos.agent.metrics import Metrics
 from zos.agent.settings import Settings, parse

@@ -65,7 +65,7 @@ def resolve(mount: ZMount, world: Reader) -> Resolution:
     used = (
         mount.status.used
         or place.holds_data
-        or (told is not None and told.used and there == node)
+        or (told is not None and (told.used or told.holds_data) and there == node)
         or (user is not None and user.node == node and verdict.ready)
     )
     return Resolution(
@@ -189,7 +189,8 @@ def _lack(mount: ZMount, node: str, adopt: str | None, world: Reader) -> Verdict
 @dataclass(frozen=True)
 class _Told:
     """What a node says of the disk. ``current``: of what is asked of it now; ``reason`` and ``message`` of its Ready condition.
-    ``used``: a guest had it. ``unused``: none ever had, said since that was asked for, so by the node as it is now."""
+    ``used``: a guest had it; ``holds_data``: the node was told that one may have it. ``unused``: none ever had, said since that
+    was asked for, so by the node as it is now."""
 
     current: bool
     done: bool
@@ -198,6 +199,7 @@ class _Told:
     size: int | None
     used: bool
     unused: bool
+    holds_data: bool
 
 
 def _judge(mount: ZMount, node: str, told: _Told | None, world: Reader) -> tuple[Verdict, int | None]:
@@ -224,4 +226,5 @@ def _reported(workload: NodeWorkload) -> _Told:
         size=state.size if state is not None else None,
         used=state is not None and (state.used is True or (asked and state.used is None)),  # an older agent does not say
         unused=asked and state is not None and state.used is False,
+        holds_data=workload.spec.mount is not None and workload.spec.mount.holds_data,
     )

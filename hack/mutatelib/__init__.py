@@ -1,0 +1,1 @@
+"""How much the tests would notice: what `hack/mutate` does."""

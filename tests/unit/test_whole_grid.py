@@ -1,0 +1,267 @@
+"""A whole grid, from manifests to guests and back, with everything real but the wire, the kernel and the time."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from wholegrid import Grid
+from zos.api.contract import Claim, Contract, NameContract
+from zos.api.gridnode import GridNode
+from zos.api.meta import AGENT_FINALIZER, Object
+from zos.api.network import Network
+from zos.api.nodeworkload import NodeWorkload
+from zos.api.publicip import PublicIP
+from zos.api.zmachine import ZMachine
+from zos.api.zmount import ZMount
+from zos.controller.registry import KINDS
+from zos.plan.items import Disk, Domain
+
+CASES = Path(__file__).parent.parent / "golden"
+KEPT = [kind.model for kind in KINDS.values() if not kind.internal]
+TENANTS: list[type[Object]] = [ZMachine, ZMount, Network, PublicIP, Contract, NameContract]
+
+
+@pytest.fixture
+async def grid() -> Grid:
+    made = Grid()
+    made.load(CASES / "vanished.yaml")
+    bare = {"image": "oci://r/i:t", "network": {"name": "net"}, "nodeName": "n2"}
+    made.put(ZMachine, {"metadata": {"name": "bare"}, "spec": bare}, "default")
+    await made.settle()
+    return made
+
+
+async def test_everything_gets_ready_and_a_resync_writes_nothing(grid: Grid) -> None:
+    for model in KEPT:
+        for obj in grid.of(model):
+            assert grid.ready(model, obj.namespace, obj.name).startswith("True"), (obj.key, grid.problems)
+    assert grid.problems == {}
+    before = len(grid.server.writes)
+    grid.resync()
+    await grid.settle()
+    assert grid.server.writes[before:] == []
+
+
+def shown(grid: Grid, model: type[Object], name: str) -> str:
+    return grid.ready(model, "default", name)
+
+
+def guests(grid: Grid, node: str) -> list[Domain]:
+    return [item for item in grid.agents[node].node.things.values() if isinstance(item, Domain)]
+
+
+CHANGES: list[tuple[type[Object], str, dict[str, object]]] = [
+    (ZMachine, "bare", {"cpu": 2}),
+    (ZMount, "data", {"size": "12Gi"}),
+    (Network, "net", {"mtu": 1400}),
+]
+
+
+@pytest.mark.parametrize(("model", "name", "change"), CHANGES, ids=lambda value: getattr(value, "KIND", None))
+async def test_what_is_asked_is_ready_when_its_node_has_done_it(
+    grid: Grid, model: type[Object], name: str, change: dict[str, object]
+) -> None:
+    for agent in grid.agents.values():
+        agent.idle = True
+    grid.edit(model, "default", name, **change)
+    await grid.settle()
+    assert shown(grid, model, name).startswith("False Progressing")
+    for agent in grid.agents.values():
+        agent.idle = False
+    await grid.settle()
+    assert shown(grid, model, name).startswith("True")
+
+
+async def test_statuses_say_what_nodes_have_and_not_what_is_asked(grid: Grid) -> None:
+    agent = grid.agents["n1"]
+    agent.idle = True
+    grid.edit(ZMount, "default", "data", size="12Gi")
+    grid.edit(Network, "default", "net", mtu=1400)
+    await grid.settle()
+    assert grid.get(ZMount, "default", "data").status.size == 10 * 2**30
+    assert grid.get(Network, "default", "net").status.ready_nodes == "1/2"
+    agent.idle = False
+    await grid.settle()
+    assert grid.get(ZMount, "default", "data").status.size == 12 * 2**30
+    assert grid.get(Network, "default", "net").status.ready_nodes == "2/2"
+
+
+async def test_a_guest_that_runs_keeps_what_it_has_and_says_what_restarts_it(grid: Grid) -> None:
+    grid.edit(ZMachine, "default", "web", cpu=2)
+    await grid.settle()
+    conditions = {c.type: c for c in grid.get(ZMachine, "default", "web").status.conditions}
+    assert conditions["RestartRequired"].message.startswith("cpu changed: ")
+    (guest,) = guests(grid, "n1")
+    assert guest.cpu == 1
+
+
+async def test_whose_agent_is_silent_is_not_ready_and_says_so(grid: Grid) -> None:
+    for node in grid.agents:
+        grid.alive(node, False)
+    await grid.settle()
+    for model, name in ((ZMachine, "bare"), (ZMount, "data"), (Network, "net")):
+        assert shown(grid, model, name).startswith("False NodeUnreachable"), name
+    assert grid.ready(GridNode, "", "n1").startswith("False NodeUnreachable")
+    assert len(guests(grid, "n1")) == 1
+    for node in grid.agents:
+        grid.alive(node)
+    await grid.settle()
+    assert shown(grid, ZMachine, "web").startswith("True")
+
+
+async def test_what_fails_on_a_node_is_told_and_is_over_when_it_is(grid: Grid) -> None:
+    node = grid.agents["n1"].node
+    (root,) = [key for key in node.things if key.startswith("disk/root-")]
+    node.faults[root] = "no space left"
+    grid.edit(ZMachine, "default", "web", rootSize="8Gi")
+    await grid.settle()
+    assert shown(grid, ZMachine, "web") == f"False Failed: {root}: no space left"
+    del node.faults[root]
+    await grid.settle(400)
+    assert shown(grid, ZMachine, "web").startswith("True")
+    grown = node.things[root]
+    assert isinstance(grown, Disk)
+    assert grown.size == 8 * 2**30
+
+
+async def test_what_everybody_deletes_is_gone_everywhere(grid: Grid) -> None:
+    for model in TENANTS:
+        for obj in grid.of(model):
+            grid.delete(model, obj.namespace, obj.name)
+    await grid.settle()
+    for model in (*TENANTS, Claim, NodeWorkload):
+        assert grid.of(model) == [], grid.problems
+    left = {key for agent in grid.agents.values() for key in agent.node.things}
+    assert left == set()
+    for node in grid.of(GridNode):
+        assert node.status.holds == ()
+        assert node.status.free.memory == node.offered.memory
+    for one in grid.server.requests:
+        if one.method == "DELETE" and ("/nodeworkloads/" in one.path or "/claims/" in one.path):
+            assert one.body["preconditions"]["uid"], one.path
+
+
+async def test_a_used_disk_stays_for_a_deletion_that_waits_and_for_one_without_a_word(grid: Grid) -> None:
+    grid.delete(ZMount, "default", "data")
+    await grid.settle()
+    assert shown(grid, ZMount, "data") == "False DeletionBlocked: waits for ZMachine web"
+    workload = grid.workload("n1", "ZMount")
+    assert (workload.deleting, workload.spec.erase) == (False, None)
+    assert any(key.startswith("disk/mount-") for key in grid.agents["n1"].node.things)
+    machine = grid.workload("n1", "ZMachine")
+    grid.delete(NodeWorkload, machine.namespace, machine.name)  # by hand: nobody has said that it is unwanted
+    await grid.settle()
+    assert len(guests(grid, "n1")) == 1
+    assert grid.agents["n1"].node.starts == {guests(grid, "n1")[0].name: 1}
+
+
+async def test_a_finalizer_is_taken_away_only_from_what_is_as_it_was_seen(grid: Grid) -> None:
+    grid.delete(ZMachine, "default", "web")
+    await grid.settle()
+    ends = [
+        one.body["metadata"]
+        for one in grid.server.requests
+        if one.method == "PATCH"
+        and "/nodeworkloads/zmachine-" in one.path
+        and "merge" in one.content
+        and "status" not in one.body
+    ]
+    assert [AGENT_FINALIZER in meta["finalizers"] for meta in ends] == [False]
+    assert all(meta["resourceVersion"] and meta["uid"] for meta in ends)
+
+
+async def test_secrets_are_sealed_anew_when_the_node_has_another_key(grid: Grid) -> None:
+    agent = grid.agents["n1"]
+    (before,) = grid.workload("n1", "ZMachine").spec.machine.sealed_env  # type: ignore[union-attr]
+    grid.resync()
+    await grid.settle()
+    (same,) = grid.workload("n1", "ZMachine").spec.machine.sealed_env  # type: ignore[union-attr]
+    assert same == before
+    agent.key = type(agent.key)(b"another key".ljust(32, b"."))
+    grid.put(GridNode, {"metadata": {"name": "n1"}, "status": {"sealingKey": agent.sealing_key}})
+    agent.idle = True
+    await grid.settle()
+    agent.idle = False
+    agent.converger.resync()
+    (sealed,) = grid.workload("n1", "ZMachine").spec.machine.sealed_env  # type: ignore[union-attr]
+    assert sealed.value != before.value
+    await grid.settle()
+    assert shown(grid, ZMachine, "web").startswith("True")
+    assert agent._facts(agent.workloads).secrets[grid.workload("n1", "ZMachine").name, "PASSWORD"] == "hush"
+
+
+async def test_a_lost_wireguard_key_is_replaced(grid: Grid) -> None:
+    agent = grid.agents["n2"]
+    lost = grid.workload("n2", "Network").spec.network.public_key  # type: ignore[union-attr]
+    agent.lost_keys = frozenset({lost})
+    await grid.settle()
+    assert grid.workload("n2", "Network").spec.network.public_key not in ("", lost)  # type: ignore[union-attr]
+    assert shown(grid, Network, "net").startswith("True")
+    other = grid.workload("n1", "Network").spec.network.peers  # type: ignore[union-attr]
+    assert lost not in {peer.public_key for peer in other}
+
+
+async def test_what_the_api_server_refuses_is_said_and_the_rest_goes_on(grid: Grid) -> None:
+    def refuses(request: object) -> tuple[int, str] | None:
+        return (422, "no such thing here") if "/nodeworkloads/network" in getattr(request, "path", "") else None
+
+    grid.server.refuses = refuses
+    grid.edit(Network, "default", "net", mtu=1400)
+    await grid.settle()
+    assert shown(grid, Network, "net").startswith("False Refused: node n")
+    assert "no such thing here" in shown(grid, Network, "net")
+    assert grid.get(Network, "default", "net").status.nodes[0].public_key
+    grid.server.refuses = lambda _: None
+    grid.resync()
+    await grid.settle()
+    assert shown(grid, Network, "net").startswith("True")
+
+
+async def test_a_relay_that_is_asked_for_serves_and_one_that_serves_goes_on(grid: Grid) -> None:
+    def relay() -> str:
+        return str(grid.get(Network, "default", "net").status.relay)
+
+    for asked in ("n1", "n2", "n1"):
+        grid.edit(Network, "default", "net", relay=asked)
+        await grid.settle()
+        assert relay() == asked
+    grid.edit(Network, "default", "net", relay=None)
+    await grid.settle()
+    assert relay() == "n1"
+    grid.alive("n1", False)
+    await grid.settle()
+    assert relay() == "n2"
+    grid.alive("n1")
+    await grid.settle()
+    assert relay() == "n2"
+
+
+async def test_addresses_are_reserved_when_every_one_of_them_is_claimed(grid: Grid) -> None:
+    grid.server.refuses = lambda one: (
+        (422, "not this one") if one.method == "POST" and "203.0.113.20" in str(one.body) else None
+    )
+    grid.put(Contract, {"metadata": {"name": "more"}, "spec": {"farm": "lab", "publicIPv4": 2}}, "default")
+    await grid.settle()
+    assert grid.get(Contract, "default", "more").status.reserved == ()
+    assert not shown(grid, Contract, "more").startswith("True")
+    grid.server.refuses = lambda _: None
+    grid.resync()
+    await grid.settle()
+    assert len(grid.get(Contract, "default", "more").status.reserved) == 2
+    assert shown(grid, Contract, "more").startswith("True")
+
+
+@pytest.mark.parametrize(("last", "taken"), [(0, False), (1, False), (2, True), (254, True), (255, False)])
+async def test_addresses_that_are_not_for_machines_are_not_given(grid: Grid, last: int, taken: bool) -> None:
+    (subnet,) = (n.subnet for n in grid.get(Network, "default", "net").status.nodes if n.name == "n2")
+    ip = f"{subnet.rpartition('.')[0]}.{last}"
+    network = {"name": "net", "ip": ip}
+    grid.delete(ZMachine, "default", "bare")
+    await grid.settle()
+    spec = {"image": "oci://r/i:t", "network": network, "nodeName": "n2"}
+    grid.put(ZMachine, {"metadata": {"name": "asks"}, "spec": spec}, "default")
+    await grid.settle()
+    assert shown(grid, ZMachine, "asks").startswith("True" if taken else "False InvalidSpec")
+    assert grid.get(ZMachine, "default", "asks").status.ip == (ip if taken else None)
