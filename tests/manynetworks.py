@@ -41,15 +41,17 @@ class Networks:
 
     def lower(self, workload: NodeWorkload, facts: Facts) -> Lowered:
         uid = workload.name
-        router, bridge, table = names.router(uid), names.bridge(uid), names.table(uid)
+        router, table = names.router(uid), names.table(uid)
         space = Netns(name=router)
-        switch = Bridge(name=bridge, mtu=1420)
-        lan = Veth(name=names.lan(uid), peer_netns=router, peer_name="lan", mtu=1420, bridge=bridge,
-                   peer_addresses=("10.0.0.1/24",), needs=(space.key, switch.key))  # fmt: skip
+        lan = Bridge(netns=router, name="lan", mtu=1420, addresses=("10.0.0.1/24",), needs=(space.key,))
+        number = workload.metadata.name.removeprefix("net-")
+        near = f"100.127.{int(number) // 128}.{int(number) % 128 * 2}"
+        wan = Veth(name=names.uplink(uid), peer_netns=router, peer_name="wan", mtu=1500, addresses=(f"{near}/31",),
+                   needs=(space.key,))  # fmt: skip
         items = (
             space,
-            switch,
             lan,
+            wan,
             Route(netns=router, destination="10.1.0.0/16", device="lan", gateway="10.0.0.2", needs=(lan.key,)),
             Firewall(netns=router, name=table, body=TABLE.format(workload.metadata.generation), needs=(space.key,)),
         )

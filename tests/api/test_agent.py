@@ -485,12 +485,12 @@ async def test_a_guest_runs_on_whatever_its_image_becomes(grid: Grid) -> None:
         assert words["Ready"] == ("False", "ImageInvalid")
         assert words["Running"] == ("True", "Succeeded")
         assert words["ImageReady"] == ("False", "ImageInvalid")
-        assert status.machine == ready
+        assert status.machine == ready.model_copy(update={"root_size": None})  # which is not looked at
         await grid.change("vm", machine={"entrypoint": ["/bin/other"], "image": "oci://r/other:1"})
         status = (await grid.ready("vm")).status
         restart = status.condition("RestartRequired")
         assert restart is not None
-        assert "image, configuration changed" in restart.message
+        assert "image, entrypoint changed" in restart.message
         assert status.machine == ready  # it tells what runs
         await grid.change("vm", machine={"entrypoint": None, "image": "oci://r/i:1"})
         deadline = time.monotonic() + 10

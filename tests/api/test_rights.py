@@ -214,6 +214,7 @@ STATUS: dict[str, Any] = {
     "holds": [{"uid": "uid-v", "owner": "ZMachine default/victim", "cpu": 1}],
     "allocated": {"cpu": 1},
     "free": {"cpu": 1000},
+    "usage": {"cpu": "0/1000", "memory": "0/1Ti", "storage": "0/1Ti"},
     "observedGeneration": 7,
     "conditions": [{"type": "Ready", "status": "True", "reason": "Succeeded"}],
 }

@@ -486,7 +486,7 @@ async def test_an_address_stays_whose_guest_may_have_it(standing: Standing, publ
     assert senders(standing, public) == {owner}
     await standing.grid.stop_agent("n")
     await client.patch(ZMachine, "default", "pub", {"spec": {"publicIP": None, "network": {"name": "mistyped"}}})
-    await standing.says(PublicIP, "ip", "DeletionBlocked", "has not said yet that it is without it")
+    await standing.says(PublicIP, "ip", "DeletionBlocked", "runs with it until it is restarted")
     machine = await standing.get(ZMachine, "pub")
     await client.patch(ZMachine, "default", "pub", {"metadata": {"annotations": {ABANDON: machine.uid}}})
     await client.delete(ZMachine, "default", "pub")

@@ -87,7 +87,7 @@ def test_a_disk_grows_under_a_running_machine_and_never_shrinks(guests: Guests) 
     guests.prints("one", r"^/dev/vd. +400 ")
     assert guests.status("one").get("restarts", 0) == 0
     said = guests.grid.refused(guests.namespace, obj("ZMount", "data", size="200Mi"))
-    assert "shrink" in said
+    assert "a disk only grows" in said
 
 
 def test_the_root_has_its_size_and_no_more(guests: Guests) -> None:
@@ -141,8 +141,9 @@ def test_run_policies(guests: Guests) -> None:
     assert guests.console("once").count("ran") == 1
     assert guests.console("good").count("ran") == 1
     guests.apply("always", "trap 'echo asked to stop; exit' TERM; echo up" + STAY, runPolicy="Halted")
-    guests.says("always", "Halted", "Suspended")
     until(lambda: guests.status("always").get("state") == "Stopped", 40)
+    until(lambda: guests.grid.condition("zmachine", "always", guests.namespace)["reason"] == "Suspended", 10)
+    guests.ready("always", seconds=5)  # as asked
     guests.apply("always", "trap 'echo asked to stop; exit' TERM; echo up again" + STAY)
     guests.ready("always")
     guests.prints("always", "^up again$")
@@ -230,7 +231,7 @@ def test_a_changed_machine_runs_on_until_it_is_restarted(guests: Guests) -> None
         "RestartRequired",
     )
     message = guests.grid.condition("zmachine", "one", guests.namespace, "RestartRequired")["message"]
-    assert "memory, configuration changed" in message
+    assert "memory, env changed" in message
     assert guests.qemu("one") == pid
     guests.grid.kubectl("annotate", "zmachine", "one", "-n", guests.namespace, "--overwrite", "zos.grid.tf/restartedAt=now")
     guests.prints("one", "up as second")

@@ -130,12 +130,9 @@ ALL = ("api", "node")
     ("parts", "number"),
     [
         (ALL, signal.SIGTERM),
-        (ALL, signal.SIGINT),
-        (ALL, signal.SIGHUP),
         (ALL, signal.SIGKILL),
         (("api",), signal.SIGHUP),
-        (("node",), signal.SIGHUP),
-        (("node",), signal.SIGKILL),
+        (("node",), signal.SIGINT),
     ],
     ids=lambda value: value.name if isinstance(value, signal.Signals) else "+".join(value),
 )
@@ -146,7 +143,7 @@ def test_nothing_is_left(tmp_path: Path, parts: tuple[str, ...], number: signal.
         until(lambda: all(run.ready[part].exists() for part in parts), (tmp_path / "said").read_text)
         assert len(run.processes()) > 2
         run.process.send_signal(number)
-        assert run.process.wait(60) != 0
+        assert run.process.wait(120) != 0
         until(lambda: not run.processes(), run.processes, 30)
     finally:
         for pid in run.processes():

@@ -19,7 +19,7 @@ from zos.drivers import unused
 from zos.drivers.disk import DiskDriver
 from zos.drivers.domainrun import Machine, Run
 from zos.drivers.file import FileDriver
-from zos.drivers.image import directory_of
+from zos.drivers.image import _Card, directory_of
 from zos.drivers.means import raise_descriptors, raise_inotify, short_of_means
 from zos.drivers.process import ProcessError, run
 from zos.drivers.service import Supervised, Supervisor
@@ -70,7 +70,7 @@ async def image(state: Path) -> Callable[[], Awaitable[object]]:
     (place / "rootfs").mkdir(parents=True)
     fact = {"digest": DIGEST, "entrypoint": [], "command": [], "environment": [], "executables": None}
     (place / "image.json").write_text(json.dumps(fact))
-    driver._remember(ref, DIGEST, "")
+    driver._remember(_Card(ref, DIGEST, "", None))
 
     async def look() -> object:
         return await driver.observe([Image(ref=ref)]), driver.facts()[ref]

@@ -20,7 +20,7 @@ from zos.world import guests, placement, quarantine
 from zos.world.guests import Guest
 from zos.world.heartbeat import Heartbeat
 from zos.world.quarantine import Inheritance
-from zos.world.resolution import Hold, Resolution, SecretValue, Verdict, Workload, ready, waiting
+from zos.world.resolution import Hold, Resolution, SecretValue, Verdict, Workload, waiting
 from zos.world.store import Indexes, Reader
 
 INDEXES = (
@@ -510,5 +510,5 @@ def _judge(machine: ZMachine, node: str, world: Reader) -> tuple[Verdict, tuple[
         return waiting(Reason.PROGRESSING, f"node {node} is making it"), ()
     further = _told(machine, node, world)
     if condition.status == "True":
-        return ready(condition.message), further
+        return Verdict(True, Reason.read(condition.reason), condition.message), further
     return waiting(Reason.read(condition.reason), condition.message), further
