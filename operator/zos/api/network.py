@@ -175,7 +175,7 @@ class NetworkNodeStatus(Model):
     """``accessible``: others connect to it. ``hidden``: it connects to the relay, nobody to it."""
 
     relay: bool = False
-    """Whether it passes on the traffic of the network's hidden nodes."""
+    """Whether it passes on traffic of others: the network's hidden nodes, or nodes with only IPv4 and nodes with only IPv6."""
 
     ready: bool = False
     """Whether the node has set up its part as it stands now."""

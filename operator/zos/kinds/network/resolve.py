@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Set
 from dataclasses import dataclass, replace
 from ipaddress import IPv4Network
 
@@ -16,7 +16,7 @@ from zos.api.text import is_name
 from zos.api.zmachine import ZMachine
 from zos.kinds.network import egress, keys, laptops, overlap
 from zos.kinds.network.problems import Problems
-from zos.kinds.network.topology import Caller, Member, endpoint, subranges, topology, wireguard_address
+from zos.kinds.network.topology import Caller, Member, bridges, divided, endpoint, subranges, topology, wireguard_address
 from zos.world import quarantine
 from zos.world.heartbeat import Heartbeat
 from zos.world.resolution import Hold, Notice, Resolution, Verdict, Workload, ready, waiting
@@ -92,14 +92,15 @@ def resolve(network: Network, world: Reader) -> Resolution:
         for entry in access
         if entry.public_key and entry.node in members
     ]
-    mesh = topology(network.spec.ip_range, members.values(), callers, relays)
+    bridge = _bridge(network, members, alive, relay)
+    mesh = topology(network.spec.ip_range, members.values(), callers, relays, bridge)
     for one, other in mesh.apart:
         problems.add(
             Reason.DEPENDENCY_NOT_READY,
             f"nodes {one} and {other} have no common address family: add a node with IPv4 and IPv6",
         )
     overlap.told(network, members.values(), access, world, problems)
-    nodes = _node_status(wanted, ranges, members, relays, relay, alive, told)
+    nodes = _node_status(wanted, ranges, members, {*relays.values(), bridge}, alive, told)
     workloads = tuple(
         Workload(
             name,
@@ -330,6 +331,21 @@ def _relay(network: Network, members: Mapping[str, Member], alive: Mapping[str, 
     return current if current in fit else next(iter(fit), None)
 
 
+def _bridge(network: Network, members: Mapping[str, Member], alive: Mapping[str, bool | None], relay: str | None) -> str | None:
+    """The node with both address families that joins those with only one; None: none is needed, or none can. Like the relay it
+    moves only when it dies, and is the relay where that can be."""
+    if not divided(members.values()):
+        return None
+    fit = bridges(members.values())
+    had = [node.name for node in network.status.nodes if node.relay and node.name in fit]
+    had.sort(key=lambda name: name == network.status.relay)  # who passes on and is not the relay was the bridge
+    for name in had:
+        if alive.get(name) is not False:
+            return name
+    living = [name for name in (relay, *fit) if name in fit and alive.get(name)]
+    return next(iter((*living, *had, *fit)), None)
+
+
 @dataclass(frozen=True)
 class _Reported:
     """What a node's agent says of its part, and what was asked of it. ``failed``: more than just not yet."""
@@ -347,8 +363,7 @@ def _node_status(
     wanted: tuple[str, ...],
     ranges: Mapping[str, str],
     members: Mapping[str, Member],
-    relays: Mapping[str, str],
-    relay: str | None,
+    passing: Set[str | None],
     alive: Mapping[str, bool | None],
     reported: Mapping[str, _Reported],
 ) -> tuple[NetworkNodeStatus, ...]:
@@ -369,7 +384,7 @@ def _node_status(
                 listen_port=member and member.listen_port,
                 endpoint=endpoint(member, member) if member and member.accessible else None,
                 role="accessible" if member and member.accessible else "hidden",
-                relay=bool(relays) and name == relay,
+                relay=name in passing,
                 ready=done,
                 message=message,
             )

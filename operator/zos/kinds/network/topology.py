@@ -70,10 +70,15 @@ class Topology:
     apart: tuple[tuple[str, str], ...] = ()
 
 
-def topology(ip_range: str, members: Iterable[Member], laptops: Iterable[Caller], relays: Mapping[str, str]) -> Topology:
-    """``relays`` says which accessible node serves each hidden one; a hidden node that has none gets no peers."""
+def topology(
+    ip_range: str, members: Iterable[Member], laptops: Iterable[Caller], relays: Mapping[str, str], bridge: str | None = None
+) -> Topology:
+    """``relays`` says which accessible node serves each hidden one; a hidden node that has none gets no peers. ``bridge`` is
+    the node with both families that joins those with only one (None: the first); the same for both directions, so packets
+    come back the way they went."""
     nodes = {member.name: member for member in sorted(members, key=lambda member: member.name)}
     accessible = [member for member in nodes.values() if member.accessible]
+    bridge = bridge or next(iter(bridges(accessible)), None)
     hidden = [member for member in nodes.values() if not member.accessible]
     callers = [
         *(
@@ -95,11 +100,10 @@ def topology(ip_range: str, members: Iterable[Member], laptops: Iterable[Caller]
     for member in accessible:
         direct, unreached = _direct(member, accessible, answers)
         for other in unreached:
-            between = _between(member, other, accessible)
-            if between is None:
+            if bridge is None:
                 apart.append((member.name, other.name))
             else:
-                direct[between].extend(answers[other.name])
+                direct[bridge].extend(answers[other.name])
         peers[member.name] = _sorted(
             [
                 *(
@@ -142,12 +146,15 @@ def _direct(
     return direct, unreached
 
 
-def _between(one: Member, other: Member, accessible: Sequence[Member]) -> str | None:
-    """The first node that both reach: the same for both directions, so packets come back the way they went."""
-    for candidate in accessible:
-        if candidate.ipv4 and candidate.ipv6 and candidate.name not in (one.name, other.name):
-            return candidate.name
-    return None
+def divided(members: Iterable[Member]) -> bool:
+    """Whether some accessible nodes have no address family in common with others."""
+    families = {(bool(member.ipv4), bool(member.ipv6)) for member in members}
+    return {(True, False), (False, True)} <= families
+
+
+def bridges(members: Iterable[Member]) -> tuple[str, ...]:
+    """The nodes that reach, and are reached by, nodes of either address family."""
+    return tuple(member.name for member in members if member.ipv4 and member.ipv6)
 
 
 def _sorted(peers: Iterable[Peer]) -> tuple[Peer, ...]:
