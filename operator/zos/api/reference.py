@@ -78,7 +78,7 @@ def index() -> str:
 
 
 def _ready(reason: Reason) -> bool:
-    return reason in (Reason.SUCCEEDED, Reason.COMPLETED)
+    return reason in (Reason.SUCCEEDED, Reason.COMPLETED, Reason.SUSPENDED)
 
 
 def _table(schema: dict[str, Any]) -> list[str]:
