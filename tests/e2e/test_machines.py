@@ -153,7 +153,7 @@ def test_run_policies(guests: Guests) -> None:
 
 def test_an_entrypoint_that_ends_at_once_is_a_crash_loop_until_mended(guests: Guests) -> None:
     guests.apply("one", "echo broken; exit 9")
-    guests.says("one", "exit code 9", "CrashLoop", 90)
+    guests.says("one", "exit code 9", "CrashLoop", 180)
     # Another try of the same would come in a minute; what was mended is tried at once.
     guests.apply("one", "echo mended" + STAY)
     guests.ready("one", seconds=30)

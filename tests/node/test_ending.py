@@ -140,7 +140,7 @@ def test_nothing_is_left(tmp_path: Path, parts: tuple[str, ...], number: signal.
     command = ("-c", _ALL, str(tmp_path)) if len(parts) > 1 else ("-m", "pytest", str(tmp_path / parts[0]))
     run = start(tmp_path, *command)
     try:
-        until(lambda: all(run.ready[part].exists() for part in parts), (tmp_path / "said").read_text)
+        until(lambda: all(run.ready[part].exists() for part in parts), (tmp_path / "said").read_text, 150)
         assert len(run.processes()) > 2
         run.process.send_signal(number)
         assert run.process.wait(120) != 0
