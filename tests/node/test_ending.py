@@ -112,7 +112,8 @@ def start(tmp_path: Path, *command: str) -> Run:
     (tmp_path / "node" / "conftest.py").write_text(own)
     environment = {**os.environ, "ZOS_TEST_MARK": mark, "PYTHONPATH": os.pathsep.join(sys.path)}
     with open(tmp_path / "said", "wb") as said:
-        argv = [sys.executable, *command, *_OPTIONS]
+        # Who runs these tests in the background ignores SIGINT, and so would all that it starts.
+        argv = ["env", "--default-signal=INT", sys.executable, *command, *_OPTIONS]
         return Run(subprocess.Popen(argv, cwd=tmp_path, env=environment, stdout=said, stderr=said), mark, ready)
 
 
