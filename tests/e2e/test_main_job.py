@@ -130,7 +130,7 @@ def test_addresses_and_keys_survive_a_restart_of_everything(grid: Grid, home: st
     for host in ("n1", "n2", "n3", "cp"):
         grid.minigrid("crash", host)
     grid.minigrid("up")
-    grid.ready(home, "network/private", *(f"zmachine/m-{name}" for name in NODES), seconds=120)
+    grid.ready(home, "network/private", *(f"zmachine/m-{name}" for name in NODES), seconds=240)
     assert snapshot() == before
     connect(grid, home)
     assert until(lambda: reach(grid, machines["m-n1"], machines["m-n3"])[-1:] == ["m-n3"], 30)
