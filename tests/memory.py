@@ -1,6 +1,6 @@
 """An API server in memory, as strict as the real one where ours relies on it: resourceVersions and uids that must match,
 generations that count specs, finalizers that hold up an end, statuses apart, namespaces that must exist, models that must fit.
-Its client is the real one but for the wire. (tests/api/test_memory.py puts the same questions to both.)"""
+Its client is the real one but for the wire."""
 
 from __future__ import annotations
 

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import yaml
+from nacl.exceptions import CryptoError
 from nacl.public import PrivateKey, SealedBox
 
 from memory import MemoryClient, Request, Server
@@ -93,7 +94,7 @@ class Agent:
             for sealed in workload.spec.machine.sealed_env if workload.spec.machine is not None else ():
                 try:
                     found[name, sealed.name] = SealedBox(self.key).decrypt(base64.b64decode(sealed.value)).decode()
-                except Exception:
+                except CryptoError:
                     continue  # of another key
         return found
 

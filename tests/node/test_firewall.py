@@ -42,16 +42,6 @@ def nft(command: str) -> str:
     return sh(f"ip netns exec {NETNS} nft {command}")
 
 
-async def quiet(dirty: asyncio.Event) -> None:
-    """Until nothing is heard any more: what fires all the time notices nothing."""
-    for _ in range(20):
-        dirty.clear()
-        await asyncio.sleep(0.3)
-        if not dirty.is_set():
-            return
-    raise AssertionError("it never falls silent")
-
-
 @pytest.fixture
 async def driver(tmp_path: Path) -> AsyncIterator[FirewallDriver]:
     sh(f"ip netns add {NETNS}")

@@ -61,16 +61,6 @@ def sh(command: str) -> str:
     return subprocess.run(["sh", "-c", command], capture_output=True, text=True).stdout
 
 
-async def quiet(dirty: asyncio.Event) -> None:
-    """Until nothing is heard any more: what fires all the time notices nothing."""
-    for _ in range(20):
-        dirty.clear()
-        await asyncio.sleep(0.3)
-        if not dirty.is_set():
-            return
-    raise AssertionError("it never falls silent")
-
-
 @pytest.fixture
 async def driver() -> AsyncIterator[LinkDriver]:
     driver = LinkDriver()

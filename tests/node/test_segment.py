@@ -38,16 +38,6 @@ def master(link: str) -> str | None:
     return json.loads(sh(f"ip -json link show {link}"))[0].get("master")
 
 
-async def quiet(dirty: asyncio.Event) -> None:
-    """Until nothing is heard any more: what fires all the time notices nothing."""
-    for _ in range(20):
-        dirty.clear()
-        await asyncio.sleep(0.3)
-        if not dirty.is_set():
-            return
-    raise AssertionError("it never falls silent")
-
-
 @pytest.fixture
 async def drivers() -> AsyncIterator[tuple[SegmentDriver, LinkDriver]]:
     sh(f"ip link add {NIC} type veth peer {FAR}; ip link add {BRIDGE} type bridge; ip link set {BRIDGE} up")
