@@ -8,10 +8,24 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass
 
+from zos.api import names
 from zos.api.nodeworkload import MachineOnNode, MachineRun, NodeWorkload, RunningNic, RunningPublicNic
 from zos.world.store import Indexes, Reader
 
 INDEXES = (Indexes(NodeWorkload, {"owner": lambda workload: [workload.spec.owner.uid]}),)
+
+
+def on_node(machine: str, node: str | None, world: Reader) -> NodeWorkload | None:
+    """What is asked of its node, and what that says. Whatever another node says of the machine (a uid) is not looked at."""
+    if node is None:
+        return None
+    place = names.node_namespace(node)
+    seen = world.where_view(NodeWorkload, "owner", machine, _whole)
+    return next((workload for workload in seen if workload.namespace == place), None)
+
+
+def _whole(workload: NodeWorkload) -> NodeWorkload:
+    return workload
 
 
 @dataclass(frozen=True)

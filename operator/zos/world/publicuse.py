@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import dataclass
+from functools import partial
 
 from zos.api.farm import ipv4_of
 from zos.api.gridnode import GridNode, Quarantined, QuarantinedNic
@@ -66,17 +67,17 @@ class Left:
 def on_nodes(keys: Iterable[str], world: Reader) -> tuple[OnNode, ...]:
     """Machines that have an interface with one of these MACs or IPv4 addresses."""
     found = {
-        workload: None
-        for key in keys
-        for workload in world.where_view(NodeWorkload, "public", key, lambda found, key=key: _on_node(found, key))  # type: ignore[misc]
+        workload: None for key in keys for workload in world.where_view(NodeWorkload, "public", key, partial(_on_node, key))
     }
-    return tuple(workload for workload in found if not _given_up(workload, world))
+    return tuple(workload for workload in found if not _given_up(workload.going, workload.namespace, world))
 
 
 def unsettled(uid: str, world: Reader) -> bool:
     """Whether a machine may still run with what its node is not asked for any more: the agent has not said that it is gone."""
-    found = world.where_view(NodeWorkload, "owner", uid, lambda workload: (_on_node(workload, ""), _settled(workload)))
-    return any(not settled and not _given_up(workload, world) for workload, settled in found)
+    found = world.where_view(
+        NodeWorkload, "owner", uid, lambda workload: (_settled(workload), workload.going, workload.namespace)
+    )
+    return any(not settled and not _given_up(going, namespace, world) for settled, going, namespace in found)
 
 
 def left(farm: str | None, keys: Iterable[str], world: Reader) -> Left | None:
@@ -114,7 +115,7 @@ def _keys_of(workload: NodeWorkload) -> list[str]:
     return [key for nic in _interfaces(workload) for key in (nic.mac, nic.ipv4) if key]
 
 
-def _on_node(workload: NodeWorkload, key: str) -> OnNode:
+def _on_node(key: str, workload: NodeWorkload) -> OnNode:
     part = workload.spec.machine
     public = part.public_nic if part is not None else None
     asked = public is not None and key in (public.mac, public.ipv4_address)
@@ -127,9 +128,9 @@ def _settled(workload: NodeWorkload) -> bool:
     return found is not None and found.settled
 
 
-def _given_up(workload: OnNode, world: Reader) -> bool:
+def _given_up(going: bool, namespace: str, world: Reader) -> bool:
     """Whether an administrator has let go of the node: what its user wanted gone counts as gone."""
-    return workload.going and placement.given_up(world, workload.namespace)
+    return going and placement.given_up(world, namespace)
 
 
 def _running(node: GridNode) -> tuple[Quarantined, ...]:

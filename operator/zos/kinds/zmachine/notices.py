@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from zos.api import names
 from zos.api.meta import Reason, short_quantity
-from zos.api.nodeworkload import MachineState, NodeWorkload
+from zos.api.nodeworkload import MachineState
 from zos.api.zmachine import ZMachine, ZMachineStatus
+from zos.world import guests
 from zos.world.happenings import assigned, placed
 from zos.world.resolution import Notice, Resolution
 from zos.world.store import Reader
@@ -56,10 +56,5 @@ def _start(machine: ZMachine, after: ZMachineStatus, world: Reader) -> Iterator[
 
 
 def _on_node(machine: ZMachine, node: str | None, world: Reader) -> MachineState:
-    place = names.node_namespace(node) if node is not None else None
-    seen = world.where_view(NodeWorkload, "owner", machine.uid, _machine_state)
-    return next((state for namespace, state in seen if namespace == place and state is not None), MachineState())
-
-
-def _machine_state(workload: NodeWorkload) -> tuple[str, MachineState | None]:
-    return workload.namespace, workload.status.machine
+    workload = guests.on_node(machine.uid, node, world)
+    return (workload.status.machine if workload is not None else None) or MachineState()

@@ -289,8 +289,9 @@ def _need(machine: ZMachine, had: NodeHold | None = None, guest: Guest | None = 
     spec = machine.spec
     cpu, memory = [spec.cpu], [spec.memory + GUEST_OVERHEAD]
     if guest is not None:
-        cpu += [one.cpu for one in guest.possible]
-        memory += [one.memory + GUEST_OVERHEAD for one in guest.possible]
+        for one in guest.possible:
+            cpu.append(one.cpu)
+            memory.append(one.memory + GUEST_OVERHEAD)
         if had is not None and not guest.settled:
             cpu.append(had.cpu)
             memory.append(had.memory)
@@ -433,12 +434,7 @@ def _workload(machine: ZMachine, node: str, address: NetworkAddress, network: _N
 
 
 def _state(machine: ZMachine, node: str | None, world: Reader) -> NodeWorkload | None:
-    """What is asked of its node, and what that says. Whatever another node says of the machine is not looked at."""
-    if node is None:
-        return None
-    place = names.node_namespace(node)
-    seen = world.where_view(NodeWorkload, "owner", machine.uid, lambda workload: workload)
-    return next((workload for workload in seen if workload.namespace == place), None)
+    return guests.on_node(machine.uid, node, world)
 
 
 def _status(

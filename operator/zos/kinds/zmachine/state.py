@@ -25,6 +25,7 @@ from zos.plan.items import Disk, Domain, Image
 from zos.plan.lowered import Lowered
 from zos.plan.outcome import Outcome
 from zos.plan.restart import outdated
+from zos.world import guests
 from zos.world.resolution import Verdict, ready, waiting
 
 
@@ -110,20 +111,16 @@ def _root(lowered: Lowered, outcome: Outcome) -> Disk | None:
 
 def _run(machine: MachineOnNode, runs: Domain) -> MachineRun:
     """What a guest runs with. One that does not tell of its interfaces has those that are asked for (see lower)."""
-    nics = tuple(RunningNic(network_uid=nic.network_uid, ip=nic.ip) for nic in machine.nics)
-    public = machine.public_nic
-    shown = RunningPublicNic(mac=public.mac, ipv4=public.ipv4_address, ipv6=public.ipv6_address) if public is not None else None
+    known: dict[str, object] = {
+        "cpu": runs.cpu,
+        "memory": runs.memory,
+        "disks": tuple(disk.disk.removeprefix("mount-") for disk in runs.disks),
+    }
     if all(nic.told for nic in runs.nics):
-        nics = tuple(RunningNic(network_uid=nic.network, ip=nic.ipv4) for nic in runs.nics if nic.network)
         away = next((nic for nic in runs.nics if nic.interface), None)
-        shown = RunningPublicNic(mac=away.mac, ipv4=away.ipv4 or None, ipv6=away.ipv6 or None) if away is not None else None
-    return MachineRun(
-        cpu=runs.cpu,
-        memory=runs.memory,
-        nics=nics,
-        public_nic=shown,
-        disks=tuple(disk.disk.removeprefix("mount-") for disk in runs.disks),
-    )
+        known["nics"] = tuple(RunningNic(network_uid=nic.network, ip=nic.ipv4) for nic in runs.nics if nic.network)
+        known["public_nic"] = away and RunningPublicNic(mac=away.mac, ipv4=away.ipv4 or None, ipv6=away.ipv6 or None)
+    return guests.as_asked(machine).model_copy(update=known)
 
 
 def _image_pull(workload: NodeWorkload, image: ImageFact | None) -> ImagePull | None:
