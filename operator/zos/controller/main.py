@@ -296,16 +296,18 @@ class Controller:
     async def _resyncs(self) -> None:
         """Everything once in each period, little by little: all at once would hold up what somebody waits for."""
         while True:
-            keys = [obj.key for kind in KINDS for obj in self.world.all(kind)]
+            keys = self._keys()
             for part in range(_PARTS):
                 await asyncio.sleep(self._settings.resync / _PARTS)
                 for key in keys[part::_PARTS]:
                     self._queue.add(key)
 
     def _resync(self) -> None:
-        for kind in KINDS:
-            for obj in self.world.all(kind):
-                self._queue.add(obj.key)
+        for key in self._keys():
+            self._queue.add(key)
+
+    def _keys(self) -> list[Key]:
+        return [obj.key for kind in KINDS for obj in self.world.all(kind)]
 
     async def _work(self) -> None:
         while True:

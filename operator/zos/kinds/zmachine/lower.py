@@ -105,9 +105,8 @@ def _with_image(workload: NodeWorkload, facts: Facts, image: Image) -> Lowered:
     restarts = asked.running and runs is not None and runs.incarnation != domain.incarnation
     if restarts:
         problem = Problem(Reason.PROGRESSING, "it is stopped to be started again")
-    domain = replace(domain, running=asked.running and not restarts)
-    if not domain.running:
-        domain = replace(domain, needs=())  # to stop needs nothing
+    running = asked.running and not restarts
+    domain = replace(domain, running=running, needs=domain.needs if running else ())  # to stop needs nothing
     items: tuple[Item, ...] = (image, root, config, *ports.segments, *ports.taps, *ports.joined, domain)
     return Lowered(items, problem, asked.wake_at)
 
@@ -222,7 +221,6 @@ def _ports(nics: tuple[GuestNic, ...], uid: str, owner: str) -> _Ports:
     joined: list[Firewall | Veth] = []
     segments: list[Segment] = []
     for index, nic in enumerate(nics):
-        tap = nic.tap
         if nic.network:
             router = names.router(nic.network)
             netns, lan = Netns(name=router), Bridge(netns=router, name="lan", mtu=nic.mtu)
@@ -232,17 +230,17 @@ def _ports(nics: tuple[GuestNic, ...], uid: str, owner: str) -> _Ports:
                 needs=(netns.key, lan.key, rules.key),
                 name=names.wire(uid, index),
                 peer_netns=router,
-                peer_name=tap,
+                peer_name=nic.tap,
                 peer_bridge=lan.name,
                 mtu=nic.mtu,
             )
             joined += [rules, port]
-            taps.append(Tap(owner=owner, needs=(port.key, rules.key), name=tap, wired_to=port.name, mtu=nic.mtu))
+            taps.append(Tap(owner=owner, needs=(port.key, rules.key), name=nic.tap, wired_to=port.name, mtu=nic.mtu))
         else:
             segment, rules = Segment(owner=owner, interface=nic.interface), _guard(nic, owner=owner)
             segments.append(segment)
             joined.append(rules)
-            taps.append(Tap(owner=owner, needs=(segment.key, rules.key), name=tap, bridge=nic.interface, mtu=nic.mtu))
+            taps.append(Tap(owner=owner, needs=(segment.key, rules.key), name=nic.tap, bridge=nic.interface, mtu=nic.mtu))
     return _Ports(tuple(taps), tuple(joined), tuple(segments))
 
 
