@@ -166,7 +166,12 @@ class ApiServer:
         """The project's CRDs, served, and what agents and the controller are held to."""
         policies = json.dumps({"apiVersion": "v1", "kind": "List", "items": list(restricting())})
         self.kubectl("apply", "--server-side", "-f", "-", stdin=policies)
-        self.kubectl("apply", "--server-side", "-f", str(CRDS))
+        self.define(CRDS)
+
+    def define(self, crds: Path) -> None:
+        """Applies CRDs, and waits until all kinds are served: Established says only that they will be, and its condition is not
+        there at once."""
+        self.kubectl("apply", "--server-side", "-f", str(crds))
         if not serves(CRDS, lambda *words: self.kubectl(*words, check=False)):
             raise RuntimeError((self.directory / "kube-apiserver.log").read_text()[-3000:])
 

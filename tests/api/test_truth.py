@@ -373,8 +373,7 @@ async def made_anew(standing: Standing, model: type[Object]) -> None:
     file, kubectl = CRDS / f"{model.PLURAL}.zos.grid.tf.yaml", standing.server.kubectl
     await asyncio.to_thread(kubectl, "delete", "-f", str(file), "--timeout=60s")
     standing.untouched()
-    await asyncio.to_thread(kubectl, "apply", "--server-side", "-f", str(file))
-    await asyncio.to_thread(kubectl, "wait", "--for=condition=Established", "-f", str(file))
+    await asyncio.to_thread(standing.server.define, file)
 
 
 async def persist(standing: Standing, model: type[Object], name: str, **spec: object) -> None:
@@ -605,8 +604,7 @@ async def test_a_deletion_that_must_keep_data_waits_for_an_agent_that_can(standi
     standing.grid.start_agent("n")
     await standing.quarantined("ZMount data", seconds=40)
     await asyncio.to_thread(standing.server.kubectl, "wait", "--for=delete", "--timeout=60s", "-f", str(file))
-    await asyncio.to_thread(standing.server.kubectl, "apply", "--server-side", "-f", str(file))
-    await asyncio.to_thread(standing.server.kubectl, "wait", "--for=condition=Established", "-f", str(file))
+    await asyncio.to_thread(standing.server.define, file)
     standing.untouched()
 
 
