@@ -6,7 +6,7 @@ Formats: wg(8) CONFIGURATION FILE FORMAT; https://www.wireguard.com/xplatform/.
 from __future__ import annotations
 
 import base64
-from collections.abc import Mapping
+from collections.abc import Mapping, Set
 from dataclasses import dataclass, replace
 
 from zos.plan.items import WireGuard, WireGuardPeer
@@ -29,7 +29,7 @@ class Live:
 
 def configuration(item: WireGuard, private_key: str, learned: Mapping[str, str]) -> str:
     """For ``wg setconf`` and ``wg syncconf``. ``learned`` endpoints stand in for peers that have none of their own."""
-    lines = ["[Interface]", f"PrivateKey = {private_key}", f"ListenPort = {item.listen_port}"]
+    lines = ["[Interface]", f"PrivateKey = {_clamped(private_key)}", f"ListenPort = {item.listen_port}"]
     for peer in item.peers:
         lines += ["", "[Peer]", f"PublicKey = {peer.public_key}"]
         if peer.allowed_ips:
@@ -38,6 +38,15 @@ def configuration(item: WireGuard, private_key: str, learned: Mapping[str, str])
             lines.append(f"Endpoint = {endpoint}")
         lines.append(f"PersistentKeepalive = {peer.keepalive}")
     return "\n".join(lines) + "\n"
+
+
+def _clamped(private_key: str) -> str:
+    """The key as X25519 uses it (RFC 7748, section 5). The kernel keeps it so, and ends every session when it is told another,
+    were it the same key with bits that don't count."""
+    key = bytearray(base64.b64decode(private_key))
+    key[0] &= 248
+    key[31] = key[31] & 127 | 64
+    return base64.b64encode(key).decode()
 
 
 def setup(item: WireGuard) -> str:
@@ -160,11 +169,11 @@ def parse_dump(text: str) -> Live:
     return Live(public, int(port), _sorted(peers), endpoints, frozenset(met))
 
 
-def same_peers(live: tuple[WireGuardPeer, ...], wanted: tuple[WireGuardPeer, ...]) -> bool:
-    """But for endpoints, which move with their peers. A keepalive of one second is a call in progress."""
+def same_peers(live: tuple[WireGuardPeer, ...], wanted: tuple[WireGuardPeer, ...], called: Set[str]) -> bool:
+    """But for endpoints, which move with their peers. Those that are ``called`` may have a keepalive of one second."""
     found = {peer.public_key: peer for peer in live}
     return found.keys() == {peer.public_key for peer in wanted} and all(
-        (there := found[peer.public_key]).keepalive in (1, peer.keepalive)
+        ((there := found[peer.public_key]).keepalive == peer.keepalive or (there.keepalive == 1 and peer.public_key in called))
         and sorted(there.allowed_ips) == sorted(peer.allowed_ips)
         for peer in wanted
     )

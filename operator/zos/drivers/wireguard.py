@@ -9,17 +9,24 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import ctypes
+import errno
 import hashlib
 import json
 import logging
 import os
 import re
 import shutil
+import socket
+import time
+from collections import defaultdict
 from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from ipaddress import ip_interface, ip_network
 from pathlib import Path
 from typing import Any, ClassVar, Literal
 
+from pyroute2 import AsyncIPRoute
 from pyroute2.netlink.exceptions import NetlinkError
 
 from zos.drivers import DriverError, addresses, netns, news
@@ -57,20 +64,42 @@ _START = 8.0
 #: How often a new peer is called, and the pause after each call, in seconds. Later WireGuard's own repetitions do.
 _CALLS = 16
 _BETWEEN_CALLS = 0.25
+#: Seconds after its start in which a launcher calls peers.
+_GREETING = 10.0
 Kind = Literal["kernel", "userspace"]
+
+_CLONE_NEWNET = 0x40000000
+_libc = ctypes.CDLL(None, use_errno=True)
 
 
 async def probe() -> Kind:
-    """What this kernel offers."""
-    name = f"zosprobe{os.getpid() % 100000}"
-    async with netns.netlink("") as sock:
-        try:
-            await sock.link("add", ifname=name, kind="wireguard")
-        except NetlinkError:
-            return "userspace"
-        for index in await sock.link_lookup(ifname=name):
-            await sock.link("del", index=index)
+    """What this kernel offers. Raises OSError where that can't be told: who may not try it has not seen that it is missing."""
+    with await asyncio.to_thread(_elsewhere) as sock:
+        async with AsyncIPRoute(use_socket=sock) as requests:
+            try:
+                await requests.link("add", ifname="probe", kind="wireguard")
+            except NetlinkError as error:
+                if error.code == errno.EOPNOTSUPP:
+                    return "userspace"
+                why = os.strerror(error.code)
+                raise OSError(error.code, f"it can't be told whether this kernel has WireGuard: {why}") from error
     return "kernel"
+
+
+def _elsewhere() -> socket.socket:
+    """A netlink socket in a network namespace that nobody else is in: no name is taken there, and what is made there goes with
+    the socket, whenever that is."""
+
+    def open_there() -> socket.socket:
+        if _libc.unshare(_CLONE_NEWNET) != 0:
+            code = ctypes.get_errno()
+            raise OSError(code, f"no network namespace can be made: {os.strerror(code)}")
+        sock = socket.socket(socket.AF_NETLINK, socket.SOCK_DGRAM | socket.SOCK_NONBLOCK | socket.SOCK_CLOEXEC, netns.ROUTE)
+        sock.bind((0, 0))
+        return sock
+
+    with ThreadPoolExecutor(1) as thread:  # which ends there
+        return thread.submit(open_there).result()
 
 
 class WireGuardDriver:
@@ -93,12 +122,13 @@ class WireGuardDriver:
         self._spaces: dict[str, str] = {}  # of each interface
         self._learner: asyncio.Task[None] | None = None
         self._calls: dict[str, tuple[asyncio.Task[None], frozenset[str]]] = {}  # by interface: to whom
+        self._held: defaultdict[str, asyncio.Lock] = defaultdict(asyncio.Lock)  # by interface: who writes its files
 
     async def observe(self, wanted: Sequence[Item]) -> Mapping[str, Observed]:
         ours = netns.ours()
         if self._watch is not None:
             self._watch.follow(ours)
-        before, self._services = self._services, await self._supervisor.services() if self.kind == "userspace" else {}
+        before, self._services = self._services, await self._supervisor.services()
         plan = {item.name: item for item in wanted if isinstance(item, WireGuard)}
         for name in {*plan, *self._plan, *before, *self._services}:
             if (plan.get(name), self._services.get(name)) != (self._plan.get(name), before.get(name)):
@@ -120,9 +150,10 @@ class WireGuardDriver:
         except (ValueError, KeyError, TypeError):
             return None  # it may well run: made anew where it is wanted, and left alone where not
         self._spaces[name] = space
-        supervised = self.kind == "kernel" or (service is not None and service.up)
+        # One of the other kind is made anew: a kernel may have got WireGuard, or lost it, since.
+        right_kind = name not in self._services if self.kind == "kernel" else service is not None and service.up
         item = self._plan.get(name)
-        live = await self._live(space, name) if supervised else None
+        live = await self._live(space, name) if right_kind else None
         key = f"wireguard/{space}/{name}"
         return Observed(
             key, await self._judge(item if item is None or item.key == key else None, space, directory, live, card), owner
@@ -132,11 +163,12 @@ class WireGuardDriver:
         name = op.key.rpartition("/")[2]
         self._looks.stir(name)
         try:
-            if op.item is None:
-                await self._remove(*op.key.split("/")[1:])
-            else:
-                assert isinstance(op.item, WireGuard)
-                await self._make(op.item)
+            async with self._held[name]:
+                if op.item is None:
+                    await self._remove(*op.key.split("/")[1:])
+                else:
+                    assert isinstance(op.item, WireGuard)
+                    await self._make(op.item)
         except TimeoutError:
             raise DriverError(f"{op.key}: it doesn't start; see its log") from None
         except NetlinkError as error:
@@ -201,10 +233,22 @@ class WireGuardDriver:
             card.get("digest") == _digest(item)
             and live.public_key == item.public_key
             and live.listen_port == item.listen_port
-            and same_peers(live.peers, item.peers)
+            and same_peers(live.peers, item.peers, self._being_called(item, directory))
             and await _interface_right(item)
         )
         return item if right else None
+
+    def _being_called(self, item: WireGuard, directory: Path) -> frozenset[str]:
+        """The peers that somebody calls at this moment: this driver, or the launcher of an interface that has just begun."""
+        if self.kind == "userspace":
+            try:
+                begun = time.time() - (directory / "up").stat().st_mtime
+            except FileNotFoundError:
+                begun = 0.0
+            if begun < _GREETING:
+                return frozenset(peer.public_key for peer in item.peers)
+        task, called = self._calls.get(item.name, (None, frozenset()))
+        return frozenset() if task is None or task.done() else called
 
     # -- making --------------------------------------------------------------------------------------------------------
 
@@ -216,6 +260,8 @@ class WireGuardDriver:
         cut_off = await self._call_off(item.name)
         live = await self._live(item.netns, item.name)
         learned = self._learned(item, directory, live)
+        if self.kind == "kernel" and await self._dismiss(item.name):
+            live = None
         known = {peer.public_key for peer in live.peers} - cut_off if live is not None else set()
         await asyncio.to_thread(self._write, item, directory, private, learned, done=False)
         if self.kind == "userspace":
@@ -225,7 +271,8 @@ class WireGuardDriver:
             async with asyncio.timeout(_START):
                 while not (directory / "up").exists() or not await _exists(item.netns, item.name):  # noqa: ASYNC110
                     await asyncio.sleep(0.02)
-        elif not await _exists(item.netns, item.name):
+        elif live is None or not await _exists(item.netns, item.name):
+            live = None
             await self._make_in_kernel(item, directory)
         if live is not None:
             await run("wg", "syncconf", item.name, str(directory / "conf"), netns=item.netns)
@@ -235,9 +282,8 @@ class WireGuardDriver:
         await asyncio.to_thread(self._write, item, directory, private, learned, done=True)
 
     async def _make_in_kernel(self, item: WireGuard, directory: Path) -> None:
+        await self._unlink(item.netns, item.name)
         async with netns.netlink("") as sock:
-            for index in await sock.link_lookup(ifname=item.name):
-                await sock.link("del", index=index)
             await sock.link("add", ifname=item.name, kind="wireguard")
             (index,) = await sock.link_lookup(ifname=item.name)
             await sock.link("set", index=index, IFLA_IFALIAS=_ALIAS + item.owner)
@@ -310,15 +356,24 @@ class WireGuardDriver:
 
     async def _remove(self, space: str, name: str) -> None:
         await self._call_off(name)
-        if self.kind == "userspace":
-            await self._supervisor.remove(name)
-            (_SOCKETS / f"{name}.sock").unlink(missing_ok=True)
+        await self._dismiss(name)
+        await self._unlink(space, name)
+        await asyncio.to_thread(shutil.rmtree, self._files / name, ignore_errors=True)
+        self._spaces.pop(name, None)
+
+    async def _dismiss(self, name: str) -> bool:
+        """Ends the service of an interface, whatever this kernel offers now; gives whether there was one."""
+        if name not in await self._supervisor.services():
+            return False
+        await self._supervisor.remove(name)
+        (_SOCKETS / f"{name}.sock").unlink(missing_ok=True)
+        return True
+
+    async def _unlink(self, space: str, name: str) -> None:
         for where in ("", *((space,) if space in netns.ours() else ())):
             async with netns.netlink(where) as sock:
                 for index in await sock.link_lookup(ifname=name):
                     await sock.link("del", index=index)
-        await asyncio.to_thread(shutil.rmtree, self._files / name, ignore_errors=True)
-        self._spaces.pop(name, None)
 
     # -- learned endpoints ---------------------------------------------------------------------------------------------
 
@@ -338,7 +393,8 @@ class WireGuardDriver:
             await asyncio.sleep(_LEARN)
             for directory in list(self._files.glob("*")):
                 try:
-                    await self._learn_one(directory)
+                    async with self._held[directory.name]:  # what was read is not written over what came since
+                        await self._learn_one(directory)
                 except (OSError, ValueError, KeyError, TypeError) as error:
                     log.debug("%s: %s", directory.name, error)
 
