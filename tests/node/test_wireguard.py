@@ -37,7 +37,7 @@ def sh(command: str) -> str:
 SLOWNESS = float(os.environ.get("ZOS_TEST_SLOWNESS", "1"))
 #: Seconds after which peers that can be reached are called no more.
 CALLED = 1.5 * min(SLOWNESS, 4)
-#: Of the two, what this kernel has.
+#: Of the two, what this kernel has. Debian's has both: see `test_kernel_wireguard`.
 KINDS: tuple[Kind, ...] = (
     ("userspace", "kernel") if "yes" in sh("unshare --net ip link add wg type wireguard && echo yes") else ("userspace",)
 )

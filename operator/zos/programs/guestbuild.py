@@ -15,7 +15,7 @@ import re
 import shutil
 import sys
 import tempfile
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 
 from zos.drivers.process import ProcessError, Result, run
@@ -40,7 +40,7 @@ class BuildError(Exception):
 
 def build(output: Path, deb: Path | None = None) -> Path:
     """Gives the directory with kernel and initramfs, made unless it exists. Raises BuildError, ProcessError."""
-    package, version = _offered() if deb is None else _inside(deb)
+    package, version = offered() if deb is None else _inside(deb)
     target = output / f"{version}-{_digest(_SOURCES.glob('*.[ch]'))}"
     if (target / "initramfs").exists():
         return target
@@ -50,15 +50,14 @@ def build(output: Path, deb: Path | None = None) -> Path:
     output.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(prefix=".new-", dir=output) as work:
         room = Path(work)
-        deb = deb or _download(package, version, room)
-        _run("dpkg-deb", "-x", str(deb), str(room / "kernel"), timeout=300)
+        kernel = unpacked(deb or download(package, version, room), room / "kernel")
         made = room / "made"
         made.mkdir()
-        shutil.copy(next((room / "kernel" / "boot").glob("vmlinuz-*")), made / "vmlinuz")
+        shutil.copy(next((kernel / "boot").glob("vmlinuz-*")), made / "vmlinuz")
         init = room / "init"
         _run("gcc", *_CFLAGS, "-o", str(init), *map(str, sorted(_SOURCES.glob("*.c"))), timeout=300)
-        files = {"init": init.read_bytes(), **_modules(room / "kernel")}
-        (made / "initramfs").write_bytes(b"".join(_cpio(files)))
+        files = {"init": init.read_bytes(), **modules(kernel, _MODULES)}
+        (made / "initramfs").write_bytes(b"".join(archive(files)))
         try:
             made.rename(target)
         except OSError:
@@ -67,8 +66,8 @@ def build(output: Path, deb: Path | None = None) -> Path:
     return target
 
 
-def _offered() -> tuple[str, str]:
-    """Package and version of the kernel that this Debian offers."""
+def offered() -> tuple[str, str]:
+    """Package and version of the kernel that this Debian offers. Raises BuildError."""
     shown = _run("apt-cache", "show", "--no-all-versions", _META, check=False)
     found = re.search(r"^Depends: (linux-image-[^ ]+-cloud-amd64) \(= ([^)]+)\)", shown.stdout, re.MULTILINE)
     if found is None:
@@ -81,7 +80,8 @@ def _inside(deb: Path) -> tuple[str, str]:
     return package.partition(": ")[2], version.partition(": ")[2]
 
 
-def _download(package: str, version: str, room: Path) -> Path:
+def download(package: str, version: str, room: Path) -> Path:
+    """The package's file, put into ``room``. Raises ProcessError."""
     print(f"downloading {package} {version}", file=sys.stderr)
     # apt-get writes to the working directory, and knows no option for another.
     command = ["apt-get", "-q", "-o", "APT::Sandbox::User=root", "download", f"{package}={version}"]
@@ -89,10 +89,16 @@ def _download(package: str, version: str, room: Path) -> Path:
     return next(room.glob("*.deb"))
 
 
-def _modules(kernel: Path) -> dict[str, bytes]:
-    """By path in the initramfs: modules, and a list for each group in the order in which they load."""
+def unpacked(deb: Path, kernel: Path) -> Path:
+    """What is in the package, in directory ``kernel``, its modules indexed. Raises ProcessError."""
+    _run("dpkg-deb", "-x", str(deb), str(kernel), timeout=300)
+    _run("depmod", "-b", str(kernel), next((kernel / "lib" / "modules").iterdir()).name, timeout=120)
+    return kernel
+
+
+def modules(kernel: Path, groups: Mapping[str, Sequence[str]]) -> dict[str, bytes]:
+    """By path in the initramfs: modules, and a list for each group in the order in which they load. Raises BuildError."""
     release = next((kernel / "lib" / "modules").iterdir())
-    _run("depmod", "-b", str(kernel), release.name, timeout=120)
     needs: dict[str, list[str]] = {}
     for line in (release / "modules.dep").read_text().splitlines():
         path, _, others = line.partition(":")
@@ -100,7 +106,7 @@ def _modules(kernel: Path) -> dict[str, bytes]:
     by_name = {_name(path): path for path in needs}
     built_in = {_name(path) for path in (release / "modules.builtin").read_text().split()}
     files: dict[str, bytes] = {}
-    for group, names in _MODULES.items():
+    for group, names in groups.items():
         order: list[str] = []
         for name in names:
             if name in by_name:
@@ -138,7 +144,7 @@ def _digest(sources: Iterable[Path]) -> str:
     return digest.hexdigest()[:12]
 
 
-def _cpio(files: dict[str, bytes]) -> Iterator[bytes]:
+def archive(files: Mapping[str, bytes]) -> Iterator[bytes]:
     """A "newc" archive (Documentation/driver-api/early-userspace/buffer-format.rst) of executables, with their directories
     and the mount points and the console that init needs before it can make anything."""
     directories = sorted({"dev", "proc", "sys", "image", "own", "root", *(path.rpartition("/")[0] for path in files)} - {""})

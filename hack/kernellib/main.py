@@ -1,0 +1,59 @@
+"""hack/kernel-tests: pytest on Debian's own kernel."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+import sys
+import tempfile
+from collections.abc import Sequence
+from pathlib import Path
+
+from kernellib import guest, kernel
+
+#: Those of WireGuard that are about the kernel's.
+WIREGUARD = ("tests/node/test_wireguard.py", "-k", "kernel or name_that_is_taken")
+_CHECKOUT = Path(__file__).resolve().parent.parent.parent
+#: Python that this machine has compiled already need not be compiled by the guest.
+_PARTS = ("operator", "hack", "tests")
+#: What the tests of the node don't need and takes the guest seconds to read.
+_PLAIN = ("--noconftest", "-p", "no:cacheprovider", "-p", "no:hypothesispytest", "--assert=plain", "--tb=native")
+_SLOWNESS = "10"
+
+
+def run(arguments: Sequence[str], answer: Path, seconds: float) -> int:
+    """Runs pytest with ``arguments`` in a guest; gives its exit code. What it says is in file ``output`` of the empty folder
+    ``answer``, how each test went in ``junit.xml``. Raises GuestError where it comes to no end in ``seconds``, and
+    FileNotFoundError where this machine was not set up."""
+    cache = Path(os.environ.get("ZOS_CACHE", Path.home() / ".cache" / "zos"))
+    made = kernel.newest(cache)
+    copy = answer / "checkout"
+    for part in _PARTS:
+        shutil.copytree(_CHECKOUT / part, copy / part, ignore=shutil.ignore_patterns("__pycache__"))
+    shutil.copy2(_CHECKOUT / "pyproject.toml", copy)
+    subprocess.run([sys.executable, "-m", "compileall", "-q", *(str(copy / part) for part in _PARTS)], check=True)
+    return guest.run(
+        [sys.executable, "-m", "pytest", *_PLAIN, "--junitxml=/run/answer/junit.xml", *arguments],
+        kernel=made, directory=copy, answer=answer, seconds=seconds,
+        environment={
+            "PYTHONPATH": f"{copy}/operator:{copy}/hack:{copy}/tests", "PYTHONDONTWRITEBYTECODE": "1", "ZOS_CACHE": str(cache),
+            "ZOS_TEST_SLOWNESS": _SLOWNESS,
+        },
+    )  # fmt: skip
+
+
+def main(arguments: Sequence[str]) -> int:
+    with tempfile.TemporaryDirectory(prefix="zos-kernel-") as folder:
+        answer = Path(folder)
+        try:
+            code = run(arguments or WIREGUARD, answer, seconds=3600)
+        except (guest.GuestError, FileNotFoundError) as error:
+            print(f"kernel-tests: {error}", file=sys.stderr)
+            return 1
+        print((answer / "output").read_text(errors="replace"))
+        return code
+
+
+if __name__ == "__main__":
+    raise SystemExit(main(sys.argv[1:]))
