@@ -59,6 +59,7 @@ class Meter:
 
     def __init__(self, room: Path, limits: Limits, what: str, *, trickle: bool = False) -> None:
         self._room = room
+        self._disk = room.parent  # which stays: a program that fails may take away all that it made (umoci does)
         self._limits = limits
         self._what = what
         self._trickle = trickle
@@ -71,7 +72,7 @@ class Meter:
         looked = grown = time.monotonic()
         while True:
             await asyncio.sleep(_GLANCE)
-            room_for(self._room, 0)
+            room_for(self._disk, 0)
             now = time.monotonic()
             free_now, inodes_now = self._free()
             suspect = held + free - free_now > self._limits.size or entries + inodes - inodes_now > self._limits.entries
@@ -92,7 +93,7 @@ class Meter:
         return held, entries
 
     def _free(self) -> tuple[int, int]:
-        disk = os.statvfs(self._room)
+        disk = os.statvfs(self._disk)
         return disk.f_bavail * disk.f_frsize, disk.f_ffree
 
     def _count(self) -> tuple[int, int]:
