@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import random
 from pathlib import Path
 from typing import Any
@@ -9,11 +10,13 @@ from typing import Any
 import pytest
 
 from wholegrid import Grid
+from zos.api.core import Secret
 from zos.api.meta import Key, Object
 from zos.api.network import Network
 from zos.api.nodeworkload import NodeWorkload
 from zos.api.zmachine import RunPolicy, ZMachine
 from zos.api.zmount import ZMount
+from zos.kinds.network.laptops import secret_name
 from zos.kube.client import Raw
 
 CASE = Path(__file__).parent.parent / "golden" / "vanished.yaml"
@@ -47,6 +50,18 @@ def too_early(grid: Grid, obj: Any) -> str:
             obj.spec.run_policy is RunPolicy.HALTED
         ):
             return f"{workload.namespace} has a guest that {'runs' if machine and machine.runs else 'does not run'}"
+    return cut_off(grid, obj, owned) if isinstance(obj, Network) else ""
+
+
+def cut_off(grid: Grid, network: Network, parts: list[NodeWorkload]) -> str:
+    """What a laptop lacks: its file, or a node that lets it in."""
+    callers = {peer.public_key for workload in parts if workload.spec.network for peer in workload.spec.network.peers}
+    for laptop in network.spec.access:
+        secret = grid.raw(Secret, network.namespace, secret_name(network, laptop.name))
+        if secret is None or "wg0.conf" not in secret["data"]:
+            return f"laptop {laptop.name} has no file"
+        if base64.b64decode(secret["data"]["publicKey"]).decode() not in callers:
+            return f"no node knows laptop {laptop.name}"
     return ""
 
 
@@ -80,7 +95,7 @@ async def test_nothing_is_current_before_it_is_done(seed: int) -> None:
         for agent in grid.agents.values():
             agent.idle = chance.random() < 0.4
         for _ in range(chance.randint(1, 3)):
-            match chance.choice(("env", "cpu", "halt", "run", "size", "mtu")):
+            match chance.choice(("env", "cpu", "halt", "run", "size", "mtu", "laptops")):
                 case "env":
                     change(grid, chance.choice(machines), env=[{"name": "ROUND", "value": str(number)}])
                 case "cpu":
@@ -93,6 +108,8 @@ async def test_nothing_is_current_before_it_is_done(seed: int) -> None:
                     change(grid, chance.choice(mounts), size=f"{12 + number}Gi")
                 case "mtu":
                     change(grid, chance.choice(networks), mtu=1300 + number)
+                case "laptops":
+                    change(grid, chance.choice(networks), access=[{"name": f"l{n}"} for n in range(chance.randint(0, 3))])
         await grid.settle(chance.choice((0.0, 1.0, 4.0)))
     for agent in grid.agents.values():
         agent.idle = False

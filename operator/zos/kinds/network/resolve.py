@@ -10,7 +10,7 @@ from zos.api import names
 from zos.api.core import Secret
 from zos.api.gridnode import Endpoint, GridNode, NodeHold
 from zos.api.meta import Condition, Reason
-from zos.api.network import EGRESS_BLOCKED, Network, NetworkAddress, NetworkNodeStatus, NetworkStatus
+from zos.api.network import EGRESS_BLOCKED, Network, NetworkAccessStatus, NetworkAddress, NetworkNodeStatus, NetworkStatus
 from zos.api.nodeworkload import NetworkOnNode, NodeWorkload
 from zos.api.text import is_name
 from zos.api.zmachine import ZMachine
@@ -121,7 +121,7 @@ def resolve(network: Network, world: Reader) -> Resolution:
     known_nodes = {workload.node for workload in workloads}
     workloads += tuple(Workload(name, None) for name in wanted if name not in known_nodes)  # not known is not "not wanted"
     return Resolution(
-        verdict=_judge(nodes, told, problems),
+        verdict=_judge(nodes, access, told, problems),
         status=NetworkStatus(
             nodes=nodes,
             access=access,
@@ -423,7 +423,12 @@ def _shut(nodes: tuple[NetworkNodeStatus, ...], reported: Mapping[str, _Reported
     return (Condition(type=EGRESS_BLOCKED, status="True", reason=Reason.NODE_FIREWALL, message="; ".join(said)),)
 
 
-def _judge(nodes: tuple[NetworkNodeStatus, ...], reported: Mapping[str, _Reported], problems: Problems) -> Verdict:
+def _judge(
+    nodes: tuple[NetworkNodeStatus, ...],
+    access: tuple[NetworkAccessStatus, ...],
+    reported: Mapping[str, _Reported],
+    problems: Problems,
+) -> Verdict:
     if problems.found:
         first = problems.found[0][0]
         return waiting(first, "; ".join(message for _, message in problems.found))
@@ -436,5 +441,8 @@ def _judge(nodes: tuple[NetworkNodeStatus, ...], reported: Mapping[str, _Reporte
         failed = any(reported[place].failed for node in late if (place := names.node_namespace(node.name)) in reported)
         reason = Reason.FAILED if failed else Reason.PROGRESSING
         return waiting(reason, f"{len(nodes) - len(late)} of {len(nodes)} nodes ready, waiting for {told}")
+    keyless = [laptop.name for laptop in access if laptop.public_key is None]
+    if keyless:  # its key is about to be made, and no node lets it in before
+        return waiting(Reason.PROGRESSING, f"waiting for the key of laptop {', '.join(keyless)}")
     count = "1 node" if len(nodes) == 1 else f"{len(nodes)} nodes"
     return ready(f"{count} connected" if nodes else "no nodes yet: they join with their first machine")
