@@ -10,7 +10,7 @@ import time
 from pathlib import Path
 
 from gridlib.host import Host, Service, run
-from gridlib.layout import CONTROL_PLANE, DOMAIN, REGISTRY_PORT, Grid, GridError
+from gridlib.layout import CONTROL_PLANE, DOMAIN, REGISTRY_PORT, Grid, GridError, patience
 from gridlib.served import serves
 from gridlib.tools import Tools
 
@@ -28,7 +28,7 @@ class ControlPlane:
         self._pki()
         self.host.services([*self._kubernetes(), *self._controllers(), self._dns(), self._registry()])
         self.host.start(f"{CONTROL_PLANE} registry.{DOMAIN}\n")
-        deadline = time.monotonic() + 90
+        deadline = time.monotonic() + patience(90)
         while "ok" not in self.kubectl("get", "--raw", "/readyz", check=False):
             if time.monotonic() > deadline:
                 raise GridError(f"the API server does not get ready: hack/minigrid logs cp apiserver --name {self.grid.name}")
@@ -47,7 +47,7 @@ class ControlPlane:
         if not path.exists():
             self.credentials("zos-system", "zos-controller", path)
         # The part of the API server that applies policies learns of kinds by looking every five seconds.
-        deadline = time.monotonic() + 60
+        deadline = time.monotonic() + patience(60)
         while True:
             try:
                 return self._apply([*admission_objects(), *objects])
@@ -62,7 +62,7 @@ class ControlPlane:
 
     def credentials(self, namespace: str, account: str, path: Path) -> None:
         """Writes a kubeconfig with a token of a service account, as soon as that exists."""
-        deadline = time.monotonic() + 60
+        deadline = time.monotonic() + patience(60)
         while not (token := self.kubectl("create", "token", account, "-n", namespace, "--duration=87600h", check=False)):
             if time.monotonic() > deadline:
                 raise GridError(f"no service account {namespace}/{account}: is the controller well? hack/minigrid logs cp")

@@ -16,7 +16,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from gridlib.layout import DOMAIN, Grid, GridError
+from gridlib.layout import DOMAIN, Grid, GridError, patience
 
 _INIT = Path(__file__).parent / "init"
 
@@ -88,7 +88,7 @@ class Host:
                 stdin=subprocess.DEVNULL, stdout=log, stderr=log, start_new_session=True,
             )  # fmt: skip
         self._pidfile.write_text(f"{process.pid} {began(process.pid)}")
-        deadline = time.monotonic() + 20
+        deadline = time.monotonic() + patience(20)
         while not self._up():
             if process.poll() is not None or time.monotonic() > deadline:
                 raise GridError(f"host {self.name} did not start: {(self.directory / 'host.log').read_text()[-800:]}")
@@ -107,7 +107,7 @@ class Host:
         outer = int(self._pidfile.read_text().split()[0])
         with contextlib.suppress(ProcessLookupError):
             os.kill(outer, signal.SIGKILL)
-        deadline = time.monotonic() + 20
+        deadline = time.monotonic() + patience(20)
         while began(outer) is not None and time.monotonic() < deadline:
             with contextlib.suppress(ChildProcessError):
                 os.waitpid(outer, os.WNOHANG)

@@ -105,6 +105,11 @@ class Grid:
         scratch.replace(self.root / "grid.json")
 
 
+def patience(seconds: float) -> float:
+    """For how long something that takes moments is waited for; ZOS_MINIGRID_PATIENCE times as long on a slow machine."""
+    return seconds * float(os.environ.get("ZOS_MINIGRID_PATIENCE", "1"))
+
+
 def state_root() -> Path:
     return Path(os.environ.get("ZOS_MINIGRID_STATE", "/var/lib/zos-minigrid"))
 

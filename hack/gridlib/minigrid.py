@@ -20,7 +20,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[2] / "operator"))
 from gridlib import farm, wires
 from gridlib.controlplane import ControlPlane
 from gridlib.host import Host, began
-from gridlib.layout import Grid, GridError, load, plan, state_root
+from gridlib.layout import Grid, GridError, load, patience, plan, state_root
 from gridlib.node import NodeHost, gridnode
 from gridlib.tools import Tools
 
@@ -61,7 +61,7 @@ def up(arguments: argparse.Namespace) -> None:
         with ThreadPoolExecutor(8) as pool:
             list(pool.map(lambda node: NodeHost(grid, node, tools).start(control_plane, arguments.accelerator), grid.nodes))
     with _step("agents"):
-        control_plane.kubectl("wait", "gridnodes", "--all", "--for=condition=Ready", "--timeout=90s")
+        control_plane.kubectl("wait", "gridnodes", "--all", "--for=condition=Ready", f"--timeout={patience(90):.0f}s")
     print(f"for kubectl in this shell: {_enter(grid)}")
 
 

@@ -11,7 +11,7 @@ import shutil
 from gridlib import farm
 from gridlib.controlplane import ControlPlane
 from gridlib.host import Host, Service
-from gridlib.layout import CONTROL_PLANE, REGISTRY_PORT, Grid, Node
+from gridlib.layout import CONTROL_PLANE, REGISTRY_PORT, Grid, Node, patience
 from gridlib.tools import Tools
 
 _QEMU = """
@@ -71,9 +71,8 @@ class NodeHost:
             self.host.run("s6-svc", "-r", "/run/service/agent")
 
     def _namespace(self, control_plane: ControlPlane) -> str:
-        out = control_plane.kubectl(
-            "wait", f"gridnode/{self.node.name}", "--for=jsonpath={.status.nodeNamespace}", "--timeout=60s", "-o", "json"
-        )
+        told = ("--for=jsonpath={.status.nodeNamespace}", f"--timeout={patience(60):.0f}s")
+        out = control_plane.kubectl("wait", f"gridnode/{self.node.name}", *told, "-o", "json")
         return str(json.loads(out)["status"]["nodeNamespace"])
 
     def _agent(self, accelerator: str) -> Service:

@@ -6,6 +6,8 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
+from gridlib.layout import patience
+
 
 def serves(crds: Path, kubectl: Callable[..., str], seconds: float = 60.0) -> bool:
     """Waits until every kind can be asked for as users do, by name. Established says only that it will be, soon.
@@ -13,7 +15,7 @@ def serves(crds: Path, kubectl: Callable[..., str], seconds: float = 60.0) -> bo
     ``kubectl`` runs it and gives what it wrote, nothing if it failed.
     """
     kinds = ",".join(sorted(path.stem for path in crds.glob("*.yaml")))  # the files are called as the CRDs are
-    deadline = time.monotonic() + seconds
+    deadline = time.monotonic() + patience(seconds)
     while "List" not in kubectl("get", kinds, "-A", "-o", "json"):
         if time.monotonic() > deadline:
             return False

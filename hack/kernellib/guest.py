@@ -14,9 +14,9 @@ import subprocess
 import tempfile
 import time
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
-_MEMORY = "1536M"
 _VIRTIOFSD = "/usr/lib/qemu/virtiofsd"
 #: SSE, which Python's libraries use where there is, costs an emulated processor less than AVX.
 _PROCESSOR = "qemu64,+ssse3,+sse4.1,+sse4.2,+popcnt,+rdrand"
@@ -28,6 +28,7 @@ release=$(uname -r)
 mkdir -p "/lib/modules/$release"
 mount --bind {kernel}/lib/modules/"$release" "/lib/modules/$release"
 modprobe tun # nobody here makes its device file, by which it would be loaded
+ln -s /proc/self/fd /dev/fd # as udev would
 ip link set lo up
 cd {directory}
 {command} >/run/answer/output 2>&1 </dev/null
@@ -35,6 +36,18 @@ echo $? >/run/answer/code
 sync
 busybox poweroff -f
 """
+
+
+@dataclass(frozen=True)
+class Size:
+    """Of a guest: processors, MiB of memory."""
+
+    processors: int
+    memory: int
+
+
+#: For the tests of one driver, and for a whole grid.
+SMALL, LARGE = Size(1, 1536), Size(2, 6144)
 
 
 class GuestError(Exception):
@@ -49,6 +62,7 @@ def run(
     answer: Path,
     seconds: float,
     environment: Mapping[str, str] | None = None,
+    size: Size = SMALL,
 ) -> int:
     """Runs ``command`` as root in a guest and gives its exit code.
 
@@ -71,7 +85,7 @@ def run(
     sockets = Path(tempfile.mkdtemp(prefix="zk-", dir="/tmp"))  # 108 bytes
     try:
         started += [_share(Path("/"), sockets / "host", "always"), _share(answer, sockets / "answer", "none")]
-        guest = _boot(kernel, sockets, answer / "console")
+        guest = _boot(kernel, sockets, answer / "console", size)
         started.append(guest)
         guest.wait(seconds)
         return int((answer / "code").read_text())
@@ -103,7 +117,7 @@ def _share(folder: Path, socket: Path, cache: str) -> subprocess.Popen[bytes]:
     return process
 
 
-def _boot(kernel: Path, sockets: Path, console: Path) -> subprocess.Popen[bytes]:
+def _boot(kernel: Path, sockets: Path, console: Path, size: Size) -> subprocess.Popen[bytes]:
     shares = [
         word
         for tag in ("host", "answer")
@@ -114,8 +128,8 @@ def _boot(kernel: Path, sockets: Path, console: Path) -> subprocess.Popen[bytes]
     ]  # fmt: skip
     command = (
         "qemu-system-x86_64", "-nodefaults", "-no-user-config", "-display", "none", "-no-reboot",
-        "-machine", "q35,memory-backend=memory", "-accel", "tcg", "-cpu", _PROCESSOR, "-smp", "1",
-        "-m", _MEMORY, "-object", f"memory-backend-memfd,id=memory,size={_MEMORY},share=on",
+        "-machine", "q35,memory-backend=memory", "-accel", "tcg", "-cpu", _PROCESSOR, "-smp", str(size.processors),
+        "-m", f"{size.memory}M", "-object", f"memory-backend-memfd,id=memory,size={size.memory}M,share=on",
         "-kernel", str(kernel / "vmlinuz"), "-initrd", str(kernel / "initramfs"),
         "-append", "console=ttyS0 quiet panic=-1 random.trust_cpu=on mitigations=off",
         "-serial", f"file:{console}", *shares,
