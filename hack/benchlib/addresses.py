@@ -6,12 +6,12 @@ import asyncio
 import json
 import tempfile
 import time
-from collections.abc import Generator, Iterator
+from collections.abc import Generator
 from pathlib import Path
-from typing import Any
 
 from apiserver import ApiServer, running
-from benchlib.api import APPLY, CONNECTIONS, MERGE, Api, Write, Written, connected, controller, each, settled
+from benchlib.api import CONNECTIONS, Api, Written, connected, controller, each, settled
+from benchlib.bare import replay
 from benchlib.progress import Progress
 from benchlib.table import Row, ratio
 from zos.api.admission import admission_objects
@@ -51,7 +51,7 @@ async def _allocations(server: ApiServer, bare: ApiServer, progress: Progress) -
         await asyncio.sleep(5)  # a server that has just learned of new kinds ends its connections once more
         farm = {"publicIPv4": [{"range": "198.18.0.0/18", "gateway": "198.18.0.1"}], "allowNonGlobal": True}
         await api.write("POST", f"/apis/{API_VERSION}/farms", _body("Farm", _FARM, farm))
-        samples: dict[str, Raw] = {}
+        samples: dict[str, list[Raw]] = {}
 
         async def one_of_ours(number: int) -> None:
             namespace = f"ours-{number}"
@@ -60,14 +60,14 @@ async def _allocations(server: ApiServer, bare: ApiServer, progress: Progress) -
             ours.append(await _allocated(api, namespace))
             counts.append(await settled(server, _RESOURCES) - before)
             for plural in _MODELS:
-                samples[plural] = (await api.items(_path(plural, namespace)))[0]
+                samples[plural] = await api.items(_path(plural, namespace))
             for plural in (PublicIP.PLURAL, Contract.PLURAL):
                 await api.clear(_path(plural, namespace))
 
         async def one_of_theirs(number: int) -> None:
             namespace = f"bare-{number}"
             bare.kubectl("create", "namespace", namespace)
-            theirs.append(await _bare(other, namespace, counts[0], samples))
+            theirs.append(await replay(other, namespace, counts[0], samples))
 
         for number in range(ROUNDS):
             progress(f"{CONTRACTS * EACH} addresses by turns with as many bare writes, round {number + 1} of {ROUNDS}")
@@ -128,43 +128,6 @@ async def _allocated(api: Api, namespace: str) -> float:
         lambda n: _create(api, PublicIP.PLURAL, namespace, f"ip{n}", {"contract": f"c{n % CONTRACTS}", "ipv6": False}),
     )
     return await asyncio.wait_for(ready, 300) - began
-
-
-async def _bare(api: Api, namespace: str, counts: Written, samples: dict[str, Raw]) -> float:
-    """Seconds for as many writes of each sort, of the same objects, none of which leaves its object as it was."""
-    tasks = {write: iter(range(number)) for write, number in counts.taken.items()}
-    made = {plural: counts.taken["POST", plural, ""] or counts.taken["APPLY", plural, ""] for plural in _MODELS}
-
-    def work(creating: bool) -> Iterator[tuple[Write, int]]:
-        for write, numbers in tasks.items():
-            if (write[0] == "POST") == creating:
-                yield from ((write, number) for number in numbers)
-
-    async def one(task: tuple[Write, int]) -> None:
-        (verb, plural, part), number = task
-        if plural not in _MODELS:
-            body: dict[str, Any] = {"apiVersion": "v1", "kind": "Event", "metadata": {"name": f"e{number}"}, "reason": "Bare"}
-            body["involvedObject"] = {"namespace": namespace, "kind": "PublicIP", "name": f"b{number}"}
-            await api.write("POST", f"/api/v1/namespaces/{namespace}/events", body)
-            return
-        model, sample, name = _MODELS[plural], samples[plural], f"{namespace}-{number % made[plural]}"
-        path = _path(plural, namespace)
-        if verb == "POST":
-            await api.write("POST", path, _body(model.KIND, name, sample["spec"]))
-        elif part == "status":
-            status = {**sample["status"], "observedGeneration": number + 1}
-            await api.write("PATCH", f"{path}/{name}/status", {"status": status}, MERGE)
-        elif verb == "APPLY":
-            body = _body(model.KIND, name, sample["spec"])
-            await api.write("PATCH", f"{path}/{name}", body, APPLY, {"fieldManager": "bare", "force": "true"})
-        else:
-            patch = {"metadata": {"finalizers": ["bench.example/bare"], "annotations": {"bench.example/write": str(number)}}}
-            await api.write("PATCH", f"{path}/{name}", patch, MERGE)
-
-    began = time.monotonic()
-    for creating in (True, False):
-        await each(work(creating), one)
-    return time.monotonic() - began
 
 
 async def _create(api: Api, plural: str, namespace: str, name: str, spec: dict[str, object]) -> None:

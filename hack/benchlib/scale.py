@@ -7,60 +7,89 @@ import tempfile
 import time
 from collections.abc import Generator
 from pathlib import Path
+from statistics import median
 
 from apiserver import ApiServer, running
-from benchlib.api import MERGE, Api, agents, connected, controller, settled
+from benchlib.api import CONNECTIONS, MERGE, Api, Written, agents, connected, controller, settled
+from benchlib.bare import replay
 from benchlib.progress import Progress
-from benchlib.table import Row
+from benchlib.table import Row, ratio
 from zos.api.meta import API_VERSION
 from zos.kube.client import Raw
 
 #: Nodes of the networks, each network after the other, on the same grid.
 SIZES = (50, 100, 200)
+LARGE = max(SIZES)
+#: Of the largest, by turns with bare writes.
+ROUNDS = 3
 _RESOURCES = ("gridnodes", "networks", "nodeworkloads", "events", "secrets")
 _NETWORKS = f"/apis/{API_VERSION}/namespaces/default/networks"
 _PARTS = f"/apis/{API_VERSION}/nodeworkloads"
 _NODES = f"/apis/{API_VERSION}/gridnodes"
+_OBJECTS = {"gridnodes": _NODES, "networks": _NETWORKS, "nodeworkloads": _PARTS}
 
 
 def measure(progress: Progress) -> Generator[Row, None, None]:
     with (
         tempfile.TemporaryDirectory(prefix="zos-bench-") as scratch,
-        running(Path(scratch) / "api") as server,
+        running(Path(scratch) / "ours") as server,
+        running(Path(scratch) / "bare") as bare,
     ):
         server.kubectl("create", "namespace", "zos-system")
         with controller(server.kubeconfig):
-            progress(f"{max(SIZES)} agents come up")
+            progress(f"{LARGE} agents come up")
             began = time.monotonic()
-            with agents(server.kubeconfig, Path(scratch) / "agents", max(SIZES)):
-                progress(f"{max(SIZES)} agents ready after {time.monotonic() - began:.0f} s")
-                yield from asyncio.run(_grow(server, progress))
+            with agents(server.kubeconfig, Path(scratch) / "agents", LARGE):
+                progress(f"{LARGE} agents ready after {time.monotonic() - began:.0f} s")
+                yield from asyncio.run(_grow(server, bare, progress))
 
 
-async def _grow(server: ApiServer, progress: Progress) -> list[Row]:
-    seconds: dict[int, float] = {}
+async def _grow(server: ApiServer, bare: ApiServer, progress: Progress) -> list[Row]:
+    seconds: dict[int, list[float]] = {size: [] for size in SIZES}
     writes: dict[int, float] = {}
-    async with connected(server.kubeconfig) as api:
-        for size in SIZES:
-            progress(f"a Network over {size} nodes")
+    theirs: list[float] = []
+    async with connected(server.kubeconfig) as api, connected(bare.kubeconfig) as other:
+
+        async def one_of_ours(size: int) -> Written:
             before = await settled(server, _RESOURCES)
-            seconds[size] = await _made(api, size)
-            writes[size] = (await settled(server, _RESOURCES) - before).total / size
-            if size == max(SIZES):
-                progress(f"an endpoint of {size} changes")
-                before = await settled(server, _RESOURCES)
-                moved = await _moved(api, size)
-                moving = (await settled(server, _RESOURCES) - before).total
+            seconds[size].append(await _made(api, size))
+            return await settled(server, _RESOURCES) - before
+
+        async def gone() -> None:
             await api.clear(_NETWORKS)
             await settled(server, _RESOURCES)
-    small, large = min(SIZES), max(SIZES)
+
+        for size in SIZES[:-1]:
+            progress(f"a Network over {size} nodes")
+            writes[size] = (await one_of_ours(size)).total / size
+            await gone()
+        for number in range(ROUNDS):
+            progress(f"a Network over {LARGE} nodes by turns with as many bare writes, round {number + 1} of {ROUNDS}")
+            counts = await one_of_ours(LARGE)
+            samples = {plural: await api.items(path) for plural, path in _OBJECTS.items()}
+            namespace = f"bare-{number}"
+            bare.kubectl("create", "namespace", namespace)
+            theirs.append(await replay(other, namespace, counts, samples))
+            if number < ROUNDS - 1:
+                await gone()
+        writes[LARGE] = counts.total / LARGE
+        progress(f"an endpoint of {LARGE} changes")
+        before = await settled(server, _RESOURCES)
+        moved = await _moved(api, LARGE)
+        moving = (await settled(server, _RESOURCES) - before).total
+    split = {" ".join(filter(None, write)): number for write, number in sorted(counts.taken.items())}
+    small = min(SIZES)
     return [
-        Row(f"Network over {large} nodes, apply → Ready", seconds[large], unit="s", detail={"by nodes": seconds}),
-        Row(f"API writes per node, Network over {large} nodes", writes[large], detail={"by nodes": writes}),
-        Row(f"API writes per node, {large} over {small} nodes", writes[large] / writes[small], "<=", 1.1, "×"),
-        Row(f"one endpoint of {large} changes → every node has it", moved, unit="s"),
-        Row(f"API writes when one endpoint of {large} changes", moving, detail={"per node": moving / large}),
-    ]
+        ratio(
+            f"Network over {LARGE} nodes, apply → Ready / as many bare writes", seconds[LARGE], theirs, "<=", 4.0,
+            connections=CONNECTIONS, split=split, refused=counts.refused,
+        ),
+        Row(f"Network over {LARGE} nodes, apply → Ready", median(seconds[LARGE]), unit="s", detail={"by nodes": seconds}),
+        Row(f"API writes per node, Network over {LARGE} nodes", writes[LARGE], detail={"by nodes": writes}),
+        Row(f"API writes per node, {LARGE} over {small} nodes", writes[LARGE] / writes[small], "<=", 1.1, "×"),
+        Row(f"one endpoint of {LARGE} changes → every node has it", moved, unit="s"),
+        Row(f"API writes when one endpoint of {LARGE} changes", moving, detail={"per node": moving / LARGE}),
+    ]  # fmt: skip
 
 
 async def _made(api: Api, size: int) -> float:
@@ -68,7 +97,7 @@ async def _made(api: Api, size: int) -> float:
     ready = asyncio.create_task(api.seen(_NETWORKS, 1))
     await asyncio.sleep(0.5)  # until it watches
     nodes = [{"name": f"node-{number}"} for number in range(size)]
-    spec = {"ipRange": "10.0.0.0/8", "nodes": nodes}
+    spec = {"ipRange": "10.80.0.0/16", "nodes": nodes}
     body = {"apiVersion": API_VERSION, "kind": "Network", "metadata": {"name": f"wide-{size}"}, "spec": spec}
     began = time.monotonic()
     await api.write("POST", _NETWORKS, body)

@@ -25,13 +25,20 @@ def resolution(
     endpoint: str = "198.51.100.1",
     nameservers: list[str] | None = None,
     allow: tuple[str, ...] = (),
+    nodes: int = 1,
 ) -> Resolution:
     world = World([*indexes()])
-    status: dict[str, Any] = {"prekeys": [KEY], "agentVersion": "0.2", "nameservers": nameservers or []}
-    spec = {"endpoint": {"ipv4": endpoint}, "egress": {"allow": list(allow)}}
-    world.put(GridNode.model_validate({"metadata": {"name": "n1", "uid": "u-n1"}, "spec": spec, "status": status}))
-    world.put(Heartbeat.model_validate({"metadata": {"name": "n1"}, "alive": True}))
-    wanted = {"ipRange": ip_range, "nodes": [{"name": "n1"}], "access": [{"name": "laptop"}]}
+    names = [f"n{number + 1}" for number in range(nodes)]
+    for name in names:
+        status: dict[str, Any] = {
+            "prekeys": [KEY.replace("x", name[-1], 1)],
+            "agentVersion": "0.2",
+            "nameservers": nameservers or [],
+        }
+        spec = {"endpoint": {"ipv4": endpoint}, "egress": {"allow": list(allow)}}
+        world.put(GridNode.model_validate({"metadata": {"name": name, "uid": f"u-{name}"}, "spec": spec, "status": status}))
+        world.put(Heartbeat.model_validate({"metadata": {"name": name}, "alive": True}))
+    wanted = {"ipRange": ip_range, "nodes": [{"name": name} for name in names], "access": [{"name": "laptop"}]}
     meta = {"name": "net", "namespace": "d", "uid": "u-net", "generation": 1}
     world.put(Network.model_validate({"metadata": meta, "spec": wanted}))
     settle(world, ("GridNode", "Network"))
@@ -43,9 +50,15 @@ def resolution(
 @pytest.mark.parametrize(
     ("what", "words"),
     [
-        ({"nameservers": ["9.9.9.9", "10.20.0.53", "fd00::53"]}, "node n1 asks name server 10.20.0.53, and in this network"),
-        ({"nameservers": ["100.64.20.1"]}, "node n1 asks name server 100.64.20.1, and in this network 100.64.20.0/24"),
-        ({"allow": ("10.20.9.0/24",)}, "GridNode n1 opens 10.20.9.0/24 (spec.egress.allow)"),
+        (
+            {"nameservers": ["9.9.9.9", "10.20.0.53", "fd00::53"]},
+            "name server 10.20.0.53 of node n1 can't be asked, since in this network",
+        ),
+        (
+            {"nameservers": ["100.64.20.1"]},
+            "name server 100.64.20.1 of node n1 can't be asked, since in this network 100.64.20.0/24",
+        ),
+        ({"allow": ("10.20.9.0/24",)}, "10.20.9.0/24, opened by GridNode n1 (spec.egress.allow), can't be reached"),
         ({"endpoint": "10.20.0.7"}, "laptop laptop: the endpoint 10.20.0.7 of its access node n1 lies in 10.20.0.0/16"),
     ],
 )
@@ -56,6 +69,12 @@ def test_what_the_range_hides_is_told_and_the_network_goes_on(what: dict[str, An
     assert words in found.verdict.message
     assert "make a network with another range" in found.verdict.message
     assert [workload.spec is not None for workload in found.workloads or ()] == [True]
+
+
+def test_what_many_nodes_have_to_say_is_said_once() -> None:
+    said = resolution(nameservers=["10.20.0.53"], nodes=5).verdict.message
+    assert said.count("10.20.0.53") == 1
+    assert "of nodes n1, n2, n3 and 2 more can't be asked" in said
 
 
 @pytest.mark.parametrize(

@@ -17,27 +17,35 @@ from zos.kinds.network.problems import Problems
 from zos.kinds.network.topology import Member
 from zos.world.store import Reader
 
+#: Nodes that are named where many have the same to say.
+_SHOWN = 3
+
 
 def told(
     network: Network, members: Iterable[Member], access: Iterable[NetworkAccessStatus], world: Reader, problems: Problems
 ) -> None:
     ranges = (IPv4Network(network.spec.ip_range), wireguard_range(network.spec.ip_range))
     called = {member.name: member.ipv4 for member in members}
+    asking: dict[tuple[str, IPv4Network], list[str]] = {}
+    opening: dict[tuple[str, IPv4Network], list[str]] = {}
     for name in called:
         servers, opened = world.view(GridNode, "", name, _needs) or ((), ())
         for range_ in ranges:
-            if inside := _inside(servers, range_):
-                problems.add(
-                    Reason.CONFLICT,
-                    f"node {name} asks name server {inside}, and in this network {range_} is the network's own: machines there "
-                    "get no answer from it; name another in the node's resolv.conf, or make a network with another range",
-                )
-            if inside := _inside(opened, range_):
-                problems.add(
-                    Reason.CONFLICT,
-                    f"GridNode {name} opens {inside} (spec.egress.allow), and in this network {range_} is the network's own: "
-                    "machines there don't reach it; close it, or make a network with another range",
-                )
+            for needs, places in ((asking, servers), (opening, opened)):
+                if inside := _inside(places, range_):
+                    needs.setdefault((inside, range_), []).append(name)
+    for (servers_inside, range_), nodes in asking.items():
+        problems.add(
+            Reason.CONFLICT,
+            f"name server {servers_inside} of {_called('node', nodes)} can't be asked, since in this network {range_} is the "
+            "network's own: name another in the node's resolv.conf, or make a network with another range",
+        )
+    for (opened_inside, range_), nodes in opening.items():
+        problems.add(
+            Reason.CONFLICT,
+            f"{opened_inside}, opened by {_called('GridNode', nodes)} (spec.egress.allow), can't be reached, since in this "
+            f"network {range_} is the network's own: close it, or make a network with another range",
+        )
     for entry in access:
         endpoint = called.get(entry.node or "")
         for range_ in ranges:
@@ -61,3 +69,11 @@ def _inside(places: Iterable[str], range_: IPv4Network) -> str:
         return isinstance(found, IPv4Network) and found.subnet_of(range_)
 
     return ", ".join(place for place in places if lies(place))
+
+
+def _called(kind: str, names: list[str]) -> str:
+    """A grid's nodes are often alike: what is said of all is said once."""
+    if len(names) == 1:
+        return f"{kind} {names[0]}"
+    shown, more = names[:_SHOWN], len(names) - _SHOWN
+    return f"{kind}s {', '.join(shown)}" + (f" and {more} more" if more > 0 else "")
