@@ -95,22 +95,30 @@ def topology(
         member.name: (*own(member.subnet), *(entry for caller in served.get(member.name, ()) for entry in own(caller.subnet)))
         for member in accessible
     }
+    made: dict[tuple[str, str | None, tuple[str, ...]], Peer] = {}
+
+    def peer(key: str, place: str | None, allowed: tuple[str, ...]) -> Peer:
+        """One value for all who have the same peer: of n nodes almost all n² are."""
+        found = made.get((key, place, allowed))
+        if found is None:
+            found = made[key, place, allowed] = Peer(public_key=key, endpoint=place, allowed_ips=allowed)
+        return found
+
     peers: dict[str, tuple[Peer, ...]] = {}
     apart: list[tuple[str, str]] = []
     for member in accessible:
-        direct, unreached = _direct(member, accessible, answers)
+        direct, unreached = _direct(member, accessible)
+        beyond: list[str] = []
         for other in unreached:
             if bridge is None:
                 apart.append((member.name, other.name))
             else:
-                direct[bridge].extend(answers[other.name])
+                beyond += answers[other.name]
+        answer = {**answers, bridge: (*answers[bridge], *beyond)} if bridge is not None and beyond else answers
         peers[member.name] = _sorted(
             [
-                *(
-                    Peer(public_key=nodes[name].public_key, endpoint=endpoint(nodes[name], member), allowed_ips=tuple(allowed))
-                    for name, allowed in direct.items()
-                ),
-                *(Peer(public_key=caller.public_key, allowed_ips=own(caller.subnet)) for caller in served.get(member.name, ())),
+                *(peer(other.public_key, place, answer[other.name]) for other, place in direct),
+                *(peer(caller.public_key, None, own(caller.subnet)) for caller in served.get(member.name, ())),
             ]
         )
     for member in hidden:
@@ -130,19 +138,17 @@ def topology(
     return Topology(peers, tuple(pair for pair in apart if pair[0] < pair[1]))
 
 
-def _direct(
-    member: Member, accessible: Sequence[Member], answers: Mapping[str, tuple[str, ...]]
-) -> tuple[dict[str, list[str]], list[Member]]:
-    """What each directly reachable node answers for, and the nodes that are not directly reachable."""
-    direct: dict[str, list[str]] = {}
+def _direct(member: Member, accessible: Sequence[Member]) -> tuple[list[tuple[Member, str]], list[Member]]:
+    """The nodes that are directly reachable, and where; and those that are not."""
+    direct: list[tuple[Member, str]] = []
     unreached: list[Member] = []
     for other in accessible:
         if other.name == member.name:
             continue
-        if endpoint(other, member) is None:
+        if (place := endpoint(other, member)) is None:
             unreached.append(other)
         else:
-            direct[other.name] = list(answers[other.name])
+            direct.append((other, place))
     return direct, unreached
 
 
