@@ -68,6 +68,13 @@ async def until(condition: Callable[[], object], seconds: float = 30) -> float:
     return time.monotonic() - began
 
 
+#: Prints all that A's interface is to be.
+SHAPE = f"""
+ip -n {A} -4 -br address show dev {WG_A}; ip -n {A} route show dev {WG_A}; ip -n {A} -o link show {WG_A} | grep -o 'mtu [0-9]*'
+ip -n {A} -br link show {WG_A} | grep -o 'LOWER_UP\\|,UP'
+for what in listen-port peers allowed-ips; do ip netns exec {A} wg show {WG_A} $what; done"""
+
+
 def settled() -> bool:
     """Whether A has a session with B that is not new any more, and does not call it."""
     keepalive = sh(f"ip netns exec {A} wg show {WG_A} persistent-keepalive").split()[1]
@@ -174,7 +181,7 @@ async def test_two_routers_reach_each_other_and_are_left_alone(place: Place) -> 
     again = place.new()
     assert await place.converge(place.a, place.b, driver=again) == []
     await again.close()
-    await asyncio.sleep(CALLED)
+    await until(settled)  # nobody calls any more: what calls leave behind would be seen now
     assert await place.converge(place.a, place.b) == []
     assert [place.identity(WG_A), place.identity(WG_B)] == before
     assert (await place.driver.observe([place.a]))[place.a.key].owner == "w-0"
@@ -226,10 +233,13 @@ async def test_a_killed_process_comes_back_with_what_it_had_learned(place: Place
 async def test_drift_heals(place: Place, harm: str) -> None:
     await place.converge(place.a, place.b)
     await until(lambda: ping(A, "10.98.5.1"))
-    sh(harm)
-    await asyncio.sleep(0.1)
-    with contextlib.suppress(DriverError):
-        await place.converge(place.a, place.b)
+    right = sh(SHAPE)
+    assert sh(f"{harm}; {SHAPE}") != right, "no harm was done"
+    async with asyncio.timeout(30 * SLOWNESS):
+        while sh(SHAPE) != right:
+            with contextlib.suppress(DriverError):
+                await place.converge(place.a, place.b)
+            await asyncio.sleep(0.05)
     await until(lambda: ping(A, "10.98.5.1") and ping(B, "10.98.4.1"), 12)  # a lost handshake is tried again after 5 s
     await place.converge(place.a, place.b)
     assert await place.converge(place.a, place.b) == []
