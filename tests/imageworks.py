@@ -113,7 +113,7 @@ def serving(directory: Path) -> Iterator[str]:
     process.wait()
 
 
-def push(tmp_path: Path, reference: str, layers: list[Path], **config: object) -> str:
+def push(tmp_path: Path, reference: str, layers: list[Path], architecture: str = "amd64", **config: object) -> str:
     """Builds an image of the layers with umoci and pushes it; gives its digest."""
     layout = tmp_path / f"layout-{time.monotonic_ns()}"
     subprocess.run(["umoci", "init", "--layout", layout], check=True)
@@ -125,7 +125,7 @@ def push(tmp_path: Path, reference: str, layers: list[Path], **config: object) -
         for key, values in config.items()
         for value in (values if isinstance(values, list) else [values])
     ]
-    subprocess.run(["umoci", "config", "--image", f"{layout}:x", *options], check=True)
+    subprocess.run(["umoci", "config", "--image", f"{layout}:x", f"--architecture={architecture}", *options], check=True)
     copy = ["skopeo", "copy", "-q", "--dest-tls-verify=false", f"oci:{layout}:x", f"docker://{reference}"]
     subprocess.run(copy, check=True)
     shown = subprocess.run(

@@ -7,6 +7,7 @@ import dataclasses
 import hashlib
 import json
 import os
+import re
 import shutil
 import signal
 import time
@@ -279,9 +280,14 @@ async def test_a_disk_grows_under_a_running_guest(node: Node) -> None:
     assert await node.converge(domain, *grown) == [f"update disk/{domain.root.disk}", "update disk/mount-disk1"]
     console = await node.says(domain, " 400 ")
     assert "/dev/vda                   400" in console
-    await asyncio.sleep(0.5)
-    root = [line for line in node.console(domain).splitlines() if line.startswith("zos-root")]
-    assert int(root[0].split()[1]) < 64 < int(root[-1].split()[1])
+
+    def roots() -> list[int]:
+        return [int(size) for size in re.findall(r"^zos-root +(\d+) ", node.console(domain), re.MULTILINE)]
+
+    assert roots()[0] < 64
+    async with asyncio.timeout(20):
+        while roots()[-1] <= 64:
+            await asyncio.sleep(0.05)
     assert await node.converge(domain, *grown) == []
 
 

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import os
 import shutil
 import subprocess
 import tarfile
 import time
+import urllib.request
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -151,16 +153,23 @@ async def test_mending_heals(tmp_path: Path, images: Path) -> None:
 
 async def test_unwanted_images_go_after_a_while_and_not_under_a_guest(tmp_path: Path, images: Path) -> None:
     used: set[str] = set()
-    driver = driver_of(images, in_use=lambda: frozenset(used), keep=0.3)
+    driver = driver_of(images, in_use=lambda: frozenset(used), keep=3600)
+
+    def age() -> None:
+        """As if nobody had wanted anything for an hour."""
+        for card in (images / "refs").iterdir():
+            os.utime(card, (0, time.time() - 3601))
+
     one, two = (f"file://{tar(tmp_path / f'{name}.tar', entry(name))}" for name in ("one", "two"))
     await converge(driver, one, two)
     used.add(fact(driver, two).digest)
     digests = [fact(driver, ref).digest for ref in (one, two)]
     assert await converge(driver) == []  # still warm
-    time.sleep(0.4)
+    age()
     assert await converge(driver, one) == [f"remove image/{two}"]
     assert directory_of(images, digests[1]).exists()
-    time.sleep(0.4)
+    assert await converge(driver) == []  # wanted a moment ago
+    age()
     assert await converge(driver) == [f"remove image/{one}"]
     assert not directory_of(images, digests[0]).exists()
     assert set(leftovers(images)) == {directory_of(images, digests[1]).name}
@@ -272,6 +281,48 @@ async def test_what_a_registry_refuses(tmp_path: Path, images: Path, registry: s
     push(tmp_path, f"{registry}/app:2", [tar(tmp_path / "two.tar", entry("two"))])
     await converge(driver, f"oci://{registry}/app:2")
     assert fact(driver, f"oci://{registry}/app:2")
+
+
+async def test_an_image_for_other_machines_is_refused(tmp_path: Path, images: Path, registry: str) -> None:
+    """Whether there is nothing else, or a list without a variant for this node."""
+    digest = push(tmp_path, f"{registry}/arm:1", [tar(tmp_path / "one.tar")], architecture="arm64")
+    driver = driver_of(images)
+    words = "it is for linux/arm64, this node is linux/amd64"
+    assert words in await problem(driver, f"oci://{registry}/arm:1")
+    assert words in await problem(driver, f"oci://{registry}/arm@{digest}")
+    listed(registry, "arm", "2", {"arm64": digest})
+    assert "it has no variant for linux/amd64" in await problem(driver, f"oci://{registry}/arm:2")
+    assert leftovers(images) == []
+
+
+async def test_of_a_list_this_nodes_variant_is_taken(tmp_path: Path, images: Path, registry: str) -> None:
+    variants = {
+        architecture: push(tmp_path, f"{registry}/app:{architecture}", [path], architecture=architecture)
+        for architecture in ("arm64", "amd64")
+        for path in (tar(tmp_path / f"{architecture}.tar", entry("etc/built-for", architecture.encode())),)
+    }
+    listed(registry, "app", "1", variants)
+    driver, ref = driver_of(images), f"oci://{registry}/app:1"
+    await converge(driver, ref)
+    root = directory_of(images, fact(driver, ref).digest) / "rootfs"
+    assert (root / "etc/built-for").read_text() == "amd64"
+
+
+def listed(registry: str, name: str, tag: str, variants: dict[str, str]) -> None:
+    """Pushes an image index (opencontainers/image-spec image-index.md): digests by architecture."""
+    media = "application/vnd.oci.image.index.v1+json"
+    base = f"http://{registry}/v2/{name}/manifests"
+    manifests = []
+    for architecture, digest in variants.items():
+        accepting = {"Accept": "application/vnd.oci.image.manifest.v1+json"}
+        with urllib.request.urlopen(urllib.request.Request(f"{base}/{digest}", headers=accepting)) as answer:
+            kind, size = answer.headers["Content-Type"], len(answer.read())
+        platform = {"os": "linux", "architecture": architecture}
+        manifests.append({"mediaType": kind, "digest": digest, "size": size, "platform": platform})
+    body = json.dumps({"schemaVersion": 2, "mediaType": media, "manifests": manifests}).encode()
+    request = urllib.request.Request(f"{base}/{tag}", data=body, headers={"Content-Type": media}, method="PUT")
+    with urllib.request.urlopen(request) as answer:
+        assert answer.status == 201
 
 
 def test_plain_http_only_where_it_may() -> None:

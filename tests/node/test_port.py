@@ -3,7 +3,6 @@ and never gets anywhere but through the guard, whatever is on its way to what.""
 
 from __future__ import annotations
 
-import asyncio
 import contextlib
 import ctypes
 import fcntl
@@ -383,7 +382,8 @@ async def test_each_part_heals_under_a_guest_that_runs(node: Node, everything: l
     gateway = one.asks(GATEWAY)
     sh(harm.format(router=ROUTER, tap=one.tap, wire=names.wire(one.uid)))
     if "netns" in harm:
-        await asyncio.sleep(0.3)  # a deleted namespace dies a moment later, and its pairs with it
+        wires = {names.wire(guest.uid) for guest in GUESTS}
+        until(lambda: not wires & links(), 5)  # a deleted namespace dies a moment later, and its pairs with it
     for _ in range(3):
         assert one.asks(NODE) is None, "the node's own stack heard a guest"
         assert two.hears(one.forges(), 0.05) is None

@@ -7,6 +7,7 @@ import contextlib
 import os
 import shutil
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -54,8 +55,6 @@ def program() -> str:
 
 
 def free_port() -> int:
-    import socket
-
     with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as probe:
         probe.bind(("0.0.0.0", 0))
         return int(probe.getsockname()[1])
@@ -69,11 +68,25 @@ async def until(condition: Callable[[], object], seconds: float = 30) -> float:
     return time.monotonic() - began
 
 
+#: Prints all that A's interface is to be.
+SHAPE = f"""
+ip -n {A} -4 -br address show dev {WG_A}; ip -n {A} route show dev {WG_A}; ip -n {A} -o link show {WG_A} | grep -o 'mtu [0-9]*'
+ip -n {A} -br link show {WG_A} | grep -o 'LOWER_UP\\|,UP'
+for what in listen-port peers allowed-ips; do ip netns exec {A} wg show {WG_A} $what; done"""
+
+
 def settled() -> bool:
     """Whether A has a session with B that is not new any more, and does not call it."""
     keepalive = sh(f"ip netns exec {A} wg show {WG_A} persistent-keepalive").split()[1]
     since = int(sh(f"ip netns exec {A} wg show {WG_A} latest-handshakes").split()[1])
     return keepalive == "20" and since > 0 and time.time() - since > CALLED
+
+
+def has_bound(stranger: socket.socket, port: int) -> bool:
+    with contextlib.suppress(OSError):
+        stranger.bind(("0.0.0.0", port))
+        return True
+    return False
 
 
 def ping(space: str, to: str) -> bool:
@@ -168,7 +181,7 @@ async def test_two_routers_reach_each_other_and_are_left_alone(place: Place) -> 
     again = place.new()
     assert await place.converge(place.a, place.b, driver=again) == []
     await again.close()
-    await asyncio.sleep(CALLED)
+    await until(settled)  # nobody calls any more: what calls leave behind would be seen now
     assert await place.converge(place.a, place.b) == []
     assert [place.identity(WG_A), place.identity(WG_B)] == before
     assert (await place.driver.observe([place.a]))[place.a.key].owner == "w-0"
@@ -220,10 +233,13 @@ async def test_a_killed_process_comes_back_with_what_it_had_learned(place: Place
 async def test_drift_heals(place: Place, harm: str) -> None:
     await place.converge(place.a, place.b)
     await until(lambda: ping(A, "10.98.5.1"))
-    sh(harm)
-    await asyncio.sleep(0.1)
-    with contextlib.suppress(DriverError):
-        await place.converge(place.a, place.b)
+    right = sh(SHAPE)
+    assert sh(f"{harm}; {SHAPE}") != right, "no harm was done"
+    async with asyncio.timeout(30 * SLOWNESS):
+        while sh(SHAPE) != right:
+            with contextlib.suppress(DriverError):
+                await place.converge(place.a, place.b)
+            await asyncio.sleep(0.05)
     await until(lambda: ping(A, "10.98.5.1") and ping(B, "10.98.4.1"), 12)  # a lost handshake is tried again after 5 s
     await place.converge(place.a, place.b)
     assert await place.converge(place.a, place.b) == []
@@ -275,6 +291,82 @@ async def test_a_key_that_is_not_here_is_named(place: Place) -> None:
     stranger = replace(place.a, public_key=lost)
     with pytest.raises(DriverError, match="this node has no key"):
         await place.converge(stranger)
+
+
+@pytest.mark.parametrize("address", ["0.0.0.0", "127.0.0.1", "::"])
+async def test_a_port_that_somebody_has_is_named_and_taken_once_it_is_free(place: Place, address: str) -> None:
+    family = socket.AF_INET6 if ":" in address else socket.AF_INET
+    words = rf"UDP port {place.a.listen_port}, .* is taken by \S+ \(process {os.getpid()}\): end it"
+    with socket.socket(family, socket.SOCK_DGRAM) as stranger:
+        stranger.bind((address, place.a.listen_port))
+        for _ in range(2):
+            with pytest.raises(DriverError, match=words):
+                await place.converge(place.a)
+        assert place.pids(WG_A) == []  # nothing begins again and again meanwhile
+        assert WG_A not in sh(f"ip link; ip -n {A} link")
+    assert len(await place.converge(place.a, place.b)) == 2
+    await until(lambda: ping(A, "10.98.5.1"))
+    assert await place.converge(place.a, place.b) == []
+
+
+async def test_a_network_whose_new_port_somebody_has_stays_on_its_old_one(place: Place) -> None:
+    await place.converge(place.a, place.b)
+    await until(lambda: ping(A, "10.98.5.1"))
+    before = place.identity(WG_A)
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as stranger:
+        stranger.bind(("0.0.0.0", 0))
+        moved = replace(place.a, listen_port=stranger.getsockname()[1])
+        with pytest.raises(DriverError, match=f"UDP port {moved.listen_port}, .* is taken by"):
+            await place.converge(moved, place.b)
+        assert ping(A, "10.98.5.1")
+        assert ping(B, "10.98.4.1")
+    assert await place.converge(moved, place.b) == [f"update {WG_A}"]
+    assert await place.converge(moved, place.b) == []
+    assert place.identity(WG_A) == before
+    assert f":{moved.listen_port} " in sh("ss -lun")
+
+
+@userspace
+async def test_one_whose_port_was_taken_while_it_was_away_comes_back_by_itself(place: Place) -> None:
+    await place.converge(place.a, place.b)
+    await until(lambda: ping(A, "10.98.5.1"))
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as stranger:
+        os.kill(place.pid(WG_A), signal.SIGKILL)
+        deadline = time.monotonic() + 10
+        while not has_bound(stranger, place.a.listen_port):  # without a pause: sooner than the next one
+            assert time.monotonic() < deadline
+        with pytest.raises(DriverError, match=rf"is taken by \S+ \(process {os.getpid()}\)"):
+            await place.converge(place.a, place.b)
+    await until(lambda: ping(A, "10.98.5.1"))  # its launcher goes on trying, with the agent or without
+
+
+@userspace
+async def test_one_that_is_stopped_is_told_and_goes_on(place: Place) -> None:
+    await place.converge(place.a, place.b)
+    await until(lambda: ping(A, "10.98.5.1"))
+    await until(settled)
+    before, process = place.identity(WG_A), place.pid(WG_A)
+    os.kill(process, signal.SIGSTOP)
+    try:
+        words = rf"wireguard-go \(process {process}\) has not answered for \d+ s: .*kill -CONT {process}"
+        async with asyncio.timeout(20):
+            with pytest.raises(DriverError, match=words):
+                await place.converge(place.a, place.b)
+    finally:
+        os.kill(process, signal.SIGCONT)
+    assert await place.converge(place.a, place.b) in ([], [f"update {WG_A}"])
+    assert await place.converge(place.a, place.b) == []
+    await until(lambda: ping(A, "10.98.5.1") and ping(B, "10.98.4.1"))
+    assert place.identity(WG_A) == before
+
+
+@userspace
+async def test_one_that_is_stopped_can_be_removed(place: Place) -> None:
+    await place.converge(place.a)
+    os.kill(place.pid(WG_A), signal.SIGSTOP)
+    async with asyncio.timeout(20):
+        assert await place.converge() == [f"remove {WG_A}"]
+    assert place.pids(WG_A) == []
 
 
 async def test_a_peer_that_nobody_calls_any_more_gets_its_keepalive_back(place: Place) -> None:

@@ -60,6 +60,7 @@ def test_name_servers_of_the_node_itself() -> None:
 
 def test_what_is_on_the_nodes_links() -> None:
     links = [{"addr_info": [{"local": "192.0.2.7", "prefixlen": 24}, {"local": "2001:db8::7", "prefixlen": 64}, {}]}, {}]
+    links.append({"addr_info": [{"local": "203.0.113.8"}, {"prefixlen": 24}]})
     routes = [
         {"dst": "default", "gateway": "192.0.2.1", "dev": "eth0"},
         {"dst": "default", "dev": "ppp0"},
@@ -68,9 +69,16 @@ def test_what_is_on_the_nodes_links() -> None:
         {"dst": "10.8.0.0/16", "gateway": "10.9.0.1", "dev": "eth1"},
         {"dst": "192.0.2.200", "dev": "tap0"},
         {"type": "blackhole", "dst": "10.6.0.0/16"},
+        {"dst": "16.0.0.0/8", "dev": "eth2"},
+        {"dst": "16.0.0.0/7", "dev": "tunnel"},
+        {"dst": "2a00::/32", "dev": "eth2"},
+        {"dst": "2a00::/31", "dev": "tunnel"},
     ]
     found = {str(block) for block in connected_of(links, routes)}
-    assert found == {"192.0.2.0/24", "192.0.2.7/32", "2001:db8::/64", "2001:db8::7/128", "10.9.0.0/16", "192.0.2.200/32"}
+    assert found == {
+        "192.0.2.0/24", "192.0.2.7/32", "2001:db8::/64", "2001:db8::7/128", "10.9.0.0/16", "192.0.2.200/32",
+        "16.0.0.0/8", "2a00::/32",
+    }  # fmt: skip
 
 
 @pytest.mark.parametrize(

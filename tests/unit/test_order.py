@@ -194,7 +194,9 @@ def test_a_port_goes_before_its_guard_and_after_its_tap() -> None:
     port = Veth(name="v-1", peer_netns="r", peer_name="t-1", peer_bridge="lan", mtu=1, owner="vm")
     tap = Tap(name="t-1", wired_to="v-1", mtu=1, owner="vm")
     lan = Bridge(netns="r", name="lan", mtu=1, owner="net")
-    order = run(schedule(remove(NETNS, lan, rules, port, tap), {}, {}))
+    plan = schedule(remove(NETNS, lan, rules, port, tap), {}, {})
+    assert tap.key in plan.after[port.key]
+    order = run(plan)
     for owner in ([tap, port, rules], [tap, port, lan, NETNS]):
         assert [key for key in order if key in [item.key for item in owner]] == [item.key for item in owner]
 

@@ -40,6 +40,20 @@ def configuration(item: WireGuard, private_key: str, learned: Mapping[str, str])
     return "\n".join(lines) + "\n"
 
 
+def with_endpoints(conf: str, learned: Mapping[str, str]) -> str:
+    """The configuration with learned endpoints put in, or exchanged, for the peers that have one."""
+    sections = conf.split("[Peer]\n")
+    result = sections[:1]
+    for section in sections[1:]:
+        key = section.partition("PublicKey = ")[2].partition("\n")[0]
+        if key in learned:
+            kept = [line for line in section.rstrip("\n").split("\n") if not line.startswith("Endpoint = ")]
+            blank = "\n\n" if section.endswith("\n\n") else "\n"
+            section = "\n".join([*kept, f"Endpoint = {learned[key]}"]) + blank
+        result.append(section)
+    return "[Peer]\n".join(result)
+
+
 def _clamped(private_key: str) -> str:
     """The key as X25519 uses it (RFC 7748, section 5). The kernel keeps it so, and ends every session when it is told another,
     were it the same key with bits that don't count."""

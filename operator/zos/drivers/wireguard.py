@@ -18,6 +18,7 @@ import os
 import re
 import shutil
 import socket
+import struct
 import time
 from collections import defaultdict
 from collections.abc import Callable, Mapping, Sequence
@@ -36,6 +37,7 @@ from zos.drivers.means import short_of_means
 from zos.drivers.news import News, Watch
 from zos.drivers.process import ProcessError, run
 from zos.drivers.service import Supervised, Supervisor
+from zos.drivers.udpport import holder
 from zos.drivers.wgtext import (
     LAUNCHER,
     ROUTE_PROTOCOL,
@@ -48,6 +50,7 @@ from zos.drivers.wgtext import (
     parse_uapi,
     same_peers,
     setup,
+    with_endpoints,
 )
 from zos.plan.diff import Observed, Op
 from zos.plan.items import Item, WireGuard, WireGuardPeer
@@ -61,6 +64,8 @@ _NAME = re.compile(r"w-[a-z2-7]{10}")
 #: Seconds between looks at where peers without an endpoint were heard from.
 _LEARN = 5.0
 _START = 8.0
+#: Seconds in which wireguard-go answers who looks, and who is about to change something.
+_ANSWER, _ANSWER_BEFORE_CHANGE = 2.0, 5.0
 #: How often a new peer is called, and the pause after each call, in seconds. Later WireGuard's own repetitions do.
 _CALLS = 16
 _BETWEEN_CALLS = 0.25
@@ -69,6 +74,7 @@ _GREETING = 10.0
 Kind = Literal["kernel", "userspace"]
 
 _CLONE_NEWNET = 0x40000000
+_UCRED = struct.Struct("3i")  # struct ucred, unix(7)
 _libc = ctypes.CDLL(None, use_errno=True)
 
 
@@ -107,6 +113,8 @@ class WireGuardDriver:
 
     ITEMS: ClassVar[tuple[type[Item], ...]] = (WireGuard,)
     SLOW: ClassVar[bool] = False
+    #: Seconds; a port that somebody has may be free soon.
+    LAST_RETRY: ClassVar[float] = 30.0
 
     def __init__(self, state: Path, keyring: Keyring, scan: Path, logs: Path, program: str, kind: Kind) -> None:
         self._files = state / "wireguard"
@@ -173,6 +181,10 @@ class WireGuardDriver:
             raise DriverError(f"{op.key}: it doesn't start; see its log") from None
         except NetlinkError as error:
             raise DriverError(f"{op.key}: {os.strerror(error.code)}") from error
+        except ProcessError as error:
+            if os.strerror(errno.EADDRINUSE) in error.stderr and isinstance(op.item, WireGuard):
+                raise await _taken(op.item.listen_port) from error
+            raise
         except OSError as error:
             raise DriverError(f"{op.key}: {error}") from error
         finally:
@@ -211,9 +223,18 @@ class WireGuardDriver:
 
     async def _live(self, space: str, name: str) -> Live | None:
         try:
+            return await self._told(space, name, _ANSWER)
+        except TimeoutError:
+            return None
+
+    async def _told(self, space: str, name: str, seconds: float) -> Live | None:
+        """None where there is none. Raises TimeoutError for one that does not answer."""
+        try:
             if self.kind == "userspace":
-                return parse_uapi(await _ask(name))
+                return parse_uapi(await _ask(name, seconds))
             return parse_dump((await run("wg", "show", name, "dump", netns=space)).stdout)
+        except TimeoutError:
+            raise
         except (OSError, ProcessError, ValueError, KeyError, IndexError) as error:
             if short_of_means(error):
                 raise
@@ -258,10 +279,15 @@ class WireGuardDriver:
             raise DriverError(f"this node has no key {item.public_key}: its state directory was lost or replaced")
         directory = self._files / item.name
         cut_off = await self._call_off(item.name)
-        live = await self._live(item.netns, item.name)
+        try:
+            live = await self._told(item.netns, item.name, _ANSWER_BEFORE_CHANGE)
+        except TimeoutError as error:
+            raise DriverError(str(error)) from None
         learned = self._learned(item, directory, live)
         if self.kind == "kernel" and await self._dismiss(item.name):
             live = None
+        if live is None or live.listen_port != item.listen_port:
+            await self._needs_port(item)
         known = {peer.public_key for peer in live.peers} - cut_off if live is not None else set()
         await asyncio.to_thread(self._write, item, directory, private, learned, done=False)
         if self.kind == "userspace":
@@ -280,6 +306,16 @@ class WireGuardDriver:
             await run("ip", "-batch", str(directory / "setup"), netns=item.netns)
         self._call(item, [peer for peer in callable_peers(item, learned) if peer.public_key not in known])
         await asyncio.to_thread(self._write, item, directory, private, learned, done=True)
+
+    async def _needs_port(self, item: WireGuard) -> None:
+        """Raises DriverError where somebody else has it: nothing is changed then, and nothing begun that ends at once."""
+        if self.kind == "userspace" and item.name not in await self._supervisor.services():
+            await self._unlink(item.netns, item.name)  # the kernel's, of a time when it had WireGuard
+        if await asyncio.to_thread(holder, item.listen_port) is None:
+            return
+        live = await self._live(item.netns, item.name)  # it may have come up by itself in the meantime
+        if live is None or live.listen_port != item.listen_port:
+            raise await _taken(item.listen_port)
 
     async def _make_in_kernel(self, item: WireGuard, directory: Path) -> None:
         await self._unlink(item.netns, item.name)
@@ -408,7 +444,7 @@ class WireGuardDriver:
         if heard == card["learned"]:
             return
         conf = (directory / "conf").read_text()
-        _replace(directory / "conf", _with_endpoints(conf, heard))
+        _replace(directory / "conf", with_endpoints(conf, heard))
         keepalives = {key: keepalive for key, _, _, keepalive in card["item"]["peers"]}
         reachable = [key for key, endpoint, _, _ in card["item"]["peers"] if endpoint is not None or key in heard]
         _replace(directory / "calls", "".join(f"{key} {keepalives[key]}\n" for key in reachable))
@@ -419,17 +455,34 @@ def _matters(said: News) -> bool:
     return bool(said.space) or _NAME.fullmatch(said.name) is not None
 
 
-async def _ask(name: str) -> str:
-    """A running userspace interface's answer over its socket."""
-    async with asyncio.timeout(2):
-        reader, writer = await asyncio.open_unix_connection(str(_SOCKETS / f"{name}.sock"))
-        try:
-            writer.write(b"get=1\n\n")
-            return (await reader.readuntil(b"\n\n")).decode()
-        except asyncio.IncompleteReadError as error:
-            raise ValueError("no answer") from error
-        finally:
-            writer.close()
+async def _taken(port: int) -> DriverError:
+    who = await asyncio.to_thread(holder, port) or "somebody who has let go of it just now"
+    return DriverError(
+        f"UDP port {port}, which the network has on this node, is taken by {who}: end it, or have it use another port; the "
+        "network takes the port soon after it is free"
+    )
+
+
+async def _ask(name: str, seconds: float = _ANSWER) -> str:
+    """A running userspace interface's answer over its socket. Raises TimeoutError with a text for who reads it."""
+    process = 0
+    try:
+        async with asyncio.timeout(seconds):
+            reader, writer = await asyncio.open_unix_connection(str(_SOCKETS / f"{name}.sock"))
+            try:
+                peer = writer.get_extra_info("socket").getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, _UCRED.size)
+                process, _, _ = _UCRED.unpack(peer)
+                writer.write(b"get=1\n\n")
+                return (await reader.readuntil(b"\n\n")).decode()
+            except asyncio.IncompleteReadError as error:
+                raise ValueError("no answer") from error
+            finally:
+                writer.close()
+    except TimeoutError:
+        raise TimeoutError(
+            f"its wireguard-go (process {process}) has not answered for {seconds:g} s: if it is stopped, let it go on "
+            f"(kill -CONT {process}); if it hangs, end it (kill -9 {process}), and another one begins"
+        ) from None
 
 
 async def _exists(space: str, name: str) -> bool:
@@ -464,20 +517,6 @@ def _ours(routes: Sequence[Any], index: int) -> list[str]:
         for message in routes
         if message["proto"] == ROUTE_PROTOCOL and message.get_attr("RTA_OIF") == index
     ]
-
-
-def _with_endpoints(conf: str, learned: Mapping[str, str]) -> str:
-    """The configuration with learned endpoints put in, or exchanged, for the peers that have one."""
-    sections = conf.split("[Peer]\n")
-    result = sections[:1]
-    for section in sections[1:]:
-        key = section.partition("PublicKey = ")[2].partition("\n")[0]
-        if key in learned:
-            kept = [line for line in section.rstrip("\n").split("\n") if not line.startswith("Endpoint = ")]
-            blank = "\n\n" if section.endswith("\n\n") else "\n"
-            section = "\n".join([*kept, f"Endpoint = {learned[key]}"]) + blank
-        result.append(section)
-    return "[Peer]\n".join(result)
 
 
 def _digest(item: WireGuard) -> str:

@@ -1,0 +1,58 @@
+"""A guest as libvirt is told of it, whole: ``guest.out.xml``, to be reviewed; ZOS_UPDATE_GOLDEN=1 writes it anew."""
+
+from __future__ import annotations
+
+import os
+from dataclasses import replace
+from pathlib import Path
+from xml.etree import ElementTree
+
+from zos.drivers.domainxml import NAMESPACE, Places, Start, domain_xml
+from zos.plan.items import Domain, GuestDisk, GuestNic
+
+HERE = Path(__file__).parent
+START = Start(
+    item=Domain(
+        owner="w-1",
+        name="zos-abc",
+        uuid="1a11e7ed-08db-4a23-a8a7-110b1cfb398a",
+        cpu=2,
+        memory=512 << 20,
+        image="sha256:" + "0" * 64,
+        root=GuestDisk(disk="root-1", serial="zos-root"),
+        disks=tuple(GuestDisk(disk=f"mount-{number}", serial=f"s{number}") for number in range(5)),
+        nics=tuple(GuestNic(tap=f"t-{number}", mac=f"02:00:00:00:00:0{number}") for number in (1, 2)),
+        config="machines/1/config",
+        config_digest="d",
+        running=True,
+    ),
+    started_at=100.5,
+    boot="boot-1",
+    accelerator="tcg",
+)
+PLACES = Places(
+    state=Path("/s"), machine=Path("/s/machines/1"), kernel=Path("/g/k"), initramfs=Path("/g/i"), virtiofsd=Path("/s/v")
+)
+
+
+def told(start: Start) -> str:
+    """But for what it carries of itself, which a test of its own reads."""
+    root = ElementTree.fromstring(domain_xml(start, PLACES))
+    carried = root.find(f"metadata/{{{NAMESPACE}}}start")
+    assert carried is not None
+    carried.text = "…"
+    ElementTree.indent(root)
+    return ElementTree.tostring(root, encoding="unicode") + "\n"
+
+
+def test_what_libvirt_is_told() -> None:
+    expected = HERE / "guest.out.xml"
+    if os.environ.get("ZOS_UPDATE_GOLDEN"):
+        expected.write_text(told(START))
+    assert told(START) == expected.read_text()
+
+
+def test_kvm_makes_no_other_difference() -> None:
+    tcg, kvm = (told(replace(START, accelerator=kind)).splitlines() for kind in ("tcg", "kvm"))
+    changed = [line.strip() for line, other in zip(kvm, tcg, strict=True) if line != other]
+    assert changed == [f'<domain xmlns:zos="{NAMESPACE}" type="kvm">', '<cpu mode="host-passthrough" />']
