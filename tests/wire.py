@@ -32,13 +32,15 @@ class Asked:
 
 class Wire:
     """``asked`` is every request but those for kinds. ``answers`` may answer one itself: a status and bytes. ``deaf`` are kinds
-    whose watches tell nothing."""
+    whose watches tell nothing. ``torn``: what a watch tells comes
+    in two pieces."""
 
     def __init__(self, server: Server) -> None:
         self.server = server
         self.asked: list[Asked] = []
         self.answers: Callable[[Asked], tuple[int, bytes] | None] = lambda _: None
         self.deaf: set[str] = set()
+        self.torn = False
         self.access = Access(Configuration())
         self._events: list[tuple[int, Key, str, Raw]] = []  # version, key, type, object
         self._last: dict[Key, Raw] = {}
@@ -144,6 +146,10 @@ class Wire:
                 if version > since and (line := self._line(asked, key, type, raw)) is not None:
                     queue.put_nowait(line)
             while (line := await queue.get()) is not None:
+                if self.torn:
+                    await response.write(line[: len(line) // 2])
+                    await asyncio.sleep(0.005)
+                    line = line[len(line) // 2 :]
                 await response.write(line)
         finally:
             del self._streams[queue]

@@ -160,15 +160,23 @@ class Watches:
         async def login(**_: Any) -> kopf.AiohttpSession:
             return kopf.AiohttpSession(server=self._access.server, aiohttp_session=await self._session(heard))
 
+        async def given_up(**_: Any) -> None:
+            """kopf waits for this in another thread, and before its own end for that, for ever."""
+            self._stop.set()
+
         kopf.on.login(registry=registry)(login)
-        await kopf.operator(
-            registry=registry,
-            settings=_settings(self._served),
-            namespaces=namespaces,
-            clusterwide=not namespaces,
-            standalone=True,
-            stop_flag=self._stop,
-        )
+        kopf.on.cleanup(registry=registry)(given_up)
+        try:
+            await kopf.operator(
+                registry=registry,
+                settings=_settings(self._served),
+                namespaces=namespaces,
+                clusterwide=not namespaces,
+                standalone=True,
+                stop_flag=self._stop,
+            )
+        finally:
+            self._stop.set()  # where it ended before it began
 
     async def _session(self, heard: Callable[[str, str | None, Raw], None]) -> aiohttp.ClientSession:
         """kopf's connections, on which its requests are seen, and what is answered to them."""
