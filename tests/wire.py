@@ -57,7 +57,7 @@ class Wire:
         app = web.Application()
         app.router.add_route("*", "/{path:.*}", self._handle)
         server = TestServer(app)
-        await server.start_server()
+        await server.start_server(access_log=None)
         self.access.configuration.host = str(server.make_url("")).rstrip("/")
         try:
             yield self
