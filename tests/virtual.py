@@ -1,5 +1,5 @@
-"""Time that goes on only when nobody has anything left to do: a test that waits for five minutes takes none, and the order in which
-things happen is always the same. For what has no connections and no threads."""
+"""Time that goes on only when nobody has anything left to do: a test that waits for five minutes takes none, and the order in
+which things happen is always the same. For what has no connections and no threads."""
 
 from __future__ import annotations
 

@@ -102,7 +102,9 @@ class Wire:
         return json.dumps({"type": type, "object": _shown(asked, raw)}).encode() + b"\n"
 
     async def _handle(self, request: web.Request) -> web.StreamResponse:
-        headers = {name: request.headers[name] for name in ("Accept", "Content-Type", "Authorization") if name in request.headers}
+        headers = {
+            name: request.headers[name] for name in ("Accept", "Content-Type", "Authorization") if name in request.headers
+        }
         asked = Asked(request.method, request.path, dict(request.query), headers, await request.read())
         if (kinds := _kinds(asked.path)) is not None:
             return web.json_response(kinds)

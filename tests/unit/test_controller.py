@@ -59,7 +59,9 @@ async def wire(monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[Wire]:
 
 
 @asynccontextmanager
-async def controlled(wire: Wire, identity: str = "one", **settings: Any) -> AsyncIterator[tuple[Controller, asyncio.Task[None]]]:
+async def controlled(
+    wire: Wire, identity: str = "one", **settings: Any
+) -> AsyncIterator[tuple[Controller, asyncio.Task[None]]]:
     made = Controller(wire.access, Settings(None, identity, workers=20, election=_TIMES, **settings))
     stop = asyncio.Event()
     task = asyncio.create_task(made.run(stop))
@@ -75,7 +77,11 @@ def put(wire: Wire, model: type[Object], name: str, namespace: str = "default", 
     namespace = namespace if model.NAMESPACED else ""
     status, path = body.pop("status", None), path_of(model, namespace, name)
     body = {"metadata": {"name": name, **body.pop("metadata", {})}, **body}
-    asked = Request("PATCH", path, body, "merge") if path in wire.server.objects else Request("POST", path_of(model, namespace), body, "")
+    asked = (
+        Request("PATCH", path, body, "merge")
+        if path in wire.server.objects
+        else Request("POST", path_of(model, namespace), body, "")
+    )
     code, answer = wire.server.handle(asked)
     assert code == 200, answer
     if status is not None:
@@ -285,7 +291,9 @@ async def test_a_bug_in_resolving_is_told_stops_nothing_that_runs_and_lets_nothi
 async def test_a_resync_comes_to_everything_once_in_each_period_and_little_by_little(monkeypatch: pytest.MonkeyPatch) -> None:
     controller = Controller(Access(Configuration()), Settings(None, "one", resync=300.0))
     for number in range(250):
-        controller.world.put(ZMount.model_validate({"metadata": {"name": f"d{number}", "uid": f"{number}"}, "spec": {"size": "1Gi"}}))
+        controller.world.put(
+            ZMount.model_validate({"metadata": {"name": f"d{number}", "uid": f"{number}"}, "spec": {"size": "1Gi"}})
+        )
     seen: list[tuple[float, str]] = []
     monkeypatch.setattr(controller._queue, "add", lambda key: seen.append((clock(), key.name)))
     task = asyncio.create_task(controller._resyncs())

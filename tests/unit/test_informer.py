@@ -85,8 +85,8 @@ class Kopf:
 
 
 class Informed:
-    """``there`` is what the informer said that there is; ``told`` its words in order: a key with what became of it, and what else
-    it tells."""
+    """``there`` is what the informer said that there is; ``told`` its words in order: a key with what became of it, and what
+    else it tells."""
 
     def __init__(self, server: Server, *watched: Watched, **options: Any) -> None:
         self.server = server
