@@ -69,6 +69,7 @@ async def controlled(
         await until(lambda: made.leading and not made.unhealthy())
         yield made, task
     finally:
+        await until(lambda: not made._executor._underway)
         stop.set()
         await task
 

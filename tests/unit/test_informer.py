@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import itertools
 from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
 from typing import Any, ClassVar
@@ -227,6 +228,7 @@ async def test_an_api_server_that_is_away_is_waited_for_and_nothing_is_declared_
         made.client.away = False
         await asyncio.sleep(10)
         assert made.there == {}
+        assert len(Kopf.made) == 1, "which heard all the time"
 
 
 @virtual
@@ -440,6 +442,24 @@ async def test_an_older_state_is_told_anew_before_anything_else_is() -> None:
         assert made.there[KEY]["spec"]["size"] == "4Gi"
         await asyncio.sleep(3600)
         assert made.informer.hearing.rewound == 1
+
+
+@virtual
+async def test_an_older_state_is_known_by_the_version_of_its_list_where_no_object_shows_it() -> None:
+    async with informed(before=[KEY]) as made:
+        await made.informer.listed.wait()
+        await asyncio.sleep(5)
+        restored = itertools.count(next(Kopf.server._versions) + 1)
+        made.put(FARM)
+        made.put(FARM, publicIPv4=[])
+        made.put(FARM, publicIPv4=[], publicIPv6=[])
+        Kopf.server._versions = restored
+        del Kopf.server.objects[path_of(Farm, "", "f")]
+        Kopf.made[-1].listed = True
+        Kopf.made[-1].stir()
+        await asyncio.sleep(5)
+        assert made.informer.hearing.rewound == 1
+        assert set(made.there) == {KEY}
 
 
 @virtual
