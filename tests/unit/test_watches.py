@@ -73,7 +73,7 @@ async def wire(monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[Wire]:
 async def told(wire: Wire, *watched: Watched) -> AsyncIterator[Told]:
     made = Told(wire, *watched)
     try:
-        await until(lambda: made.watches.ended or all(wire.watched(one.model) for one in watched))
+        await until(lambda: all(wire.watched(one.model) for one in watched))
         yield made
     finally:
         await made.watches.stop()
@@ -193,11 +193,14 @@ async def test_who_watches_a_namespace_needs_no_right_elsewhere(wire: Wire) -> N
         assert made.watches.opened.keys() == {path_of(ZMount, "default")}
 
 
-async def test_kopf_that_gives_up_says_so(wire: Wire) -> None:
+async def test_kopf_that_gives_up_says_so_before_the_five_seconds_that_it_has_for_what_hangs(wire: Wire) -> None:
     wire.answers = lambda asked: (404, b"{}") if "zmounts" in asked.path else None
-    async with told(wire, Watched(ZMount)) as made:
-        await until(lambda: made.watches.ended)
+    made = Told(wire, Watched(ZMount), Watched(Farm))
+    try:
+        await until(lambda: made.watches.ended, 4)
         assert not made.events
+    finally:
+        await made.watches.stop()
 
 
 async def test_after_its_end_nothing_is_told(wire: Wire) -> None:
