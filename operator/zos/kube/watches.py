@@ -119,9 +119,13 @@ class Watches:
         except Exception as error:  # a kind that is no longer served, a watch that breaks off: what it is, the next look shows
             log.warning("the watches ended: %s: %s", type(error).__name__, error)
         finally:
-            self.ended = True
-            with contextlib.suppress(RuntimeError):  # the caller's loop is closed
-                self._stirred()
+            self._end()
+
+    def _end(self) -> None:
+        self._stop.set()
+        self.ended = True
+        with contextlib.suppress(RuntimeError):  # the caller's loop is closed
+            self._stirred()
 
     def _stirred(self) -> None:
         self._loop.call_soon_threadsafe(self._stir)
@@ -161,8 +165,8 @@ class Watches:
             return kopf.AiohttpSession(server=self._access.server, aiohttp_session=await self._session(heard))
 
         async def given_up(**_: Any) -> None:
-            """kopf waits for this in another thread, and before its own end for that, for ever."""
-            self._stop.set()
+            """It waits for what hangs, as watches of other kinds do; and a thread of its waits for the flag, for ever."""
+            self._end()
 
         kopf.on.login(registry=registry)(login)
         kopf.on.cleanup(registry=registry)(given_up)
