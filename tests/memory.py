@@ -83,7 +83,8 @@ class Server:
         if plural == "events":
             return body
         if request.method == "GET" and not name:
-            items = [raw for at, raw in self.objects.items() if at.startswith(f"{path}/")]
+            of = ((_parsed(at), raw) for at, raw in self.objects.items())
+            items = [raw for at, raw in of if (at[0], at[2]) == (version, plural) and namespace in ("", at[1])]
             return {"items": items, "metadata": {"resourceVersion": str(next(self._versions))}}
         if request.method == "POST":
             name = body["metadata"]["name"]

@@ -113,3 +113,19 @@ def test_a_change_that_is_seen_again_is_the_same_event_until_there_was_another()
     later = before.model_copy(update={"last_transition_time": "2030-01-01T01:00:00Z"})
     assert name(before, FULL) == name(before, FULL)
     assert len({name(before, FULL), name(later, FULL), name(before, LOST), name(None, FULL)}) == 4
+
+
+def test_trouble_that_passed_and_comes_again_has_its_time_anew() -> None:
+    assert told(Reporter("c"), ON_ITS_WAY, MISSING, GRACE - 1, ON_ITS_WAY, ready(), 2.0, MISSING, GRACE - 1, MISSING) == []
+    again = told(Reporter("c"), ON_ITS_WAY, MISSING, GRACE - 1, ON_ITS_WAY, ready(), 2.0, MISSING, GRACE, MISSING)
+    assert again == [("Warning", "DependencyNotReady")]
+
+
+def test_it_is_known_when_what_is_not_told_yet_is_due() -> None:
+    reporter, obj = Reporter("c"), disk()
+    assert reporter.due(obj, 1000.0) == 0
+    reporter.event(obj, None, MISSING, 1000.0)
+    assert reporter.due(obj, 1010.0) == GRACE - 10
+    assert reporter.due(obj, 1000.0 + 2 * GRACE) == 0
+    reporter.forget(obj)
+    assert reporter.due(obj, 1010.0) == 0

@@ -11,8 +11,9 @@ from cases import load, world_of
 from fixpoint import resolve, settle
 from zos.api import names
 from zos.api.gridnode import GridNode
-from zos.api.meta import ABANDON, Meta
+from zos.api.meta import ABANDON, Condition, Meta, Reason
 from zos.api.nodeworkload import NodeWorkload
+from zos.api.zmachine import ZMachine
 from zos.api.zmount import ZMount
 from zos.controller.farewell import Farewell
 from zos.world import placement
@@ -115,3 +116,26 @@ def test_a_node_that_can_not_be_read_was_not_given_up_whatever_it_is_called(worl
     assert not placement.given_up(reader, namespace)
     world.remove(named.key)
     assert placement.given_up(reader, namespace)
+
+
+def test_what_nodes_are_busy_with_is_no_block_and_what_hinders_them_is(world: World, disk: NodeWorkload) -> None:
+    mount: Any = world.peek(ZMount.key_of("default", "data"))
+    assert farewell(world).waiting(mount, [disk]).reason is Reason.DELETING
+    condition = Condition(type="Ready", status="False", reason="DeletionBlocked", message="busy device", observed_generation=1)
+    status = disk.status.model_copy(update={"conditions": (condition,)})
+    meta = disk.metadata.model_copy(update={"deletion_timestamp": "2026-01-02T00:00:00Z"})
+    hindered = disk.model_copy(update={"status": status, "metadata": meta})
+    said = farewell(world).waiting(mount, [disk, hindered])
+    assert hindered.hindrance
+    assert said.reason is Reason.DELETION_BLOCKED
+    assert "busy device" in said.message
+
+
+def test_what_may_use_it_and_can_not_be_read_holds_up_a_deletion_and_nothing_else(world: World) -> None:
+    mount: Any = world.peek(ZMount.key_of("default", "data"))
+    world.remove(ZMachine.key_of("default", "web"))
+    key = ZMachine.key_of("default", "other")
+    world.put_unreadable(key, Meta(name="other", namespace="default", uid="other"), "spec.tomorrow: not known")
+    assert resolve(mount, world).verdict.reason is not Reason.DELETION_BLOCKED
+    assert resolve(leaving(mount), world).verdict.reason is Reason.DELETION_BLOCKED
+    assert "ZMachine default/other" in " ".join(resolve(leaving(mount), world).waits_for)

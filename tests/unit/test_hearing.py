@@ -66,6 +66,25 @@ def test_a_watch_that_lags_is_not_deaf() -> None:
     assert echo.due() is None
 
 
+def test_an_older_answer_does_not_do_for_a_newer_one_and_who_is_postponed_gets_his_time_once_more() -> None:
+    clock = Clock()
+    echo = Echo(clock, patience=3.0)
+    echo.expects(KEY, 9)
+    echo.expects(KEY, 8)
+    echo.heard(KEY, 8)
+    assert echo.waiting
+    clock.now += 3
+    assert list(echo.overdue()) == [KEY]
+    echo.postpone(KEY)
+    assert echo.overdue() == {}
+    assert echo.due() == clock.now + 3
+    echo.expects(KEY, 12)
+    echo.heard(KEY, 9)
+    assert echo.waiting, "of the newest nothing was heard"
+    echo.heard(KEY, 12)
+    assert not echo.waiting
+
+
 def test_each_object_is_expected_for_itself() -> None:
     clock = Clock()
     echo = Echo(clock)
@@ -216,6 +235,7 @@ def test_a_leader_that_does_not_work_is_ill() -> None:
     assert health.problem(listed=True, waiting=3) is None
     clock.now += 100
     health.leads(False)
+    clock.now += 100
     assert health.problem(listed=False, waiting=3) is None
 
 

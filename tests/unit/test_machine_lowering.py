@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 from zos.api import names
 from zos.api.meta import Meta, Reason
 from zos.api.nodeworkload import DiskOnNode, ImagePull, MachineOnNode, NodeWorkload, NodeWorkloadSpec, Owner
+from zos.api.zmachine import minimum_root_size
 from zos.kinds.zmachine.lifecycle import LOOP
 from zos.kinds.zmachine.lower import lower, report
 from zos.plan.facts import DomainFact, Facts, ImageFact, Pulled
@@ -129,3 +130,12 @@ def test_anything_that_it_is_started_with_otherwise_is_another_chance_and_nothin
     assert not guest_of(machine(), tried).running
     unknown = replace(FACTS, domains={GUEST: replace(looping, recipe="")})  # what it was tried with last is not known
     assert not guest_of(machine(), unknown).running
+
+
+@pytest.mark.parametrize(
+    ("cpu", "memory", "root"),
+    [(1, 2**33 - 1, 500), (1, 2**33, 2048), (4, 2**31, 2048), (3, 2**31, 500)],
+)
+def test_the_smallest_root_is_larger_for_large_machines(cpu: int, memory: int, root: int) -> None:
+    """As the CRD has it, which says so to users."""
+    assert minimum_root_size(cpu, memory) == root * 2**20

@@ -15,7 +15,16 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, ru
 import fixpoint
 from cases import load, world_of
 from fixpoint import resolve
-from zos.api.contract import Claim, ClaimHolder, ClaimSpec, Contract, ContractSpec, NameContract, NameContractSpec
+from zos.api.contract import (
+    Claim,
+    ClaimHolder,
+    ClaimSpec,
+    Contract,
+    ContractSpec,
+    ContractStatus,
+    NameContract,
+    NameContractSpec,
+)
 from zos.api.core import Namespace
 from zos.api.farm import Farm, FarmSpec, NamespaceSelector, PublicIPv4Range, PublicIPv6Prefix
 from zos.api.gridnode import GridNode, GridNodeStatus
@@ -204,6 +213,35 @@ def test_shrinking_gives_back_only_unused_addresses(grid: Grid) -> None:
     assert address(grid, "b") == "203.0.113.19/28"
 
 
+def test_what_the_farm_no_longer_offers_is_given_back_first_then_the_highest(grid: Grid) -> None:
+    a_farm(grid, "203.0.113.16/29", "203.0.113.32/29")
+    a_contract(grid, "c", 7)
+    grid.settle()
+    assert grid.get(Contract, "c", "ns").status.reserved[-3:] == ("203.0.113.22", "203.0.113.34", "203.0.113.35")
+    a_farm(grid, "203.0.113.32/29")
+    for number, left in ((4, ("203.0.113.18", "203.0.113.19", "203.0.113.34", "203.0.113.35")), (1, ("203.0.113.34",))):
+        a_contract(grid, "c", number)
+        grid.settle()
+        assert grid.get(Contract, "c", "ns").status.reserved == left
+
+
+@pytest.mark.parametrize("lost", [True, False])
+def test_a_status_that_was_lost_is_made_from_claims_and_one_that_says_none_is_believed(grid: Grid, lost: bool) -> None:
+    a_farm(grid, "203.0.113.16/28")
+    a_contract(grid, "c", 2)
+    grid.settle()
+    there = grid.get(Contract, "c", "ns")
+    reserved = there.status.reserved
+    unwritten = Claim(metadata=Meta(name="ipv4.203.0.113.30"), spec=grid.get(Claim, f"ipv4.{reserved[0]}").spec)
+    unwritten = unwritten.model_copy(update={"spec": unwritten.spec.model_copy(update={"thing": "203.0.113.30"})})
+    grid.world.put(unwritten)
+    status = ContractStatus() if lost else ContractStatus(observed_generation=there.metadata.generation)
+    restored = there.model_copy(update={"status": status, "spec": ContractSpec(farm="farm", public_ipv4=3)})
+    grid.world.put(restored)
+    found: Any = resolve(restored, grid.world).status
+    assert found.reserved == (reserved if lost else ())
+
+
 def test_a_contract_in_use_waits_for_its_users(grid: Grid) -> None:
     a_farm(grid, "203.0.113.16/28")
     a_contract(grid, "c", 1)
@@ -246,6 +284,29 @@ def test_a_broadcast_address_is_no_gateway(grid: Grid) -> None:
     grid.put(made)
     grid.settle()
     assert "203.0.113.31 is the broadcast address of 203.0.113.16/28" in verdict(grid, made).message
+
+
+@pytest.mark.parametrize(("range_", "gateway", "valid"), [
+    ("203.0.113.16/31", "203.0.113.17", True), ("203.0.113.16/30", "203.0.113.19", False),
+])  # fmt: skip
+def test_a_link_of_two_has_no_broadcast_address(grid: Grid, range_: str, gateway: str, valid: bool) -> None:
+    """RFC 3021."""
+    made = Farm(metadata=grid.meta("farm"), spec=FarmSpec(public_ipv4=(PublicIPv4Range(range=range_, gateway=gateway),)))
+    grid.put(made)
+    grid.settle()
+    assert verdict(grid, made).ready is valid
+
+
+def test_what_another_farm_still_has_of_a_range_is_not_free(grid: Grid) -> None:
+    a_farm(grid, "203.0.113.16/28", name="old")
+    a_contract(grid, "c", 2, farm="old")
+    grid.settle()
+    a_farm(grid, name="old")
+    a_farm(grid, "203.0.113.16/28", name="new")
+    grid.settle()
+    old, new = grid.get(Farm, "old").status, grid.get(Farm, "new").status
+    assert (old.ipv4.held, len(old.out_of_range)) == (2, 2)
+    assert (new.ipv4.held, new.ipv4.total - new.ipv4.free) == (0, 2)
 
 
 def test_only_admitted_namespaces_may_contract(grid: Grid) -> None:

@@ -119,9 +119,13 @@ class Watches:
         except Exception as error:  # a kind that is no longer served, a watch that breaks off: what it is, the next look shows
             log.warning("the watches ended: %s: %s", type(error).__name__, error)
         finally:
-            self.ended = True
-            with contextlib.suppress(RuntimeError):  # the caller's loop is closed
-                self._stirred()
+            self._end()
+
+    def _end(self) -> None:
+        self._stop.set()
+        self.ended = True
+        with contextlib.suppress(RuntimeError):  # the caller's loop is closed
+            self._stirred()
 
     def _stirred(self) -> None:
         self._loop.call_soon_threadsafe(self._stir)
@@ -160,15 +164,23 @@ class Watches:
         async def login(**_: Any) -> kopf.AiohttpSession:
             return kopf.AiohttpSession(server=self._access.server, aiohttp_session=await self._session(heard))
 
+        async def given_up(**_: Any) -> None:
+            """It waits for what hangs, as watches of other kinds do; and a thread of its waits for the flag, for ever."""
+            self._end()
+
         kopf.on.login(registry=registry)(login)
-        await kopf.operator(
-            registry=registry,
-            settings=_settings(self._served),
-            namespaces=namespaces,
-            clusterwide=not namespaces,
-            standalone=True,
-            stop_flag=self._stop,
-        )
+        kopf.on.cleanup(registry=registry)(given_up)
+        try:
+            await kopf.operator(
+                registry=registry,
+                settings=_settings(self._served),
+                namespaces=namespaces,
+                clusterwide=not namespaces,
+                standalone=True,
+                stop_flag=self._stop,
+            )
+        finally:
+            self._stop.set()  # where it ended before it began
 
     async def _session(self, heard: Callable[[str, str | None, Raw], None]) -> aiohttp.ClientSession:
         """kopf's connections, on which its requests are seen, and what is answered to them."""
