@@ -6,20 +6,22 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import copy
+import importlib
 import json
+import sys
 from collections.abc import AsyncIterator, Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from types import SimpleNamespace
+from types import ModuleType, SimpleNamespace
 from typing import Any
 
 import pytest
 from kubernetes.aio.client import Configuration
 
 import timeless
+import zos.agent
 from memory import MemoryClient, Request, Server
-from zos.agent import agent, main, surroundings
-from zos.agent.composition import Equipment
+from zos.agent import agent, surroundings
 from zos.agent.metrics import Metrics
 from zos.agent.settings import Settings
 from zos.agent.simulation import Node, drivers
@@ -32,6 +34,24 @@ from zos.drivers.keyring import Keyring
 from zos.kube import informer, lease
 from zos.kube.client import Access, Raw, path_of
 from zos.kube.watches import Watched
+
+
+def _without_drivers() -> Any:
+    """The agent's main module. What it equips itself with needs libvirt, and quick tests do without: `Home` equips it."""
+    name, drivers = "zos.agent.main", "zos.agent.composition"
+    if drivers in sys.modules:
+        return importlib.import_module(name)
+    sys.modules[drivers] = ModuleType(drivers)
+    sys.modules[drivers].equip = None  # type: ignore[attr-defined]
+    try:
+        return importlib.import_module(name)
+    finally:
+        for one in (name, drivers):
+            del sys.modules[one]
+        del zos.agent.main
+
+
+main = _without_drivers()
 
 #: Seconds since the epoch when everything begins, less the loop's own.
 EPOCH = 1_900_000_000.0
@@ -228,15 +248,19 @@ class Home:
             with contextlib.suppress(asyncio.CancelledError):
                 await task
 
-    async def _equip(self, settings: Settings, keyring: Keyring) -> Equipment:
+    async def _equip(self, settings: Settings, keyring: Keyring) -> SimpleNamespace:
         served = self.served = drivers(self.node)
         for driver in served:
             self._tell_of_closing(driver)
-        return Equipment(
-            tuple(served), served.images, served.domains, served.disks,
-            SimpleNamespace(prefixes=lambda: self.prefixes), SimpleNamespace(shut=lambda: self.shut),
-            lambda: NodeFeatures(wireguard="kernel", accelerator="kvm"),
-        )  # fmt: skip
+        return SimpleNamespace(
+            drivers=tuple(served),
+            images=served.images,
+            domains=served.domains,
+            disks=served.disks,
+            prefixes=SimpleNamespace(prefixes=lambda: self.prefixes),
+            way_out=SimpleNamespace(shut=lambda: self.shut),
+            features=lambda: NodeFeatures(wireguard="kernel", accelerator="kvm"),
+        )
 
     def _tell_of_closing(self, driver: Any) -> None:
         close = driver.close

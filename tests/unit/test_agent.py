@@ -16,9 +16,8 @@ import pytest
 from nacl.public import PublicKey, SealedBox
 
 import timeless
-from wholeagent import EPOCH, Home, refusing
+from wholeagent import EPOCH, Home, main, refusing
 from zos import __version__
-from zos.agent import main
 from zos.api import names
 from zos.api.core import Lease
 from zos.api.gridnode import Endpoint, GridNode, NodeFeatures

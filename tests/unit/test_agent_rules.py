@@ -14,7 +14,8 @@ from typing import Any
 
 import pytest
 
-from zos.agent import main, surroundings
+from wholeagent import main
+from zos.agent import surroundings
 from zos.agent.cluster import Cluster
 from zos.agent.orders import Orders
 from zos.agent.owners import Owners
