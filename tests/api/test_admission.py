@@ -13,6 +13,7 @@ import pytest
 import yaml
 
 from apiserver import ApiServer
+from limits import LIMITS, Limit
 from zos.api.crd import KINDS
 
 EXAMPLES = Path(__file__).parents[2] / "examples"
@@ -324,6 +325,16 @@ def test_taken(apiserver: ApiServer, kind: str, spec: dict[str, Any]) -> None:
         assert made["spec"][name] is not None, name
         if not isinstance(value, (dict, list)):
             assert made["spec"][name] == value
+
+
+@pytest.mark.parametrize("limit", LIMITS, ids=str)
+def test_limits(apiserver: ApiServer, limit: Limit) -> None:
+    """What may just be, all at once, and each that is just beyond."""
+    items = [json.loads(manifest(limit.kind, spec, f"limit-{number}")) for number, spec in enumerate(limit.taken)]
+    dry(apiserver, json.dumps({"apiVersion": "v1", "kind": "List", "items": items}))
+    for spec, words in limit.beyond:
+        said = refusal_of(lambda spec=spec: dry(apiserver, manifest(limit.kind, spec)))  # type: ignore[misc]
+        assert words in said, spec
 
 
 @pytest.mark.parametrize(("kind", "spec", "words"), REFUSED, ids=[f"{kind}-{words}" for kind, _, words in REFUSED])
