@@ -14,9 +14,11 @@ from typing import Any
 
 import pytest
 
+from memory import MemoryClient, Server
 from wholeagent import main
 from zos.agent import surroundings
 from zos.agent.cluster import Cluster
+from zos.agent.nodestatus import NodeStatus
 from zos.agent.orders import Orders
 from zos.agent.owners import Owners
 from zos.agent.prekeys import KEEP, POOL, plan
@@ -24,9 +26,10 @@ from zos.agent.settings import Settings, parse
 from zos.agent.snapshot import Snapshot
 from zos.agent.surroundings import capacity, endpoint_of, is_truly_global, nameservers
 from zos.agent.workloads import Workloads
-from zos.api.gridnode import Endpoint, QuarantineOrder
+from zos.api.gridnode import Endpoint, GridNode, NodeFeatures, QuarantineOrder
 from zos.api.meta import Meta
 from zos.api.nodeworkload import MountOnNode, NodeWorkload, NodeWorkloadSpec, Owner
+from zos.drivers.keyring import Keyring
 from zos.kube.client import Raw
 
 # -- fresh keys
@@ -138,6 +141,22 @@ def test_after_a_step_back_each_is_believed_once_whatever_its_version() -> None:
     there.doubt()
     assert there.put(shown(5, generation=2, size="2Gi"))
     assert not there.put(shown(4, generation=3, size="3Gi"))
+
+
+def test_late_news_of_the_node_are_none_but_once_after_a_step_back(tmp_path: Path) -> None:
+    def shown(version: int) -> GridNode:
+        return GridNode(metadata=Meta(name="n", uid="u", resource_version=str(version), generation=version))
+
+    settings = Settings(node="n", state=tmp_path)
+    told = NodeStatus(MemoryClient(Server()), settings, Keyring(tmp_path / "keys"), NodeFeatures, lambda: 0.0, lambda: None)
+    known = []
+    for version, doubt in ((5, False), (4, False), (3, True), (2, False), (6, False)):
+        if doubt:
+            told.doubt()
+        told.see(shown(version))
+        assert told.node is not None
+        known.append(told.node.metadata.generation)
+    assert known == [5, 5, 3, 3, 6]
 
 
 # -- clusters
