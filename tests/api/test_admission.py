@@ -13,6 +13,7 @@ import pytest
 import yaml
 
 from apiserver import ApiServer
+from limits import LIMITS, Limit
 from zos.api.crd import KINDS
 
 EXAMPLES = Path(__file__).parents[2] / "examples"
@@ -193,6 +194,7 @@ CHANGES = [
 SIZES = [
     ("ZMount", MOUNT, {"size": "2Gi"}, "size", "900Gi", ["2Gi", "3Gi"], "1Gi"),
     ("ZMount", MOUNT, {}, "size", "900Gi", ["2Gi", "16Mi"], "15Mi"),
+    ("ZMount", MOUNT, {"size": "20Mi"}, "size", "900Gi", ["256Mi", "20Mi"], "255Mi"),
     ("ZMachine", MACHINE, {"rootSize": "4Gi"}, "rootSize", "900Gi", ["4Gi", "5Gi", 0], "3Gi"),
     ("ZMachine", MACHINE, {}, "rootSize", "900Gi", ["3Gi", "500Mi"], "499Mi"),
 ]
@@ -323,6 +325,16 @@ def test_taken(apiserver: ApiServer, kind: str, spec: dict[str, Any]) -> None:
         assert made["spec"][name] is not None, name
         if not isinstance(value, (dict, list)):
             assert made["spec"][name] == value
+
+
+@pytest.mark.parametrize("limit", LIMITS, ids=str)
+def test_limits(apiserver: ApiServer, limit: Limit) -> None:
+    """What may just be, all at once, and each that is just beyond."""
+    items = [json.loads(manifest(limit.kind, spec, f"limit-{number}")) for number, spec in enumerate(limit.taken)]
+    dry(apiserver, json.dumps({"apiVersion": "v1", "kind": "List", "items": items}))
+    for spec, words in limit.beyond:
+        said = refusal_of(lambda spec=spec: dry(apiserver, manifest(limit.kind, spec)))  # type: ignore[misc]
+        assert words in said, spec
 
 
 @pytest.mark.parametrize(("kind", "spec", "words"), REFUSED, ids=[f"{kind}-{words}" for kind, _, words in REFUSED])

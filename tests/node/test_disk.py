@@ -109,6 +109,21 @@ async def test_it_grows_with_its_content_and_never_shrinks(directory: Path) -> N
     assert path.stat().st_size == 96 * MiB
 
 
+async def test_a_disk_grows_only_to_what_its_file_system_can_grow_to(directory: Path) -> None:
+    """Linux refuses to resize a btrfs to less than 256 MiB, so that the guest would go on with what it had."""
+    driver = DiskDriver(directory)
+    await converge(driver, disk(64 * MiB, format="btrfs"))
+    with pytest.raises(DriverError, match="has 64Mi and can't grow to 256Mi: its file system grows to 256Mi or more only"):
+        await converge(driver, disk(256 * MiB - 1, format="btrfs"))
+    assert driver.path("mount-1").stat().st_size == 64 * MiB
+    assert await converge(driver, disk(64 * MiB, format="btrfs")) == []
+    assert await converge(driver, disk(256 * MiB, format="btrfs")) == ["update disk/mount-1"]
+    await converge(driver, disk_of("old", format="btrfs"))
+    with pytest.raises(DriverError, match="can't grow to 96Mi"):
+        await converge(driver, disk(256 * MiB, format="btrfs"), disk_of("new", adopt="old", format="btrfs", size=96 * MiB))
+    assert driver.path("mount-old").exists(), "it stays whose it is"
+
+
 async def test_a_running_guest_is_told_instead_of_the_file(directory: Path) -> None:
     told: list[tuple[Path, int]] = []
 

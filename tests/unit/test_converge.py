@@ -14,7 +14,7 @@ from zos.agent.converge import Converger, Pass
 from zos.agent.simulation import Node, digest_of, drivers
 from zos.api.gridnode import Quarantined, QuarantineOrder, Recipient
 from zos.api.meta import Meta, Reason
-from zos.api.nodeworkload import MountOnNode, NodeWorkload, NodeWorkloadSpec, Owner
+from zos.api.nodeworkload import MountOnNode, MountState, NodeWorkload, NodeWorkloadSpec, Owner
 from zos.kinds import Report
 from zos.plan.diff import Observed, Op
 from zos.plan.facts import Facts, ImageFact
@@ -72,6 +72,7 @@ class Bench:
     dirty: asyncio.Event = field(default_factory=asyncio.Event)
     orders: tuple[QuarantineOrder, ...] = ()
     slow: list[tuple[Op, bool]] = field(default_factory=list)
+    knows: bool = True  # whether this agent knows that kind
 
     def __post_init__(self) -> None:
         self.restart()
@@ -93,7 +94,7 @@ class Bench:
 
         self.converger = Converger(
             served,
-            lambda _: self.script,
+            lambda _: self.script if self.knows else None,
             facts,
             changed=self.dirty.set,
             slow_done=lambda op, ok: self.slow.append((op, ok)),
@@ -785,3 +786,21 @@ async def test_what_is_being_made_for_a_workload_that_goes_holds_it_until_it_has
     assert result.clean == frozenset()
     result = await bench.settled()
     assert result.clean == {"w"}
+
+
+async def test_what_was_told_of_it_stays_where_nobody_can_say_how_it_stands(bench: Bench) -> None:
+    bench.script.report = lambda *_: Report(ready(), mount=MountState(size=7))  # type: ignore[method-assign]
+    bench.want("w", DISK)
+    await bench.settled()
+
+    def explode(_: Facts) -> Lowered:
+        raise KeyError("bug")
+
+    bench.wants("w", explode)
+    report = (await bench.settled()).reports["w"]
+    assert report == Report(waiting(Reason.FAILED, "the agent failed on it; its log says why"), mount=MountState(size=7))
+    bench.knows = False
+    bench.wants("w", explode)
+    report = (await bench.settled()).reports["w"]
+    assert report.verdict.message == "this node's agent is too old for this kind of workload"
+    assert report.mount == MountState(size=7)

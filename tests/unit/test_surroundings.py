@@ -54,6 +54,16 @@ async def test_looks_that_fail_take_nothing_away(node: Node) -> None:
     assert not seen.unsure
 
 
+@pytest.mark.parametrize("what", ["endpoint", "servers", "size"])
+async def test_one_look_that_fails_is_cause_to_look_again_soon(node: Node, what: str) -> None:
+    seen = Surroundings(Settings(node="n"))
+    await seen.look()
+    assert not seen.unsure
+    setattr(node, what, ProcessError("killed") if what == "endpoint" else OSError(5, "I/O"))
+    await seen.look()
+    assert seen.unsure
+
+
 async def test_a_loss_counts_when_it_was_seen_several_times(node: Node) -> None:
     seen = Surroundings(Settings(node="n"))
     await seen.look()

@@ -7,7 +7,7 @@ from typing import ClassVar
 from pydantic import Field
 
 from zos.api.meta import DeletionPolicy, Model, Object, Quantity, Status
-from zos.api.schema import AGE, READY, REASON, Column, Rule, named, never_less, rules
+from zos.api.schema import AGE, READY, REASON, Column, Rule, grows_to, named, never_less, rules
 from zos.api.text import Name
 
 
@@ -20,8 +20,8 @@ class ZMountSpec(Model):
             ),
         )
     )
-    """Bytes, like 10Gi, reserved in full on the node. It can grow, even while the machine runs, but not to less than what it
-    has."""
+    """Bytes, like 10Gi, reserved in full on the node. It can grow, even while the machine runs, but to 256Mi at least, and not
+    to less than what it has."""
 
     node_name: str | None = Field(
         default=None,
@@ -58,7 +58,15 @@ class ZMount(Object):
     KIND: ClassVar[str] = "ZMount"
     PLURAL: ClassVar[str] = "zmounts"
     SHORT_NAMES = ("zmnt",)
-    RULES = (never_less("size", "size must not be less than what the disk has, status.size: a disk only grows"),)
+    RULES = (
+        never_less("size", "size must not be less than what the disk has, status.size: a disk only grows"),
+        grows_to(
+            "size",
+            "256Mi",
+            "size of a disk that is there must grow to 256Mi or more: the file system on it can't grow to less; for a smaller "
+            "one make another disk",
+        ),
+    )
     COLUMNS = (
         Column("Size", ".spec.size"),
         Column("Node", ".status.nodeName"),

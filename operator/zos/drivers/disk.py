@@ -41,6 +41,8 @@ _KEEP_SIZE = 1  # FALLOC_FL_KEEP_SIZE, linux/falloc.h
 #: Below this btrfs wants data and metadata mixed, below the second it can't be made at all (mkfs.btrfs(8)).
 _BTRFS_PLAIN = 256 << 20
 _SMALLEST = {"btrfs": 16 << 20, "ext4": 1 << 20}
+#: Linux resizes no btrfs to less (btrfs_ioctl_resize): the guest would see nothing of the growth.
+_BTRFS_GROWN = 256 << 20
 
 #: Where a file system says what it is: offset and bytes (libblkid's superblocks).
 _MAGIC: tuple[tuple[Format, int, bytes], ...] = (("ext4", 0x438, b"\x53\xef"), ("btrfs", 0x10040, b"_BHRfS_M"))
@@ -183,6 +185,7 @@ class DiskDriver:
         found = card.format if card is not None else await in_thread(_format_of, old)
         if found not in (None, item.format):
             raise DriverError(f"disk {item.adopted} is formatted as {found}, not {item.format}: it stays in quarantine")
+        _can_become(item, old.stat().st_size)
         await in_thread(self._rename, old, item)
 
     def _rename(self, old: Path, item: Disk) -> None:
@@ -205,8 +208,7 @@ class DiskDriver:
         found = card.format if card is not None else await in_thread(_format_of, path)
         if found not in (None, item.format):
             raise DriverError(f"disk {item.name} is formatted as {found}, not {item.format}, and keeps what it holds")
-        if item.size < size:
-            raise DriverError(f"disk {item.name} has {_amount(size)} and can't shrink to {_amount(item.size)}")
+        _can_become(item, size)
         if card is None:
             await in_thread(self._write_card, item)
         if item.size > size:
@@ -304,6 +306,17 @@ def _format_of(path: Path) -> Format | None:
             if file.read(len(magic)) == magic:
                 return name
     return None
+
+
+def _can_become(item: Disk, size: int) -> None:
+    """Raises DriverError for a disk of a size that can't have the one asked for."""
+    if item.size < size:
+        raise DriverError(f"disk {item.name} has {_amount(size)} and can't shrink to {_amount(item.size)}")
+    if item.format == "btrfs" and size < item.size < _BTRFS_GROWN:
+        raise DriverError(
+            f"disk {item.name} has {_amount(size)} and can't grow to {_amount(item.size)}: its file system grows to "
+            f"{_amount(_BTRFS_GROWN)} or more only; ask for that, or for {_amount(size)} again"
+        )
 
 
 def _beyond(fd: int, size: int) -> int:
