@@ -1,17 +1,31 @@
 """Time that goes on only when nobody has anything left to do: a test that waits for five minutes takes none, and the order in
-which things happen is always the same. For what has no connections and no threads."""
+which things happen is always the same. What is done in threads is done at once; nothing may wait for a process or a peer."""
 
 from __future__ import annotations
 
 import asyncio
+import concurrent.futures
 import functools
 import selectors
 from collections.abc import Callable, Coroutine
-from typing import Any, ParamSpec
+from typing import Any, ParamSpec, TypeVar
 
 #: Seconds, of these, after which a test has gone wrong.
 _LONG = 86_400.0
 P = ParamSpec("P")
+T = TypeVar("T")
+
+
+class _AtOnce(concurrent.futures.ThreadPoolExecutor):
+    """Whose calls are over before it answers."""
+
+    def submit(self, fn: Callable[..., T], /, *args: Any, **kwargs: Any) -> concurrent.futures.Future[T]:
+        done: concurrent.futures.Future[T] = concurrent.futures.Future()
+        try:
+            done.set_result(fn(*args, **kwargs))
+        except Exception as error:
+            done.set_exception(error)
+        return done
 
 
 class _Selector(selectors.SelectSelector):
@@ -32,6 +46,7 @@ class _Loop(asyncio.SelectorEventLoop):
     def __init__(self) -> None:
         self._virtual = _Selector()
         super().__init__(self._virtual)
+        self.set_default_executor(_AtOnce(1))
 
     def time(self) -> float:
         return self._virtual.now
@@ -52,16 +67,22 @@ def busy(seconds: float) -> None:
     loop.took(seconds)
 
 
+def run(story: Coroutine[Any, Any, T]) -> T:
+    """What a story gives that is told in such time."""
+
+    async def bounded() -> T:
+        async with asyncio.timeout(_LONG):
+            return await story
+
+    with asyncio.Runner(loop_factory=_Loop) as runner:
+        return runner.run(bounded())
+
+
 def virtual(test: Callable[P, Coroutine[Any, Any, None]]) -> Callable[P, None]:
     """A test whose time is such."""
 
     @functools.wraps(test)
-    def run(*args: P.args, **kwargs: P.kwargs) -> None:
-        async def bounded() -> None:
-            async with asyncio.timeout(_LONG):
-                await test(*args, **kwargs)
+    def told(*args: P.args, **kwargs: P.kwargs) -> None:
+        run(test(*args, **kwargs))
 
-        with asyncio.Runner(loop_factory=_Loop) as runner:
-            runner.run(bounded())
-
-    return run
+    return told

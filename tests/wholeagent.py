@@ -1,4 +1,4 @@
-"""An agent's whole process in a loop without time (`timeless`): all that it composes is real but its node, which is dicts
+"""An agent's whole process in a loop without time (`virtual`): all that it composes is real but its node, which is dicts
 (`zos.agent.simulation`), the wire (`memory`), and kopf, in whose place the API server tells its changes itself."""
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from typing import Any
 import pytest
 from kubernetes.aio.client import Configuration
 
-import timeless
+import virtual
 import zos.agent
 from memory import MemoryClient, Request, Server
 from zos.agent import agent, surroundings
@@ -80,7 +80,7 @@ class _Watches:
         self._served = served
         self._event = event
         self.begun, self.listed, self.ended, self.cut = True, False, False, False
-        self.opened = {watched.path: timeless.now() for watched in served}
+        self.opened = {watched.path: virtual.clock() for watched in served}
         for model in {watched.model for watched in served}:
             for raw in home.server.of(model):
                 self._tell(None, model.key_of(raw["metadata"].get("namespace", ""), raw["metadata"]["name"]), raw)
@@ -149,10 +149,10 @@ class Home:
         monkeypatch.setattr(main, "Metrics", metered)
         monkeypatch.setattr(main, "equip", self._equip)
         monkeypatch.setattr(main, "raise_inotify", lambda: None)
-        monkeypatch.setattr(agent, "time", SimpleNamespace(monotonic=timeless.now, time=timeless.now))
-        monkeypatch.setitem(agent.Agent.__init__.__kwdefaults__, "wall", lambda: EPOCH + timeless.now())
-        monkeypatch.setitem(informer.Informer.__init__.__kwdefaults__, "clock", timeless.now)
-        monkeypatch.setattr(lease, "now", lambda: f"{EPOCH + timeless.now():.6f}")
+        monkeypatch.setattr(agent, "time", SimpleNamespace(monotonic=virtual.clock, time=virtual.clock))
+        monkeypatch.setitem(agent.Agent.__init__.__kwdefaults__, "wall", lambda: EPOCH + virtual.clock())
+        monkeypatch.setitem(informer.Informer.__init__.__kwdefaults__, "clock", virtual.clock)
+        monkeypatch.setattr(lease, "now", lambda: f"{EPOCH + virtual.clock():.6f}")
         monkeypatch.setattr(informer, "Watches", lambda access, served, event, stir, clock: _Watches(self, served, event, stir))
 
     @property

@@ -15,7 +15,7 @@ from typing import Any
 import pytest
 from nacl.public import PublicKey, SealedBox
 
-import timeless
+import virtual
 from wholeagent import EPOCH, Home, main, refusing
 from zos import __version__
 from zos.api import names
@@ -39,7 +39,7 @@ def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Home:
 
 
 def run(story: Coroutine[Any, Any, None]) -> None:
-    timeless.run(story)
+    virtual.run(story)
 
 
 def beats(home: Home) -> list[float]:
@@ -677,8 +677,8 @@ def test_leaving_disturbs_nothing_and_leaves_nobody_behind(home: Home) -> None:
         home.node.delay = 30
         async with home.agent():
             await asyncio.sleep(5)
-            before = timeless.now()
-        assert timeless.now() < before + 1
+            before = virtual.clock()
+        assert virtual.clock() < before + 1
         assert sorted(home.closed) == ["Disks", "Domains", "Images", "Quick"]
         assert home.node.watchers == []
         await asyncio.sleep(100)

@@ -161,6 +161,7 @@ async def test_what_is_applied_reaches_a_node_and_what_the_node_says_reaches_the
         await until(lambda: len(workloads(wire, "ZMount")) == 2)
         assert "True" not in ready(wire, ZMount, "later")
         await served(wire, lambda: ready(wire, ZMount, "later").startswith("True"), "ZMount")
+        await served(wire, lambda: ready(wire, ZMount, "data").startswith("True"), "ZMount")
         (holder,) = {raw(wire, ZMount, name)["status"]["nodeName"] for name in ("data", "later")}  # type: ignore[index]
         holds = wire.server.objects[f"/apis/zos.grid.tf/v1alpha1/gridnodes/{holder}"]["status"]["holds"]
         assert len([hold for hold in holds if hold["owner"].startswith("ZMount ")]) == 2

@@ -8,7 +8,7 @@ from typing import Any, ClassVar
 
 import pytest
 
-import timeless
+import virtual
 from zos.agent.execution import Execution, Executor
 from zos.agent.observation import Observation
 from zos.drivers import Driver, DriverError
@@ -52,8 +52,8 @@ class Quick:
         return found
 
     async def _take(self, seconds: float | None) -> None:
-        end = timeless.now() + (seconds if seconds is not None else 1e9)
-        while (left := end - timeless.now()) > 0:
+        end = virtual.clock() + (seconds if seconds is not None else 1e9)
+        while (left := end - virtual.clock()) > 0:
             try:
                 await asyncio.sleep(left)
             except asyncio.CancelledError:
@@ -105,7 +105,7 @@ class Hand:
 
 
 def run(story: Coroutine[Any, Any, None]) -> None:
-    timeless.run(story)
+    virtual.run(story)
 
 
 def file(name: object, *needs: str) -> File:
@@ -120,9 +120,9 @@ def test_who_takes_longer_than_two_seconds_goes_on_beside_the_others() -> None:
     async def story() -> None:
         hand = Hand()
         hand.quick.takes = {A.key: 1.9, B.key: 2.1}
-        began = timeless.now()
+        began = virtual.clock()
         found = await hand.do(A, B, file("c", B.key))
-        assert timeless.now() - began == pytest.approx(2.0)
+        assert virtual.clock() - began == pytest.approx(2.0)
         assert [op.key for op in found.done] == [A.key]
         assert found.blocked == {"file/c": B.key}
         assert found.touched == {hand.quick}
@@ -140,17 +140,17 @@ def test_sixteen_at_once_and_who_hangs_holds_a_place() -> None:
         hand = Hand()
         many = [file(number) for number in range(40)]
         hand.quick.takes = {one.key: 0.5 for one in many}
-        began = timeless.now()
+        began = virtual.clock()
         assert len((await hand.do(*many)).done) == 40
-        assert timeless.now() - began == pytest.approx(1.5)
+        assert virtual.clock() - began == pytest.approx(1.5)
         hung = [file(f"hung{number}") for number in range(16)]
         hand.quick.takes = {one.key: None for one in hung}
         await hand.do(*hung)
         assert len(hand.executor.running) == 16
-        began = timeless.now()
+        began = virtual.clock()
         hand.wishes = {one.key: one for one in (*hung, A)}
         found = await hand.do(A)
-        assert timeless.now() - began == pytest.approx(2.0)
+        assert virtual.clock() - began == pytest.approx(2.0)
         assert found.blocked[A.key] in hand.executor.running
         assert A.key not in hand.quick.began
         assert (await hand.do(IMAGE)).blocked == {}  # of another driver
@@ -301,15 +301,15 @@ def test_at_the_end_everything_is_called_off_and_what_hangs_is_left_behind() -> 
         hand = Hand()
         hand.slow.takes[IMAGE.key] = 60
         await hand.do(IMAGE)
-        began = timeless.now()
+        began = virtual.clock()
         await hand.executor.close()
-        assert timeless.now() == began
+        assert virtual.clock() == began
         hand = Hand()
         hand.slow.takes[IMAGE.key], hand.slow.stubborn = 60, True
         await hand.do(IMAGE)
-        began = timeless.now()
+        began = virtual.clock()
         await hand.executor.close()
-        assert timeless.now() - began == pytest.approx(10)
+        assert virtual.clock() - began == pytest.approx(10)
         await asyncio.sleep(60)
 
     run(story())
@@ -322,7 +322,7 @@ class Eye:
     def __init__(self) -> None:
         self.quick, self.slow = Quick(), Slow()
         self.answers = 0
-        self.observation = Observation((self.quick, self.slow), timeless.now, 15.0, self._answered)
+        self.observation = Observation((self.quick, self.slow), virtual.clock, 15.0, self._answered)
 
     def _answered(self) -> None:
         self.answers += 1
@@ -398,16 +398,16 @@ def test_who_does_not_answer_is_waited_for_once_and_believed_when_he_does() -> N
         eye.quick.there.clear()
         eye.quick.looking = 100.0
         eye.observation.mark(eye.quick)
-        began = timeless.now()
+        began = virtual.clock()
         await eye.look()
-        assert timeless.now() - began == pytest.approx(15)
+        assert virtual.clock() - began == pytest.approx(15)
         assert eye.observation.errors == {eye.quick: "the quick driver has not answered for 15 s, and is waited for"}
         assert set(eye.observation.seen()) == {A.key}  # what it saw last
         assert not eye.observation.complete
         assert eye.observation.retry_at() is None
         eye.observation.mark(eye.quick)
         await eye.look()
-        assert (timeless.now() - began, eye.quick.looks) == (pytest.approx(15), 2)
+        assert (virtual.clock() - began, eye.quick.looks) == (pytest.approx(15), 2)
         await asyncio.sleep(90)
         assert eye.answers == 1
         assert (eye.observation.errors, eye.observation.seen()) == ({}, {})
@@ -429,7 +429,7 @@ def test_who_can_not_look_is_asked_again_after_a_time_that_grows(caplog: pytest.
             assert eye.quick.looks == looks + 1
             at = eye.observation.retry_at()
             assert at is not None
-            pauses.append(at - timeless.now())
+            pauses.append(at - virtual.clock())
             await asyncio.sleep(pauses[-1] - 0.01)
             await eye.look()
             assert eye.quick.looks == looks + 1
@@ -453,7 +453,7 @@ def test_who_can_not_look_is_asked_again_after_a_time_that_grows(caplog: pytest.
         eye.quick.blind = DriverError("away")
         eye.observation.mark(eye.quick)
         await eye.look()
-        assert eye.observation.retry_at() == timeless.now() + 1
+        assert eye.observation.retry_at() == virtual.clock() + 1
 
     run(story())
 
@@ -463,15 +463,15 @@ def test_a_look_that_hangs_holds_up_no_end() -> None:
         eye = Eye()
         eye.quick.looking = 60.0
         await eye.look()
-        began = timeless.now()
+        began = virtual.clock()
         await eye.observation.close(5.0)
-        assert timeless.now() == began
+        assert virtual.clock() == began
         eye = Eye()
         eye.quick.looking, eye.quick.stubborn = 60.0, True
         await eye.look()
-        began = timeless.now()
+        began = virtual.clock()
         await eye.observation.close(5.0)
-        assert timeless.now() - began == pytest.approx(5)
+        assert virtual.clock() - began == pytest.approx(5)
         await asyncio.sleep(60)
 
     run(story())
