@@ -77,11 +77,10 @@ async def _allocations(server: ApiServer, bare: ApiServer, progress: Progress) -
     writes = [sum(count.taken.values()) for count in counts]
     refused = [count.refused for count in counts]
     per_address = sorted(writes)[len(writes) // 2] / (CONTRACTS * EACH)
-    split = {" ".join(filter(None, write)): number for write, number in sorted(counts[0].taken.items())}
     return [
         ratio(
             f"{CONTRACTS * EACH} PublicIPs over {CONTRACTS} contracts, apply → all allocated / as many bare writes",
-            ours, theirs, "<=", 1.5, writes=writes, refused=refused, connections=CONNECTIONS, split=split,
+            ours, theirs, "<=", 1.5, writes=writes, refused=refused, connections=CONNECTIONS, split=counts[0].split,
         ),
         Row("API writes per PublicIP, its contract's share included", per_address, detail={"rounds": writes}),
     ]  # fmt: skip

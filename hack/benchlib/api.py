@@ -175,6 +175,11 @@ class Written:
     def total(self) -> int:
         return sum(self.taken.values()) + self.refused
 
+    @property
+    def split(self) -> dict[str, int]:
+        """Those that were taken, by sort, in words."""
+        return {" ".join(filter(None, write)): number for write, number in sorted(self.taken.items())}
+
     def __sub__(self, before: Written) -> Written:
         return Written(self.taken - before.taken, self.refused - before.refused)
 

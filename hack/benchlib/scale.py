@@ -77,12 +77,11 @@ async def _grow(server: ApiServer, bare: ApiServer, progress: Progress) -> list[
         before = await settled(server, _RESOURCES)
         moved = await _moved(api, LARGE)
         moving = (await settled(server, _RESOURCES) - before).total
-    split = {" ".join(filter(None, write)): number for write, number in sorted(counts.taken.items())}
     small = min(SIZES)
     return [
         ratio(
             f"Network over {LARGE} nodes, apply → Ready / as many bare writes", seconds[LARGE], theirs, "<=", 4.0,
-            connections=CONNECTIONS, split=split, refused=counts.refused,
+            connections=CONNECTIONS, split=counts.split, refused=counts.refused,
         ),
         Row(f"Network over {LARGE} nodes, apply → Ready", median(seconds[LARGE]), unit="s", detail={"by nodes": seconds}),
         Row(f"API writes per node, Network over {LARGE} nodes", writes[LARGE], detail={"by nodes": writes}),
