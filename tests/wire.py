@@ -217,3 +217,10 @@ def _kinds(path: str) -> Raw | None:
         if path == ("/apis/" if "/" in version else "/api/") + version
     ]
     return {"resources": resources} if resources else None
+
+
+async def until(condition: Callable[[], object], seconds: float = 20) -> None:
+    """What comes over a wire comes when it comes."""
+    async with asyncio.timeout(seconds):
+        while not condition():
+            await asyncio.sleep(0.002)

@@ -19,7 +19,7 @@ from prometheus_client import REGISTRY, generate_latest
 
 from memory import Request, Server
 from virtual import clock, virtual
-from wire import Wire
+from wire import Wire, until
 from zos.api import names
 from zos.api.core import HEARTBEAT, CustomResourceDefinition, Lease, Namespace, Secret
 from zos.api.crd import KINDS as MODELS
@@ -40,12 +40,6 @@ _CASE = Path(__file__).parent.parent / "golden" / "vanished.yaml"
 _MODELS: dict[str, type[Object]] = {model.KIND: model for model in (*MODELS, Secret, Namespace)}
 _LEAD = path_of(Lease, CONTROLLER_NAMESPACE, CONTROLLER)
 _TIMES = Times(renew=0.2, retry=0.05)
-
-
-async def until(condition: Callable[[], object], seconds: float = 20) -> None:
-    async with asyncio.timeout(seconds):
-        while not condition():
-            await asyncio.sleep(0.002)
 
 
 @pytest.fixture

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from typing import Any
 
 import pytest
 
 from memory import Request, Server
-from wire import Wire
+from wire import Wire, until
 from zos.api.core import HEARTBEAT, Lease, Secret
 from zos.api.farm import Farm
 from zos.api.gridnode import GridNode
@@ -44,12 +44,6 @@ class Told:
     @property
     def names(self) -> list[tuple[str | None, str]]:
         return [(type, name) for type, _, name, _ in self.events]
-
-
-async def until(condition: Callable[[], object], seconds: float = 20) -> None:
-    async with asyncio.timeout(seconds):
-        while not condition():
-            await asyncio.sleep(0.002)
 
 
 @pytest.fixture
