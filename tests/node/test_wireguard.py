@@ -21,6 +21,7 @@ from bound import TOLD
 from zos.api import names
 from zos.drivers import DriverError, netns
 from zos.drivers.keyring import Keyring
+from zos.drivers.wgtext import Live
 from zos.drivers.wireguard import Kind, WireGuardDriver, probe
 from zos.plan.diff import Op, diff
 from zos.plan.items import WireGuard, WireGuardPeer
@@ -178,11 +179,11 @@ async def test_two_routers_reach_each_other_and_are_left_alone(place: Place) -> 
     assert took < 3 * SLOWNESS
     assert await place.converge(place.a, place.b) == []
     before = [place.identity(WG_A), place.identity(WG_B)]
+    await until(settled)  # nobody calls any more: what calls leave behind would be seen now
+    assert await place.converge(place.a, place.b) == []
     again = place.new()
     assert await place.converge(place.a, place.b, driver=again) == []
     await again.close()
-    await until(settled)  # nobody calls any more: what calls leave behind would be seen now
-    assert await place.converge(place.a, place.b) == []
     assert [place.identity(WG_A), place.identity(WG_B)] == before
     assert (await place.driver.observe([place.a]))[place.a.key].owner == "w-0"
     nobodys = (await place.driver.observe([]))[place.a.key].item  # its port and key stay taken
@@ -260,6 +261,29 @@ async def test_changed_peers_change_in_place_without_a_break(place: Place) -> No
     assert await place.converge(replace(place.a, peers=peers), place.b) == []
     assert await place.converge(place.a, place.b) == [f"update {WG_A}"]
     assert other.public_key not in sh(f"ip netns exec {A} wg show {WG_A} peers")
+
+
+async def test_calls_that_end_while_it_looks_are_no_change(place: Place) -> None:
+    await place.converge(place.a, place.b)
+    await until(settled)
+    if (up := place.state / "wireguard" / WG_A / "up").exists():
+        os.utime(up, (0, 0))  # its launcher greets nobody any more
+    nobody = WireGuardPeer(public_key=place.keyring.create(), endpoint="127.0.0.1:9", allowed_ips=("10.98.6.0/24",))
+    wanted = replace(place.a, peers=tuple(sorted((*place.a.peers, nobody), key=lambda peer: peer.public_key)))
+    assert await place.converge(wanted, place.b) == [f"update {WG_A}"]
+    keepalive = f"ip netns exec {A} wg show {WG_A} persistent-keepalive | grep {nobody.public_key} | cut -f 2"
+    await until(lambda: sh(keepalive) == "1\n")
+    told, (caller, _) = place.driver._told, place.driver._calls[WG_A]
+
+    async def told_long_ago(space: str, name: str, seconds: float) -> Live | None:
+        live = await told(space, name, seconds)
+        if name == WG_A and asyncio.current_task() is not caller:
+            await until(lambda: sh(keepalive) == "off\n")
+        return live
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(place.driver, "_told", told_long_ago)
+        assert await place.converge(wanted, place.b) == []
 
 
 @pytest.mark.parametrize("card", ["", "garbage", "[]"])

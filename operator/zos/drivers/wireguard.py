@@ -161,11 +161,12 @@ class WireGuardDriver:
         # One of the other kind is made anew: a kernel may have got WireGuard, or lost it, since.
         right_kind = name not in self._services if self.kind == "kernel" else service is not None and service.up
         item = self._plan.get(name)
+        called = self._being_called(name, directory)  # before, too: they may be hung up after this was read
         live = await self._live(space, name) if right_kind else None
+        called |= self._being_called(name, directory)
         key = f"wireguard/{space}/{name}"
-        return Observed(
-            key, await self._judge(item if item is None or item.key == key else None, space, directory, live, card), owner
-        )
+        mine = item if item is None or item.key == key else None
+        return Observed(key, await self._judge(mine, space, directory, live, called, card), owner)
 
     async def apply(self, op: Op) -> None:
         name = op.key.rpartition("/")[2]
@@ -241,7 +242,13 @@ class WireGuardDriver:
             return None
 
     async def _judge(
-        self, item: WireGuard | None, space: str, directory: Path, live: Live | None, card: dict[str, Any]
+        self,
+        item: WireGuard | None,
+        space: str,
+        directory: Path,
+        live: Live | None,
+        called: frozenset[str],
+        card: dict[str, Any],
     ) -> WireGuard | None:
         """The wanted item itself where everything is as it should be."""
         if item is None or live is None:
@@ -254,12 +261,12 @@ class WireGuardDriver:
             card.get("digest") == _digest(item)
             and live.public_key == item.public_key
             and live.listen_port == item.listen_port
-            and same_peers(live.peers, item.peers, self._being_called(item, directory))
+            and same_peers(live.peers, item.peers, called)
             and await _interface_right(item)
         )
         return item if right else None
 
-    def _being_called(self, item: WireGuard, directory: Path) -> frozenset[str]:
+    def _being_called(self, name: str, directory: Path) -> frozenset[str]:
         """The peers that somebody calls at this moment: this driver, or the launcher of an interface that has just begun."""
         if self.kind == "userspace":
             try:
@@ -267,8 +274,9 @@ class WireGuardDriver:
             except FileNotFoundError:
                 begun = 0.0
             if begun < _GREETING:
-                return frozenset(peer.public_key for peer in item.peers)
-        task, called = self._calls.get(item.name, (None, frozenset()))
+                item = self._plan.get(name)
+                return frozenset(peer.public_key for peer in item.peers) if item is not None else frozenset()
+        task, called = self._calls.get(name, (None, frozenset()))
         return frozenset() if task is None or task.done() else called
 
     # -- making --------------------------------------------------------------------------------------------------------
