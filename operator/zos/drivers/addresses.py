@@ -38,10 +38,24 @@ def working(addresses: Iterable[Any], routes: Iterable[Any]) -> Mapping[int, fro
     return {index: frozenset(those) for index, those in found.items()}
 
 
+async def about(sock: AsyncIPRoute, index: int) -> tuple[list[Any], list[Any]]:
+    """Netlink's messages of an interface's addresses, and of the main table's routes into it. Raises NetlinkError.
+
+    The kernel chooses them (`netns.netlink` asks strictly), as a node may have hundreds of interfaces. What is left for
+    pyroute2 to choose would be read whole.
+    """
+    addresses = [message async for message in await sock.addr("dump", index=index, dump_filter=_all)]
+    routes = [message async for message in await sock.route("dump", table=MAIN_TABLE, oif=index, dump_filter=_all)]
+    return addresses, routes
+
+
+def _all(_message: object) -> bool:
+    return True
+
+
 async def put(sock: AsyncIPRoute, index: int, wanted: Iterable[str]) -> None:
     """Gives an interface exactly these addresses, CIDRs; what doesn't work is added anew. Raises NetlinkError."""
-    messages = [message async for message in await sock.get_addr(index=index) if message["index"] == index]
-    routes = [message async for message in await sock.get_routes(table=MAIN_TABLE)]
+    messages, routes = await about(sock, index)
     there = {address for message in messages if (address := _of(message)) is not None}
     right = {str(ip_interface(address)) for address in wanted}
     works = working(messages, routes).get(index, frozenset())

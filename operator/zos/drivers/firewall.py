@@ -7,20 +7,18 @@ like the table); anything else later means that somebody changed it.
 from __future__ import annotations
 
 import hashlib
-import os
 import re
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import ClassVar
 
-from zos.drivers import DriverError, netns, news
+from zos.drivers import DriverError, netns, news, tables
 from zos.drivers.looks import Looks
 from zos.drivers.news import News, Watch
 from zos.drivers.process import run
 from zos.plan.diff import Observed, Op
 from zos.plan.items import Firewall, Item
 
-_HEADER = re.compile(r"^table (?P<family>\S+) (?P<name>\S+) \{$")
 _MARK = re.compile(r'^\tcomment "zos (?P<digest>[0-9a-f]{32}) (?P<owner>\S*)"$', re.MULTILINE)
 #: Names that api/names.py gives to tables.
 _OURS = re.compile(r"zos-[a-z2-7]{10}(-\S+)?")
@@ -36,26 +34,26 @@ class FirewallDriver:
         self._memory = run_dir / "firewall"
         self._memory.mkdir(parents=True, exist_ok=True)
         self._watch: Watch | None = None
-        self._looks = Looks(_tables)
+        self._names = Looks(_names)
+        self._texts = Looks(_text)
+        self._there: Mapping[str, tuple[str, ...]] = {}  # keys of our tables by namespace, as of the last look
 
     async def observe(self, wanted: Sequence[Item]) -> Mapping[str, Observed]:
         ours = netns.ours()
         if self._watch is not None:
             self._watch.follow(ours)
         plan = {item.key: item for item in wanted if isinstance(item, Firewall)}
-        observed: dict[str, Observed] = {}
-        for space, tables in (await self._looks.see(("", *sorted(ours)))).items():
-            for (family, name), text in tables.items():
-                seen = self._judge(space, family, name, text, plan)
-                observed[seen.key] = seen
-        return observed
+        self._there = await self._names.see(("", *sorted(ours)))
+        texts = await self._texts.see(key for keys in self._there.values() for key in keys)
+        return {key: self._judge(key, text, plan.get(key)) for key, text in texts.items() if text is not None}
 
     async def apply(self, op: Op) -> None:
-        space, family, name = op.key.removeprefix("firewall/").split("/", 2)
+        space, family, name = _parts(op.key)
         try:
             await self._apply(op, space, family, name)
         finally:
-            self._looks.stir(space)
+            self._names.stir(space)
+            self._texts.stir(op.key)
 
     async def _apply(self, op: Op, space: str, family: str, name: str) -> None:
         if op.item is None:
@@ -69,7 +67,7 @@ class FirewallDriver:
             f"table {family} {name}\ndelete table {family} {name}\ntable {family} {name} {{\n{comment}\n{op.item.body}\n}}\n"
         )
         await run("nft", "-f", "-", netns=space, input=script)
-        shown = (await _tables(space)).get((family, name))
+        shown = await _text(op.key)
         if shown is None:
             raise DriverError(f"{op.key}: it vanished as soon as it was made")
         memory = self._remembered(op.key)
@@ -78,23 +76,34 @@ class FirewallDriver:
 
     def watch(self, dirty: Callable[[], None]) -> None:
         def matters(said: News) -> bool:
-            return _OURS.fullmatch(said.name) is not None
+            if _OURS.fullmatch(said.name) is None:
+                return False
+            self._texts.stir(_key(said.space, said.family, said.name))
+            return True
 
-        self._watch = Watch(netns.NETFILTER, (news.NFTABLES,), matters, dirty, self._looks.stir)
-        self._looks.keep()
+        self._watch = Watch(netns.NETFILTER, (news.NFTABLES,), matters, dirty, self._stirred)
+        self._names.keep()
+        self._texts.keep()
 
     def distrust(self) -> None:
-        self._looks.doubt()
+        self._names.doubt()
+        self._texts.doubt()
+
+    def _stirred(self, space: str | None) -> None:
+        self._names.stir(space)
+        if space is None:
+            self._texts.stir(None)
+        elif space:  # it may be another one by the same name, or nobody has listened there up to now
+            for key in self._there.get(space, ()):
+                self._texts.stir(key)
 
     async def close(self) -> None:
         if self._watch is not None:
             self._watch.close()
 
-    def _judge(self, space: str, family: str, name: str, text: str, plan: Mapping[str, Firewall]) -> Observed:
-        key = f"firewall/{space}/{family}/{name}"
+    def _judge(self, key: str, text: str, item: Firewall | None) -> Observed:
         mark = _MARK.search(text)
         owner = mark["owner"] if mark is not None else ""
-        item = plan.get(key)
         try:
             untouched = self._remembered(key).read_text() == _digest(text)
         except FileNotFoundError:
@@ -106,38 +115,32 @@ class FirewallDriver:
         return self._memory / hashlib.sha256(key.encode()).hexdigest()[:32]
 
 
-async def _tables(space: str) -> dict[tuple[str, str], str]:
-    """Tables of ours in a namespace and how the kernel shows them."""
-    if space and not os.path.exists(f"{netns.NETNS}/{space}"):  # noqa: ASYNC240 - a stat in a tmpfs
-        return {}
-    names = []
-    for line in (await run("nft", "list", "tables", netns=space)).stdout.splitlines():
-        words = line.split()
-        if len(words) == 3 and _OURS.fullmatch(words[2]):
-            names.append((words[1], words[2]))
-    if not names:
-        return {}
-    commands = "".join(f"list table {family} {name}\n" for family, name in names)
-    listed = await run("nft", "-s", "-f", "-", netns=space, input=commands, check=False)
-    if listed.code != 0:  # one of them vanished between the two looks: say what is there, one by one
-        parts = [await run("nft", "-s", "list", "table", *name, netns=space, check=False) for name in names]
-        return _parse("".join(part.stdout for part in parts))
-    return _parse(listed.stdout)
+def _key(space: str, family: str, name: str) -> str:
+    return f"firewall/{space}/{family}/{name}"
 
 
-def _parse(text: str) -> dict[tuple[str, str], str]:
-    tables: dict[tuple[str, str], str] = {}
-    header: tuple[str, str] | None = None
-    lines: list[str] = []
-    for line in text.splitlines():
-        if (start := _HEADER.match(line)) is not None:
-            header, lines = (start["family"], start["name"]), []
-        elif line == "}" and header is not None:
-            tables[header] = "\n".join(lines)
-            header = None
-        else:
-            lines.append(line)
-    return tables
+def _parts(key: str) -> tuple[str, str, str]:
+    _, space, family, name = key.split("/")
+    return space, family, name
+
+
+async def _names(space: str) -> tuple[str, ...]:
+    """Keys of the tables of ours in a namespace."""
+    try:
+        return tuple(_key(space, family, name) for family, name in await tables.names(space) if _OURS.fullmatch(name))
+    except DriverError:  # the namespace went away meanwhile
+        return ()
+
+
+async def _text(key: str) -> str | None:
+    """How the kernel shows a table; None: it is gone."""
+    space, family, name = _parts(key)
+    shown = await run("nft", "-s", "list", "table", family, name, netns=space, check=False)
+    if shown.code == 0:
+        return shown.stdout.partition("{\n")[2].rstrip().removesuffix("}").rstrip()
+    if key in await _names(space):
+        raise DriverError(f"{key}: it can't be looked at: {shown.stderr.strip()}")
+    return None
 
 
 def _digest(text: str) -> str:

@@ -29,7 +29,8 @@ ROUTE = 0  # NETLINK_ROUTE
 NETFILTER = 12  # NETLINK_NETFILTER
 #: RT_TABLE_MAIN (linux/rtnetlink.h): where routes are put that name no table.
 MAIN_TABLE = 254
-_SOL_NETLINK, _EXT_ACK = 270, 11
+#: Strict: what is asked for is chosen by the kernel, of an interface's addresses and of a table's routes, not all sent here.
+_SOL_NETLINK, _EXT_ACK, _GET_STRICT_CHECK = 270, 11, 12
 _pool = ThreadPoolExecutor(8, "netns")
 
 
@@ -115,4 +116,5 @@ def _open_netlink() -> socket.socket:
     sock = socket.socket(socket.AF_NETLINK, socket.SOCK_DGRAM | socket.SOCK_NONBLOCK | socket.SOCK_CLOEXEC, ROUTE)
     sock.bind((0, 0))
     sock.setsockopt(_SOL_NETLINK, _EXT_ACK, 1)
+    sock.setsockopt(_SOL_NETLINK, _GET_STRICT_CHECK, 1)
     return sock

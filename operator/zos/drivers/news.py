@@ -42,14 +42,16 @@ _NLMSG_ERROR = 2
 _SUBSYS_NFTABLES = 10
 _NEWGEN, _GETGEN = 15, 16  # they name no table
 _SCOPE_LINK = 253
+#: Of nftables tables (linux/netfilter.h), in nft's words.
+FAMILIES = {1: "inet", 2: "ip", 3: "arp", 5: "netdev", 7: "bridge", 10: "ip6"}
 
 
 @dataclass(frozen=True)
 class News:
     """One message: that something is new, different or gone. ``space`` is a namespace's name, empty for the node's own;
     ``index`` the interface's, also that of an address, a route or a rule of traffic control. ``name`` and ``alias`` are an
-    interface's, ``name`` also that of an nftables table. ``table``, ``type`` and ``length`` are a route's, ``gateway`` whether
-    it has one."""
+    interface's, ``name`` also that of an nftables table, whose ``family`` is in nft's words. ``table``, ``type`` and ``length``
+    are a route's, ``gateway`` whether it has one."""
 
     space: str
     about: _About
@@ -61,11 +63,13 @@ class News:
     type: int = 0
     length: int = 0
     gateway: bool = False
+    family: str = ""
 
 
 class Watch:
-    """``matters`` says which news count. Of each that does, ``stir`` hears from which namespace it came, or None where it can't
-    be told, since news were lost; ``dirty`` is called once then. A namespace of ours that comes or goes counts."""
+    """``matters`` hears all news that can be understood, and says which of them count. Of each that does, ``stir`` hears from
+    which namespace it came, or None where it can't be told, since news were lost; ``dirty`` is called once then. A namespace of
+    ours that comes or goes counts."""
 
     def __init__(
         self,
@@ -156,12 +160,12 @@ class Watch:
                 lost = True
                 continue
             space = self._space(ancillary)
-            if space is not None and space not in counted:
-                try:
-                    if any(self._matters(news) for news in _parse(self._protocol, space, data)):
-                        counted.add(space)
-                except (struct.error, ValueError):  # a form that is not known may mean anything
-                    counted.add(space)
+            if space is None:
+                continue
+            try:
+                counted |= {space for news in _parse(self._protocol, space, data) if self._matters(news)}
+            except (struct.error, ValueError):  # a form that is not known may mean anything
+                lost = True
         for space in counted:
             self._stir(space)
         if lost:
@@ -210,8 +214,8 @@ def _number(ask: socket.socket, name: str) -> int | None:
         raise
     finally:
         os.close(fd)
-    attributes = dict(_attributes(answer, 4))
-    return int(struct.unpack("=i", attributes[_NSID])[0])
+    found = dict(attributes(answer, 4))
+    return int(struct.unpack("=i", found[_NSID])[0])
 
 
 def _request(ask: socket.socket, kind: int, flags: int, attributes: bytes) -> bytes:
@@ -238,7 +242,8 @@ def _parse(protocol: int, space: str, data: bytes) -> Iterator[News]:
         body = data[offset + 16 : offset + length]
         if protocol == netns.NETFILTER:
             if kind >> 8 == _SUBSYS_NFTABLES and kind & 0xFF not in (_NEWGEN, _GETGEN):
-                yield News(space, "table", name=_text(dict(_attributes(body, 4)).get(1)))  # NFTA_…_TABLE is 1 in all of them
+                name = text(dict(attributes(body, 4)).get(1))  # NFTA_…_TABLE is 1 in all of them
+                yield News(space, "table", name=name, family=FAMILIES.get(body[0], "") if body else "")
         elif (about := _RTM.get(kind)) is not None:
             yield _rtnetlink(space, about, body)
         offset += (length + 3) & ~3
@@ -250,13 +255,13 @@ def _rtnetlink(space: str, about: _About, body: bytes) -> News:
         return News(space, about, *struct.unpack_from("=i", body, 4))
     if about == "link":
         (index,) = struct.unpack_from("=i", body, 4)
-        found = dict(_attributes(body, 16))
-        return News(space, about, index, _text(found.get(3)), _text(found.get(20)))
+        found = dict(attributes(body, 16))
+        return News(space, about, index, text(found.get(3)), text(found.get(20)))
     if about == "address":
         scope, index = struct.unpack_from("=BI", body, 3)
         return News(space, about, index, link_local=scope == _SCOPE_LINK)
     _, length, _, _, table, _, _, kind = struct.unpack_from("=8B", body)
-    found = dict(_attributes(body, 12))
+    found = dict(attributes(body, 12))
     oif, wide, destination = found.get(4), found.get(15), found.get(1)
     return News(
         space,
@@ -270,7 +275,8 @@ def _rtnetlink(space: str, about: _About, body: bytes) -> News:
     )
 
 
-def _attributes(body: bytes, offset: int) -> Iterator[tuple[int, bytes]]:
+def attributes(body: bytes, offset: int) -> Iterator[tuple[int, bytes]]:
+    """Type and value of each, from an offset in a message's body. Raises struct.error or ValueError."""
     while offset + 4 <= len(body):
         length, kind = struct.unpack_from("=HH", body, offset)
         if length < 4:
@@ -279,5 +285,5 @@ def _attributes(body: bytes, offset: int) -> Iterator[tuple[int, bytes]]:
         offset += (length + 3) & ~3
 
 
-def _text(value: bytes | None) -> str:
+def text(value: bytes | None) -> str:
     return value.split(b"\0")[0].decode(errors="replace") if value is not None else ""

@@ -14,7 +14,7 @@ from pyroute2 import AsyncIPRoute
 from pyroute2.netlink.exceptions import NetlinkError
 
 from zos.api import names
-from zos.drivers import DriverError, netns, news
+from zos.drivers import DriverError, addresses, netns, news
 from zos.drivers.link import ALIAS, SEGMENT, Link, find, gone_is_fine, no_addresses_of_its_own
 from zos.drivers.news import News, Watch
 from zos.plan.diff import Observed, Op
@@ -113,10 +113,11 @@ async def _refuse_what_is_in_use(sock: AsyncIPRoute, port: Link) -> None:
     if port.master:
         (master,) = [str(message.get_attr("IFLA_IFNAME")) async for message in await sock.get_links(port.master)]
         raise DriverError(f"interface {port.name} is a port of {master}: name {master} as the node's publicInterface")
-    addresses = [_cidr(message) async for message in await sock.get_addr(index=port.index) if message["scope"] != _SCOPE_LINK]
-    if addresses:
+    messages, _ = await addresses.about(sock, port.index)
+    there = [_cidr(message) for message in messages if message["scope"] != _SCOPE_LINK]
+    if there:
         raise DriverError(
-            f"interface {port.name} has addresses ({', '.join(addresses)}) that the node would lose: move them to a bridge "
+            f"interface {port.name} has addresses ({', '.join(there)}) that the node would lose: move them to a bridge "
             f"with {port.name} in it and name that bridge as the node's publicInterface"
         )
 

@@ -145,10 +145,13 @@ class Supervisor:
         return replace(seen, up=state.code == 0 and state.stdout.strip() == "true")
 
     async def _taken_up(self, path: Path) -> None:
-        """The supervisor does what it is told a moment later; who looks before that sees a service that is down."""
+        """The supervisor does what it is told a moment later; who looks before that sees a service that is down. (Nobody is
+        asked, by a program of its own, before there is somebody to ask.)"""
         try:
             async with asyncio.timeout(_START_TIMEOUT):
-                while (seen := await self._look(path.name)) is None or not seen.up:  # noqa: ASYNC110 - another process
+                while (  # noqa: ASYNC110 - another process
+                    _supervisor_of(path) is None or (seen := await self._look(path.name)) is None or not seen.up
+                ):
                     await asyncio.sleep(0.01)
         except TimeoutError:
             raise DriverError(f"its supervisor does not start {path.name}") from None

@@ -361,8 +361,8 @@ class WireGuardDriver:
         async with netns.netlink(item.netns) as sock:
             (index,) = await sock.link_lookup(ifname=item.name)
             await addresses.put(sock, index, item.addresses)
-            messages = [message async for message in await sock.get_routes(table=netns.MAIN_TABLE)]
-            for route in _ours(messages, index):
+            _, routes = await addresses.about(sock, index)
+            for route in _ours(routes, index):
                 if route not in {str(ip_network(wanted)) for wanted in item.routes}:
                     await sock.route("del", dst=route, oif=index, proto=ROUTE_PROTOCOL)
 
@@ -503,8 +503,7 @@ async def _interface_right(item: WireGuard) -> bool:
         async with netns.netlink(item.netns) as sock:
             for index in await sock.link_lookup(ifname=item.name):
                 (link,) = [message async for message in await sock.get_links(index)]
-                found = [message async for message in await sock.get_addr(index=index)]
-                routes = [message async for message in await sock.get_routes(table=netns.MAIN_TABLE)]
+                found, routes = await addresses.about(sock, index)
                 wanted = {str(ip_interface(address)) for address in item.addresses}
                 return (
                     bool(link["flags"] & 1)
