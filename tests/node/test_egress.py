@@ -410,3 +410,18 @@ async def test_a_firewall_that_changes_is_asked_soon_and_not_for_each_change(nod
         await changed.wait()
     assert node.way_out.shut() == {}
     assert 0 < questions() - before <= 4
+
+
+async def test_a_change_that_nobody_tells_of_is_found_at_the_resync(node: Node) -> None:
+    changed = asyncio.Event()
+    node.way_out.watch(changed.set)
+    for forwards, shut in (("0", True), ("1", False)):
+        await node.way_out.observe([])
+        await asyncio.sleep(3)
+        assert not changed.is_set()
+        sh(f"sysctl -qw net.ipv4.ip_forward={forwards}")
+        await node.way_out.observe([])
+        async with asyncio.timeout(6):
+            await changed.wait()
+        assert (names.router(UID) in node.way_out.shut()) == shut
+        changed.clear()

@@ -6,7 +6,7 @@ import asyncio
 
 import pytest
 
-from zos.drivers.looks import AT_ONCE, FEW, Looks
+from zos.drivers.looks import AT_ONCE, FEW, Looks, by_turns
 
 PLACES = [f"place-{number}" for number in range(50)]
 
@@ -105,3 +105,14 @@ async def test_what_is_gone_is_forgotten() -> None:
     await looks.see(PLACES)
     assert await looks.see(PLACES[:1]) == {PLACES[0]: 1}
     assert (await looks.see(PLACES))[PLACES[1]] == 2
+
+
+@pytest.mark.parametrize(("many", "each"), [(0, 0), (1, 1), (FEW, FEW), (FEW + 1, FEW), (1000, 100)])
+def test_turns_come_round_and_name_nobody_twice(many: int, each: int) -> None:
+    places, turned, last = [f"place-{number:04}" for number in range(many)], set[str](), ""
+    for _ in range(10):
+        turn = by_turns(reversed(places), last)
+        assert len(turn) == len(set(turn)) == each
+        turned |= set(turn)
+        last = turn[-1] if turn else ""
+    assert turned == set(places)

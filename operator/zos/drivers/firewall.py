@@ -12,7 +12,7 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import ClassVar
 
-from zos.drivers import DriverError, netns, news, tables
+from zos.drivers import DriverError, netns, news, nftables
 from zos.drivers.looks import Looks
 from zos.drivers.news import News, Watch
 from zos.drivers.process import run
@@ -127,7 +127,7 @@ def _parts(key: str) -> tuple[str, str, str]:
 async def _names(space: str) -> tuple[str, ...]:
     """Keys of the tables of ours in a namespace."""
     try:
-        return tuple(_key(space, family, name) for family, name in await tables.names(space) if _OURS.fullmatch(name))
+        return tuple(_key(space, family, name) for family, name in await nftables.names(space) if _OURS.fullmatch(name))
     except DriverError:  # the namespace went away meanwhile
         return ()
 

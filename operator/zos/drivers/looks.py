@@ -15,6 +15,13 @@ FEW = 32
 _PARTS = 10
 
 
+def by_turns(places: Iterable[str], last: str) -> list[str]:
+    """All where they are few, else the tenth of them that comes after ``last``, the last one of the turn before."""
+    known = sorted(places)
+    after = [place for place in known if place > last]
+    return list(dict.fromkeys((after + known)[: max(FEW, -(-len(known) // _PARTS))]))
+
+
 class Looks(Generic[T]):
     """``look`` gives what is in a place. Nothing is kept before ``keep``, when somebody begins to tell of changes by `stir`."""
 
@@ -41,9 +48,7 @@ class Looks(Generic[T]):
     def doubt(self) -> None:
         """Nobody told of a change, and there may be one. Few places are looked at all, of many a tenth each time, by turns:
         what is told is known anyway, and a full look at hundreds of networks takes seconds."""
-        places = sorted(self._seen)
-        after = [place for place in places if place > self._doubted]
-        due = (after + places)[: max(FEW, -(-len(places) // _PARTS))]
+        due = by_turns(self._seen, self._doubted)
         for place in dict.fromkeys(("", *due)):
             self.stir(place)
         self._doubted = due[-1] if due else ""

@@ -11,7 +11,8 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, ClassVar
 
-from zos.drivers import DriverError, netns, news
+from zos.drivers import DriverError, netns, news, nftables
+from zos.drivers.looks import by_turns
 from zos.drivers.news import Watch
 from zos.drivers.process import ProcessError, run
 from zos.plan.diff import Observed, Op
@@ -29,7 +30,8 @@ _LEGACY = Path("/proc/net/ip_tables_names")
 
 class WayOutDriver:
     """A driver without items: it looks beside the passes, when rules or routes of the node change and at every resync, and
-    says when what it knows changes. Rules of the older kind (iptables-legacy) tell nobody: the resync finds them."""
+    says when what it knows changes. Rules of the older kind (iptables-legacy) tell nobody: the resync finds them. (Where there
+    are many networks, each resync tries some of them; what shuts one shuts all, as a rule.)"""
 
     ITEMS: ClassVar[tuple[type[Item], ...]] = ()
     SLOW: ClassVar[bool] = False
@@ -37,6 +39,8 @@ class WayOutDriver:
     def __init__(self) -> None:
         self._shut: Mapping[str, str] = {}
         self._due = asyncio.Event()
+        self._changed = True
+        self._last = ""
         self._watches: list[Watch] = []
         self._task: asyncio.Task[None] | None = None
 
@@ -54,8 +58,8 @@ class WayOutDriver:
 
     def watch(self, dirty: Callable[[], None]) -> None:
         self._watches = [
-            Watch(netns.NETFILTER, (news.NFTABLES,), lambda _: True, self._due.set, follows=False),
-            Watch(netns.ROUTE, (news.ROUTES,), lambda said: not said.link_local, self._due.set, follows=False),
+            Watch(netns.NETFILTER, (news.NFTABLES,), lambda _: True, self._told, follows=False),
+            Watch(netns.ROUTE, (news.ROUTES,), lambda said: not said.link_local, self._told, follows=False),
         ]
         self._task = asyncio.get_running_loop().create_task(self._keep(dirty))
 
@@ -67,31 +71,46 @@ class WayOutDriver:
 
     async def look(self) -> None:
         """Tries the way out of every router. Raises DriverError or OSError where nobody can tell; what was known stays."""
-        routers = sorted(netns.ours())
-        before = await _counted()
+        self._shut = await self._try(sorted(netns.ours()))
+
+    async def _glance(self) -> None:
+        """Tries some, by turns; all, where that says something new. Raises DriverError or OSError."""
+        tried = by_turns(netns.ours(), self._last)
+        self._last = tried[-1] if tried else ""
+        if await self._try(tried) != {router: why for router, why in self._shut.items() if router in tried}:
+            await self.look()
+
+    async def _try(self, routers: Sequence[str]) -> Mapping[str, str]:
+        """What stops the packets of those of them whose packets don't get through."""
+        before = nftables.packets()
         with contextlib.ExitStack() as opened:
             for router in routers:
                 with contextlib.suppress(DriverError, OSError):  # gone again, or its own rules refuse: nothing is sent
                     opened.enter_context(await netns.inside(router, _send))
             await asyncio.sleep(_WAIT)
-        after = await _counted()
+        after = nftables.packets()
         came = {counter: {router for router in routers if _more((router, counter), before, after)} for counter in _BOTH}
         stopped = sorted(came[SENT] - came[PASSED])
         why = await _reason() if stopped else None
-        self._shut = dict.fromkeys(stopped, why) if why is not None else {}
+        return dict.fromkeys(stopped, why) if why is not None else {}
 
     async def _keep(self, dirty: Callable[[], None]) -> None:
         while True:
             await self._due.wait()
             await asyncio.sleep(_PAUSE)
             self._due.clear()
-            known = self._shut
+            known, changed, self._changed = self._shut, self._changed, False
             try:
-                await self.look()
+                await (self.look() if changed else self._glance())
             except (DriverError, OSError, ValueError) as error:
                 log.warning("nobody can tell whether guests get to the Internet: %s", error)
+                self._changed = True
             if self._shut != known:
                 dirty()
+
+    def _told(self) -> None:
+        self._changed = True
+        self._due.set()
 
 
 def _send() -> socket.socket:
@@ -102,13 +121,8 @@ def _send() -> socket.socket:
     return sock
 
 
-async def _counted() -> Mapping[tuple[str, str], int]:
-    """By table and counter. A network's table on the node has the name of its router."""
-    listed = await _nft("counters")
-    return {(each["table"], each["name"]): each["packets"] for one in listed if (each := one.get("counter")) is not None}
-
-
 def _more(counter: tuple[str, str], before: Mapping[tuple[str, str], int], after: Mapping[tuple[str, str], int]) -> bool:
+    """By table and counter. A network's table on the node has the name of its router."""
     was, now = before.get(counter, 0), after.get(counter, 0)
     return now > (was if now >= was else 0)  # a table that was made anew begins at nothing
 
