@@ -50,6 +50,12 @@ class Mesh:
     def whole(self, nodes: tuple[str, ...] = NODES) -> bool:
         return all(self.pings(a, b) for a in nodes for b in nodes if a != b)
 
+    def saved(self, node: str) -> bool:
+        """Nothing that this node has learned up to now is lost with its processes."""
+        endpoints = self.grid.run(node, "ip", "netns", "exec", self.router, "wg", "show", self.wireguard, "endpoints")
+        heard = sum("(none)" not in line for line in endpoints.splitlines())
+        return self.grid.run(node, "cat", f"/var/lib/zos/wireguard/{self.wireguard}/conf").count("\nEndpoint = ") == heard
+
     def remember(self) -> None:
         self._gateways = {node: self.gateway(node) for node in NODES}
 
@@ -80,8 +86,7 @@ def mesh(grid: Grid) -> Iterator[Mesh]:
     made = Mesh(grid, namespace, found["metadata"]["uid"])
     made.remember()
     until(made.whole, 15)
-    # Where hidden nodes call from is saved every few seconds; nothing is lost that was learned before that.
-    time.sleep(6)
+    until(lambda: all(made.saved(node) for node in NODES), 15, "where hidden nodes call from is saved, every few seconds")
     yield made
     for node in NODES:
         grid.run(node, "s6-svc", "-u", "/run/service/agent")

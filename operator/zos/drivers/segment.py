@@ -33,10 +33,14 @@ class SegmentDriver:
         self._indexes: frozenset[int] = frozenset()  # of the interfaces that count, whatever they are called later
 
     async def observe(self, wanted: Sequence[Item]) -> Mapping[str, Observed]:
-        async with netns.netlink("") as sock:
-            links = [Link("", message) async for message in await sock.get_links()]
-        by_name = {link.name: link for link in links}
         asked = {item.interface for item in wanted if isinstance(item, Segment)}
+        async with netns.netlink("") as sock:
+            # The kernel chooses: a node may have hundreds of other interfaces.
+            bridges = await sock.link("dump", linkinfo={"attrs": [("IFLA_INFO_KIND", "bridge")]}, dump_filter=lambda _: True)
+            links = [Link("", message) async for message in bridges]
+            others = [await find(sock, "", interface) for interface in asked - {link.name for link in links}]
+        links += [link for link in others if link is not None]
+        by_name = {link.name: link for link in links}
         made = {_marked(link, asked): link for link in links if SEGMENT.fullmatch(link.name)}
         self._asked = frozenset(asked)
         self._indexes = frozenset(link.index for link in links if self._named(link.name))
