@@ -109,7 +109,7 @@ def lanes_for(memory: int) -> Lanes:
     return {
         "e2e": (("e2e",), 2 if memory >= TWO_GRIDS else 1),
         "node": (("node",), 1),
-        "quick": (("unit", "golden", "api"), 1),
+        "quick": (("unit", "golden", "tools", "api"), 1),
     }
 
 

@@ -445,7 +445,7 @@ class Lives(RuleBasedStateMachine):
         self.seen = now
 
 
-Lives.TestCase.settings = settings(max_examples=300, stateful_step_count=25, deadline=None)
+Lives.TestCase.settings = settings(max_examples=100, stateful_step_count=25, deadline=None)
 TestLives = Lives.TestCase
 
 

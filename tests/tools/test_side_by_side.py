@@ -74,6 +74,12 @@ def test_a_small_machine_has_one_grid_at_a_time() -> None:
     assert lanes_for(8 * 2**30)["e2e"] == (("e2e",), 1)
 
 
+def test_no_part_is_forgotten() -> None:
+    tests = Path(__file__).parent.parent
+    parts = {path.parent.name for path in tests.glob("*/test_*.py")}
+    assert {part for places, _ in lanes_for(24 * 2**30).values() for part in places} == parts - {"kernel"}  # in a guest
+
+
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGKILL])
 def test_what_is_told_to_end_takes_away_what_it_has_made(root: Path, number: signal.Signals) -> None:
     made = root / "made"
