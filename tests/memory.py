@@ -35,9 +35,10 @@ class Request:
 
 
 class _Refused(Exception):
-    def __init__(self, status: int, message: str) -> None:
+    def __init__(self, status: int, message: str, reason: str = "") -> None:
         super().__init__(message)
         self.status = status
+        self.reason = reason or _REASONS[status]
 
 
 class Server:
@@ -66,7 +67,7 @@ class Server:
         try:
             return 200, copy.deepcopy(self._answer(request))
         except _Refused as refused:
-            return refused.status, {"reason": _REASONS[refused.status], "message": str(refused)}
+            return refused.status, {"reason": refused.reason, "message": str(refused)}
 
     def of(self, model: type[Object]) -> Iterator[Raw]:
         """Every object of a kind."""
@@ -90,7 +91,7 @@ class Server:
             name = body["metadata"]["name"]
             path = f"{path}/{name}"
             if path in self.objects:
-                raise _Refused(409, f"{plural} {name!r} already exists")
+                raise _Refused(409, f"{plural} {name!r} already exists", "AlreadyExists")
             return self._create(path, version, namespace, plural, body)
         if there is None:
             if request.method == "PATCH" and "apply" in request.content and not subresource:
@@ -104,9 +105,12 @@ class Server:
         if request.method == "DELETE":
             _meets(there, body.get("preconditions", {}))
             return self._delete(path)
-        _meets(there, body.get("metadata", {}))
+        meta = body.get("metadata", {})
+        if "apply" in request.content and meta.get("uid", there["metadata"]["uid"]) != there["metadata"]["uid"]:
+            raise _Refused(422, f"metadata.uid: Invalid value: {meta['uid']!r}: field is immutable")
+        _meets(there, meta)
         if request.method == "PUT":
-            wanted = {**there, **body, "metadata": {**there["metadata"], **body["metadata"]}}
+            wanted = {"apiVersion": there.get("apiVersion"), "kind": there.get("kind"), **body}
         elif "apply" in request.content:
             wanted = self._apply(path, there, body)
         else:
@@ -164,10 +168,11 @@ class Server:
             return there
         if wanted.get("spec") != there.get("spec"):
             wanted["metadata"] = {**wanted["metadata"], "generation": there["metadata"]["generation"] + 1}
-        wanted["metadata"] = {**wanted["metadata"], "resourceVersion": str(next(self._versions))}
-        self.objects[path] = wanted
         if "deletionTimestamp" in wanted["metadata"] and not wanted["metadata"].get("finalizers"):
             del self.objects[path]
+        else:
+            wanted["metadata"] = {**wanted["metadata"], "resourceVersion": str(next(self._versions))}
+            self.objects[path] = wanted
         self._tell(path)
         return wanted
 

@@ -14,6 +14,7 @@ from zos.api.nodeworkload import NodeWorkload
 from zos.api.zmount import ZMount
 from zos.kube.client import Access, ApiError, Client, Raw
 
+KINDS: dict[str, type[Object]] = {model.KIND: model for model in (ZMount, NodeWorkload)}
 NAME, PLACE = "memory", "default"
 FINALIZERS = ("example.org/one", "example.org/two")
 
@@ -39,14 +40,15 @@ class Teller:
 
     def _said(self, raw: Raw) -> Any:
         meta, before = raw["metadata"], self.last.get("metadata", {})
+        read = KINDS[raw["kind"]].model_validate(raw)  # the real one writes defaults down
         return {
             "same": [meta[name] == before.get(name) for name in ("uid", "resourceVersion")],
             "generation": meta["generation"],
             "finalizers": sorted(meta.get("finalizers", ())),
             "labels": meta.get("labels", {}),
             "going": "deletionTimestamp" in meta,
-            "spec": raw["spec"],
-            "status": raw.get("status", {}),
+            "spec": read.spec,
+            "status": read.status,
         }
 
 

@@ -11,14 +11,17 @@ from zos.api import crd, rbac, reference
 ROOT = Path(__file__).parent.parent.parent
 
 
-@pytest.mark.parametrize("name", sorted(crd.files()))
+CRDS, PAGES = crd.files(), reference.files()
+
+
+@pytest.mark.parametrize("name", sorted(CRDS))
 def test_a_crd_says_what_its_model_says(name: str) -> None:
-    assert (ROOT / "crds" / name).read_text() == crd.files()[name]
+    assert (ROOT / "crds" / name).read_text() == CRDS[name]
 
 
-@pytest.mark.parametrize("name", sorted(reference.files()))
+@pytest.mark.parametrize("name", sorted(PAGES))
 def test_a_page_of_the_reference_says_what_its_model_says(name: str) -> None:
-    assert (ROOT / "docs/reference" / name).read_text() == reference.files()[name]
+    assert (ROOT / "docs/reference" / name).read_text() == PAGES[name]
 
 
 def test_an_agent_reaches_its_own_workloads_and_no_secret() -> None:
