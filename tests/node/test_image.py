@@ -151,6 +151,20 @@ async def test_mending_heals(tmp_path: Path, images: Path) -> None:
     assert fact(driver, f"file://{path}").digest
 
 
+@pytest.mark.parametrize("there", [True, False])
+async def test_how_far_it_is_is_told_until_it_is_over(tmp_path: Path, images: Path, there: bool) -> None:
+    driver, path, said = driver_of(images), tmp_path / "root.tar", list[str]()
+    ref = f"file://{path}"
+    driver.watch(lambda: said.append(driver.progress(f"image/{ref}")))
+    if there:
+        tar(path, entry("etc/motd", b"hello"))
+        await converge(driver, ref)
+        assert any(said)
+    else:
+        await problem(driver, ref)
+    assert driver.progress(f"image/{ref}") == ""
+
+
 async def test_unwanted_images_go_after_a_while_and_not_under_a_guest(tmp_path: Path, images: Path) -> None:
     used: set[str] = set()
     driver = driver_of(images, in_use=lambda: frozenset(used), keep=3600)
