@@ -45,3 +45,12 @@ def machines_network() -> Iterator[None]:
         _LIBC.setns(_MACHINE.fileno(), _NEWNET)
         yield
         _LIBC.setns(own.fileno(), _NEWNET)
+
+
+@pytest.fixture
+def elsewhere() -> Iterator[None]:
+    """A network that has nothing else in it: what drivers do on the node's side, they do there."""
+    with open("/proc/thread-self/ns/net") as own:
+        assert _LIBC.unshare(_NEWNET) == 0
+        yield
+        assert _LIBC.setns(own.fileno(), _NEWNET) == 0

@@ -68,6 +68,30 @@ async def test_tables_are_made_marked_and_left_alone(driver: FirewallDriver, tmp
     assert (await driver.observe([INSIDE]))[INSIDE.key].owner == "w-1"
 
 
+@pytest.mark.parametrize("name", ["zos-aaaaaaaaaa-x/y", "zos-aaaaaaaaaa-0.x", "zos-aaaaaaaaaa/inet/x", "zosaaaaaaaaaa"])
+async def test_tables_that_others_named_like_ours_hide_nothing(driver: FirewallDriver, name: str) -> None:
+    await converge(driver, INSIDE, BRIDGE)
+    driver.watch(lambda: None)
+    for family in ("inet", "bridge"):
+        nft(f"add table {family} {name}")
+    assert nft("list tables").count(name) == 2
+    assert await converge(driver, INSIDE, BRIDGE) == []
+    nft(f"delete table inet {TABLE}")
+    await asyncio.sleep(0.1)
+    assert await converge(driver, INSIDE, BRIDGE) == ["create inet"]
+
+
+async def test_a_namespace_that_goes_while_it_is_looked_at_hides_nothing(driver: FirewallDriver) -> None:
+    other = names.router(f"{UID}-other")
+    for _ in range(5):
+        sh(f"ip netns add {other}; for n in $(seq 30); do ip netns exec {other} nft add table inet zos-aaaaaaaaaa-$n; done")
+        await converge(driver, INSIDE)
+        look = asyncio.create_task(driver.observe([INSIDE]))
+        await asyncio.sleep(0.02)
+        sh(f"ip netns del {other}")
+        assert (await look)[INSIDE.key].item == INSIDE
+
+
 @pytest.mark.parametrize(
     "harm",
     [

@@ -2,10 +2,7 @@
 
 from __future__ import annotations
 
-import ctypes
-import os
 import subprocess
-from collections.abc import Iterator
 
 import pytest
 
@@ -13,22 +10,11 @@ from zos.drivers import DriverError, nftables
 
 #: More than the kernel tells in one message.
 MANY = 700
-_CLONE_NEWNET = 0x40000000
-_libc = ctypes.CDLL(None, use_errno=True)
+pytestmark = pytest.mark.usefixtures("elsewhere")
 
 
 def nft(script: str) -> None:
     subprocess.run(["nft", "-f", "-"], input=script, text=True, check=True)
-
-
-@pytest.fixture(autouse=True)
-def elsewhere() -> Iterator[None]:
-    """The test's own thread is in a namespace that has nothing else in it."""
-    before = os.open("/proc/thread-self/ns/net", os.O_RDONLY)
-    assert _libc.unshare(_CLONE_NEWNET) == 0
-    yield
-    assert _libc.setns(before, _CLONE_NEWNET) == 0
-    os.close(before)
 
 
 async def test_tables_of_every_family() -> None:

@@ -62,6 +62,15 @@ async def converge(drivers: tuple[SegmentDriver, LinkDriver], *wanted: Item) -> 
     return sorted(f"{ops[key].verb} {key.split('/')[0]}" for key in ops)
 
 
+async def test_a_name_that_no_interface_can_have_is_told_and_hides_nothing(drivers: tuple[SegmentDriver, LinkDriver]) -> None:
+    await converge(drivers, SEGMENT, PORT)
+    odd = Segment(interface="é" * 15)  # 15 letters, which is what admission counts, and 30 bytes
+    seen = await drivers[0].observe([SEGMENT, odd])
+    assert (seen[SEGMENT.key].item, odd.key in seen) == (SEGMENT, False)
+    with pytest.raises(DriverError, match=r"no interface é+: GridNode\.spec\.publicInterface names it"):
+        await drivers[0].apply(Op("create", odd.key, odd))
+
+
 async def test_a_nic_becomes_a_port_and_is_let_go(drivers: tuple[SegmentDriver, LinkDriver]) -> None:
     assert await converge(drivers, SEGMENT, PORT) == ["create link", "create segment"]
     assert await converge(drivers, SEGMENT, PORT) == []

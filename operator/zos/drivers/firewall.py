@@ -20,8 +20,8 @@ from zos.plan.diff import Observed, Op
 from zos.plan.items import Firewall, Item
 
 _MARK = re.compile(r'^\tcomment "zos (?P<digest>[0-9a-f]{32}) (?P<owner>\S*)"$', re.MULTILINE)
-#: Names that api/names.py gives to tables.
-_OURS = re.compile(r"zos-[a-z2-7]{10}(-\S+)?")
+#: Names that api/names.py gives to tables. (Others may have names with anything in them.)
+_OURS = re.compile(r"zos-[a-z2-7]{10}(-[a-z0-9]+)?")
 
 
 class FirewallDriver:
@@ -128,19 +128,26 @@ async def _names(space: str) -> tuple[str, ...]:
     """Keys of the tables of ours in a namespace."""
     try:
         return tuple(_key(space, family, name) for family, name in await nftables.names(space) if _OURS.fullmatch(name))
-    except DriverError:  # the namespace went away meanwhile
-        return ()
+    except (DriverError, OSError):
+        if _went_away(space):
+            return ()
+        raise
 
 
 async def _text(key: str) -> str | None:
     """How the kernel shows a table; None: it is gone."""
     space, family, name = _parts(key)
-    shown = await run("nft", "-s", "list", "table", family, name, netns=space, check=False)
-    if shown.code == 0:
-        return shown.stdout.partition("{\n")[2].rstrip().removesuffix("}").rstrip()
-    if key in await _names(space):
-        raise DriverError(f"{key}: it can't be looked at: {shown.stderr.strip()}")
-    return None
+    try:
+        shown = await run("nft", "-s", "list", "table", family, name, netns=space)
+    except DriverError:
+        if _went_away(space) or key not in await _names(space):
+            return None
+        raise
+    return shown.stdout.partition("{\n")[2].rstrip().removesuffix("}").rstrip()
+
+
+def _went_away(space: str) -> bool:
+    return bool(space) and space not in netns.ours()
 
 
 def _digest(text: str) -> str:

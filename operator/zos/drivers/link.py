@@ -411,7 +411,7 @@ async def find(sock: AsyncIPRoute, space: str, name: str) -> Link | None:
     try:
         (message,) = await sock.link("get", ifname=name)
     except NetlinkError as error:
-        if error.code == errno.ENODEV:
+        if error.code in (errno.ENODEV, errno.ERANGE):  # no interface can have a name that long
             return None
         raise
     return Link(space, message)

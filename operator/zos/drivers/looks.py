@@ -43,7 +43,7 @@ class Looks(Generic[T]):
             self._stirred |= self._going
         else:
             self._seen.pop(place, None)
-            self._stirred.add(place)
+            self._stirred |= self._going & {place}
 
     def doubt(self) -> None:
         """Nobody told of a change, and there may be one. Few places are looked at all, of many a tenth each time, by turns:

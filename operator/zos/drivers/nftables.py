@@ -75,8 +75,7 @@ def _answers(ask: socket.socket) -> Iterator[tuple[int, bytes]]:
             length, kind, flags = struct.unpack_from("=IHH", data, offset)
             if length < 16:
                 raise OSError(errno.EBADMSG, "a netlink message without a header")
-            if kind == _ERROR:
-                number = -struct.unpack_from("=i", data, offset + 16)[0]
+            if kind in (_ERROR, _DONE) and (number := -struct.unpack_from("=i", data, offset + 16)[0]):
                 raise OSError(number, os.strerror(number))
             yield flags, b"" if kind == _DONE else data[offset + 16 : offset + length]
             if kind == _DONE:

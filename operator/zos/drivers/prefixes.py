@@ -41,9 +41,11 @@ class PrefixDriver:
         async with netns.netlink("") as sock:
             links = [Link("", message) async for message in await sock.get_links()]
             addresses = [message async for message in await sock.get_addr(family=_AF_INET)]
-            routes = [message async for message in await sock.get_routes(family=_AF_INET, table=_RT_TABLE_MAIN)]
+            # Of every family: asked for one, the kernel takes a table that was never used for a mistake.
+            routes = [message async for message in await sock.get_routes(table=_RT_TABLE_MAIN)]
         theirs = {link.index for link in links if not link.ours}
         self._ours = frozenset(link.index for link in links if link.ours)
+        routes = [message for message in routes if message["family"] == _AF_INET]
         told = (*(message["index"] for message in addresses), *(message.get_attr("RTA_OIF") for message in routes))
         self._carrying = frozenset(index for index in told if index in theirs)
         found = [

@@ -41,6 +41,7 @@ class WayOutDriver:
         self._due = asyncio.Event()
         self._changed = True
         self._last = ""
+        self._asked: frozenset[str] = frozenset()  # routers whose packets were seen
         self._watches: list[Watch] = []
         self._task: asyncio.Task[None] | None = None
 
@@ -75,8 +76,10 @@ class WayOutDriver:
 
     async def _glance(self) -> None:
         """Tries some, by turns; all, where that says something new. Raises DriverError or OSError."""
-        tried = by_turns(netns.ours(), self._last)
-        self._last = tried[-1] if tried else ""
+        routers = netns.ours()
+        turn = by_turns(routers, self._last)
+        self._last = turn[-1] if turn else ""
+        tried = sorted({*turn, *(routers - self._asked)})  # some may not have been whole yet
         if await self._try(tried) != {router: why for router, why in self._shut.items() if router in tried}:
             await self.look()
 
@@ -90,6 +93,7 @@ class WayOutDriver:
             await asyncio.sleep(_WAIT)
         after = nftables.packets()
         came = {counter: {router for router in routers if _more((router, counter), before, after)} for counter in _BOTH}
+        self._asked = (self._asked - set(routers)) | came[SENT]
         stopped = sorted(came[SENT] - came[PASSED])
         why = await _reason() if stopped else None
         return dict.fromkeys(stopped, why) if why is not None else {}
@@ -102,7 +106,7 @@ class WayOutDriver:
             known, changed, self._changed = self._shut, self._changed, False
             try:
                 await (self.look() if changed else self._glance())
-            except (DriverError, OSError, ValueError) as error:
+            except Exception as error:
                 log.warning("nobody can tell whether guests get to the Internet: %s", error)
                 self._changed = True
             if self._shut != known:

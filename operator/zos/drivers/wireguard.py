@@ -8,7 +8,6 @@ back as it was, with the agent or without.
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import ctypes
 import errno
 import hashlib
@@ -38,14 +37,13 @@ from zos.drivers.news import News, Watch
 from zos.drivers.process import ProcessError, run
 from zos.drivers.service import Supervised, Supervisor
 from zos.drivers.udpport import holder
+from zos.drivers.wgcalls import Calls
 from zos.drivers.wgtext import (
     LAUNCHER,
     ROUTE_PROTOCOL,
     Live,
-    call,
     callable_peers,
     configuration,
-    hang_up,
     parse_dump,
     parse_uapi,
     same_peers,
@@ -53,7 +51,7 @@ from zos.drivers.wgtext import (
     with_endpoints,
 )
 from zos.plan.diff import Observed, Op
-from zos.plan.items import Item, WireGuard, WireGuardPeer
+from zos.plan.items import Item, WireGuard
 
 log = logging.getLogger("zos.wireguard")
 
@@ -66,9 +64,6 @@ _LEARN = 5.0
 _START = 8.0
 #: Seconds in which wireguard-go answers who looks, and who is about to change something.
 _ANSWER, _ANSWER_BEFORE_CHANGE = 2.0, 5.0
-#: How often a new peer is called, and the pause after each call, in seconds. Later WireGuard's own repetitions do.
-_CALLS = 16
-_BETWEEN_CALLS = 0.25
 #: Seconds after its start in which a launcher calls peers.
 _GREETING = 10.0
 Kind = Literal["kernel", "userspace"]
@@ -129,7 +124,7 @@ class WireGuardDriver:
         self._plan: Mapping[str, WireGuard] = {}  # as of the last look, by name
         self._spaces: dict[str, str] = {}  # of each interface
         self._learner: asyncio.Task[None] | None = None
-        self._calls: dict[str, tuple[asyncio.Task[None], frozenset[str]]] = {}  # by interface: to whom
+        self._calls = Calls(self._live, self._looks.stir)
         self._held: defaultdict[str, asyncio.Lock] = defaultdict(asyncio.Lock)  # by interface: who writes its files
 
     async def observe(self, wanted: Sequence[Item]) -> Mapping[str, Observed]:
@@ -215,10 +210,10 @@ class WireGuardDriver:
         if self._watch is not None:
             self._watch.close()
         self._supervisor.close()
-        for task in (*(task for task, _ in self._calls.values()), *((self._learner,) if self._learner is not None else ())):
-            task.cancel()
-            with contextlib.suppress(asyncio.CancelledError):
-                await task
+        await self._calls.close()
+        if self._learner is not None:
+            self._learner.cancel()
+            await asyncio.wait([self._learner])
 
     # -- looking -------------------------------------------------------------------------------------------------------
 
@@ -276,8 +271,7 @@ class WireGuardDriver:
             if begun < _GREETING:
                 item = self._plan.get(name)
                 return frozenset(peer.public_key for peer in item.peers) if item is not None else frozenset()
-        task, called = self._calls.get(name, (None, frozenset()))
-        return frozenset() if task is None or task.done() else called
+        return self._calls.to(name)
 
     # -- making --------------------------------------------------------------------------------------------------------
 
@@ -286,7 +280,7 @@ class WireGuardDriver:
         if private is None:
             raise DriverError(f"this node has no key {item.public_key}: its state directory was lost or replaced")
         directory = self._files / item.name
-        cut_off = await self._call_off(item.name)
+        cut_off = await self._calls.end(item.name)
         try:
             live = await self._told(item.netns, item.name, _ANSWER_BEFORE_CHANGE)
         except TimeoutError as error:
@@ -312,7 +306,7 @@ class WireGuardDriver:
             await run("wg", "syncconf", item.name, str(directory / "conf"), netns=item.netns)
             await self._trim(item)
             await run("ip", "-batch", str(directory / "setup"), netns=item.netns)
-        self._call(item, [peer for peer in callable_peers(item, learned) if peer.public_key not in known])
+        self._calls.begin(item, [peer for peer in callable_peers(item, learned) if peer.public_key not in known])
         await asyncio.to_thread(self._write, item, directory, private, learned, done=True)
 
     async def _needs_port(self, item: WireGuard) -> None:
@@ -366,40 +360,8 @@ class WireGuardDriver:
                 if route not in {str(ip_network(wanted)) for wanted in item.routes}:
                     await sock.route("del", dst=route, oif=index, proto=ROUTE_PROTOCOL)
 
-    def _call(self, item: WireGuard, peers: list[WireGuardPeer]) -> None:
-        """Begins sessions with new peers, beside the loop: whoever comes up last finds the others waiting."""
-        if not peers:
-            return
-
-        async def work() -> None:
-            with contextlib.suppress(ProcessError):
-                for attempt in range(_CALLS):
-                    live = await self._live(item.netns, item.name)
-                    if live is None:
-                        return
-                    left = [peer for peer in peers if peer.public_key not in live.met]
-                    if not left:
-                        break
-                    words = [word for peer in left for word in call(peer, again=attempt > 0)]
-                    await run("wg", "set", item.name, *words, netns=item.netns)
-                    await asyncio.sleep(_BETWEEN_CALLS)
-                words = [word for peer in peers for word in hang_up(peer)]
-                await run("wg", "set", item.name, *words, netns=item.netns)
-            self._looks.stir(item.name)
-
-        self._calls[item.name] = asyncio.create_task(work()), frozenset(peer.public_key for peer in peers)
-
-    async def _call_off(self, name: str) -> frozenset[str]:
-        """Ends calls that are still being made: a call makes a peer that is not there any more. Gives to whom they were."""
-        task, peers = self._calls.pop(name, (None, frozenset()))
-        if task is None or task.done():
-            return frozenset()
-        task.cancel()
-        await asyncio.wait([task])
-        return peers
-
     async def _remove(self, space: str, name: str) -> None:
-        await self._call_off(name)
+        await self._calls.end(name)
         await self._dismiss(name)
         await self._unlink(space, name)
         await asyncio.to_thread(shutil.rmtree, self._files / name, ignore_errors=True)

@@ -1,0 +1,64 @@
+"""Sessions that WireGuard is told to begin at once, instead of when somebody has something to send."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from collections.abc import Awaitable, Callable
+
+from zos.drivers.process import ProcessError, run
+from zos.drivers.wgtext import Live, call, hang_up
+from zos.plan.items import WireGuard, WireGuardPeer
+
+#: How often a new peer is called, and the pause after each call, in seconds. Later WireGuard's own repetitions do.
+_CALLS = 16
+_BETWEEN_CALLS = 0.25
+
+
+class Calls:
+    """Those of one driver, beside everything else: whoever comes up last finds the others waiting. ``look`` gives a running
+    interface, by namespace and name; ``over`` is told the name of one whose calls are over."""
+
+    def __init__(self, look: Callable[[str, str], Awaitable[Live | None]], over: Callable[[str], None]) -> None:
+        self._look = look
+        self._over = over
+        self._going: dict[str, tuple[asyncio.Task[None], frozenset[str]]] = {}  # by interface: to whom
+
+    def begin(self, item: WireGuard, peers: list[WireGuardPeer]) -> None:
+        if peers:
+            task = asyncio.create_task(self._make(item, peers), name=f"calls of {item.name}")
+            self._going[item.name] = task, frozenset(peer.public_key for peer in peers)
+
+    def to(self, name: str) -> frozenset[str]:
+        """The public keys of those that are being called."""
+        task, peers = self._going.get(name, (None, frozenset()))
+        return frozenset() if task is None or task.done() else peers
+
+    async def end(self, name: str) -> frozenset[str]:
+        """Ends calls that are still being made: a call makes a peer that is not there any more. Gives to whom they were."""
+        peers = self.to(name)
+        task, _ = self._going.pop(name, (None, None))
+        if task is not None:
+            task.cancel()
+            await asyncio.wait([task])
+        return peers
+
+    async def close(self) -> None:
+        for name in list(self._going):
+            await self.end(name)
+
+    async def _make(self, item: WireGuard, peers: list[WireGuardPeer]) -> None:
+        with contextlib.suppress(ProcessError):
+            for attempt in range(_CALLS):
+                live = await self._look(item.netns, item.name)
+                if live is None:
+                    return
+                left = [peer for peer in peers if peer.public_key not in live.met]
+                if not left:
+                    break
+                words = [word for peer in left for word in call(peer, again=attempt > 0)]
+                await run("wg", "set", item.name, *words, netns=item.netns)
+                await asyncio.sleep(_BETWEEN_CALLS)
+            words = [word for peer in peers for word in hang_up(peer)]
+            await run("wg", "set", item.name, *words, netns=item.netns)
+        self._over(item.name)
