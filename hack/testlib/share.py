@@ -9,14 +9,25 @@ from pathlib import Path
 
 import pytest
 
+#: Seconds that a test may be thought to take which says nothing of it.
+_PLAIN = 60
+
 _mine: set[Path] = set()
 _others: set[Path] = set()
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """The modules with most tests first, so that no long one is left for the end."""
-    size = Counter(item.path for item in items)
+    """The modules with most to do first, so that no long one is left for the end."""
+    size: Counter[Path] = Counter()
+    for item in items:
+        size[item.path] += _most(item)
     items.sort(key=lambda item: (-size[item.path], item.path))
+
+
+def _most(item: pytest.Item) -> int:
+    """Seconds that it may take."""
+    marked = item.get_closest_marker("timeout")
+    return int(marked.args[0]) if marked is not None else _PLAIN
 
 
 @pytest.hookimpl(tryfirst=True)

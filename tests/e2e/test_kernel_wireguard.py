@@ -1,5 +1,5 @@
-"""The kernel's own WireGuard. The kernel that the tests run on may lack it, so they are run on Debian's, in a guest: those of
-them that are about the kernel most. `hack/kernel-tests` runs them all."""
+"""The kernel's own WireGuard, which the kernel that tests run on may lack: the driver's node tests on Debian's, in a guest,
+those of them that are about the kernel most. `hack/kernel-tests` runs them all."""
 
 from __future__ import annotations
 
