@@ -33,6 +33,6 @@ def test_a_network_on_kernel_wireguard(grid: Grid) -> None:
     for name, other in (NODES, reversed(NODES)):
         inside = ("ip", "netns", "exec", router)
         assert "\n    wireguard " in grid.run(name, *inside, "ip", "-details", "link", "show", interface)
-        assert "wireguard-go" not in grid.run(name, "ps", "axww", "-o", "args")
+        assert f"wireguard-go -f {interface}" not in grid.run(name, "ps", "axww", "-o", "args")
         ping = (*inside, "ping", "-c1", "-W2", gateways[other])
         until(lambda name=name, ping=ping: "1 received" in grid.run(name, *ping, check=False), 60, f"{name} reaches {other}")

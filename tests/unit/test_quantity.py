@@ -19,6 +19,18 @@ def test_quantities_are_read_as_kubernetes_reads_them(text: str | int, amount: i
     assert parse_quantity(text) == amount
 
 
+@pytest.mark.parametrize(
+    ("suffix", "factor"),
+    [
+        *zip("kMGTPE", (1000**n for n in range(1, 7)), strict=True),
+        *((f"{c}i", 1024 ** (n + 1)) for n, c in enumerate("KMGTPE")),
+    ],
+)
+def test_every_suffix(suffix: str, factor: int) -> None:
+    assert parse_quantity(f"3{suffix}") == 3 * factor
+    assert parse_quantity(f"0.5{suffix}") == factor // 2
+
+
 @pytest.mark.parametrize("text", ["", "Gi", "1Gb", "x", "1 Gi Gi"])
 def test_anything_else_is_refused(text: str) -> None:
     with pytest.raises(ValueError, match="quantity"):
