@@ -37,6 +37,11 @@ def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Home:
     return Home(tmp_path, monkeypatch)
 
 
+def without_beats(home: Home) -> list[str]:
+    """Paths of what was written but heartbeats."""
+    return [request.path for request in home.server.writes if "/leases" not in request.path]
+
+
 def beats(home: Home) -> list[float]:
     """Seconds after the beginning at which a heartbeat was tried."""
     renewals = [request for request in home.written(Lease) if request.method == "PATCH"]
@@ -213,7 +218,7 @@ async def test_another_clusters_word_moves_nothing(home: Home) -> None:
         assert set(home.node.things) == {"disk/mount-uid-a"}
         assert home.ready("b") == ""
         assert home.workload("a") is not None
-        assert [request.path for request in home.server.writes if "/leases" not in request.path] == []
+        assert without_beats(home) == []
         assert len(beats(home)) <= 1  # before anybody could know
         home.server.objects[KUBE_SYSTEM]["metadata"] = ours
         await asyncio.sleep(3)
@@ -319,10 +324,10 @@ async def test_an_idle_node_passes_at_each_resync_and_writes_nothing(home: Home)
     async with home.agent():
         await asyncio.sleep(30)
         writes, passes = home.node.writes, home.metric("zos_agent_pass_seconds_count")
-        said = len([one for one in home.server.writes if "/leases" not in one.path])
+        said = len(without_beats(home))
         await asyncio.sleep(600)
         assert home.node.writes == writes
-        assert len([one for one in home.server.writes if "/leases" not in one.path]) == said
+        assert len(without_beats(home)) == said
         assert passes is not None
         assert home.metric("zos_agent_pass_seconds_count") == passes + 10
 

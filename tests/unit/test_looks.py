@@ -6,7 +6,7 @@ import asyncio
 
 import pytest
 
-from zos.drivers.looks import AT_ONCE, FEW, Looks, by_turns
+from zos.drivers.looks import AT_ONCE, FEW, Looks, Turns
 
 PLACES = [f"place-{number}" for number in range(50)]
 
@@ -109,10 +109,9 @@ async def test_what_is_gone_is_forgotten() -> None:
 
 @pytest.mark.parametrize(("many", "each"), [(0, 0), (1, 1), (FEW, FEW), (FEW + 1, FEW), (1000, 100)])
 def test_turns_come_round_and_name_nobody_twice(many: int, each: int) -> None:
-    places, turned, last = [f"place-{number:04}" for number in range(many)], set[str](), ""
+    places, turned, turns = [f"place-{number:04}" for number in range(many)], set[str](), Turns()
     for _ in range(10):
-        turn = by_turns(reversed(places), last)
+        turn = turns.take(reversed(places))
         assert len(turn) == len(set(turn)) == each
         turned |= set(turn)
-        last = turn[-1] if turn else ""
     assert turned == set(places)

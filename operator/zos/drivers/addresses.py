@@ -12,7 +12,7 @@ from typing import Any
 
 from pyroute2 import AsyncIPRoute
 
-from zos.drivers.netns import MAIN_TABLE
+from zos.drivers.netns import MAIN_TABLE, chosen_by_the_kernel
 
 _RTPROT_KERNEL = 2
 _SCOPE_LINK = 253
@@ -30,7 +30,7 @@ def working(addresses: Iterable[Any], routes: Iterable[Any]) -> Mapping[int, fro
     }
     found: dict[int, set[str]] = {}
     for message in addresses:
-        if (address := _of(message)) is not None:
+        if (address := cidr(message)) is not None:
             network = ip_interface(address).network
             alone = network.prefixlen == network.max_prefixlen  # nobody else is in its network
             if alone or (message["index"], str(network)) in connected:
@@ -38,25 +38,21 @@ def working(addresses: Iterable[Any], routes: Iterable[Any]) -> Mapping[int, fro
     return {index: frozenset(those) for index, those in found.items()}
 
 
-async def about(sock: AsyncIPRoute, index: int) -> tuple[list[Any], list[Any]]:
-    """Netlink's messages of an interface's addresses, and of the main table's routes into it. Raises NetlinkError.
-
-    The kernel chooses them (`netns.netlink` asks strictly), as a node may have hundreds of interfaces. What is left for
-    pyroute2 to choose would be read whole.
-    """
-    addresses = [message async for message in await sock.addr("dump", index=index, dump_filter=_all)]
-    routes = [message async for message in await sock.route("dump", table=MAIN_TABLE, oif=index, dump_filter=_all)]
-    return addresses, routes
+async def held(sock: AsyncIPRoute, index: int) -> list[Any]:
+    """Netlink's messages of one interface's addresses. Raises NetlinkError."""
+    return [message async for message in await sock.addr("dump", index=index, dump_filter=chosen_by_the_kernel)]
 
 
-def _all(_message: object) -> bool:
-    return True
+async def routes_into(sock: AsyncIPRoute, index: int) -> list[Any]:
+    """Netlink's messages of the main table's routes into one interface. Raises NetlinkError."""
+    asked = {"table": MAIN_TABLE, "oif": index}
+    return [message async for message in await sock.route("dump", **asked, dump_filter=chosen_by_the_kernel)]
 
 
 async def put(sock: AsyncIPRoute, index: int, wanted: Iterable[str]) -> None:
     """Gives an interface exactly these addresses, CIDRs; what doesn't work is added anew. Raises NetlinkError."""
-    messages, routes = await about(sock, index)
-    there = {address for message in messages if (address := _of(message)) is not None}
+    messages, routes = await held(sock, index), await routes_into(sock, index)
+    there = {address for message in messages if (address := cidr(message)) is not None}
     right = {str(ip_interface(address)) for address in wanted}
     works = working(messages, routes).get(index, frozenset())
     # What goes, goes first: with the first address of a network its further ones go.
@@ -66,7 +62,8 @@ async def put(sock: AsyncIPRoute, index: int, wanted: Iterable[str]) -> None:
         await sock.addr("add", index=index, **_words(address))
 
 
-def _of(message: Any) -> str | None:
+def cidr(message: Any) -> str | None:
+    """None for a link-local address, which is the kernel's own affair."""
     if message["scope"] == _SCOPE_LINK:
         return None
     return f"{message.get_attr('IFA_LOCAL') or message.get_attr('IFA_ADDRESS')}/{message['prefixlen']}"

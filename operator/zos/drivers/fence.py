@@ -14,11 +14,11 @@ from collections.abc import Awaitable, Callable, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
 
-from zos.drivers import DriverError, netns, news
+from zos.drivers import DriverError, netns, news, nftables
 from zos.drivers.beside import beside
 from zos.drivers.fencerules import Ground, Network, connected_of, nameservers_of, rules
 from zos.drivers.news import Watch
-from zos.drivers.process import ProcessError, run
+from zos.drivers.process import run
 
 _T = TypeVar("_T")
 
@@ -100,9 +100,4 @@ async def _ip(*words: str) -> list[Any]:
 
 async def _listing() -> str:
     """How the kernel shows the table; empty where there is none."""
-    try:
-        return (await run("nft", "-s", "list", "table", "inet", TABLE)).stdout
-    except ProcessError as error:
-        if error.code is not None and "No such file" in error.stderr:
-            return ""
-        raise
+    return await nftables.shown("", "inet", TABLE) or ""

@@ -138,12 +138,12 @@ async def _text(key: str) -> str | None:
     """How the kernel shows a table; None: it is gone."""
     space, family, name = _parts(key)
     try:
-        shown = await run("nft", "-s", "list", "table", family, name, netns=space)
-    except DriverError:
-        if _went_away(space) or key not in await _names(space):
+        shown = await nftables.shown(space, family, name)
+    except (DriverError, OSError):
+        if _went_away(space):
             return None
         raise
-    return shown.stdout.partition("{\n")[2].rstrip().removesuffix("}").rstrip()
+    return shown.partition("{\n")[2].rstrip().removesuffix("}").rstrip() if shown is not None else None
 
 
 def _went_away(space: str) -> bool:

@@ -15,11 +15,19 @@ FEW = 32
 _PARTS = 10
 
 
-def by_turns(places: Iterable[str], last: str) -> list[str]:
-    """All where they are few, else the tenth of them that comes after ``last``, the last one of the turn before."""
-    known = sorted(places)
-    after = [place for place in known if place > last]
-    return list(dict.fromkeys((after + known)[: max(FEW, -(-len(known) // _PARTS))]))
+class Turns:
+    """Of many places a part at a time."""
+
+    def __init__(self) -> None:
+        self._last = ""
+
+    def take(self, places: Iterable[str]) -> list[str]:
+        """All where they are few, else the tenth of them that comes after those of the turn before."""
+        known = sorted(places)
+        after = [place for place in known if place > self._last]
+        due = list(dict.fromkeys((after + known)[: max(FEW, -(-len(known) // _PARTS))]))
+        self._last = due[-1] if due else ""
+        return due
 
 
 class Looks(Generic[T]):
@@ -31,7 +39,7 @@ class Looks(Generic[T]):
         self._seen: dict[str, T] = {}
         self._going: set[str] = set()
         self._stirred: set[str] = set()
-        self._doubted = ""
+        self._turns = Turns()
 
     def keep(self) -> None:
         self._keeps = True
@@ -48,10 +56,8 @@ class Looks(Generic[T]):
     def doubt(self) -> None:
         """Nobody told of a change, and there may be one. Few places are looked at all, of many a tenth each time, by turns:
         what is told is known anyway, and a full look at hundreds of networks takes seconds."""
-        due = by_turns(self._seen, self._doubted)
-        for place in dict.fromkeys(("", *due)):
+        for place in dict.fromkeys(("", *self._turns.take(self._seen))):
             self.stir(place)
-        self._doubted = due[-1] if due else ""
 
     async def see(self, places: Iterable[str]) -> dict[str, T]:
         """What is in each of these places now. Raises what a look raised, once the others are over."""

@@ -29,7 +29,7 @@ ROUTE = 0  # NETLINK_ROUTE
 NETFILTER = 12  # NETLINK_NETFILTER
 #: RT_TABLE_MAIN (linux/rtnetlink.h): where routes are put that name no table.
 MAIN_TABLE = 254
-#: Strict: what is asked for is chosen by the kernel, of an interface's addresses and of a table's routes, not all sent here.
+#: Strict: the kernel chooses what is asked for, such as one interface's addresses. See `chosen_by_the_kernel`.
 _SOL_NETLINK, _EXT_ACK, _GET_STRICT_CHECK = 270, 11, 12
 _pool = ThreadPoolExecutor(8, "netns")
 
@@ -110,6 +110,12 @@ async def netlink(netns: str) -> AsyncIterator[AsyncIPRoute]:
             yield requests
     finally:
         sock.close()
+
+
+def chosen_by_the_kernel(_message: object) -> bool:
+    """As ``dump_filter``: pyroute2 then passes on what is asked for, instead of having all sent and choosing itself. A node may
+    have hundreds of interfaces."""
+    return True
 
 
 def _open_netlink() -> socket.socket:

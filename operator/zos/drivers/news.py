@@ -18,8 +18,9 @@ from ipaddress import ip_address
 from pathlib import Path
 from typing import Literal
 
-from zos.drivers import netns
+from zos.drivers import netns, nftables
 from zos.drivers.inotify import Inotify
+from zos.drivers.nlmessages import attributes, messages, text
 
 #: Multicast groups (linux/rtnetlink.h, linux/netfilter/nfnetlink.h).
 LINKS, TRAFFIC, ADDRESSES, ADDRESSES6, ROUTES, ROUTES6 = 1, 4, 5, 9, 7, 11
@@ -39,11 +40,8 @@ _RTM: dict[int, _About] = {
 _NEWNSID, _GETNSID, _REQUEST, _ACK = 88, 90, 1, 4
 _NSID, _NSID_FD = 1, 3
 _NLMSG_ERROR = 2
-_SUBSYS_NFTABLES = 10
 _NEWGEN, _GETGEN = 15, 16  # they name no table
 _SCOPE_LINK = 253
-#: Of nftables tables (linux/netfilter.h), in nft's words.
-FAMILIES = {1: "inet", 2: "ip", 3: "arp", 5: "netdev", 7: "bridge", 10: "ip6"}
 
 
 @dataclass(frozen=True)
@@ -218,9 +216,9 @@ def _number(ask: socket.socket, name: str) -> int | None:
     return int(struct.unpack("=i", found[_NSID])[0])
 
 
-def _request(ask: socket.socket, kind: int, flags: int, attributes: bytes) -> bytes:
+def _request(ask: socket.socket, kind: int, flags: int, asked: bytes) -> bytes:
     """The body of the answer, empty where it is an acknowledgement. Raises OSError."""
-    body = bytes(4) + attributes
+    body = bytes(4) + asked
     ask.send(struct.pack("=IHHII", 16 + len(body), kind, _REQUEST | flags, 1, 0) + body)
     data = ask.recv(65536)
     (length, answer) = struct.unpack_from("=IH", data)
@@ -234,19 +232,13 @@ def _request(ask: socket.socket, kind: int, flags: int, attributes: bytes) -> by
 
 def _parse(protocol: int, space: str, data: bytes) -> Iterator[News]:
     """Raises struct.error or ValueError for what is no such message."""
-    offset = 0
-    while offset + 16 <= len(data):
-        length, kind = struct.unpack_from("=IH", data, offset)
-        if length < 16:
-            raise ValueError("a message without a header")
-        body = data[offset + 16 : offset + length]
+    for kind, _, body in messages(data):
         if protocol == netns.NETFILTER:
-            if kind >> 8 == _SUBSYS_NFTABLES and kind & 0xFF not in (_NEWGEN, _GETGEN):
+            if kind >> 8 == nftables.SUBSYSTEM and kind & 0xFF not in (_NEWGEN, _GETGEN):
                 name = text(dict(attributes(body, 4)).get(1))  # NFTA_…_TABLE is 1 in all of them
-                yield News(space, "table", name=name, family=FAMILIES.get(body[0], "") if body else "")
+                yield News(space, "table", name=name, family=nftables.family(body) or "")
         elif (about := _RTM.get(kind)) is not None:
             yield _rtnetlink(space, about, body)
-        offset += (length + 3) & ~3
 
 
 def _rtnetlink(space: str, about: _About, body: bytes) -> News:
@@ -273,17 +265,3 @@ def _rtnetlink(space: str, about: _About, body: bytes) -> News:
         length=length,
         gateway=5 in found or 18 in found or 9 in found,
     )
-
-
-def attributes(body: bytes, offset: int) -> Iterator[tuple[int, bytes]]:
-    """Type and value of each, from an offset in a message's body. Raises struct.error or ValueError."""
-    while offset + 4 <= len(body):
-        length, kind = struct.unpack_from("=HH", body, offset)
-        if length < 4:
-            raise ValueError("an attribute without a header")
-        yield kind & 0x3FFF, body[offset + 4 : offset + length]
-        offset += (length + 3) & ~3
-
-
-def text(value: bytes | None) -> str:
-    return value.split(b"\0")[0].decode(errors="replace") if value is not None else ""

@@ -1,6 +1,7 @@
-"""Which nftables tables there are and what their counters say, asked of the kernel.
+"""Which nftables tables there are, how one is shown, and what counters say.
 
-``nft list`` of anything but one table (nftables 1.0.6) reads all there is first, which with hundreds of tables takes seconds.
+``nft list`` of anything but one table (nftables 1.0.6) reads all there is first, which with hundreds of tables takes seconds:
+the kernel itself is asked.
 """
 
 from __future__ import annotations
@@ -12,11 +13,15 @@ import struct
 from collections.abc import Iterator, Mapping
 
 from zos.drivers import netns
-from zos.drivers.news import FAMILIES, attributes, text
+from zos.drivers.nlmessages import attributes, messages, text
+from zos.drivers.process import ProcessError, run
 
+#: linux/netfilter/nfnetlink.h
+SUBSYSTEM = 10
+#: linux/netfilter.h, in nft's words.
+_FAMILIES = {1: "inet", 2: "ip", 3: "arp", 5: "netdev", 7: "bridge", 10: "ip6"}
 #: linux/netfilter/nf_tables.h
-_TABLES = 10 << 8
-_GETTABLE, _GETOBJ = _TABLES | 1, _TABLES | 19
+_GETTABLE, _GETOBJ = SUBSYSTEM << 8 | 1, SUBSYSTEM << 8 | 19
 _TABLE_NAME = 1
 _OBJECT_TABLE, _OBJECT_NAME, _OBJECT_TYPE, _OBJECT_DATA = 1, 2, 3, 4
 _COUNTER = 1
@@ -39,6 +44,16 @@ async def names(space: str) -> list[tuple[str, str]]:
     return [(family, text(message.get(_TABLE_NAME))) for family, message in found]
 
 
+async def shown(space: str, family: str, name: str) -> str | None:
+    """How the kernel shows a table, but for what its counters count; None where there is none. Raises DriverError, OSError."""
+    try:
+        return (await run("nft", "-s", "list", "table", family, name, netns=space)).stdout
+    except ProcessError as error:
+        if error.code is not None and (family, name) not in await names(space):
+            return None
+        raise
+
+
 def packets() -> dict[tuple[str, str], int]:
     """What each named counter in the node's own namespace has counted, by table and counter. Raises OSError."""
     counted: dict[tuple[str, str], int] = {}
@@ -47,6 +62,11 @@ def packets() -> dict[tuple[str, str], int]:
         (number,) = struct.unpack(">Q", data[_COUNTER_PACKETS])
         counted[text(message.get(_OBJECT_TABLE)), text(message.get(_OBJECT_NAME))] = number
     return counted
+
+
+def family(body: bytes) -> str | None:
+    """Of the table that a message is about, in nft's words; None for one that has none."""
+    return _FAMILIES.get(body[0]) if body else None
 
 
 def _dump(kind: int, wanted: bytes = b"") -> list[_Message]:
@@ -59,8 +79,8 @@ def _dump(kind: int, wanted: bytes = b"") -> list[_Message]:
             whole = True
             for flags, body in _answers(ask):
                 whole = whole and not flags & _INTERRUPTED  # else something changed meanwhile, and some may be missing
-                if body and (family := FAMILIES.get(body[0])) is not None:
-                    found.append((family, dict(attributes(body, 4))))
+                if (of := family(body)) is not None:
+                    found.append((of, dict(attributes(body, 4))))
             if whole:
                 return found
     raise OSError(errno.EAGAIN, "nftables change faster than they can be listed")
@@ -69,15 +89,9 @@ def _dump(kind: int, wanted: bytes = b"") -> list[_Message]:
 def _answers(ask: socket.socket) -> Iterator[tuple[int, bytes]]:
     """Flags and body of each message, up to the last one, which has no body."""
     while True:
-        data = ask.recv(1 << 16)
-        offset = 0
-        while offset + 16 <= len(data):
-            length, kind, flags = struct.unpack_from("=IHH", data, offset)
-            if length < 16:
-                raise OSError(errno.EBADMSG, "a netlink message without a header")
-            if kind in (_ERROR, _DONE) and (number := -struct.unpack_from("=i", data, offset + 16)[0]):
+        for kind, flags, body in messages(ask.recv(1 << 16)):
+            if kind in (_ERROR, _DONE) and (number := -struct.unpack_from("=i", body)[0]):
                 raise OSError(number, os.strerror(number))
-            yield flags, b"" if kind == _DONE else data[offset + 16 : offset + length]
+            yield flags, b"" if kind == _DONE else body
             if kind == _DONE:
                 return
-            offset += (length + 3) & ~3

@@ -13,7 +13,6 @@ from zos.plan.diff import Observed, Op
 from zos.plan.items import Item
 
 _AF_INET = 2
-_RT_TABLE_MAIN = 254
 _UNICAST = 1
 #: Lengths of routes that count. One without a gateway is to a network that the node is connected to; a shorter one is a way to
 #: the world (PPP, VPN), and one to a single host is a container's, of which there are many that come and go.
@@ -42,12 +41,12 @@ class PrefixDriver:
             links = [Link("", message) async for message in await sock.get_links()]
             addresses = [message async for message in await sock.get_addr(family=_AF_INET)]
             # Of every family: asked for one, the kernel takes a table that was never used for a mistake.
-            routes = [message async for message in await sock.get_routes(table=_RT_TABLE_MAIN)]
+            told = await sock.get_routes(table=netns.MAIN_TABLE)
+            routes = [message async for message in told if message["family"] == _AF_INET]
         theirs = {link.index for link in links if not link.ours}
         self._ours = frozenset(link.index for link in links if link.ours)
-        routes = [message for message in routes if message["family"] == _AF_INET]
-        told = (*(message["index"] for message in addresses), *(message.get_attr("RTA_OIF") for message in routes))
-        self._carrying = frozenset(index for index in told if index in theirs)
+        indexes = (*(message["index"] for message in addresses), *(message.get_attr("RTA_OIF") for message in routes))
+        self._carrying = frozenset(index for index in indexes if index in theirs)
         found = [
             *(network for message in addresses if message["index"] in theirs for network in _of_address(message)),
             *(network for message in routes if message.get_attr("RTA_OIF") in theirs for network in _of_route(message)),
@@ -69,7 +68,7 @@ class PrefixDriver:
     def _matters(self, said: News) -> bool:
         """Of others' interfaces those with networks: with one that goes down, its IPv4 routes go without a word."""
         if said.about == "route":
-            counts = said.table == _RT_TABLE_MAIN and said.type == _UNICAST and said.length in _ON_LINK and not said.gateway
+            counts = said.table == netns.MAIN_TABLE and said.type == _UNICAST and said.length in _ON_LINK and not said.gateway
         else:
             counts = said.about == "address" or said.index in self._carrying
         return counts and said.index not in self._ours

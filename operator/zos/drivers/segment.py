@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from typing import Any, ClassVar
+from typing import ClassVar
 
 from pyroute2 import AsyncIPRoute
 from pyroute2.netlink.exceptions import NetlinkError
@@ -19,8 +19,6 @@ from zos.drivers.link import ALIAS, SEGMENT, Link, find, gone_is_fine, no_addres
 from zos.drivers.news import News, Watch
 from zos.plan.diff import Observed, Op
 from zos.plan.items import Item, Segment
-
-_SCOPE_LINK = 253
 
 
 class SegmentDriver:
@@ -35,8 +33,9 @@ class SegmentDriver:
     async def observe(self, wanted: Sequence[Item]) -> Mapping[str, Observed]:
         asked = {item.interface for item in wanted if isinstance(item, Segment)}
         async with netns.netlink("") as sock:
-            # The kernel chooses: a node may have hundreds of other interfaces.
-            bridges = await sock.link("dump", linkinfo={"attrs": [("IFLA_INFO_KIND", "bridge")]}, dump_filter=lambda _: True)
+            bridges = await sock.link(
+                "dump", linkinfo={"attrs": [("IFLA_INFO_KIND", "bridge")]}, dump_filter=netns.chosen_by_the_kernel
+            )
             links = [Link("", message) async for message in bridges]
             others = [await find(sock, "", interface) for interface in asked - {link.name for link in links}]
         links += [link for link in others if link is not None]
@@ -117,17 +116,13 @@ async def _refuse_what_is_in_use(sock: AsyncIPRoute, port: Link) -> None:
     if port.master:
         (master,) = [str(message.get_attr("IFLA_IFNAME")) async for message in await sock.get_links(port.master)]
         raise DriverError(f"interface {port.name} is a port of {master}: name {master} as the node's publicInterface")
-    messages, _ = await addresses.about(sock, port.index)
-    there = [_cidr(message) for message in messages if message["scope"] != _SCOPE_LINK]
+    messages = await addresses.held(sock, port.index)
+    there = [address for message in messages if (address := addresses.cidr(message)) is not None]
     if there:
         raise DriverError(
             f"interface {port.name} has addresses ({', '.join(there)}) that the node would lose: move them to a bridge "
             f"with {port.name} in it and name that bridge as the node's publicInterface"
         )
-
-
-def _cidr(message: Any) -> str:
-    return f"{message.get_attr('IFA_LOCAL') or message.get_attr('IFA_ADDRESS')}/{message['prefixlen']}"
 
 
 async def _remove(sock: AsyncIPRoute, name: str) -> None:

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any, ClassVar
 
 from zos.drivers import DriverError, netns, news, nftables
-from zos.drivers.looks import by_turns
+from zos.drivers.looks import Turns
 from zos.drivers.news import Watch
 from zos.drivers.process import ProcessError, run
 from zos.plan.diff import Observed, Op
@@ -40,7 +40,7 @@ class WayOutDriver:
         self._shut: Mapping[str, str] = {}
         self._due = asyncio.Event()
         self._changed = True
-        self._last = ""
+        self._turns = Turns()
         self._asked: frozenset[str] = frozenset()  # routers whose packets were seen
         self._watches: list[Watch] = []
         self._task: asyncio.Task[None] | None = None
@@ -77,9 +77,7 @@ class WayOutDriver:
     async def _glance(self) -> None:
         """Tries some, by turns; all, where that says something new. Raises DriverError or OSError."""
         routers = netns.ours()
-        turn = by_turns(routers, self._last)
-        self._last = turn[-1] if turn else ""
-        tried = sorted({*turn, *(routers - self._asked)})  # some may not have been whole yet
+        tried = sorted({*self._turns.take(routers), *(routers - self._asked)})  # some may not have been whole yet
         if await self._try(tried) != {router: why for router, why in self._shut.items() if router in tried}:
             await self.look()
 

@@ -355,8 +355,7 @@ class WireGuardDriver:
         async with netns.netlink(item.netns) as sock:
             (index,) = await sock.link_lookup(ifname=item.name)
             await addresses.put(sock, index, item.addresses)
-            _, routes = await addresses.about(sock, index)
-            for route in _ours(routes, index):
+            for route in _ours(await addresses.routes_into(sock, index), index):
                 if route not in {str(ip_network(wanted)) for wanted in item.routes}:
                     await sock.route("del", dst=route, oif=index, proto=ROUTE_PROTOCOL)
 
@@ -465,7 +464,7 @@ async def _interface_right(item: WireGuard) -> bool:
         async with netns.netlink(item.netns) as sock:
             for index in await sock.link_lookup(ifname=item.name):
                 (link,) = [message async for message in await sock.get_links(index)]
-                found, routes = await addresses.about(sock, index)
+                found, routes = await addresses.held(sock, index), await addresses.routes_into(sock, index)
                 wanted = {str(ip_interface(address)) for address in item.addresses}
                 return (
                     bool(link["flags"] & 1)
