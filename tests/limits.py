@@ -91,7 +91,7 @@ LIMITS = (
     Limit(
         "ZMachine",
         "cpu",
-        (MACHINE | {"cpu": 1}, MACHINE | {"cpu": 1024, "rootSize": "2Gi"}),
+        (MACHINE | {"cpu": 1}, MACHINE | {"cpu": 255, "rootSize": "2Gi"}),
         (
             (MACHINE | {"cpu": 0}, "cpu must be at least 1"),
             (MACHINE | {"cpu": 1025}, "spec.cpu"),

@@ -39,7 +39,7 @@ class ControlPlane:
         from zos.api.admission import admission_objects
 
         checkout = self.tools.checkout
-        self.kubectl("apply", "--server-side", "--force-conflicts", "-f", str(checkout / "crds"))
+        self._apply_files(str(checkout / "crds"))
         if not serves(checkout / "crds", lambda *words: self.kubectl(*words, check=False)):
             raise GridError(f"the API server does not serve the CRDs: hack/minigrid logs cp apiserver --name {self.grid.name}")
         self._apply(rights)
@@ -58,7 +58,11 @@ class ControlPlane:
 
     def _apply(self, objects: list[dict[str, object]]) -> None:
         items = {"apiVersion": "v1", "kind": "List", "items": objects}
-        self.kubectl("apply", "--server-side", "--force-conflicts", "-f", "-", input=json.dumps(items))
+        self._apply_files("-", input=json.dumps(items))
+
+    def _apply_files(self, path: str, input: str | None = None) -> None:
+        limit = f"--request-timeout={patience(32):.0f}s"  # by itself, kubectl asks what kinds there are for 32 s
+        self.kubectl("apply", "--server-side", "--force-conflicts", limit, "-f", path, input=input)
 
     def credentials(self, namespace: str, account: str, path: Path) -> None:
         """Writes a kubeconfig with a token of a service account, as soon as that exists."""

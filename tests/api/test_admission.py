@@ -117,7 +117,7 @@ REFUSED = [
         ("ZMachine", MACHINE | {"disks": [{"name": "d", "mountPath": path}]}, f"disks[].mountPath must not {words}")
         for words, path in (
             ("be in /proc", "/proc"), ("be in /proc", "/dev/shm"), ("be in /proc", "/sys/fs"), ("hide", "/etc"), ("hide", "/usr"),
-            ("hide", "/lib64"), ("hide", "/usr/bin"), ("be /etc/hostname", "/etc/hosts"), ("have a part", "/a/" + "b" * 256),
+            ("hide", "/lib64"), ("hide", "/usr/bin"), ("be a file that", "/etc/hosts"), ("be a file that", "/root/.ssh/authorized_keys"), ("have a part", "/a/" + "b" * 256),
         )
     ),
     ("ZMachine", MACHINE | {"disks": [{"name": n, "mountPath": "/d"} for n in "ab"]}, "disks[].mountPath must be different"),
@@ -140,6 +140,13 @@ REFUSED = [
     ("ZMount", {}, "spec.size"),
     ("GridNode", {"endpoint": {"ipv4": "host.example"}}, "endpoint.ipv4 must be an IPv4 address"),
     ("GridNode", {"endpoint": {"ipv6": "1.2.3.4"}}, "endpoint.ipv6 must be an IPv6 address"),
+    *(
+        ("GridNode", {"endpoint": {family: address}}, f"endpoint.{family} must be an address that others can send to")
+        for family, address in (
+            ("ipv4", "127.0.0.1"), ("ipv4", "0.0.0.0"), ("ipv4", "255.255.255.255"), ("ipv4", "224.0.0.5"), ("ipv4", "169.254.1.1"),
+            ("ipv6", "::1"), ("ipv6", "::"), ("ipv6", "ff02::1"), ("ipv6", "fe80::1"),
+        )
+    ),
     ("GridNode", {"wireguardPorts": {"from": 5000, "to": 4000}}, "wireguardPorts.from must not be above"),
     ("GridNode", {"publicInterface": "a-name-of-16-byte"}, "publicInterface must be the name of an interface"),
     ("GridNode", {"gatewayDomain": "Gateways"}, "gatewayDomain must be a domain"),

@@ -73,6 +73,36 @@ async def test_a_new_disk_is_formatted_exact_and_reserved(directory: Path, forma
     assert (observed.item, observed.owner, observed.holds_data) == (wanted, "w-1", True)
 
 
+@pytest.mark.parametrize("format", ["ext4", "btrfs"])
+async def test_a_disk_has_whole_blocks_so_that_a_guest_can_write_all_it_sees(directory: Path, format: str) -> None:
+    driver = DiskDriver(directory)
+    wanted = disk(100_000_000, format=format)
+    assert await converge(driver, wanted) == ["create disk/mount-1"]
+    path = driver.path("mount-1")
+    for write in range(2):
+        assert path.stat().st_size == 100_003_840
+        assert (await driver.observe([wanted]))["disk/mount-1"].item == wanted
+        assert await converge(driver, wanted) == [], write
+        seen = json.loads(subprocess.check_output(["qemu-img", "info", "--output=json", "-f", "raw", path]))["virtual-size"]
+        last = ["qemu-io", "-f", "raw", "-c", f"write {seen - 512} 512", str(path)]
+        assert "wrote 512/512" in subprocess.run(last, capture_output=True, text=True).stdout
+
+
+@pytest.mark.parametrize("format", ["ext4", "btrfs"])
+async def test_a_disk_from_before_is_made_whole_once_a_guest_wrote_its_end(directory: Path, format: str) -> None:
+    driver, wanted = DiskDriver(directory), disk(100_000_100, format=format)
+    await converge(driver, wanted)
+    path = driver.path("mount-1")
+    os.truncate(path, wanted.size)
+    marked(path)
+    assert await converge(driver, wanted) == []  # as long as it works, it is let be
+    os.truncate(path, 100_000_256)  # QEMU's answer to a write of the last sector
+    assert await converge(driver, wanted) == ["update disk/mount-1"]
+    assert path.stat().st_size == 100_003_840
+    assert path.read_bytes()[:8] == b"precious"
+    assert await converge(driver, wanted) == []
+
+
 async def test_small_btrfs_and_too_small(directory: Path) -> None:
     driver = DiskDriver(directory)
     await converge(driver, disk(16 * MiB, format="btrfs"))
@@ -114,7 +144,7 @@ async def test_a_disk_grows_only_to_what_its_file_system_can_grow_to(directory: 
     driver = DiskDriver(directory)
     await converge(driver, disk(64 * MiB, format="btrfs"))
     with pytest.raises(DriverError, match="has 64Mi and can't grow to 256Mi: its file system grows to 256Mi or more only"):
-        await converge(driver, disk(256 * MiB - 1, format="btrfs"))
+        await converge(driver, disk(256 * MiB - 4096, format="btrfs"))
     assert driver.path("mount-1").stat().st_size == 64 * MiB
     assert await converge(driver, disk(64 * MiB, format="btrfs")) == []
     assert await converge(driver, disk(256 * MiB, format="btrfs")) == ["update disk/mount-1"]

@@ -241,9 +241,9 @@ async def test_an_image_from_a_registry(tmp_path: Path, images: Path, registry: 
     assert not (root / "etc/gone").exists()
     assert sorted(path.name for path in (images / directory_of(images, digest).name).iterdir()) == ["image.json", "rootfs"]
     # The same content by another name costs no second copy.
-    other = f"oci://{registry}/app@{digest}"
-    await converge(driver, ref, other)
-    assert fact(driver, other).digest == digest
+    others = [f"oci://{registry}/app{name}@{digest}" for name in ("", ":1", ":moved")]
+    await converge(driver, ref, *others)
+    assert {fact(driver, other).digest for other in others} == {digest}
     assert len(leftovers(images)) == 1
 
 

@@ -155,7 +155,7 @@ async def place(tmp_path: Path, kind: Kind) -> AsyncIterator[Place]:
     def interface(n: int, space: str, name: str, peer: WireGuardPeer) -> WireGuard:
         return WireGuard(
             netns=space, name=name, public_key=keys[n], listen_port=ports[n], mtu=1420, owner=f"w-{n}",
-            addresses=(f"100.64.98.{4 + n}/16",), routes=("10.98.0.0/16",), peers=(peer,),
+            addresses=(f"100.64.98.{4 + n}/32",), routes=("10.98.0.0/16", "100.64.98.0/24"), peers=(peer,),
         )  # fmt: skip
 
     to_b = WireGuardPeer(
@@ -226,6 +226,7 @@ async def test_a_killed_process_comes_back_with_what_it_had_learned(place: Place
         f"ip -n {A} route flush dev {WG_A}",
         f"ip -n {A} address flush dev {WG_A}",
         f"ip -n {A} address add 10.97.0.1/24 dev {WG_A}",
+        f"ip -n {A} address add 100.64.98.4/24 dev {WG_A}",
         f"ip -n {A} link set {WG_A} mtu 1300",
         f"ip netns exec {A} wg set {WG_A} listen-port 0",
         f"ip netns exec {A} wg set {WG_A} peer $(ip netns exec {A} wg show {WG_A} peers) remove",
@@ -261,6 +262,22 @@ async def test_changed_peers_change_in_place_without_a_break(place: Place) -> No
     assert await place.converge(replace(place.a, peers=peers), place.b) == []
     assert await place.converge(place.a, place.b) == [f"update {WG_A}"]
     assert other.public_key not in sh(f"ip netns exec {A} wg show {WG_A} peers")
+
+
+async def test_the_last_address_of_the_mesh_is_a_members_and_no_broadcast(place: Place) -> None:
+    """Members' addresses were those of a whole network once, and the kernel kept the last of that for broadcasts."""
+    peer = replace(place.a.peers[0], allowed_ips=("10.98.5.0/24", "100.64.98.5/32", "100.64.98.7/32"))
+    whole = replace(place.a, addresses=("100.64.98.4/29",), routes=("10.98.0.0/16",), peers=(peer,))
+    await place.converge(whole, place.b)
+    sh(f"ip -n {B} address add 100.64.98.7/32 dev lo")
+    await until(lambda: ping(A, "100.64.98.5"))
+    before = place.identity(WG_A)
+    assert not ping(A, "100.64.98.7")
+    now = replace(place.a, routes=("10.98.0.0/16", "100.64.98.0/29"), peers=(peer,))
+    assert await place.converge(now, place.b) == [f"update {WG_A}"]
+    assert ping(A, "100.64.98.7")
+    assert place.identity(WG_A) == before
+    assert await place.converge(now, place.b) == []
 
 
 async def test_calls_that_end_while_it_looks_are_no_change(place: Place) -> None:

@@ -16,6 +16,7 @@ from zos.api.zmachine import minimum_root_size
 from zos.kinds.zmachine.lifecycle import LOOP
 from zos.kinds.zmachine.lower import lower, report
 from zos.plan.facts import DomainFact, Facts, ImageFact, Pulled
+from zos.plan.guest import LIMIT
 from zos.plan.items import Disk, Domain, File
 from zos.plan.outcome import Outcome
 
@@ -67,7 +68,7 @@ def test_a_pull_is_told_to_machines_that_waited_for_it(created: str, told: bool)
 
 def test_a_configuration_that_is_too_large_touches_nothing() -> None:
     runs = replace(FACTS, domains={GUEST: DomainFact(running=True, booted=True, image="sha256:1")})
-    low = lower(machine(env={"A": "x" * 2**20}), runs)
+    low = lower(machine(env={"A": "x" * LIMIT}), runs)
     assert not low.whole
     assert [item.key for item in low.items] == ["image/oci://r/i:1"]
     said = report(machine(), runs, low, Outcome())
@@ -91,16 +92,62 @@ def test_a_root_that_was_written_to_is_never_made_empty() -> None:
         assert root(replace(FACTS, domains={GUEST: fact})).must_exist == written
 
 
-def mounted(*paths: str) -> list[str]:
+@pytest.mark.parametrize("character", ["x", " ", "é", "\n"])
+def test_what_a_program_may_be_started_with_is_little_enough_for_the_guest(character: str) -> None:
+    most = 2**19 // len(character.encode())
+    words = tuple(character * (4096 // len(character.encode())) for _ in range(256))
+    low = lower(machine(env={"A": character * most}, entrypoint=("/bin/app", *words[1:])), FACTS)
+    assert low.whole
+
+
+def disks(*paths: str) -> tuple[DiskOnNode, ...]:
+    return tuple(DiskOnNode(name=f"d{n}", mount_uid=f"u{n}", mount_path=path) for n, path in enumerate(paths))
+
+
+def mounted(*paths: str, facts: Facts = FACTS) -> list[str]:
     """The disks' paths as the guest is told them."""
-    disks = tuple(DiskOnNode(name=f"d{n}", mount_uid=f"u{n}", mount_path=path) for n, path in enumerate(paths))
-    (config,) = [item for item in lower(machine(disks=disks), FACTS).items if isinstance(item, File)]
+    (config,) = [item for item in lower(machine(disks=disks(*paths)), facts).items if isinstance(item, File)]
     return [unquote(line.split(" ")[3]) for line in config.content.splitlines() if line.startswith("disk ")]
 
 
 def test_a_disk_inside_another_is_mounted_after_it() -> None:
     assert mounted("/data/sub/deep", "/z", "/data/sub", "/data") == ["/data", "/data/sub", "/data/sub/deep", "/z"]
     assert mounted("/b/long/one", "/a", "/bb", "/b") == ["/b", "/b/long/one", "/a", "/bb"]
+
+
+LINKED = replace(
+    FACTS,
+    images={
+        "oci://r/i:1": replace(
+            FACTS.images["oci://r/i:1"], links={"/var/run": "/run", "/loop": "loop", "/app": "usr/bin", "/up": ".."}
+        )
+    },
+)
+
+
+def test_where_a_disk_is_goes_by_the_images_links() -> None:
+    assert mounted("/var/run/app", "/run") == ["/var/run/app", "/run"]
+    assert mounted("/var/run/app", "/run", facts=LINKED) == ["/run", "/var/run/app"]
+    assert mounted("/loop/a", "/loop", facts=LINKED) == ["/loop", "/loop/a"]
+
+
+@pytest.mark.parametrize(("path", "place"), [("/app", "/usr/bin"), ("/up", "/"), ("/up/proc/x", "/proc/x")])
+def test_a_disk_that_would_hide_what_the_machine_needs_is_refused(path: str, place: str) -> None:
+    low = lower(machine(disks=disks("/data", path)), LINKED)
+    assert not low.whole
+    assert low.problem is not None
+    assert f"disk {path} can't be mounted: by the image's links it is {place};" in low.problem.message
+    assert lower(machine(disks=disks("/data", path)), FACTS).whole
+
+
+def test_two_disks_at_one_place_are_refused() -> None:
+    low = lower(machine(disks=disks("/var/run/app", "/data", "/run/app")), LINKED)
+    assert not low.whole
+    assert low.problem is not None
+    assert low.problem.reason is Reason.INVALID_SPEC
+    assert (
+        "disks /var/run/app and /run/app would hide each other: by the image's links both are /run/app" in low.problem.message
+    )
 
 
 @given(st.lists(st.lists(st.sampled_from("abc"), min_size=1, max_size=4).map(lambda parts: "/" + "/".join(parts)), unique=True))

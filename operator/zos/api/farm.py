@@ -16,7 +16,8 @@ from zos.api.text import Count, Ip, LabelValue
 
 
 class PublicIPv4Range(Model):
-    """Addresses that the farm's router routes to its nodes. Network, broadcast, gateway and ``exclude`` are never given."""
+    """Addresses that the farm's router routes to its nodes. Network, broadcast, gateway, ``exclude`` and the endpoints of the
+    farm's own nodes are never given."""
 
     model_config = ConfigDict(
         json_schema_extra=rules(

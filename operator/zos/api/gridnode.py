@@ -11,7 +11,7 @@ from pydantic import ConfigDict, Field
 
 from zos.api.farm import NON_GLOBAL_IPV4
 from zos.api.meta import ABANDON, MOST, Model, Object, Quantity, Status, short_quantity
-from zos.api.schema import AGE, READY, REASON, Column, Rule, at_most, each_cidr, ipv4, ipv6, keyed, label, named, rules
+from zos.api.schema import AGE, READY, REASON, Column, Rule, at_most, each_cidr, ipv4, ipv6, keyed, label, named, rules, unicast
 from zos.api.text import (
     MOST_COUNTED,
     Cidr,
@@ -42,10 +42,14 @@ _KNOWS_WORDS = (0, 2)
 class Endpoint(Model):
     """Addresses at which other nodes reach this one. Neither: the node is hidden."""
 
-    ipv4: str | None = Field(default=None, max_length=15, json_schema_extra=rules(ipv4("endpoint.ipv4")))
+    ipv4: str | None = Field(
+        default=None, max_length=15, json_schema_extra=rules(ipv4("endpoint.ipv4"), unicast("endpoint.ipv4"))
+    )
     """An IPv4 address like 198.51.100.7. Only a node that has one can be a relay or take laptops."""
 
-    ipv6: str | None = Field(default=None, max_length=39, json_schema_extra=rules(ipv6("endpoint.ipv6")))
+    ipv6: str | None = Field(
+        default=None, max_length=39, json_schema_extra=rules(ipv6("endpoint.ipv6"), unicast("endpoint.ipv6"))
+    )
     """An IPv6 address like 2001:db8::7. Used between two nodes that have no IPv4 in common."""
 
 

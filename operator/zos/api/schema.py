@@ -63,6 +63,13 @@ def ipv6(what: str) -> Rule:
     return Rule("isIP(self) && ip(self).family() == 6", f"{what} must be an IPv6 address like 2001:db8::7")
 
 
+def unicast(what: str) -> Rule:
+    return Rule(
+        "!isIP(self) || ip(self).isGlobalUnicast()",
+        f"{what} must be an address that others can send to, not a loopback, link-local, multicast or broadcast one",
+    )
+
+
 def each_cidr(what: str) -> JsonDict:
     """For a list of ranges of either family."""
     check = Rule(

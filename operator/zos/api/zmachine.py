@@ -32,7 +32,9 @@ class MachineNetwork(Model):
 #: and libraries, which an empty disk hides; over files that are written at each boot.
 _KERNELS = "^/(proc|sys|dev)(/|$)"
 _NEEDED = "^/(etc|usr|bin|sbin|lib|lib32|lib64|libx32|usr/s?bin|usr/lib(32|64|x32)?)$"
-_WRITTEN = "^/etc/(hostname|hosts|resolv[.]conf)(/|$)"
+_WRITTEN = "^/(etc/(hostname|hosts|resolv[.]conf)|root/[.]ssh/authorized_keys)(/|$)"
+#: All of them.
+NO_PLACE_FOR_A_DISK = (_KERNELS, _NEEDED, _WRITTEN)
 
 
 class MachineDisk(Model):
@@ -62,7 +64,8 @@ class MachineDisk(Model):
             ),
             Rule(
                 f"!self.matches('{_WRITTEN}')",
-                "disks[].mountPath must not be /etc/hostname, /etc/hosts or /etc/resolv.conf: files that each boot writes",
+                "disks[].mountPath must not be a file that each boot writes: /etc/hostname, /etc/hosts, /etc/resolv.conf, "
+                "/root/.ssh/authorized_keys",
             ),
             Rule("!self.matches('/[^/]{256}')", "disks[].mountPath must not have a part of more than 255 characters"),
         ),
@@ -152,7 +155,7 @@ class ZMachineSpec(Model):
     """What it runs: ``oci://registry/repository:tag`` (anything docker builds, ``@sha256:…`` pins it), ``https://…`` or
     ``file:///…`` (a path on the node, in a directory that its owner opens). A change takes effect at the next restart."""
 
-    cpu: int = Field(default=1, le=1024, json_schema_extra=rules(Rule("self >= 1", "cpu must be at least 1")))
+    cpu: int = Field(default=1, le=255, json_schema_extra=rules(Rule("self >= 1", "cpu must be at least 1")))
     """Virtual CPUs, counted against what the node has free. A change takes effect at the next restart."""
 
     memory: Quantity = Field(default=512 * 2**20, json_schema_extra=rules(at_least("memory", "250Mi")))

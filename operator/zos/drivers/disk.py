@@ -41,6 +41,8 @@ _KEEP_SIZE = 1  # FALLOC_FL_KEEP_SIZE, linux/falloc.h
 #: Below this btrfs wants data and metadata mixed, below the second it can't be made at all (mkfs.btrfs(8)).
 _BTRFS_PLAIN = 256 << 20
 _SMALLEST = {"btrfs": 16 << 20, "ext4": 1 << 20}
+#: QEMU shows a file's last sector to the guest whole, and makes the file longer when it is written: a disk has whole blocks.
+_BLOCK = 4096
 #: Linux resizes no btrfs to less (btrfs_ioctl_resize): the guest would see nothing of the growth.
 _BTRFS_GROWN = 256 << 20
 
@@ -93,9 +95,9 @@ class DiskDriver:
                 never_used = op.observed is not None and op.observed.unused
                 await in_thread(self._remove, op.key.removeprefix("disk/"), never_used)
             elif op.observed is None:
-                await self._create(op.item)
+                await self._create(_in_blocks(op.item))
             else:
-                await self._update(op.item)
+                await self._update(_in_blocks(op.item))
         except OSError as error:
             raise DriverError(f"{op.key}: {error.strerror or error}") from error
 
@@ -273,7 +275,12 @@ class DiskDriver:
 def as_asked(there: Disk, asked: Disk, old_is_here: bool) -> Disk:
     """A disk that is there, in the words of the wish: that it must exist is fulfilled, and what was to become it has, unless
     that is still there as well."""
-    return replace(there, must_exist=asked.must_exist, adopt="" if old_is_here else asked.adopt)
+    size = asked.size if there.size == _in_blocks(asked).size else there.size
+    return replace(there, size=size, must_exist=asked.must_exist, adopt="" if old_is_here else asked.adopt)
+
+
+def _in_blocks(item: Disk) -> Disk:
+    return replace(item, size=-(-item.size // _BLOCK) * _BLOCK)
 
 
 def missing(item: Disk) -> str:
@@ -312,7 +319,7 @@ def _can_become(item: Disk, size: int) -> None:
     """Raises DriverError for a disk of a size that can't have the one asked for."""
     if item.size < size:
         raise DriverError(f"disk {item.name} has {_amount(size)} and can't shrink to {_amount(item.size)}")
-    if item.format == "btrfs" and size < item.size < _BTRFS_GROWN:
+    if item.format == "btrfs" and size + _BLOCK <= item.size < _BTRFS_GROWN:
         raise DriverError(
             f"disk {item.name} has {_amount(size)} and can't grow to {_amount(item.size)}: its file system grows to "
             f"{_amount(_BTRFS_GROWN)} or more only; ask for that, or for {_amount(size)} again"

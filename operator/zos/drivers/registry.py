@@ -109,7 +109,10 @@ def _check_file(error: ProcessError, limits: Limits, what: str) -> None:
 
 
 def _reference(pull: Pull) -> str:
-    return pull.ref.removeprefix("oci://")
+    """As skopeo takes it: with a digest, which says it all, without the tag beside it."""
+    reference = pull.ref.removeprefix("oci://")
+    _, at, digest = reference.partition("@")
+    return _pinned(reference, digest) if at else reference
 
 
 def _pinned(reference: str, digest: str) -> str:

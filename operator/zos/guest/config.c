@@ -7,7 +7,7 @@
 #include <string.h>
 #include <unistd.h>
 
-enum { LIMIT = 1 << 20, MAX_FIELDS = 4 };
+enum { LIMIT = 8 << 20, MAX_FIELDS = 4 };
 
 static char *read_all(const char *path)
 {

@@ -55,9 +55,9 @@ class ImageFact:
             places = [f"{self.working_dir}/{program}" if not program.startswith("/") else program]
         else:
             places = [f"{directory or self.working_dir}/{program}" for directory in path.split(":")]
-        return any(self._real(place) in self.executables for place in places)
+        return any(self.real(place) in self.executables for place in places)
 
-    def _real(self, path: str) -> str | None:
+    def real(self, path: str) -> str | None:
         """The path with all links followed as inside the image; None: a circle. A file that is not there has a path too."""
         left = [part for part in reversed(path.split("/")) if part not in ("", ".")]
         real: list[str] = []

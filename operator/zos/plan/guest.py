@@ -14,8 +14,8 @@ from urllib.parse import quote
 #: Bytes that stand for themselves: everything printable but the space and the escape.
 _PLAIN = "".join(sorted(set(string.printable) - set(string.whitespace) - {"%"}))
 
-#: Longest text that the guest reads.
-LIMIT = 1 << 20
+#: Longest text that the guest reads: a program's words and variables may have 2 MiB (execve(2)), each byte as three.
+LIMIT = 8 << 20
 
 
 @dataclass(frozen=True, kw_only=True)

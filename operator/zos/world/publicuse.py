@@ -30,7 +30,7 @@ INDEXES = (
         GridNode,
         {
             "public": lambda node: {key for entry in _running(node) for key in _keys(node, entry)},
-            "publicIPv4": lambda node: {node.spec.farm: numbers} if (numbers := _numbers(node)) else {},
+            "publicIPv4": lambda node: {node.spec.farm: numbers} if node.spec.farm and (numbers := _numbers(node)) else {},
         },
     ),
 )
@@ -92,7 +92,7 @@ def left(farm: str | None, keys: Iterable[str], world: Reader) -> Left | None:
 
 
 def numbers(farm: str, world: Reader, *, tracked: bool = False) -> frozenset[int]:
-    """IPv4 addresses that machines have on nodes, or guests in the quarantine of the farm's nodes; as numbers."""
+    """IPv4 addresses that machines have on nodes, or the farm's nodes and guests in their quarantine; as numbers."""
     look = world.parts if tracked else world.glance_parts
     return frozenset[int]().union(*look(NodeWorkload, "publicIPv4", ""), *look(GridNode, "publicIPv4", farm))
 
@@ -150,6 +150,7 @@ def _keys(node: GridNode, entry: Quarantined) -> list[str]:
 def _numbers(node: GridNode) -> frozenset[int]:
     """Lenient: what is no address is passed over."""
     found = [nic.ipv4 for entry in _running(node) for nic in _public(entry) if nic.ipv4]
+    found += [own] if (own := node.endpoint.ipv4) else []
     return frozenset(int(ipv4_of(text)) for text in found if _is_ipv4(text))
 
 

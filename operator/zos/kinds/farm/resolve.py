@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from ipaddress import IPv4Address, IPv6Address, IPv6Interface
 from itertools import chain
 
 from zos.api.contract import Claim
 from zos.api.farm import AddressCount, Farm, FarmStatus, PrefixCount
+from zos.api.gridnode import GridNode
 from zos.api.meta import Reason
 from zos.api.publicip import PublicIP
 from zos.world.resolution import Resolution, Verdict, ready, waiting
@@ -15,6 +16,7 @@ from zos.world.store import Indexes, Reader
 
 INDEXES = (
     Indexes(Farm),
+    Indexes(GridNode, {"farm": lambda node: [node.spec.farm] if node.spec.farm else []}),
     Indexes(Claim, {"farm": lambda claim: claim.by_farm}),
     Indexes(PublicIP, {"farm": lambda ip: [ip.status.farm] if ip.status.farm else []}),
 )
@@ -28,15 +30,17 @@ def resolve(farm: Farm, world: Reader) -> Resolution:
     given = farm.spec.given(held)
     others = world.all_view(Farm, lambda other: () if other.name == farm.name else other.status.out_of_range)
     lent = farm.spec.among(chain.from_iterable(others))  # another farm's once, and held there still
+    nodes = world.where_view(GridNode, "farm", farm.name, lambda node: (node.name, node.endpoint.ipv4))
+    their_own = {number: name for name, ip in nodes if ip for number in farm.spec.among([ip])}
     taken = world.where_view(PublicIP, "farm", farm.name, lambda ip: ip.status.ipv6 and ip.status.ipv6.address)
     ipv6 = [IPv6Interface(address).ip for address in taken if address]
     prefixes = [prefix.network for prefix in farm.spec.public_ipv6]
     outside: list[IPv4Address | IPv6Address] = [*map(IPv4Address, sorted(held - given))]
     outside += sorted(IPv6Address(ip) for ip in ipv6 if not any(ip in prefix for prefix in prefixes))
     return Resolution(
-        verdict=_judge(farm, world, outside),
+        verdict=_judge(farm, world, outside, held, their_own),
         status=FarmStatus(
-            ipv4=AddressCount(total=total, held=len(held), free=total - len(given | lent)),
+            ipv4=AddressCount(total=total, held=len(held), free=total - len(given | lent | their_own.keys())),
             ipv6=PrefixCount(prefixes=len(farm.spec.public_ipv6), held=len(ipv6)),
             out_of_range=tuple(str(address) for address in outside),
         ),
@@ -51,7 +55,14 @@ def _deleting(farm: Farm, held: frozenset[int]) -> Resolution:
     )
 
 
-def _judge(farm: Farm, world: Reader, outside: list[IPv4Address | IPv6Address]) -> Verdict:
+def _judge(
+    farm: Farm,
+    world: Reader,
+    outside: list[IPv4Address | IPv6Address],
+    held: frozenset[int],
+    nodes: Mapping[int, str],
+) -> Verdict:
+    """``nodes``: which node has which of the farm's addresses itself."""
     wrong = [
         f"gateway {range_.gateway} is the broadcast address of {range_.range}: choose another"
         for range_ in farm.spec.public_ipv4
@@ -59,13 +70,21 @@ def _judge(farm: Farm, world: Reader, outside: list[IPv4Address | IPv6Address]) 
     ]
     if wrong:
         return waiting(Reason.INVALID_SPEC, "; ".join(wrong))
-    conflicts = [*_inside(farm), *_between(farm, world)]
+    conflicts = [*_inside(farm), *_between(farm, world), *_with_nodes(held, nodes)]
     if conflicts:
         return waiting(Reason.CONFLICT, "; ".join(conflicts))
     if outside:
         some = ", ".join(map(str, outside[:5])) + (" …" if len(outside) > 5 else "")
         return ready(f"{len(outside)} held addresses are in no range any more and are kept until released: {some}")
     return ready()
+
+
+def _with_nodes(held: frozenset[int], nodes: Mapping[int, str]) -> Iterator[str]:
+    for number in sorted(held & nodes.keys()):
+        yield (
+            f"{IPv4Address(number)} is held by a contract and the endpoint of GridNode {nodes[number]}: "
+            "delete what has it, or give the node another address"
+        )
 
 
 def _inside(farm: Farm) -> Iterator[str]:

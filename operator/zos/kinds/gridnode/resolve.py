@@ -17,6 +17,7 @@ from zos.world.store import Indexes, Reader, Unreadable
 
 INDEXES = (
     Indexes(Heartbeat),
+    Indexes(GridNode, {"address": lambda node: _addresses(node)}),
     Indexes(Namespace),
     Indexes(Network),
     Indexes(ZMachine),
@@ -64,7 +65,7 @@ def resolve(node: GridNode, world: Reader) -> Resolution:
         guarded=True,
         objects=manifests,
         basis=place[0] if place is not None else "",
-        conditions=_outdated(node),
+        conditions=(*_outdated(node), *_nameless(node), *_called_alike(node, world)),
     )
 
 
@@ -136,3 +137,38 @@ def _outdated(node: GridNode) -> tuple[Condition, ...]:
         "its data waits until the agent is upgraded"
     )
     return (Condition(type="AgentOutdated", status="True", reason=Reason.AGENT_OUTDATED, message=message),)
+
+
+def _nameless(node: GridNode) -> tuple[Condition, ...]:
+    """Private networks are IPv4's: name servers of the other family are none to machines."""
+    if node.status.agent_version is None or any(":" not in server for server in node.status.nameservers):
+        return ()
+    message = (
+        "machines on it can look up no names: its resolv.conf names no server that they can ask, which is one with an IPv4 "
+        "address that is no loopback or link-local one; name one there"
+    )
+    return (Condition(type="NameServerMissing", status="True", reason=Reason.DEPENDENCY_NOT_READY, message=message),)
+
+
+def _addresses(node: GridNode) -> tuple[str, ...]:
+    return tuple(address.lower() for address in (node.endpoint.ipv4, node.endpoint.ipv6) if address)
+
+
+def _called_alike(node: GridNode, world: Reader) -> tuple[Condition, ...]:
+    """Whoever calls one of these nodes may get the other."""
+    mine = node.spec.wireguard_ports
+    said = []
+    for address in _addresses(node):
+        for name, theirs in world.where_view(
+            GridNode, "address", address, lambda other: (other.name, other.spec.wireguard_ports)
+        ):
+            low, high = max(mine.from_, theirs.from_), min(mine.to, theirs.to)
+            if name != node.name and low <= high:
+                said.append(f"its endpoint {address} is GridNode {name}'s as well, with ports {low} to {high}")
+    if not said:
+        return ()
+    message = (
+        f"{'; '.join(said)}: correct spec.endpoint of one, or, where a NAT forwards to each, give each ports of its own in "
+        "spec.wireguardPorts"
+    )
+    return (Condition(type="EndpointConflict", status="True", reason=Reason.CONFLICT, message=message),)

@@ -70,8 +70,9 @@ def lower(workload: NodeWorkload, facts: Facts) -> Lowered:
         public_key=network.public_key,
         listen_port=network.listen_port,
         mtu=network.mtu,
-        addresses=(f"{network.wireguard_address}/{wireguard_range(network.ip_range).prefixlen}",),
-        routes=(network.ip_range,),
+        # Alone in its network, or the kernel would keep that one's last address for broadcasts: a member's own.
+        addresses=(f"{network.wireguard_address}/32",),
+        routes=(network.ip_range, str(wireguard_range(network.ip_range))),
         peers=tuple(
             WireGuardPeer(
                 public_key=peer.public_key,

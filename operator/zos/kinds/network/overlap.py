@@ -13,22 +13,19 @@ from ipaddress import IPv4Network, ip_network
 from zos.api.gridnode import GridNode
 from zos.api.meta import Reason
 from zos.api.network import Network, NetworkAccessStatus, wireguard_range
-from zos.kinds.network.problems import Problems
+from zos.kinds.network.problems import Problems, called
 from zos.kinds.network.topology import Member
 from zos.world.store import Reader
-
-#: Nodes that are named where many have the same to say.
-_SHOWN = 3
 
 
 def told(
     network: Network, members: Iterable[Member], access: Iterable[NetworkAccessStatus], world: Reader, problems: Problems
 ) -> None:
     ranges = (IPv4Network(network.spec.ip_range), wireguard_range(network.spec.ip_range))
-    called = {member.name: member.ipv4 for member in members}
+    endpoints = {member.name: member.ipv4 for member in members}
     asking: dict[tuple[str, IPv4Network], list[str]] = {}
     opening: dict[tuple[str, IPv4Network], list[str]] = {}
-    for name in called:
+    for name in endpoints:
         servers, opened = world.view(GridNode, "", name, _needs) or ((), ())
         for range_ in ranges:
             for needs, places in ((asking, servers), (opening, opened)):
@@ -37,17 +34,17 @@ def told(
     for (servers_inside, range_), nodes in asking.items():
         problems.add(
             Reason.CONFLICT,
-            f"name server {servers_inside} of {_called('node', nodes)} can't be asked, since in this network {range_} is the "
+            f"name server {servers_inside} of {called('node', nodes)} can't be asked, since in this network {range_} is the "
             "network's own: name another in the node's resolv.conf, or make a network with another range",
         )
     for (opened_inside, range_), nodes in opening.items():
         problems.add(
             Reason.CONFLICT,
-            f"{opened_inside}, opened by {_called('GridNode', nodes)} (spec.egress.allow), can't be reached, since in this "
+            f"{opened_inside}, opened by {called('GridNode', nodes)} (spec.egress.allow), can't be reached, since in this "
             f"network {range_} is the network's own: close it, or make a network with another range",
         )
     for entry in access:
-        endpoint = called.get(entry.node or "")
+        endpoint = endpoints.get(entry.node or "")
         for range_ in ranges:
             if endpoint is not None and _inside((endpoint,), range_):
                 problems.add(
@@ -69,11 +66,3 @@ def _inside(places: Iterable[str], range_: IPv4Network) -> str:
         return isinstance(found, IPv4Network) and found.subnet_of(range_)
 
     return ", ".join(place for place in places if lies(place))
-
-
-def _called(kind: str, names: list[str]) -> str:
-    """A grid's nodes are often alike: what is said of all is said once."""
-    if len(names) == 1:
-        return f"{kind} {names[0]}"
-    shown, more = names[:_SHOWN], len(names) - _SHOWN
-    return f"{kind}s {', '.join(shown)}" + (f" and {more} more" if more > 0 else "")

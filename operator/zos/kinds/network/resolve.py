@@ -14,7 +14,7 @@ from zos.api.network import EGRESS_BLOCKED, Network, NetworkAccessStatus, Networ
 from zos.api.nodeworkload import NetworkOnNode, NodeWorkload
 from zos.api.text import is_name
 from zos.api.zmachine import ZMachine
-from zos.kinds.network import egress, keys, laptops, overlap
+from zos.kinds.network import egress, keys, laptops, overlap, places
 from zos.kinds.network.problems import Problems
 from zos.kinds.network.topology import Caller, Member, bridges, divided, endpoint, subranges, topology, wireguard_address
 from zos.world import quarantine
@@ -38,6 +38,14 @@ _AWAY = "its agent does not answer"
 def _networks(machine: ZMachine) -> frozenset[str]:
     """Where a machine is to be, and where it is until it is restarted."""
     return frozenset(filter(None, (machine.spec.network.name, machine.status.network)))
+
+
+@dataclass(frozen=True)
+class _Taken:
+    """What only one node of the network can have."""
+
+    keys: keys.Taken
+    places: places.Taken
 
 
 @dataclass(frozen=True)
@@ -68,12 +76,15 @@ def resolve(network: Network, world: Reader) -> Resolution:
     told = dict(world.where_view(NodeWorkload, "owner", network.uid, _reported))
     wanted = _members(network, machines, world, problems)
     ranges = _allocate(network, wanted, problems)
-    taken = keys.Taken(network)
+    taken = _Taken(keys.Taken(network), places.Taken())
+    for entry in network.status.nodes:
+        taken.places.take(entry.name, _endpoint(entry), entry.listen_port)
     seats: dict[str, _Seat] = {}
     for name in wanted:
         if name in ranges and (seat := _seat(network, name, taken, world, problems, told)):
             seats[name] = seat
-            taken.take(seat.public_key, name)
+            taken.keys.take(seat.public_key, name)
+            taken.places.take(name, Endpoint(ipv4=seat.ipv4, ipv6=seat.ipv6), seat.port)
     members = {
         name: Member(name, ranges[name], seat.public_key, seat.port, seat.ipv4, seat.ipv6) for name, seat in seats.items()
     }
@@ -99,6 +110,7 @@ def resolve(network: Network, world: Reader) -> Resolution:
             Reason.DEPENDENCY_NOT_READY,
             f"nodes {one} and {other} have no common address family: add a node with IPv4 and IPv6",
         )
+    places.told(members.values(), problems)
     overlap.told(network, members.values(), access, world, problems)
     nodes = _node_status(wanted, ranges, members, {*relays.values(), bridge}, alive, told)
     workloads = tuple(
@@ -254,10 +266,10 @@ def _called(holder: str) -> str:
 
 
 def _seat(
-    network: Network, name: str, taken: keys.Taken, world: Reader, problems: Problems, told: Mapping[str, _Reported]
+    network: Network, name: str, taken: _Taken, world: Reader, problems: Problems, told: Mapping[str, _Reported]
 ) -> _Seat | None:
     """What the network has on a node, or takes of it. A GridNode that was made anew learns of it again; a key that the node has
-    lost, or that another node of the network has as well, is replaced by another."""
+    lost, or a key or a place that another node of the network has as well, is replaced by another."""
     report = told.get(names.node_namespace(name), _Reported())
     before = next((entry for entry in network.status.nodes if entry.name == name), None)
 
@@ -272,17 +284,19 @@ def _seat(
         had_port = hold.listen_port if hold is not None else report.listen_port or (before and before.listen_port)
         had_key = hold.public_key if hold is not None else report.public_key or (before.public_key if before else None)
         lost = had_key is not None and had_key == report.lost_key
-        doubled = taken.by_another(had_key, name)
+        doubled = taken.keys.by_another(had_key, name)
         keeps = not lost and not doubled and (hold is not None or (had_port not in ports and had_key not in held))
+        span = node.spec.wireguard_ports
+        free = next((port for port in range(span.from_, span.to + 1) if port not in ports), None)
         if had_port and had_key and keeps:
+            if free and not node.deleting and taken.places.to_be_left(name, place, had_port, span):
+                had_port = free
             return "", _Seat(had_port, had_key, place.ipv4, place.ipv6, exists=not node.abandoned)
         if node.deleting:
             return "is being deleted", None
-        span = node.spec.wireguard_ports
-        port = had_port if had_port and had_port not in ports else None
-        port = port or next((port for port in range(span.from_, span.to + 1) if port not in ports), None)
+        port = had_port if had_port and had_port not in ports else free
         unfit = {*held, report.lost_key}
-        key = next((key for key in node.status.prekeys if key not in unfit and taken.fits(key, name)), None)
+        key = next((key for key in node.status.prekeys if key not in unfit and taken.keys.fits(key, name)), None)
         if port is None:
             return f"has no WireGuard port left: all of {span.from_}-{span.to} are used", None
         if key is None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import re
 from dataclasses import dataclass, replace
 from ipaddress import ip_address
 from pathlib import PurePosixPath
@@ -11,6 +12,7 @@ from zos.api import names
 from zos.api.meta import Reason
 from zos.api.network import WIREGUARD_RANGE
 from zos.api.nodeworkload import DiskOnNode, MachineOnNode, NodeWorkload
+from zos.api.zmachine import NO_PLACE_FOR_A_DISK
 from zos.kinds.zmachine import guard
 from zos.kinds.zmachine.lifecycle import course
 from zos.kinds.zmachine.state import report as report
@@ -50,14 +52,18 @@ def _with_image(workload: NodeWorkload, facts: Facts, image: Image) -> Lowered:
         )
     environment = _environment(machine, fact, workload.metadata.name, facts)
     argv = machine.entrypoint or (*fact.entrypoint, *fact.command)
-    missing = _missing(argv, fact, environment)
-    if missing is not None:
-        return _as_it_is(image, Problem(Reason.INVALID_SPEC, missing))
+    wrong = _missing(argv, fact, environment) or _misplaced(machine.disks, fact)
+    if wrong is not None:
+        return _as_it_is(image, Problem(Reason.INVALID_SPEC, wrong))
     guest = _config(machine, fact, argv, environment, facts)
     text = guest.render()
     if len(text) > LIMIT:
         return _as_it_is(
-            image, Problem(Reason.INVALID_SPEC, "env, keys and entrypoint together are more than 1 MiB: make them smaller")
+            image,
+            Problem(
+                Reason.INVALID_SPEC,
+                "env, keys and entrypoint together, those of the image too, are too large: make them smaller",
+            ),
         )
     known = facts.domain(names.domain(uid))
     path = f"machines/{uid}/config"
@@ -166,7 +172,9 @@ def _config(
         working_dir=image.working_dir,
         user=image.user,
         interfaces=_interfaces(machine, facts.nameservers),
-        mounts=tuple(GuestMount(serial=_serial(disk.mount_uid), path=disk.mount_path) for disk in _outer_first(machine.disks)),
+        mounts=tuple(
+            GuestMount(serial=_serial(disk.mount_uid), path=disk.mount_path) for disk in _outer_first(machine.disks, image)
+        ),
         nameservers=facts.nameservers,
         files=(GuestFile(path="/root/.ssh/authorized_keys", content=keys, mode=0o600),) if keys else (),
         stop_signal=image.stop_signal,
@@ -193,13 +201,35 @@ def _nics(machine: MachineOnNode, uid: str) -> tuple[GuestNic, ...]:
     return tuple(found)
 
 
-def _outer_first(disks: tuple[DiskOnNode, ...]) -> tuple[DiskOnNode, ...]:
+def _place(disk: DiskOnNode, image: ImageFact) -> str:
+    """Where a disk is mounted, with the image's links followed."""
+    return image.real(disk.mount_path) or disk.mount_path
+
+
+def _misplaced(disks: tuple[DiskOnNode, ...], image: ImageFact) -> str | None:
+    """Why disks can't be mounted, as far as the image tells."""
+    there: dict[str, DiskOnNode] = {}
+    for disk in disks:
+        place = _place(disk, image)
+        if place == "/" or any(re.search(rule, place) for rule in NO_PLACE_FOR_A_DISK):
+            return f"disk {disk.mount_path} can't be mounted: by the image's links it is {place}; give it another mountPath"
+        other = there.setdefault(place, disk)
+        if other is not disk:
+            return (
+                f"disks {other.mount_path} and {disk.mount_path} would hide each other: by the image's links both are {place}; "
+                "give one of them another mountPath"
+            )
+    return None
+
+
+def _outer_first(disks: tuple[DiskOnNode, ...], image: ImageFact) -> tuple[DiskOnNode, ...]:
     """A disk that was mounted inside another's directory before that one would be hidden, and what goes there would go to the
     wrong disk. Those that don't lie in one another keep their order: another order would be another configuration."""
     found: list[DiskOnNode] = []
+    places = {disk: _place(disk, image) for disk in disks}
     for disk in disks:
-        around = [other for other in disks if disk.mount_path.startswith(f"{other.mount_path}/")]
-        for one in (*sorted(around, key=lambda other: len(other.mount_path)), disk):
+        around = [other for other in disks if places[disk].startswith(f"{places[other]}/")]
+        for one in (*sorted(around, key=lambda other: len(places[other])), disk):
             if one not in found:
                 found.append(one)
     return tuple(found)
