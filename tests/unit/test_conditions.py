@@ -23,6 +23,8 @@ def test_ready_stands_alone() -> None:
 def test_what_heals_by_itself_is_reconciling_and_what_needs_a_person_is_stalled() -> None:
     assert set(by_type(conditions(waiting(Reason.PROGRESSING, "pulling"), (), (), 1, T1))) == {"Ready", "Reconciling"}
     assert set(by_type(conditions(waiting(Reason.INVALID_SPEC, "no"), (), (), 1, T1))) == {"Ready", "Stalled"}
+    on_a_stalled_one = waiting(Reason.DEPENDENCY_NOT_READY, "its disk", stalled=True)
+    assert set(by_type(conditions(on_a_stalled_one, (), (), 1, T1))) == {"Ready", "Stalled"}
 
 
 def test_the_same_judgement_later_changes_nothing() -> None:

@@ -8,6 +8,7 @@ import pytest
 
 from wholegrid import Grid
 from zos.api.contract import Claim, Contract, NameContract
+from zos.api.farm import Farm
 from zos.api.gridnode import GridNode
 from zos.api.meta import AGENT_FINALIZER, Object
 from zos.api.network import Network
@@ -251,6 +252,22 @@ async def test_addresses_are_reserved_when_every_one_of_them_is_claimed(grid: Gr
     await grid.settle()
     assert len(grid.get(Contract, "default", "more").status.reserved) == 2
     assert shown(grid, Contract, "more").startswith("True")
+
+
+@pytest.mark.parametrize(("addresses", "ipv6"), [(100, False), (1, True)])
+async def test_who_waits_for_what_somebody_has_to_mend_does_not_say_that_it_goes_on_by_itself(
+    grid: Grid, addresses: int, ipv6: bool
+) -> None:
+    grid.put(Farm, {"metadata": {"name": "lab"}, "spec": {"publicIPv6": []}})
+    grid.put(Contract, {"metadata": {"name": "more"}, "spec": {"farm": "lab", "publicIPv4": addresses}}, "default")
+    grid.put(PublicIP, {"metadata": {"name": "new"}, "spec": {"contract": "more", "ipv6": ipv6}}, "default")
+    machine = {"image": "oci://r/i:t", "network": {"name": "net"}, "publicIP": "new"}
+    grid.put(ZMachine, {"metadata": {"name": "new"}, "spec": machine}, "default")
+    await grid.settle(60.0)
+    for model in (PublicIP, ZMachine):
+        found = grid.get(model, "default", "new").status
+        assert found.stalled, found
+        assert found.condition("Reconciling") is None
 
 
 @pytest.mark.parametrize(("last", "taken"), [(0, False), (1, False), (2, True), (254, True), (255, False)])

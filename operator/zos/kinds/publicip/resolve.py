@@ -167,18 +167,27 @@ def _free(ip: PublicIP, farm: str, world: Reader) -> IPv4Address | None:
 
 
 def _exhausted(ip: PublicIP, farm: str, world: Reader) -> Verdict:
-    def look(contract: Contract) -> tuple[bool, int, int, bool]:
+    def look(contract: Contract) -> tuple[bool, int, int, bool, bool]:
         status = contract.status
         taking = bool(status.taking) or status.observed_generation < 0
         # The last is what is waited for: others of the contract that come and go wake nobody as long as all are in use.
-        return taking, len(status.reserved), contract.spec.public_ipv4, len(status.reserved) > len(status.in_use)
+        unused = len(status.reserved) > len(status.in_use)
+        return taking, len(status.reserved), contract.spec.public_ipv4, unused, status.stalled
 
-    taking, reserved, asked, unused = world.view(Contract, ip.namespace, ip.spec.contract, look) or (True, 0, 0, False)
+    taking, reserved, asked, unused, stalled = world.view(Contract, ip.namespace, ip.spec.contract, look) or (
+        True,
+        0,
+        0,
+        False,
+        False,
+    )
     if taking:
         return waiting(Reason.PROGRESSING, f"contract {ip.spec.contract} is taking its addresses")
     if reserved < asked:
         return waiting(
-            Reason.DEPENDENCY_NOT_READY, f"contract {ip.spec.contract} has {reserved} of the {asked} addresses it asks for"
+            Reason.DEPENDENCY_NOT_READY,
+            f"contract {ip.spec.contract} has {reserved} of the {asked} addresses it asks for",
+            stalled=stalled,
         )
     if unused:  # by guests that nodes have in quarantine
         publicuse.numbers(farm, world, tracked=True)
@@ -204,6 +213,8 @@ def _ipv6(ip: PublicIP, farm: FarmSpec, farm_name: str) -> tuple[PublicAddress |
         return before, None
     if not farm.public_ipv6:
         return None, waiting(
-            Reason.DEPENDENCY_NOT_READY, f"farm {farm_name} has no IPv6 prefix: set ipv6: false or ask its administrator"
+            Reason.DEPENDENCY_NOT_READY,
+            f"farm {farm_name} has no IPv6 prefix: set ipv6: false or ask its administrator",
+            stalled=True,
         )
     return PublicAddress(address=f"{slaac(farm.public_ipv6[0].network, names.mac(ip.uid))}/64"), None
