@@ -150,14 +150,22 @@ async def test_every_deletion_names_the_incarnation_that_it_was_decided_on(grid:
     """But of a node's namespace and rights, which are called by its name."""
     grid.edit(Network, "default", "net", access=[])
     grid.edit(Contract, "default", "contract", publicIPv4=1)
+    grid.put(NameContract, {"metadata": {"name": "shop"}, "spec": {"name": "shop"}}, "default")
     await grid.settle()
     forced(grid, Network, "default", "net")
     grid.delete(ZMachine, "default", "web")
     grid.delete(ZMount, "default", "data")
     await grid.settle()
-    deletions = [one for one in grid.server.requests if one.method == "DELETE" and one.body]
-    assert {one.path.split("/")[-2] for one in deletions} == {"nodeworkloads", "claims", "secrets"}
-    assert all(one.body["preconditions"]["uid"] for one in deletions)
+    forced(grid, NameContract, "default", "shop")
+    await grid.settle()
+    assert "shop" not in str([claim.name for claim in grid.of(Claim)])
+    asked = [(one.path.split("/")[-2], one.body) for one in grid.server.requests if one.method == "DELETE"]
+    by_their_user = {"zmachines", "zmounts"}
+    assert {kind for kind, _ in asked} == {"nodeworkloads", "claims", "secrets"} | by_their_user
+    assert {kind for kind, body in asked if not (body or {}).get("preconditions", {}).get("uid")} == by_their_user
+    told = [one for one in grid.server.requests if one.method == "PATCH" and one.body and "erase" in one.body.get("spec", {})]
+    assert told
+    assert all(one.body["metadata"]["uid"] for one in told), "or a name that is free by now would be made anew, with the word"
 
 
 async def test_a_node_that_is_not_there_any_more_holds_nobody_up_and_what_others_put_on_its_parts_stays(grid: Grid) -> None:
