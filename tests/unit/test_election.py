@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from typing import Any
 
 import pytest
 
@@ -101,6 +102,35 @@ async def test_who_can_not_renew_stops_before_another_may_begin(silent: bool) ->
     while not two.election.leads:
         await asyncio.sleep(0.1)
     assert 1 < clock() - ended < TIMES.duration
+
+
+@virtual
+async def test_one_leads_for_a_time_from_when_it_asked_and_not_from_when_it_was_answered() -> None:
+    """Others count from what they see in the Lease, which was there before the answer."""
+    server = Server()
+    one = Candidate(server, "one")
+    await asyncio.sleep(30)
+    answer, asked = one.client.request, 0.0
+
+    async def request(method: str, *rest: Any, **more: Any) -> Raw:
+        nonlocal asked
+        if method == "GET":
+            asked = clock()
+        found = await answer(method, *rest, **more)
+        await asyncio.sleep(TIMES.attempt / 3)
+        return found
+
+    one.client.request = request  # type: ignore[method-assign]
+    renewed = server.objects[PATH]["metadata"]["resourceVersion"]
+    while server.objects[PATH]["metadata"]["resourceVersion"] == renewed:
+        await asyncio.sleep(0.05)
+    last = asked
+    await asyncio.sleep(TIMES.attempt / 2)  # it has the answer
+    assert one.heard[-1]
+    one.client.away, one.client.request = True, answer  # type: ignore[method-assign]
+    while one.election.leads:
+        await asyncio.sleep(0.05)
+    assert clock() - last <= TIMES.give_up + 0.1
 
 
 @virtual

@@ -13,6 +13,7 @@ from typing import Any, ClassVar
 
 from zos.drivers import DriverError, netns, news, nftables
 from zos.drivers.looks import Turns
+from zos.drivers.means import short_of_means
 from zos.drivers.news import Watch
 from zos.drivers.process import ProcessError, run
 from zos.plan.diff import Observed, Op
@@ -24,6 +25,8 @@ log = logging.getLogger("zos.agent")
 #: Seconds between two looks, however often the firewall changes; and for a packet to come through.
 _PAUSE = 2.0
 _WAIT = 0.2
+#: Networks that are tried at once: each has a socket open meanwhile.
+_AT_ONCE = 32
 _BOTH = (SENT, PASSED)
 _LEGACY = Path("/proc/net/ip_tables_names")
 
@@ -82,19 +85,29 @@ class WayOutDriver:
             await self.look()
 
     async def _try(self, routers: Sequence[str]) -> Mapping[str, str]:
-        """What stops the packets of those of them whose packets don't get through."""
-        before = nftables.packets()
-        with contextlib.ExitStack() as opened:
-            for router in routers:
-                with contextlib.suppress(DriverError, OSError):  # gone again, or its own rules refuse: nothing is sent
-                    opened.enter_context(await netns.inside(router, _send))
-            await asyncio.sleep(_WAIT)
-        after = nftables.packets()
-        came = {counter: {router for router in routers if _more((router, counter), before, after)} for counter in _BOTH}
-        self._asked = (self._asked - set(routers)) | came[SENT]
-        stopped = sorted(came[SENT] - came[PASSED])
+        """What stops the packets of those of them whose packets don't get through; of one where none could be sent from, what
+        was known. Raises OSError where this process is short of something."""
+        sent, stopped, unknown = set[str](), set[str](), set[str]()
+        for start in range(0, len(routers), _AT_ONCE):
+            some = routers[start : start + _AT_ONCE]
+            before = nftables.packets()
+            with contextlib.ExitStack() as opened:
+                for router in some:
+                    try:
+                        opened.enter_context(await netns.inside(router, _send))
+                    except (DriverError, OSError) as error:
+                        if short_of_means(error):
+                            raise
+                        unknown.add(router)
+                await asyncio.sleep(_WAIT)
+            after = nftables.packets()
+            came = {counter: {router for router in some if _more((router, counter), before, after)} for counter in _BOTH}
+            sent |= came[SENT]
+            stopped |= came[SENT] - came[PASSED]
+        self._asked = (self._asked - set(routers)) | sent
         why = await _reason() if stopped else None
-        return dict.fromkeys(stopped, why) if why is not None else {}
+        known = {router: said for router in unknown if (said := self._shut.get(router)) is not None}
+        return known | (dict.fromkeys(sorted(stopped), why) if why is not None else {})
 
     async def _keep(self, dirty: Callable[[], None]) -> None:
         while True:
@@ -119,7 +132,7 @@ def _send() -> socket.socket:
     """The first packet of a connection; closed before the kernel would send another."""
     sock = socket.socket(socket.AF_INET, socket.SOCK_STREAM | socket.SOCK_NONBLOCK | socket.SOCK_CLOEXEC)
     sock.setsockopt(socket.IPPROTO_IP, socket.IP_TTL, TTL)
-    sock.connect_ex((TARGET, PORT))
+    sock.connect_ex((TARGET, PORT))  # the router's own rules may refuse it: then nothing is sent, and nothing is shut
     return sock
 
 
