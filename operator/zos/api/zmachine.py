@@ -203,7 +203,8 @@ class ZMachineSpec(Model):
 class ZMachineStatus(Status):
     """How the machine stands, and what it runs with. What of its spec was changed meanwhile waits for its restart, all of it
     together. Further conditions: ``ImageReady``, ``Running`` (its entrypoint was started), ``SoftwareEmulation`` (the node has
-    no usable KVM), ``RestartRequired`` (it runs with an older spec; names the fields)."""
+    no usable KVM), ``RestartRequired`` (it runs with an older spec; names the fields), ``PublicAddressBlocked`` (the node's
+    firewall lets nothing pass to or from its public address)."""
 
     node_name: Name | None = None
     """The GridNode that it is on, for the machine's life. Absent: not placed yet."""

@@ -1,4 +1,4 @@
-"""Whether guests' packets to the Internet get through the node's own firewall, by sending one (`zos.plan.wayout`)."""
+"""Whether guests' packets get through the node's own firewall (`zos.plan.wayout`)."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from zos.drivers.news import Watch
 from zos.drivers.process import ProcessError, run
 from zos.plan.diff import Observed, Op
 from zos.plan.items import Item
-from zos.plan.wayout import PASSED, PORT, SENT, TARGET, TTL
+from zos.plan.wayout import BRIDGED, PASSED, PORT, SENT, TARGET, TTL
 
 log = logging.getLogger("zos.agent")
 
@@ -28,7 +28,10 @@ _WAIT = 0.2
 #: Networks that are tried at once: each has a socket open meanwhile.
 _AT_ONCE = 32
 _BOTH = (SENT, PASSED)
-_LEGACY = Path("/proc/net/ip_tables_names")
+_LEGACY = {"ip": Path("/proc/net/ip_tables_names"), "ip6": Path("/proc/net/ip6_tables_names")}
+_CALLED = {"ip": "IPv4", "ip6": "IPv6"}
+#: Packets of which one would have passed, if any did.
+_SOME = 3
 
 
 class WayOutDriver:
@@ -40,7 +43,8 @@ class WayOutDriver:
     SLOW: ClassVar[bool] = False
 
     def __init__(self) -> None:
-        self._shut: Mapping[str, str] = {}
+        self._shut: Mapping[str, str] = {}  # by router
+        self._public = Bridged()
         self._due = asyncio.Event()
         self._changed = True
         self._turns = Turns()
@@ -49,9 +53,9 @@ class WayOutDriver:
         self._task: asyncio.Task[None] | None = None
 
     def shut(self) -> Mapping[str, str]:
-        """By router: what stops its guests' packets. From memory; routers whose packets get through are not in it, nor those
-        that could not be tried."""
-        return self._shut
+        """By router, and by the guard of a public interface: what stops the guests' packets. From memory; those whose packets
+        get through are not in it, nor those that could not be tried."""
+        return {**self._shut, **self._public.shut}
 
     async def observe(self, wanted: Sequence[Item]) -> Mapping[str, Observed]:
         self._due.set()
@@ -76,6 +80,7 @@ class WayOutDriver:
     async def look(self) -> None:
         """Tries the way out of every router. Raises DriverError or OSError where nobody can tell; what was known stays."""
         self._shut = await self._try(sorted(netns.ours()))
+        await self._public.look()
 
     async def _glance(self) -> None:
         """Tries some, by turns; all, where that says something new. Raises DriverError or OSError."""
@@ -83,6 +88,8 @@ class WayOutDriver:
         tried = sorted({*self._turns.take(routers), *(routers - self._asked)})  # some may not have been whole yet
         if await self._try(tried) != {router: why for router, why in self._shut.items() if router in tried}:
             await self.look()
+        else:
+            await self._public.look()
 
     async def _try(self, routers: Sequence[str]) -> Mapping[str, str]:
         """What stops the packets of those of them whose packets don't get through; of one where none could be sent from, what
@@ -114,18 +121,55 @@ class WayOutDriver:
             await self._due.wait()
             await asyncio.sleep(_PAUSE)
             self._due.clear()
-            known, changed, self._changed = self._shut, self._changed, False
+            known, changed, self._changed = self.shut(), self._changed, False
             try:
                 await (self.look() if changed else self._glance())
             except Exception as error:
                 log.warning("nobody can tell whether guests get to the Internet: %s", error)
                 self._changed = True
-            if self._shut != known:
+            if self.shut() != known:
                 dirty()
 
     def _told(self) -> None:
         self._changed = True
         self._due.set()
+
+
+class Bridged:
+    """Whether what public interfaces send and get passes the node's bridge. From what machines say themselves: of one that is
+    silent and not spoken to, what was known stays."""
+
+    def __init__(self) -> None:
+        self.shut: Mapping[str, str] = {}  # by guard
+        # By guard and family: the counters where something could be told last, and what stopped it.
+        self._counted: dict[tuple[str, str], tuple[int, int]] = {}
+        self._stopped: dict[tuple[str, str], str] = {}
+
+    async def look(self) -> None:
+        """Raises DriverError or OSError where nobody can tell; what was known stays."""
+        packets = nftables.packets()
+        counted = {
+            (guard, family): (number, packets.get((guard, passed), 0))
+            for family, (comes, passed) in BRIDGED.items()
+            for (guard, counter), number in packets.items()
+            if counter == comes
+        }
+        stopped = {one: why for one, why in self._stopped.items() if one in counted}
+        for one, (comes_now, passed_now) in counted.items():
+            comes_then, passed_then = self._counted.get(one, (0, 0))
+            if comes_now < comes_then or passed_now < passed_then:  # made anew
+                comes_then, passed_then = 0, 0
+            if passed_now > passed_then:
+                stopped.pop(one, None)
+            elif comes_now - comes_then >= _SOME:
+                stopped[one] = f"{_CALLED[one[1]]} by {await _drops(one[1], 'inet', 'bridge')}"
+            else:  # too few, so far
+                counted[one] = comes_then, passed_then
+        self._counted, self._stopped = counted, stopped
+        self.shut = {
+            guard: "; ".join(stopped[guard, family] for family in BRIDGED if (guard, family) in stopped)
+            for guard in sorted({guard for guard, _ in stopped})
+        }
 
 
 def _send() -> socket.socket:
@@ -146,15 +190,20 @@ async def _reason() -> str | None:
     """Who stops it, as far as can be told. None: the node itself has no way there, which is no affair of its firewall."""
     if (await run("ip", "route", "get", TARGET, check=False)).code != 0:
         return None
+    return await _drops("ip", "inet")
+
+
+async def _drops(*families: str) -> str:
+    """What of the node's firewall lets nothing pass, of such families, as far as can be told."""
     chains = [chain for one in await _nft("chains") if (chain := one.get("chain")) is not None]
     found = [
         f"{chain['family']} {chain['table']} {chain['name']} (policy drop)"
         for chain in chains
-        if chain.get("hook") == "forward" and chain.get("policy") == "drop" and chain["family"] in ("ip", "inet")
+        if chain.get("hook") == "forward" and chain.get("policy") == "drop" and chain["family"] in families
     ]
     with contextlib.suppress(OSError):
-        if not found and "filter" in _LEGACY.read_text().split():  # noqa: ASYNC240 - proc
-            found.append("iptables-legacy FORWARD")
+        if not found and "filter" in _LEGACY[families[0]].read_text().split():
+            found.append("iptables-legacy FORWARD" if families[0] == "ip" else "ip6tables-legacy FORWARD")
     return ", ".join(found) or "a rule of it"
 
 

@@ -114,8 +114,8 @@ class Facts:
     (workload name, variable); ``lost_keys`` are WireGuard public keys that a workload names and whose private half is not on
     this node; ``unused_disks`` are names of disks that no guest ever had, as the node itself knows; ``prefixes`` are the
     networks that the node is connected to (None: nobody could look yet), ``egress_deny`` what nothing on any node may connect
-    to, both in CIDR form; ``shut`` says by router what in the node's firewall stops its guests; ``unknown`` says of which
-    families nobody could look, and why; ``now`` in seconds since the epoch.
+    to, both in CIDR form; ``shut`` says by router, and by the guard of a public interface, what in the node's firewall
+    stops the guests; ``unknown`` says of which families nobody could look, and why; ``now`` in seconds since the epoch.
 
     `image`, `domain`, `secret` and `connected` are how to ask: what is in none of the mappings may be unknown."""
 

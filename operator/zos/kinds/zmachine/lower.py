@@ -16,6 +16,7 @@ from zos.api.zmachine import NO_PLACE_FOR_A_DISK
 from zos.kinds.zmachine import guard
 from zos.kinds.zmachine.lifecycle import course
 from zos.kinds.zmachine.state import report as report
+from zos.plan import wayout
 from zos.plan.facts import Facts, ImageFact, Unknown
 from zos.plan.guest import LIMIT, GuestConfig, GuestFile, GuestInterface, GuestMount, GuestRoute
 from zos.plan.items import Bridge, Disk, Domain, File, Firewall, GuestDisk, GuestNic, Image, Item, Netns, Segment, Tap, Veth
@@ -276,6 +277,8 @@ def _ports(nics: tuple[GuestNic, ...], uid: str, owner: str) -> _Ports:
 
 def _guard(nic: GuestNic, *, owner: str, needs: tuple[str, ...] = (), netns: str = "") -> Firewall:
     body = guard.body(nic.tap, nic.mac, nic.ipv4 or None, nic.ipv6 or None)
+    if not netns:  # on a bridge of the node's
+        body += wayout.bridged(nic.tap, [family for family, address in (("ip", nic.ipv4), ("ip6", nic.ipv6)) if address])
     return Firewall(owner=owner, needs=needs, netns=netns, family="bridge", name=names.guard(nic.tap), body=body)
 
 

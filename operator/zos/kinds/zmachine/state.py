@@ -21,7 +21,7 @@ from zos.api.nodeworkload import (
 from zos.api.zmachine import RunPolicy
 from zos.kinds import Report
 from zos.plan.facts import DomainFact, Facts, ImageFact
-from zos.plan.items import Disk, Domain, Image
+from zos.plan.items import Disk, Domain, Firewall, Image
 from zos.plan.lowered import Lowered
 from zos.plan.outcome import Outcome
 from zos.plan.restart import outdated
@@ -42,7 +42,10 @@ def report(workload: NodeWorkload, facts: Facts, lowered: Lowered, outcome: Outc
     return Report(
         verdict,
         machine=_state(machine, image, fact, lowered, outcome).model_copy(update={"image_pull": _image_pull(workload, image)}),
-        conditions=(_image_ready(machine.image, image, facts, lowered), *_conditions(workload.spec.owner, fact, lowered)),
+        conditions=(
+            _image_ready(machine.image, image, facts, lowered),
+            *_conditions(workload.spec.owner, fact, facts, lowered),
+        ),
     )
 
 
@@ -160,7 +163,7 @@ def _image_ready(ref: str, image: ImageFact | None, facts: Facts, lowered: Lower
     return Condition(type="ImageReady", status="False", reason=Reason.IMAGE_PULLING)
 
 
-def _conditions(owner: Owner, fact: DomainFact | None, lowered: Lowered) -> tuple[Condition, ...]:
+def _conditions(owner: Owner, fact: DomainFact | None, facts: Facts, lowered: Lowered) -> tuple[Condition, ...]:
     running = fact is not None and fact.running
     booted = fact is not None and fact.booted
     found = [
@@ -181,7 +184,20 @@ def _conditions(owner: Owner, fact: DomainFact | None, lowered: Lowered) -> tupl
         )
     if fact is not None and running and (why := _to_restart(owner, fact, lowered)):
         found.append(Condition(type="RestartRequired", status="True", reason=Reason.RESTART_REQUIRED, message=why))
+    guards = [item.name for item in lowered.items if isinstance(item, Firewall)]
+    if shut := "; ".join(facts.shut[name] for name in guards if name in facts.shut):
+        found.append(
+            Condition(type="PublicAddressBlocked", status="True", reason=Reason.NODE_FIREWALL, message=_way_through(shut))
+        )
     return tuple(found)
+
+
+def _way_through(shut: str) -> str:
+    return (
+        f"the node's firewall lets nothing pass between the machine and its public segment (br_netfilter has it asked): {shut}; "
+        "let bridged packets pass (iptables -I FORWARD -m physdev --physdev-is-bridged -j ACCEPT, ip6tables too), or have it asked "
+        "for none (sysctl net.bridge.bridge-nf-call-iptables=0 net.bridge.bridge-nf-call-ip6tables=0)"
+    )
 
 
 def _to_restart(owner: Owner, fact: DomainFact, lowered: Lowered) -> str:

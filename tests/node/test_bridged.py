@@ -1,0 +1,156 @@
+"""Whether what a public address sends and gets passes the node's firewall, in the real kernel."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import subprocess
+from collections.abc import AsyncIterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+
+from zos.api import names
+from zos.api.nodeworkload import MachineOnNode, NodeWorkload, PublicNic
+from zos.drivers.firewall import FirewallDriver
+from zos.drivers.wayout import WayOutDriver
+from zos.kinds.zmachine.lower import lower, report
+from zos.plan.diff import Op, diff
+from zos.plan.facts import DomainFact, Facts, ImageFact
+from zos.plan.items import Firewall
+from zos.plan.outcome import Outcome
+
+UID = f"test-bridged-{os.getpid()}"
+TAP, GUARD, MAC = names.tap(UID, 0), names.guard(names.tap(UID, 0)), "02:00:00:00:00:09"
+GUEST, SEGMENT = f"br-{os.getpid()}-guest", f"br-{os.getpid()}-seg"
+FACTS = Facts(node="n", now=0.0, images={"oci://r/i:1": ImageFact(digest="sha256:1", entrypoint=("/bin/app",))})
+#: Who is greeted, by family.
+OTHERS = {"ip": "203.0.113.17", "ip6": "2001:db8:1::1"}
+
+
+def sh(command: str) -> str:
+    done = subprocess.run(["sh", "-ec", command], capture_output=True, text=True)
+    assert done.returncode == 0, f"{command}\n{done.stderr}"
+    return done.stdout
+
+
+def workload() -> NodeWorkload:
+    nic = PublicNic(interface="br-public", mac=MAC, ipv4="203.0.113.18/28", ipv6="2001:db8:1::ff:fe00:9/64")
+    part = MachineOnNode(hostname="vm", image="oci://r/i:1", cpu=1, memory=2**28, root_size=2**29, public_nic=nic)
+    owner = {"kind": "ZMachine", "namespace": "default", "name": "vm", "uid": UID}
+    return NodeWorkload.model_validate({"metadata": {"name": "w"}, "spec": {"owner": owner, "machine": part.wire()}})
+
+
+@dataclass
+class Node:
+    firewall: FirewallDriver
+    way_out: WayOutDriver
+
+    async def guard(self) -> None:
+        wanted = [item for item in lower(workload(), FACTS).items if isinstance(item, Firewall)]
+        for op in diff(wanted, await self.firewall.observe(wanted)):
+            await self.firewall.apply(op)
+
+    async def told(self) -> str:
+        """What the machine's condition says."""
+        await self.way_out.look()
+        running = {names.domain(UID): DomainFact(running=True, booted=True)}
+        facts = Facts(node="n", now=0.0, images=FACTS.images, domains=running, shut=self.way_out.shut())
+        found = report(workload(), facts, lower(workload(), facts), Outcome()).conditions
+        return next((condition.message for condition in found if condition.type == "PublicAddressBlocked"), "")
+
+
+@pytest.fixture
+async def node(tmp_path: Path, elsewhere: None) -> AsyncIterator[Node]:
+    """With the segment's router, and a guest in place of QEMU."""
+    for space in (GUEST, SEGMENT):
+        sh(f"ip netns add {space}; ip -n {space} link set lo up")
+    sh(
+        "ip link set lo up; ip link add br-public type bridge mcast_snooping 0; ip link set br-public up; "
+        f"ip link add pub0 type veth peer name eth0 netns {SEGMENT}; ip link set pub0 master br-public up; "
+        f"ip link add {TAP} type veth peer name eth0 netns {GUEST}; ip link set {TAP} master br-public up; "
+        f"ip -n {GUEST} link set eth0 address {MAC}; "
+        f"ip -n {GUEST} addr add 203.0.113.18/28 dev eth0; ip -n {GUEST} addr add 2001:db8:1::ff:fe00:9/64 dev eth0 nodad; "
+        f"ip -n {SEGMENT} addr add 203.0.113.17/28 dev eth0; ip -n {SEGMENT} addr add 2001:db8:1::1/64 dev eth0 nodad; "
+        f"ip -n {GUEST} link set eth0 up; ip -n {SEGMENT} link set eth0 up; "
+        "sysctl -qw net.bridge.bridge-nf-call-iptables=1 net.bridge.bridge-nf-call-ip6tables=1"
+    )
+    made = Node(FirewallDriver(tmp_path), WayOutDriver())
+    await made.guard()
+    yield made
+    await made.firewall.close()
+    await made.way_out.close()
+    for space in (GUEST, SEGMENT):
+        subprocess.run(["ip", "netns", "del", space], check=False)
+
+
+def greets(*families: str) -> set[str]:
+    """The families in which the other answers."""
+    return {
+        family
+        for family in families
+        if subprocess.run(
+            ["ip", "netns", "exec", GUEST, "ping", "-c4", "-i0.2", "-W1", OTHERS[family]], stdout=subprocess.DEVNULL
+        ).returncode
+        == 0
+    }
+
+
+def theirs(family: str, *rules: str) -> None:
+    chain = f"chain FORWARD {{ type filter hook forward priority 0; policy drop; {'; '.join(rules)}; }};"
+    subprocess.run(["nft", "-f", "-"], input=f"table {family} theirs {{ {chain} }}\n", text=True, check=True)
+
+
+@pytest.mark.parametrize(
+    ("family", "words"),
+    [
+        ("ip", {"ip": "IPv4 by ip theirs FORWARD (policy drop)"}),
+        ("ip6", {"ip6": "IPv6 by ip6 theirs FORWARD (policy drop)"}),
+        ("inet", {"ip": "IPv4 by inet theirs FORWARD (policy drop)", "ip6": "IPv6 by inet theirs FORWARD (policy drop)"}),
+        ("bridge", {"ip": "IPv4 by bridge theirs FORWARD (policy drop)", "ip6": "IPv6 by bridge theirs FORWARD (policy drop)"}),
+    ],
+)
+async def test_what_stops_it_is_told_until_something_passes(node: Node, family: str, words: dict[str, str]) -> None:
+    assert greets(*OTHERS) == {*OTHERS}
+    assert await node.told() == ""
+    theirs(family)
+    assert greets(*OTHERS) == OTHERS.keys() - words.keys()
+    told = await node.told()
+    assert f"(br_netfilter has it asked): {'; '.join(words.values())}; let bridged packets pass" in told
+    assert await node.told() == told, "nobody has said anything since"
+    sh(f"nft delete table {family} theirs")
+    assert await node.told() == told
+    assert greets(*OTHERS) == {*OTHERS}
+    assert await node.told() == ""
+
+
+async def test_what_is_let_pass_is_not_blocked(node: Node) -> None:
+    theirs("inet", "meta l4proto icmp accept", "meta l4proto ipv6-icmp accept")
+    assert greets(*OTHERS) == {*OTHERS}
+    assert await node.told() == ""
+
+
+async def test_who_is_silent_says_nothing_and_few_packets_are_awaited(node: Node) -> None:
+    await node.told()
+    theirs("ip")
+    ping = ["ip", "netns", "exec", GUEST, "ping", "-c1", "-W1", OTHERS["ip"]]
+    told = []
+    for _ in range(3):
+        told.append(await node.told())
+        await asyncio.to_thread(subprocess.run, ping, stdout=subprocess.DEVNULL)
+    assert told == ["", "", ""]
+    assert "IPv4 by ip theirs" in await node.told()
+
+
+async def test_a_guard_that_is_made_anew_begins_anew(node: Node) -> None:
+    assert greets("ip") == {"ip"}
+    assert await node.told() == ""
+    theirs("ip")
+    sh(f"nft delete table bridge {GUARD}")
+    await node.guard()
+    assert await node.told() == ""
+    assert greets("ip") == set()
+    assert "IPv4 by ip theirs" in await node.told()
+    await node.firewall.apply(Op("remove", f"firewall//bridge/{GUARD}"))
+    assert await node.told() == ""
