@@ -194,9 +194,9 @@ def _conditions(owner: Owner, fact: DomainFact | None, facts: Facts, lowered: Lo
 
 def _way_through(shut: str) -> str:
     return (
-        f"the node's firewall lets nothing pass between the machine and its public segment (br_netfilter has it asked): {shut}; "
-        "let bridged packets pass (iptables -I FORWARD -m physdev --physdev-is-bridged -j ACCEPT, ip6tables too), or have it asked "
-        "for none (sysctl net.bridge.bridge-nf-call-iptables=0 net.bridge.bridge-nf-call-ip6tables=0)"
+        f"the node's firewall lets nothing pass between machine and public segment (br_netfilter has it asked): {shut}; let "
+        "bridged packets pass (iptables -I FORWARD -m physdev --physdev-is-bridged -j ACCEPT, ip6tables too), or have it asked "
+        "for none of them (sysctl net.bridge.bridge-nf-call-iptables=0 net.bridge.bridge-nf-call-ip6tables=0)"
     )
 
 
