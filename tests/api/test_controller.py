@@ -170,7 +170,11 @@ async def test_a_node_is_not_ready_for_longer_than_its_lease_whether_that_is_the
         await grid.node("one")
         await ready(grid, GridNode, "one")
         await grid.client.delete(Lease, "zos-node-one", AGENT)
-        await asyncio.sleep(3 * grid.heartbeat)  # an agent that lives makes it anew
+
+        async def renewed() -> bool:
+            return await grid.client.get(Lease, "zos-node-one", AGENT) is not None
+
+        await until(renewed, 10)  # by an agent that lives
         assert await stands() == ("True", "Succeeded")
         await grid.stop_agent("one")
         await grid.client.delete(Lease, "zos-node-one", AGENT)

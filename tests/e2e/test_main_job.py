@@ -110,7 +110,7 @@ def test_out_to_the_world_but_not_in_and_not_to_the_node_or_its_network(
         grid.kubectl("patch", "gridnode", "n3", "--type=merge", "-p", '{"spec": {"egress": null}}')
     until(lambda: reach(grid, machines["m-n3"], "192.168.50.1") == [], 15, "closed again")
     stranger = grid.run(
-        "cp", "sh", "-c", "ip route replace 10.20.3.0/24 via 198.51.100.11; "
+        "cp", "sh", "-c", "ip route replace 10.20.3.0/24 via 198.51.100.11 && "
         f"ping -c1 -W2 {machines['m-n1']}; ip route del 10.20.3.0/24", check=False,
     )  # fmt: skip
     assert "100% packet loss" in stranger
