@@ -114,6 +114,7 @@ class Home:
         self.closed: list[str] = []
         self.prefixes: tuple[str, ...] = ("192.168.7.0/24",)
         self.shut: dict[str, str] = {}
+        self.silent: dict[str, frozenset[str]] = {}
         self._last: dict[Key, Raw] = {}
         self.server.hears.append(self._changed)
         self.settings = Settings(
@@ -259,6 +260,7 @@ class Home:
             disks=served.disks,
             prefixes=SimpleNamespace(prefixes=lambda: self.prefixes),
             way_out=SimpleNamespace(shut=lambda: self.shut),
+            peers=SimpleNamespace(silent=lambda: self.silent),
             features=lambda: NodeFeatures(wireguard="kernel", accelerator="kvm"),
         )
 

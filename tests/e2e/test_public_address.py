@@ -238,7 +238,8 @@ def test_a_neighbour_can_not_be_robbed(grid: Grid, place: Place) -> None:
 
     # With the kernel's own means: the neighbour's addresses, then its MAC as well.
     attack = (
-        f"ip addr add {victim.ipv4}/28 dev eth1; ip addr add {victim.ipv6}/64 dev eth1 nodad; "
+        "echo 0 > /proc/sys/net/ipv6/conf/eth1/accept_dad; "
+        f"ip addr add {victim.ipv4}/28 dev eth1; ip addr add {victim.ipv6}/64 dev eth1; "
         f"arping -c 3 -U -I eth1 -s {victim.ipv4} {victim.ipv4}; arping -c 3 -A -I eth1 -s {victim.ipv4} {victim.ipv4}; "
         f"ping -c 2 -W 1 -I {victim.ipv4} {OUTSIDE}; ping -c 2 -W 1 -I {victim.ipv6} {OUTSIDE6}; "
     )

@@ -77,6 +77,7 @@ def lowered(workload: NodeWorkload, facts: dict[str, Any]) -> dict[str, Any]:
         secrets={tuple(name.split("/")): value for name, value in facts.get("secrets", {}).items()},  # type: ignore[misc]
         lost_keys=frozenset(facts.get("lost_keys", ())),
         shut=facts.get("shut", {}),
+        silent={name: frozenset(keys) for name, keys in facts.get("silent", {}).items()},
         unknown={family: why for family, why in facts.get("unknown", {}).items() if family != "connected"},
     )
     started = {name: fact["runs"] for name, fact in facts.get("domains", {}).items() if "runs" in fact}

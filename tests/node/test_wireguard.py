@@ -14,6 +14,7 @@ import time
 from collections.abc import AsyncIterator, Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -149,8 +150,8 @@ async def place(tmp_path: Path, kind: Kind) -> AsyncIterator[Place]:
     keyring = Keyring(tmp_path / "keys")
     keys, ports = (keyring.create(), keyring.create()), (free_port(), free_port())
 
-    def new(kind: Kind = kind) -> WireGuardDriver:
-        return WireGuardDriver(tmp_path, keyring, scan, tmp_path / "logs", program(), kind)
+    def new(kind: Kind = kind, **more: Any) -> WireGuardDriver:
+        return WireGuardDriver(tmp_path, keyring, scan, tmp_path / "logs", program(), kind, **more)
 
     def interface(n: int, space: str, name: str, peer: WireGuardPeer) -> WireGuard:
         return WireGuard(
@@ -302,6 +303,34 @@ async def test_calls_that_end_while_it_looks_are_no_change(place: Place) -> None
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(place.driver, "_told", told_long_ago)
         assert await place.converge(wanted, place.b) == []
+
+
+async def test_who_does_not_answer_is_told_and_called_again(place: Place) -> None:
+    now = 0.0
+    driver = place.new(clock=lambda: now)
+    sh("ip link set lo up; nft add table inet theirs; nft 'add chain inet theirs input { type filter hook input priority 0; }'")
+    sh(f"nft add rule inet theirs input udp dport {{ {place.a.listen_port}, {place.b.listen_port} }} drop")
+    try:
+        await place.settle(driver)
+        async with asyncio.timeout(30 * SLOWNESS):
+            while driver._being_called(WG_A, place.state / "wireguard" / WG_A):
+                await asyncio.sleep(0.05)
+        assert driver.silent() == {}
+        await driver.observe([place.a, place.b])
+        now = 30.0
+        await driver.observe([place.a, place.b])
+        (peer,) = place.a.peers
+        assert driver.silent() == {WG_A: frozenset({peer.public_key})}
+        assert await place.converge(place.a, place.b, driver=driver) == []
+    finally:
+        sh("nft delete table inet theirs")
+    async with asyncio.timeout(30 * SLOWNESS):
+        while driver.silent():
+            now += 10.0
+            assert await place.converge(place.a, place.b, driver=driver) == []
+            await asyncio.sleep(0.2)
+    assert ping(A, "10.98.5.1")
+    await driver.close()
 
 
 @pytest.mark.parametrize("card", ["", "garbage", "[]"])

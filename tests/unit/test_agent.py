@@ -548,7 +548,7 @@ async def test_what_lowering_may_know(home: Home, monkeypatch: pytest.MonkeyPatc
     monkeypatch.setattr(main, "kind_of", lambda _: Curious)
     home.settings = replace(home.settings, egress_deny=("10.96.0.0/12",))
     home.node.faults["image/oci://r/bad:1"] = "not found"
-    home.shut = {"router": "a rule"}
+    home.shut, home.silent = {"router": "a rule"}, {"w-1": frozenset("k")}
     home.node.things["disk/root-uid-x"] = Disk(name="root-uid-x", size=1, format="ext4")
     home.node.unused.add("root-uid-x")
 
@@ -560,6 +560,7 @@ async def test_what_lowering_may_know(home: Home, monkeypatch: pytest.MonkeyPatc
         assert (facts.node, facts.nameservers, facts.prefixes) == ("n", ("9.9.9.9",), ("192.168.7.0/24",))
         assert EPOCH + 1000 <= facts.now <= EPOCH + 1005
         assert (facts.shut, facts.egress_deny) == ({"router": "a rule"}, ("10.96.0.0/12",))
+        assert facts.silent == {"w-1": frozenset("k")}
         assert set(facts.images) == {"oci://r/good:1"}
         assert facts.image_problems == {"oci://r/bad:1": "not found"}
         assert facts.unused_disks == {"root-uid-x"}

@@ -26,7 +26,7 @@ from zos.api.gridnode import GridNode, NodeFeatures, QuarantineOrder
 from zos.api.meta import Key, Reason
 from zos.api.nodeworkload import NodeWorkload
 from zos.api.rbac import AGENT
-from zos.drivers import DiskSource, DomainSource, Driver, ImageSource, PrefixSource, WayOutSource
+from zos.drivers import DiskSource, DomainSource, Driver, ImageSource, PeerSource, PrefixSource, WayOutSource
 from zos.drivers.keyring import Keyring
 from zos.kinds import Report
 from zos.kube import lease
@@ -73,6 +73,7 @@ class Agent:
         disks: DiskSource | None = None,
         prefixes: PrefixSource | None = None,
         way_out: WayOutSource | None = None,
+        peers: PeerSource | None = None,
         features: Callable[[], NodeFeatures] = NodeFeatures,
         metrics: Metrics | None = None,
         wall: Callable[[], float] = time.time,
@@ -86,6 +87,7 @@ class Agent:
         self._disks = disks
         self._prefixes = prefixes
         self._way_out = way_out
+        self._peers = peers
         self.metrics = metrics or Metrics()
         self.namespace = names.node_namespace(settings.node)
         self._workloads = Workloads()
@@ -279,6 +281,7 @@ class Agent:
             nameservers=self._node.nameservers,
             prefixes=self._prefixes.prefixes() if self._prefixes is not None else (),
             shut=self._way_out.shut() if self._way_out is not None else {},
+            silent=self._peers.silent() if self._peers is not None else {},
             egress_deny=self._settings.egress_deny,
             images={ref: fact for ref, fact in images.items() if isinstance(fact, ImageFact)},
             image_problems={ref: fact for ref, fact in images.items() if isinstance(fact, str)},

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from zos.agent.settings import Settings
 from zos.api.gridnode import NodeFeatures
-from zos.drivers import DiskSource, DomainSource, Driver, ImageSource, PrefixSource, WayOutSource
+from zos.drivers import DiskSource, DomainSource, Driver, ImageSource, PeerSource, PrefixSource, WayOutSource
 from zos.drivers.disk import DiskDriver
 from zos.drivers.domain import DomainDriver
 from zos.drivers.file import FileDriver
@@ -35,6 +35,7 @@ class Equipment:
     disks: DiskSource | None
     prefixes: PrefixSource | None
     way_out: WayOutSource | None
+    peers: PeerSource | None
     features: Callable[[], NodeFeatures]
 
 
@@ -46,6 +47,7 @@ async def equip(settings: Settings, keyring: Keyring) -> Equipment:
         settings.state, settings.run, settings.guest_dir, uri=settings.libvirt_uri, accelerator=settings.accelerator
     )
     prefixes, way_out = PrefixDriver(), WayOutDriver()
+    wireguard = WireGuardDriver(settings.state, keyring, settings.service_dir, logs, settings.wireguard_go, kind)
     sources = Sources(
         Registries(settings.insecure_registries, settings.registry_auth),
         settings.image_dir,
@@ -61,7 +63,7 @@ async def equip(settings: Settings, keyring: Keyring) -> Equipment:
         SegmentDriver(),
         SysctlDriver(),
         FirewallDriver(settings.run),
-        WireGuardDriver(settings.state, keyring, settings.service_dir, logs, settings.wireguard_go, kind),
+        wireguard,
         FileDriver(settings.state),
         ServiceDriver(settings.service_dir, logs),
         images,
@@ -75,5 +77,6 @@ async def equip(settings: Settings, keyring: Keyring) -> Equipment:
         disks,
         prefixes,
         way_out,
+        wireguard,
         lambda: NodeFeatures(wireguard=kind, accelerator=domains.accelerator_found() or ""),
     )

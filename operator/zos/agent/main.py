@@ -58,6 +58,7 @@ async def _run(settings: Settings) -> None:
         disks=equipment.disks,
         prefixes=equipment.prefixes,
         way_out=equipment.way_out,
+        peers=equipment.peers,
         features=equipment.features,
         metrics=metrics,
     )

@@ -16,6 +16,8 @@ WIREGUARD_RANGE = "100.64.0.0/16"
 
 #: Type of the condition that says what in a node's firewall keeps machines from the Internet.
 EGRESS_BLOCKED = "EgressBlocked"
+#: Type of the condition that says which nodes don't answer others over WireGuard.
+MESH_BLOCKED = "MeshBlocked"
 
 
 def wireguard_range(ip_range: str) -> IPv4Network:

@@ -34,7 +34,9 @@ from zos.api.text import (
     Uid,
     Variable,
     host,
+    only,
     otherwise,
+    word,
 )  # fmt: skip
 from zos.api.zmachine import RunPolicy
 
@@ -328,6 +330,9 @@ class MountState(Model):
 class NetworkState(Model):
     lost_key: PublicKey | None = None
     """The WireGuard public key of the spec whose private half this node has lost: another one is to be chosen."""
+
+    silent: Annotated[tuple[PublicKey, ...], only(word)] = Field(default=(), json_schema_extra=at_most(1024))
+    """Public keys of peers that were called and have never answered."""
 
 
 class NodeWorkloadStatus(Status):

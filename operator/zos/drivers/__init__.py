@@ -71,8 +71,14 @@ class PrefixSource(Protocol):
 
 class WayOutSource(Protocol):
     def shut(self) -> Mapping[str, str]:
-        """By router: what in the node's firewall stops its guests on their way to the Internet. From memory; ``dirty`` is
-        called whenever it changes."""
+        """By router, and by the guard of a public interface: what in the node's firewall stops the guests. From memory;
+        ``dirty`` is called whenever it changes."""
+
+
+class PeerSource(Protocol):
+    def silent(self) -> Mapping[str, frozenset[str]]:
+        """By WireGuard interface: the public keys of peers that were called and have never answered. From memory, as of the
+        last ``observe``."""
 
 
 class DiskSource(Protocol):

@@ -4,15 +4,57 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Mapping
 
 from zos.drivers.process import ProcessError, run
 from zos.drivers.wgtext import Live, call, hang_up
 from zos.plan.items import WireGuard, WireGuardPeer
 
+#: Seconds after which one that was called and has not answered counts as silent, and until it is called again.
+_PATIENCE = 20.0
+_AGAIN = 50.0
 #: How often a new peer is called, and the pause after each call, in seconds. Later WireGuard's own repetitions do.
 _CALLS = 16
 _BETWEEN_CALLS = 0.25
+
+
+class Silent:
+    """Who was called and has never answered, by interface. Heard of when interfaces are looked at, so at each resync."""
+
+    def __init__(self, clock: Callable[[], float]) -> None:
+        self._clock = clock
+        self._since: dict[str, dict[str, float]] = {}  # by interface and public key
+        self._called: dict[str, float] = {}
+
+    def hear(self, item: WireGuard, live: Live, called: frozenset[str]) -> None:
+        """``called``: who is being called at this moment, and may answer yet."""
+        before, now = self._since.get(item.name, {}), self._clock()
+        self._since[item.name] = {
+            peer.public_key: before.get(peer.public_key, now)
+            for peer in item.peers
+            if peer.endpoint is not None
+            and peer.public_key not in live.met
+            and (peer.public_key in before or peer.public_key not in called)
+        }
+
+    def to_call(self, item: WireGuard) -> list[WireGuardPeer]:
+        """The silent ones, where it is time to call them again: what was in between may be gone, and nobody else would."""
+        silent, now = self._told(item.name), self._clock()
+        if not silent or now - self._called.get(item.name, -_AGAIN) < _AGAIN:
+            return []
+        self._called[item.name] = now
+        return [peer for peer in item.peers if peer.public_key in silent]
+
+    def told(self) -> Mapping[str, frozenset[str]]:
+        return {name: silent for name in self._since if (silent := self._told(name))}
+
+    def forget(self, name: str) -> None:
+        self._since.pop(name, None)
+        self._called.pop(name, None)
+
+    def _told(self, name: str) -> frozenset[str]:
+        now = self._clock()
+        return frozenset(key for key, since in self._since.get(name, {}).items() if now - since >= _PATIENCE)
 
 
 class Calls:

@@ -37,7 +37,7 @@ from zos.drivers.news import News, Watch
 from zos.drivers.process import ProcessError, run
 from zos.drivers.service import Supervised, Supervisor
 from zos.drivers.udpport import holder
-from zos.drivers.wgcalls import Calls
+from zos.drivers.wgcalls import Calls, Silent
 from zos.drivers.wgtext import (
     LAUNCHER,
     ROUTE_PROTOCOL,
@@ -111,7 +111,16 @@ class WireGuardDriver:
     #: Seconds; a port that somebody has may be free soon.
     LAST_RETRY: ClassVar[float] = 30.0
 
-    def __init__(self, state: Path, keyring: Keyring, scan: Path, logs: Path, program: str, kind: Kind) -> None:
+    def __init__(
+        self,
+        state: Path,
+        keyring: Keyring,
+        scan: Path,
+        logs: Path,
+        program: str,
+        kind: Kind,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
         self._files = state / "wireguard"
         self._files.mkdir(parents=True, exist_ok=True, mode=0o700)
         self._keyring = keyring
@@ -125,6 +134,7 @@ class WireGuardDriver:
         self._spaces: dict[str, str] = {}  # of each interface
         self._learner: asyncio.Task[None] | None = None
         self._calls = Calls(self._live, self._looks.stir)
+        self._silent = Silent(clock)
         self._held: defaultdict[str, asyncio.Lock] = defaultdict(asyncio.Lock)  # by interface: who writes its files
 
     async def observe(self, wanted: Sequence[Item]) -> Mapping[str, Observed]:
@@ -161,7 +171,16 @@ class WireGuardDriver:
         called |= self._being_called(name, directory)
         key = f"wireguard/{space}/{name}"
         mine = item if item is None or item.key == key else None
-        return Observed(key, await self._judge(mine, space, directory, live, called, card), owner)
+        right = await self._judge(mine, space, directory, live, called, card)
+        if mine is not None and live is not None and not self._held[name].locked():
+            self._silent.hear(mine, live, called)
+            if right is mine and (again := self._silent.to_call(mine)):
+                self._calls.begin(mine, again)
+        return Observed(key, right, owner)
+
+    def silent(self) -> Mapping[str, frozenset[str]]:
+        """By interface: the public keys of those who were called and have never answered. From memory."""
+        return self._silent.told()
 
     async def apply(self, op: Op) -> None:
         name = op.key.rpartition("/")[2]
@@ -365,6 +384,7 @@ class WireGuardDriver:
         await self._unlink(space, name)
         await asyncio.to_thread(shutil.rmtree, self._files / name, ignore_errors=True)
         self._spaces.pop(name, None)
+        self._silent.forget(name)
 
     async def _dismiss(self, name: str) -> bool:
         """Ends the service of an interface, whatever this kernel offers now; gives whether there was one."""

@@ -115,7 +115,8 @@ class Facts:
     this node; ``unused_disks`` are names of disks that no guest ever had, as the node itself knows; ``prefixes`` are the
     networks that the node is connected to (None: nobody could look yet), ``egress_deny`` what nothing on any node may connect
     to, both in CIDR form; ``shut`` says by router, and by the guard of a public interface, what in the node's firewall
-    stops the guests; ``unknown`` says of which families nobody could look, and why; ``now`` in seconds since the epoch.
+    stops the guests; ``silent`` says by WireGuard interface which peers (public keys) were called and have never answered;
+    ``unknown`` says of which families nobody could look, and why; ``now`` in seconds since the epoch.
 
     `image`, `domain`, `secret` and `connected` are how to ask: what is in none of the mappings may be unknown."""
 
@@ -131,6 +132,7 @@ class Facts:
     lost_keys: frozenset[str] = frozenset()
     unused_disks: frozenset[str] = frozenset()
     shut: Mapping[str, str] = field(default_factory=dict)
+    silent: Mapping[str, frozenset[str]] = field(default_factory=dict)
     unknown: Mapping[Family, str] = field(default_factory=dict)
 
     def image(self, ref: str) -> ImageFact | None:

@@ -17,6 +17,8 @@ from zos.plan.lowered import Lowered
 from zos.plan.outcome import Outcome
 from zos.world.resolution import ready, waiting
 
+#: As many as admission takes.
+_MOST_SILENT = 1024
 #: Whether bridged packets pass the IP hooks of their namespace (br_netfilter; kernel, ip-sysctl.rst).
 _ON_BRIDGES = ("bridge-nf-call-arptables", "bridge-nf-call-ip6tables", "bridge-nf-call-iptables")
 
@@ -103,7 +105,9 @@ def report(workload: NodeWorkload, facts: Facts, lowered: Lowered, outcome: Outc
         if item.key in outcome.blocked:
             return Report(waiting(Reason.PROGRESSING, f"{item.key} waits for {outcome.blocked[item.key]}"))
     shut = facts.shut.get(names.router(workload.spec.owner.uid))
-    return Report(ready(), conditions=(_shut(shut),) if shut is not None else ())
+    silent = facts.silent.get(names.wireguard(workload.spec.owner.uid), frozenset())
+    state = NetworkState(silent=tuple(sorted(silent)[:_MOST_SILENT])) if silent else None
+    return Report(ready(), conditions=(_shut(shut),) if shut is not None else (), network=state)
 
 
 def _shut(by: str) -> Condition:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Set
+from collections.abc import Collection, Mapping, Set
 from dataclasses import dataclass, replace
 from ipaddress import IPv4Network
 
@@ -10,12 +10,20 @@ from zos.api import names
 from zos.api.core import Secret
 from zos.api.gridnode import Endpoint, GridNode, NodeHold
 from zos.api.meta import Condition, Reason
-from zos.api.network import EGRESS_BLOCKED, Network, NetworkAccessStatus, NetworkAddress, NetworkNodeStatus, NetworkStatus
+from zos.api.network import (
+    EGRESS_BLOCKED,
+    MESH_BLOCKED,
+    Network,
+    NetworkAccessStatus,
+    NetworkAddress,
+    NetworkNodeStatus,
+    NetworkStatus,
+)
 from zos.api.nodeworkload import NetworkOnNode, NodeWorkload
 from zos.api.text import is_name
 from zos.api.zmachine import ZMachine
 from zos.kinds.network import egress, keys, laptops, overlap, places
-from zos.kinds.network.problems import Problems
+from zos.kinds.network.problems import Problems, called
 from zos.kinds.network.topology import Caller, Member, bridges, divided, endpoint, subranges, topology, wireguard_address
 from zos.world import quarantine
 from zos.world.heartbeat import Heartbeat
@@ -141,7 +149,7 @@ def resolve(network: Network, world: Reader) -> Resolution:
             relay=relay if relays or access else None,
             ready_nodes=f"{sum(node.ready for node in nodes)}/{len(wanted)}",
         ),
-        conditions=_shut(nodes, told),
+        conditions=(*_shut(nodes, told), *_silent(members.values(), alive, told)),
         guarded=True,
         holds=tuple(
             Hold(
@@ -368,6 +376,7 @@ class _Reported:
     failed: bool = False
     message: str | None = None
     shut: str | None = None
+    silent: frozenset[str] = frozenset()
     listen_port: int | None = None
     public_key: str | None = None
     lost_key: str | None = None
@@ -415,6 +424,7 @@ def _reported(workload: NodeWorkload) -> tuple[str, _Reported]:
         public_key=part.public_key if part is not None else None,
         lost_key=state.lost_key if state is not None else None,
         shut=shut.message if shut is not None and shut.status == "True" else None,
+        silent=frozenset(state.silent) if state is not None else frozenset(),
     )
     if condition is None:
         return workload.namespace, said
@@ -435,6 +445,27 @@ def _shut(nodes: tuple[NetworkNodeStatus, ...], reported: Mapping[str, _Reported
     if not said:
         return ()
     return (Condition(type=EGRESS_BLOCKED, status="True", reason=Reason.NODE_FIREWALL, message="; ".join(said)),)
+
+
+def _silent(
+    members: Collection[Member], alive: Mapping[str, bool | None], reported: Mapping[str, _Reported]
+) -> tuple[Condition, ...]:
+    """Nodes that others called over WireGuard and that never answered, although their agents live."""
+    by_key = {member.public_key: member for member in members}
+    callers: dict[str, list[str]] = {}
+    for member in members:
+        report = reported.get(names.node_namespace(member.name), _Reported())
+        for key in sorted(report.silent & by_key.keys()):
+            if by_key[key].accessible and alive.get(member.name) and alive.get(by_key[key].name):
+                callers.setdefault(key, []).append(member.name)
+    if not callers:
+        return ()
+    said = "; ".join(
+        f"{by_key[key].name} ({endpoint(by_key[key], by_key[key])}, UDP) has never answered {called('node', who)}"
+        for key, who in callers.items()
+    )
+    message = f"{said}: let that port through the firewalls between, that of the node itself too, and forward it where a NAT is"
+    return (Condition(type=MESH_BLOCKED, status="True", reason=Reason.NODE_FIREWALL, message=message),)
 
 
 def _judge(
