@@ -844,7 +844,7 @@ async def test_an_older_state_of_the_cluster_takes_nothing_along(tmp_path: Path)
 async def test_a_disk_that_an_older_state_says_was_never_used_stays_where_its_data_is(tmp_path: Path) -> None:
     """The snapshot is from before its first machine, and the controller remembers nothing. Its node knows better."""
     async with restorable(tmp_path) as (server, grid):
-        async with grid.controller():
+        async with grid.supervised():
             await grid.node("n", ipv4="198.51.100.1")
             await grid.node("other", ipv4="198.51.100.2", memory=2**30)
             standing = Standing(grid, server, Journal())
