@@ -9,6 +9,7 @@ import json
 import os
 import socket
 import subprocess
+import time
 from collections.abc import AsyncIterator, Callable
 from pathlib import Path
 from typing import TypeVar
@@ -17,7 +18,7 @@ import pytest
 
 from zos.api import names
 from zos.api.nodeworkload import EgressOnNode, NetworkOnNode, NodeWorkload
-from zos.drivers import Driver, netns
+from zos.drivers import Driver, netns, wayout
 from zos.drivers.firewall import FirewallDriver
 from zos.drivers.link import LinkDriver
 from zos.drivers.prefixes import PrefixDriver
@@ -115,7 +116,7 @@ async def connect(address: str, port: int = 80) -> socket.socket | str:
 
     def call() -> socket.socket | str:
         sock = socket.socket()
-        sock.settimeout(0.7)
+        sock.settimeout(1.5)  # a SYN that was lost on a busy machine is sent again after a second
         try:
             sock.connect((address, port))
         except TimeoutError:
@@ -388,19 +389,19 @@ async def test_a_firewall_that_changes_is_asked_soon_and_not_for_each_change(nod
     changed = asyncio.Event()
     node.way_out.watch(changed.set)
     forward()
-    async with asyncio.timeout(5):
+    async with asyncio.timeout(30):
         await changed.wait()
     assert names.router(UID) in node.way_out.shut()
     changed.clear()
-    before = questions()
+    before, began = questions(), time.monotonic()
     for number in range(50):
         sh(f"nft add table inet more{number}")
         await asyncio.sleep(0.05)
     sh("nft delete table inet theirs")
-    async with asyncio.timeout(6):
+    async with asyncio.timeout(30):
         await changed.wait()
     assert node.way_out.shut() == {}
-    assert 0 < questions() - before <= 4
+    assert 0 < questions() - before <= 2 + (time.monotonic() - began) / wayout._PAUSE
 
 
 async def test_a_change_that_nobody_tells_of_is_found_at_the_resync(node: Node) -> None:
@@ -412,7 +413,7 @@ async def test_a_change_that_nobody_tells_of_is_found_at_the_resync(node: Node) 
         assert not changed.is_set()
         sh(f"sysctl -qw net.ipv4.ip_forward={forwards}")
         await node.way_out.observe([])
-        async with asyncio.timeout(6):
+        async with asyncio.timeout(30):
             await changed.wait()
         assert (names.router(UID) in node.way_out.shut()) == shut
         changed.clear()
