@@ -682,7 +682,7 @@ async def test_what_is_refused_of_a_pool_is_told_to_those_whose_it_is_and_holds_
     async with forbidden(standing, no_node, no_share, no_relay):
         before = len(writes)
         await standing.create(Network, "unlucky", ipRange="10.41.0.0/16", nodes=[{"name": "n"}])
-        disks = [standing.create(ZMount, name, size="16Mi", nodeName="n") for name in ("a", "unlucky", "b", "c")]
+        disks = [standing.create(ZMount, name, size="256Mi", nodeName="n") for name in ("a", "unlucky", "b", "c")]
         await asyncio.gather(*disks, standing.create(ZMachine, "m", image="oci://r/i:t", network={"name": "unlucky"}))
         for name in "abc":
             await standing.ready(ZMount, name)
@@ -696,7 +696,7 @@ async def test_what_is_refused_of_a_pool_is_told_to_those_whose_it_is_and_holds_
         assert 1 <= refused.count("Network") <= 6, refused
         assert 1 <= refused.count("GridNode") <= 12, refused
         assert (await standing.get(GridNode, "n")).status.condition("Ready").status == "True"
-    for model, change in ((Network, {"mtu": 1400}), (ZMount, {"size": "17Mi"})):  # somebody's doing: tried at once
+    for model, change in ((Network, {"mtu": 1400}), (ZMount, {"size": "257Mi"})):  # somebody's doing: tried at once
         await client.patch(model, "default", "unlucky", {"spec": change})
         await standing.ready(model, "unlucky")
     await standing.ready(ZMachine, "m")

@@ -398,9 +398,10 @@ async def test_a_firewall_that_changes_is_asked_soon_and_not_for_each_change(nod
         sh(f"nft add table inet more{number}")
         await asyncio.sleep(0.05)
     sh("nft delete table inet theirs")
-    async with asyncio.timeout(30):
-        await changed.wait()
-    assert node.way_out.shut() == {}
+    async with asyncio.timeout(30):  # one that asked before it is told of too, if it got another answer than the last
+        while node.way_out.shut():
+            changed.clear()
+            await changed.wait()
     assert 0 < questions() - before <= 2 + (time.monotonic() - began) / wayout._PAUSE
 
 
