@@ -10,7 +10,7 @@ import asyncio
 import contextlib
 import json
 import shutil
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -25,7 +25,7 @@ from zos.api.contract import Claim, Contract
 from zos.api.core import Namespace, Secret
 from zos.api.crd import KINDS as MODELS
 from zos.api.farm import Farm
-from zos.api.gridnode import GridNode
+from zos.api.gridnode import GridNode, Resources
 from zos.api.meta import ABANDON, Object
 from zos.api.network import Network
 from zos.api.nodeworkload import NodeWorkload
@@ -120,6 +120,22 @@ class Standing:
         assert self.has(Disk)
         assert all(item.running for item in self.journal.values() if isinstance(item, Domain))
 
+    async def allocated(self, right: Callable[[Resources], bool] = lambda _: True) -> Resources:
+        """What the node's status sums up of what is held; it is written a moment after that."""
+        node: Any = None
+
+        async def look() -> bool:
+            nonlocal node
+            node = await self.get(GridNode, "n")
+            told = node.status.allocated
+            return bool(told == node.allocated(node.status.holds) and right(told))
+
+        try:
+            await until(look)
+        except AssertionError:
+            raise AssertionError(f"{node.status.allocated} of {node.status.holds} and {node.status.quarantine}") from None
+        return Resources.model_validate(node.status.allocated)
+
     async def quarantine(self) -> dict[str, Any]:
         node = await self.get(GridNode, "n")
         return {f"{left.kind} {left.name}": left for left in node.status.quarantine} if node is not None else {}
@@ -207,8 +223,8 @@ async def test_data_that_is_to_be_retained_waits_for_an_administrator(standing: 
     assert {name.split()[1]: entry.uid for name, entry in left.items()} == old
     assert not standing.has(Domain), "the machine itself was deleted"
     assert standing.has(Disk) == {f"disk/root-{old['web']}", f"disk/mount-{old['data']}"}
-    node = await standing.get(GridNode, "n")
-    assert node.status.allocated.storage == left["ZMachine web"].storage + left["ZMount data"].storage
+    storage = left["ZMachine web"].storage + left["ZMount data"].storage
+    await standing.allocated(lambda told: told.storage == storage)
     await standing.create(ZMount, "data", size="1Gi")
     await standing.says(ZMount, "data", "Quarantined", old["data"])
     assert (await standing.get(ZMount, "data")).status.condition("Stalled") is not None
@@ -288,9 +304,9 @@ async def test_a_node_that_is_given_up_leaves_and_its_users_are_told(standing: S
 
 async def test_what_comes_back_to_a_nearly_full_node_is_not_in_its_own_way(standing: Standing) -> None:
     client = standing.grid.client
+    held = await standing.allocated()
     await standing.grid.stop_agent("n")
     node = await standing.get(GridNode, "n")
-    held = node.status.allocated
     await client.delete(GridNode, "", "n")
     await client.patch(GridNode, "", "n", {"metadata": {"annotations": {ABANDON: node.uid}}})
     await standing.gone(GridNode, "n")
@@ -299,7 +315,7 @@ async def test_what_comes_back_to_a_nearly_full_node_is_not_in_its_own_way(stand
     standing.grid.start_agent("n", cpu=held.cpu, memory=held.memory + 2**26, storage=held.storage + 2**26)
     for model, name in ((ZMount, "data"), (ZMachine, "web")):
         await standing.ready(model, name)
-    assert (await standing.get(GridNode, "n")).status.allocated == held
+    await standing.allocated(lambda told: told == held)
     standing.untouched()
 
 
@@ -771,7 +787,7 @@ async def test_what_an_agent_says_is_left_over_keeps_nobody_from_what_is_his(sta
 
     await until(seated)
     assert not [write for write in standing.grid.writes[before:] if write[3] == 422]
-    assert (await standing.get(GridNode, "n")).status.allocated.cpu == 2**31 - 1
+    await standing.allocated(lambda told: told.cpu == 2**31 - 1)
 
 
 async def test_a_node_that_lost_its_keys_gets_others_by_itself(standing: Standing) -> None:

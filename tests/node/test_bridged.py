@@ -25,8 +25,9 @@ UID = f"test-bridged-{os.getpid()}"
 TAP, GUARD, MAC = names.tap(UID, 0), names.guard(names.tap(UID, 0)), "02:00:00:00:00:09"
 GUEST, SEGMENT = f"br-{os.getpid()}-guest", f"br-{os.getpid()}-seg"
 FACTS = Facts(node="n", now=0.0, images={"oci://r/i:1": ImageFact(digest="sha256:1", entrypoint=("/bin/app",))})
-#: Who is greeted, by family.
-OTHERS = {"ip": "203.0.113.17", "ip6": "2001:db8:1::1"}
+#: The machine's own addresses and the router's, which is greeted; by family.
+OWN = {"ip": "203.0.113.18", "ip6": "2001:db8:1::ff:fe00:9"}
+OTHERS, ROUTER = {"ip": "203.0.113.17", "ip6": "2001:db8:1::1"}, "02:00:00:00:00:01"
 
 
 def sh(command: str) -> str:
@@ -36,7 +37,7 @@ def sh(command: str) -> str:
 
 
 def workload() -> NodeWorkload:
-    nic = PublicNic(interface="br-public", mac=MAC, ipv4="203.0.113.18/28", ipv6="2001:db8:1::ff:fe00:9/64")
+    nic = PublicNic(interface="br-public", mac=MAC, ipv4=f"{OWN['ip']}/28", ipv6=f"{OWN['ip6']}/64")
     part = MachineOnNode(hostname="vm", image="oci://r/i:1", cpu=1, memory=2**28, root_size=2**29, public_nic=nic)
     owner = {"kind": "ZMachine", "namespace": "default", "name": "vm", "uid": UID}
     return NodeWorkload.model_validate({"metadata": {"name": "w"}, "spec": {"owner": owner, "machine": part.wire()}})
@@ -63,19 +64,23 @@ class Node:
 
 @pytest.fixture
 async def node(tmp_path: Path, elsewhere: None) -> AsyncIterator[Node]:
-    """With the segment's router, and a guest in place of QEMU."""
-    for space in (GUEST, SEGMENT):
-        sh(f"ip netns add {space}; ip -n {space} link set lo up")
+    """With the segment's router, and a guest in place of QEMU. They send what the tests have them send: a word of their own
+    (soliciting a router, probing a neighbour, reporting a group) that passes just before a firewall's table is there counts."""
     sh(
         "ip link set lo up; ip link add br-public type bridge mcast_snooping 0; ip link set br-public up; "
-        f"ip link add pub0 type veth peer name eth0 netns {SEGMENT}; ip link set pub0 master br-public up; "
-        f"ip link add {TAP} type veth peer name eth0 netns {GUEST}; ip link set {TAP} master br-public up; "
-        f"ip -n {GUEST} link set eth0 address {MAC}; "
-        f"ip -n {GUEST} addr add 203.0.113.18/28 dev eth0; ip -n {GUEST} addr add 2001:db8:1::ff:fe00:9/64 dev eth0 nodad; "
-        f"ip -n {SEGMENT} addr add 203.0.113.17/28 dev eth0; ip -n {SEGMENT} addr add 2001:db8:1::1/64 dev eth0 nodad; "
-        f"ip -n {GUEST} link set eth0 up; ip -n {SEGMENT} link set eth0 up; "
         "sysctl -qw net.bridge.bridge-nf-call-iptables=1 net.bridge.bridge-nf-call-ip6tables=1"
     )
+    sides = ((GUEST, TAP, MAC, OWN, ROUTER, OTHERS), (SEGMENT, "pub0", ROUTER, OTHERS, MAC, OWN))
+    for space, port, mac, own, other, others in sides:
+        sh(
+            f"ip netns add {space}; ip -n {space} link set lo up; "
+            f"ip link add {port} type veth peer name eth0 netns {space}; ip link set {port} master br-public up; "
+            f"ip -n {space} link set eth0 address {mac} addrgenmode none; "
+            f"ip netns exec {space} sysctl -qw net.ipv6.conf.eth0.mldv2_unsolicited_report_interval=1; "
+            f"ip -n {space} addr add {own['ip']}/28 dev eth0; ip -n {space} addr add {own['ip6']}/64 dev eth0 nodad; "
+            f"ip -n {space} link set eth0 up; "
+            + "; ".join(f"ip -n {space} neigh add {one} lladdr {other} dev eth0 nud permanent" for one in others.values())
+        )
     made = Node(FirewallDriver(tmp_path), WayOutDriver())
     await made.guard()
     yield made
