@@ -277,7 +277,11 @@ async def test_a_gridnode_that_goes_takes_nothing_along(standing: Standing, how:
     ports = {hold.listen_port for hold in node.status.holds if hold.listen_port}
     assert ports == {hold.listen_port for hold in old.status.holds if hold.listen_port}
     assert (await standing.get(Secret, "net-laptop-wireguard")).text("privateKey") == key
-    assert await standing.quarantine() == {}
+
+    async def taken_up() -> bool:
+        return await standing.quarantine() == {}
+
+    await until(taken_up)
 
 
 async def test_a_node_that_is_given_up_leaves_and_its_users_are_told(standing: Standing) -> None:
