@@ -12,10 +12,13 @@ from zos.api.crd import KINDS
 from zos.kube.client import Client, NotFound
 
 
-async def until(condition: Callable[[], Awaitable[object]], seconds: float = 60) -> None:
+async def until(
+    condition: Callable[[], Awaitable[object]], seconds: float = 60, told: Callable[[], object] | None = None
+) -> None:
+    """``told`` gives what it says when it gives up; absent: the last answer."""
     deadline = time.monotonic() + seconds
     while not (last := await condition()):
-        assert time.monotonic() < deadline, f"not within {seconds} s: {last}"
+        assert time.monotonic() < deadline, f"not within {seconds} s: {told() if told else last}"
         await asyncio.sleep(0.05)
 
 

@@ -91,10 +91,7 @@ async def says(grid: Grid, model: type[Object], name: str, reason: str, *words: 
         last = (await get(grid, model, name, namespace)).status.condition("Ready")
         return last is not None and last.reason == reason and all(word in last.message for word in words)
 
-    try:
-        await until(look, 45)
-    except AssertionError:
-        raise AssertionError(f"{name} does not say {reason} {words}: {last}") from None
+    await until(look, 45, lambda: f"{name} does not say {reason} {words}: {last}")
 
 
 @contextlib.asynccontextmanager

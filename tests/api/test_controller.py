@@ -48,10 +48,7 @@ async def ready(grid: Grid, model: type[Object], name: str, seconds: float = 60)
         condition = last and last.status.condition("Ready")
         return bool(condition and condition.status == "True" and condition.observed_generation == last.metadata.generation)
 
-    try:
-        await until(look, seconds)
-    except AssertionError:
-        raise AssertionError(f"{name} is not ready: {last and last.status}") from None
+    await until(look, seconds, lambda: f"{name} is not ready: {last and last.status}")
     return last
 
 
@@ -264,14 +261,15 @@ async def test_what_a_machine_waits_for_is_said_and_heals(grid: Grid) -> None:
 
 
 async def _says(grid: Grid, name: str, words: str) -> None:
+    last = None
+
     async def look() -> bool:
-        condition = (await get(grid, ZMachine, name)).status.condition("Ready")
+        nonlocal last
+        last = (await get(grid, ZMachine, name)).status
+        condition = last.condition("Ready")
         return condition is not None and condition.status == "False" and words in condition.message
 
-    try:
-        await until(look)
-    except AssertionError:
-        raise AssertionError((await get(grid, ZMachine, name)).status) from None
+    await until(look, told=lambda: last)
 
 
 async def test_two_controllers_never_allocate_twice_and_one_takes_over(grid: Grid) -> None:

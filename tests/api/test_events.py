@@ -111,10 +111,7 @@ async def told(grid: Grid, uids: set[str]) -> None:
         found = counted(await events(grid, uids))
         return found == EXPECTED and all([(await condition(grid, model)).get("status") == "True" for model in TOGETHER])
 
-    try:
-        await until(look)
-    except AssertionError:
-        raise AssertionError(f"told: {found}") from None
+    await until(look, told=lambda: f"told: {found}")
 
 
 async def deleted(grid: Grid, order: tuple[type[Object], ...]) -> None:

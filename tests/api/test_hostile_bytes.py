@@ -64,10 +64,7 @@ async def ready(grid: Grid, model: type[Object], namespace: str, name: str, seco
         said.update(await condition(grid, model, namespace, name))
         return said["status"] == "True"
 
-    try:
-        await until(look, seconds)
-    except AssertionError:
-        raise AssertionError(f"{model.KIND} {namespace}/{name}: {said}") from None
+    await until(look, seconds, lambda: f"{model.KIND} {namespace}/{name}: {said}")
 
 
 async def says(grid: Grid, model: type[Object], namespace: str, name: str, reason: str, *words: str) -> None:
@@ -77,10 +74,7 @@ async def says(grid: Grid, model: type[Object], namespace: str, name: str, reaso
         said.update(await condition(grid, model, namespace, name))
         return said["reason"] == reason and all(word in said["message"] for word in words)
 
-    try:
-        await until(look)
-    except AssertionError:
-        raise AssertionError(f"{model.KIND} {namespace}/{name}: {said}") from None
+    await until(look, told=lambda: f"{model.KIND} {namespace}/{name}: {said}")
 
 
 async def hostile(grid: Grid) -> None:

@@ -83,10 +83,7 @@ class Standing:
             condition = last and last.status.condition("Ready")
             return bool(condition and condition.status == "True")
 
-        try:
-            await until(look, seconds)
-        except AssertionError:
-            raise AssertionError(f"{model.KIND} {name} is not ready: {last and last.status.conditions}") from None
+        await until(look, seconds, lambda: f"{model.KIND} {name} is not ready: {last and last.status.conditions}")
         return last
 
     async def says(self, model: type[Object], name: str, reason: str, words: str = "", seconds: float = 30) -> Any:
@@ -98,10 +95,7 @@ class Standing:
             condition = last and last.status.condition("Ready")
             return bool(condition and condition.reason == reason and words in condition.message)
 
-        try:
-            await until(look, seconds)
-        except AssertionError:
-            raise AssertionError(f"{model.KIND} {name} says: {last and last.status.conditions}") from None
+        await until(look, seconds, lambda: f"{model.KIND} {name} says: {last and last.status.conditions}")
         return last
 
     async def gone(self, model: type[Object], name: str, seconds: float = 30) -> None:
@@ -130,10 +124,7 @@ class Standing:
             told = node.status.allocated
             return bool(told == node.allocated(node.status.holds) and right(told))
 
-        try:
-            await until(look)
-        except AssertionError:
-            raise AssertionError(f"{node.status.allocated} of {node.status.holds} and {node.status.quarantine}") from None
+        await until(look, told=lambda: f"{node.status.allocated} of {node.status.holds} and {node.status.quarantine}")
         return Resources.model_validate(node.status.allocated)
 
     async def quarantine(self) -> dict[str, Any]:
@@ -141,14 +132,15 @@ class Standing:
         return {f"{left.kind} {left.name}": left for left in node.status.quarantine} if node is not None else {}
 
     async def quarantined(self, *wanted: str, seconds: float = 20) -> dict[str, Any]:
-        async def look() -> bool:
-            return (await self.quarantine()).keys() >= set(wanted)
+        left: dict[str, Any] = {}
 
-        try:
-            await until(look, seconds)
-        except AssertionError:
-            raise AssertionError(f"in quarantine: {await self.quarantine()}, not {wanted}") from None
-        return await self.quarantine()
+        async def look() -> bool:
+            nonlocal left
+            left = await self.quarantine()
+            return left.keys() >= set(wanted)
+
+        await until(look, seconds, lambda: f"in quarantine: {left}, not {wanted}")
+        return left
 
 
 @pytest.fixture
