@@ -20,7 +20,7 @@ from pathlib import Path
 
 from gridlib.served import serves
 from gridlib.tools import etcd
-from zos.api.admission import restricting
+from zos.manifests.admission import restricting
 
 CRDS = Path(__file__).parent.parent / "crds"
 

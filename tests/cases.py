@@ -9,11 +9,12 @@ from typing import Any
 import yaml
 
 from zos.api.meta import Meta, Object
-from zos.controller.registry import WATCHED, indexes
+from zos.controller.main import watched
+from zos.kinds.registry import KINDS
 from zos.world.heartbeat import Heartbeat
 from zos.world.store import World
 
-MODELS: dict[str, type[Object]] = {model.KIND: model for model in (*(watched.model for watched in WATCHED), Heartbeat)}
+MODELS: dict[str, type[Object]] = {model.KIND: model for model in (*(each.model for each in watched(KINDS)), Heartbeat)}
 
 
 def load(path: Path) -> tuple[list[Object], dict[str, Any]]:
@@ -47,7 +48,7 @@ class Unread(Object):
 
 
 def world_of(objects: Iterable[Object]) -> World:
-    world = World([*indexes()])
+    world = World(KINDS.indexes())
     for obj in objects:
         if isinstance(obj, Unread):
             world.put_unreadable(obj.model.key_of(obj.namespace, obj.name), obj.metadata, obj.why)

@@ -24,8 +24,8 @@ from zos.api.nodeworkload import (
 )
 from zos.api.zmachine import RunPolicy
 from zos.controller.main import resolved
-from zos.controller.registry import KINDS
 from zos.controller.secrets import contents, seal
+from zos.kinds.registry import KINDS
 from zos.world import guests
 from zos.world.conditions import conditions
 from zos.world.resolution import Resolution, Workload
@@ -72,7 +72,7 @@ def carried_out(world: World, subject: Any, resolution: Resolution, *, nodes: bo
     if resolution.status is not None and current is not None:
         found = conditions(resolution.verdict, resolution.conditions, current.status.conditions, 1, NOW)
         status = resolution.status.model_copy(update={"conditions": found, "observed_generation": 1})
-        pool = KINDS[subject.KIND].pool
+        pool = subject.POOL
         if pool is not None and getattr(current.status, pool) != getattr(subject.status, pool):
             return current  # guarded: others took shares of it meanwhile
         current = current.model_copy(update={"status": status})
@@ -82,7 +82,7 @@ def carried_out(world: World, subject: Any, resolution: Resolution, *, nodes: bo
 
 def _share(world: World, key: Any, uid: str, entry: Any) -> None:
     pool: Any = world.peek(key)
-    name = KINDS[key.kind].pool
+    name = KINDS[key.kind].model.POOL
     if pool is None or name is None:
         return
     others = tuple(other for other in getattr(pool.status, name) if other.uid != uid)

@@ -16,15 +16,15 @@ from pathlib import Path
 from typing import Any
 
 from zos.api.core import Lease, Namespace, Secret
-from zos.api.crd import KINDS
 from zos.api.meta import Object
+from zos.kinds.registry import KINDS
 from zos.kube.client import path_of
 
 CHECKOUT = Path(__file__).parent.parent
 REGISTRY = "198.51.100.2:5000"
 #: busybox with a small web server, in the grid's own registry.
 IMAGE = f"oci://{REGISTRY}/zos/hello:latest"
-_MODELS = {name: model for model in (*KINDS, Lease, Namespace, Secret) for name in (model.KIND.lower(), model.PLURAL)}
+_MODELS = {name: model for model in (*KINDS.models, Lease, Namespace, Secret) for name in (model.KIND.lower(), model.PLURAL)}
 
 
 def _model(kind: str) -> type[Object]:

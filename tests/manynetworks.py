@@ -26,7 +26,7 @@ from zos.drivers.firewall import FirewallDriver
 from zos.drivers.link import LinkDriver
 from zos.drivers.prefixes import PrefixDriver
 from zos.drivers.segment import SegmentDriver
-from zos.kinds import Report
+from zos.kinds.kind import Report
 from zos.plan.facts import Facts
 from zos.plan.items import Bridge, Firewall, Netns, Route, Veth
 from zos.plan.lowered import Lowered

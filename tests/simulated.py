@@ -8,7 +8,7 @@ import time
 from collections.abc import Awaitable, Callable
 
 from zos.api.core import Secret
-from zos.api.crd import KINDS
+from zos.kinds.registry import KINDS
 from zos.kube.client import Client, NotFound
 
 
@@ -25,7 +25,7 @@ async def until(
 async def sweep(client: Client) -> None:
     """Deletes every object of ours, and Secrets. What a test that failed left behind must not fail the next: there is no
     controller any more, so by force."""
-    for model in KINDS:
+    for model in KINDS.models:
         for key in await client.keys(model):
             with contextlib.suppress(NotFound):
                 await client.delete(model, key.namespace, key.name)

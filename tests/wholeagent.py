@@ -31,6 +31,7 @@ from zos.api.gridnode import GridNode, NodeFeatures
 from zos.api.meta import AGENT_FINALIZER, Key, Object
 from zos.api.nodeworkload import NodeWorkload
 from zos.drivers.keyring import Keyring
+from zos.kinds.registry import KINDS
 from zos.kube import informer, lease
 from zos.kube.client import Access, Raw, path_of
 from zos.kube.watches import Watched
@@ -81,7 +82,7 @@ class _Watches:
         self._event = event
         self.begun, self.listed, self.ended, self.cut = True, False, False, False
         self.opened = {watched.path: virtual.clock() for watched in served}
-        for model in {watched.model for watched in served}:
+        for model in {each.model for each in served}:
             for raw in home.server.of(model):
                 self._tell(None, model.key_of(raw["metadata"].get("namespace", ""), raw["metadata"]["name"]), raw)
         home.watching.append(self._tell)
@@ -110,6 +111,7 @@ class Home:
         self.connection = self.client
         self.links: list[Raw] | Exception = [{"addr_info": [{"local": "8.8.4.4"}]}]
         self.metrics = Metrics()
+        self.kinds = KINDS
         self.served: Any = None
         self.closed: list[str] = []
         self.prefixes: tuple[str, ...] = ("192.168.7.0/24",)
@@ -241,7 +243,7 @@ class Home:
 
     @contextlib.asynccontextmanager
     async def agent(self) -> AsyncIterator[asyncio.Task[None]]:
-        task = asyncio.create_task(main.run(self.settings))
+        task = asyncio.create_task(main.run(self.settings, self.kinds))
         try:
             yield task
         finally:

@@ -17,25 +17,23 @@ from nacl.public import PrivateKey, SealedBox
 
 from memory import MemoryClient, Request, Server
 from zos.agent.converge import Converger, Pass
-from zos.agent.kinds import kind_of
 from zos.agent.simulation import Node, drivers
 from zos.agent.statuses import Statuses
 from zos.api import names
 from zos.api.core import CustomResourceDefinition, Secret
-from zos.api.crd import KINDS as MODELS
 from zos.api.gridnode import GridNode
 from zos.api.meta import GROUP, Key, Meta, Object
 from zos.api.nodeworkload import NodeWorkload, Owner
 from zos.controller.executor import Executor, Refused
 from zos.controller.ledger import Ledger, Lost
-from zos.controller.main import resolved
-from zos.controller.registry import KINDS, WATCHED, indexes
+from zos.controller.main import resolved, watched
+from zos.kinds.registry import KINDS
 from zos.kube.client import ApiError, Raw, Unavailable, path_of
 from zos.plan.facts import Facts, ImageFact
 from zos.world.heartbeat import Heartbeat
 from zos.world.store import World
 
-_MODELS = {watched.model.KIND: watched.model for watched in WATCHED}
+_MODELS = {each.model.KIND: each.model for each in watched(KINDS)}
 #: Seconds for which it goes on when only time can change anything: what is put off for longer is waited for by who asks for it.
 _SOON = 4.0
 
@@ -57,7 +55,7 @@ class Agent:
         self._stirred = asyncio.Event()
         self.converger = Converger(
             self._served,
-            kind_of,
+            KINDS.on_node,
             self._facts,
             changed=self._stirred.set,
             slow_done=lambda op, ok: None,
@@ -130,10 +128,18 @@ class Grid:
         self.time = 1000.0
         self.server = Server()
         self.client = MemoryClient(self.server)
-        self.world = World([*indexes()])
+        self.world = World(KINDS.indexes())
         self.ledger = Ledger(self.client, self.world, self._absorb, self._changed, "zos-controller", lambda: self.time)
         self.executor = Executor(
-            self.client, self.world, self.ledger, self._absorb, self._changed, self._again, lambda: self.time, self._secrets_of
+            self.client,
+            KINDS,
+            self.world,
+            self.ledger,
+            self._absorb,
+            self._changed,
+            self._again,
+            lambda: self.time,
+            self._secrets_of,
         )
         self.agents: dict[str, Agent] = {}
         self.problems: dict[Key, str] = {}
@@ -141,7 +147,7 @@ class Grid:
         self._due: dict[Key, None] = {}
         self._later: dict[Key, float] = {}
         self.server.hears.append(lambda key, raw: self._events.append((key, raw)))
-        for model in MODELS:
+        for model in KINDS.models:
             self.put(CustomResourceDefinition, {"metadata": {"name": f"{model.PLURAL}.{GROUP}"}})
 
     # -- what people do

@@ -14,11 +14,11 @@ from benchlib.api import CONNECTIONS, Api, Written, connected, controller, each,
 from benchlib.bare import replay
 from benchlib.progress import Progress
 from benchlib.table import Row, ratio
-from zos.api.admission import admission_objects
 from zos.api.contract import Claim, Contract
 from zos.api.meta import API_VERSION, Object
 from zos.api.publicip import PublicIP
 from zos.kube.client import Raw
+from zos.manifests.admission import admission_objects
 
 CONTRACTS, EACH = 100, 10
 ROUNDS = 5

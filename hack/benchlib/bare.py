@@ -7,11 +7,11 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from benchlib.api import APPLY, MERGE, Api, Write, Written, each
-from zos.api.crd import KINDS
 from zos.api.meta import API_VERSION
+from zos.kinds.registry import KINDS
 from zos.kube.client import Raw
 
-_MODELS = {model.PLURAL: model for model in KINDS}
+_MODELS = {model.PLURAL: model for model in KINDS.models}
 _EVENTS = "events"
 
 

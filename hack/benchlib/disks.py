@@ -15,9 +15,9 @@ from benchlib import process
 from benchlib.api import APPLY, CONNECTIONS, MERGE, Agents, Api, agents, connected, controller, each, settled
 from benchlib.progress import Progress
 from benchlib.table import Row, ratio
-from zos.api.admission import admission_objects
 from zos.api.meta import API_VERSION
 from zos.kube.client import Raw
+from zos.manifests.admission import admission_objects
 
 DISKS = 1000
 WRITES = 5 * DISKS

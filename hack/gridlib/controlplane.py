@@ -36,7 +36,7 @@ class ControlPlane:
 
     def install(self, rights: list[dict[str, object]], objects: list[dict[str, object]]) -> None:
         """CRDs, the controller's rights and credentials, what the API server does to objects, and the first of them."""
-        from zos.api.admission import admission_objects
+        from zos.manifests.admission import admission_objects
 
         checkout = self.tools.checkout
         self._apply_files(str(checkout / "crds"))

@@ -44,7 +44,7 @@ def up(arguments: argparse.Namespace) -> None:
             grid = plan(arguments.name, len(names) if names else arguments.nodes, hidden, arguments.controllers, names)
             grid = replace(grid, owner=f"{arguments.owner} {began(arguments.owner)}" if arguments.owner else "")
         grid.save()
-    from zos.api.rbac import controller_objects
+    from zos.manifests.rbac import controller_objects
 
     print(f"minigrid {grid.name}: {len(grid.nodes)} nodes, {sum(node.hidden for node in grid.nodes)} hidden")
     with _step("wires"):

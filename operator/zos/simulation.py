@@ -13,7 +13,6 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from zos.agent.agent import Agent
-from zos.agent.kinds import kind_of
 from zos.agent.settings import Settings as AgentSettings
 from zos.agent.simulation import Node, drivers
 from zos.api import names
@@ -74,7 +73,6 @@ class Grid:
             settings,
             client,
             served,
-            kind_of,
             keyring=Keyring(state / "keys"),
             images=served.images,
             domains=served.domains,

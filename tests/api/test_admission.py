@@ -14,7 +14,7 @@ import yaml
 
 from apiserver import ApiServer
 from limits import LIMITS, Limit
-from zos.api.crd import KINDS
+from zos.kinds.registry import KINDS
 
 EXAMPLES = Path(__file__).parents[2] / "examples"
 
@@ -304,7 +304,7 @@ SPECS = {
 
 @pytest.mark.parametrize("kind", STATUSES)
 def test_statuses_are_held_to_their_form(apiserver: ApiServer, kind: str) -> None:
-    (model,) = [model for model in KINDS if model.KIND.lower() == kind]
+    (model,) = [model for model in KINDS.models if model.KIND.lower() == kind]
     apiserver.kubectl("create", "-f", "-", stdin=manifest(model.KIND, SPECS[kind], "bounds"))
     patch = ("patch", kind, "bounds", "--subresource=status", "--type=merge", "--dry-run=server", "-p")
     try:

@@ -17,7 +17,6 @@ from nacl.public import PublicKey, SealedBox
 
 from apiserver import ApiServer, running
 from zos.agent.agent import Agent
-from zos.agent.kinds import kind_of
 from zos.agent.settings import Settings
 from zos.agent.simulation import Node, digest_of, drivers
 from zos.api import names
@@ -25,8 +24,8 @@ from zos.api.core import Lease
 from zos.api.gridnode import GridNode, Quarantined
 from zos.api.meta import AGENT_FINALIZER
 from zos.api.nodeworkload import NodeWorkload
-from zos.api.rbac import agent_objects
 from zos.drivers.keyring import Keyring
+from zos.kinds.gridnode.rights import agent_objects
 from zos.kube.client import Access, ApiError, Client
 from zos.plan.items import Disk, Domain, Image
 
@@ -78,7 +77,7 @@ class Grid:
         served = drivers(self.node)
         keyring = Keyring(self.state / "keys")
         agent = Agent(
-            settings, client, served, kind_of, keyring=keyring,
+            settings, client, served, keyring=keyring,
             images=served.images, domains=served.domains, disks=served.disks, wall=wall,
         )  # fmt: skip
         task = asyncio.create_task(agent.run())

@@ -13,9 +13,9 @@ from simulated import sweep, until
 from zos.api.core import Lease, Secret
 from zos.api.gridnode import GridNode
 from zos.api.meta import Object
+from zos.api.names import AGENT
 from zos.api.network import Network
 from zos.api.nodeworkload import NodeWorkload
-from zos.api.rbac import AGENT
 from zos.api.zmachine import ZMachine
 from zos.api.zmount import ZMount
 from zos.simulation import Grid, manifest, written

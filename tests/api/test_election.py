@@ -15,7 +15,7 @@ from relay import Relay
 from simulated import sweep, until
 from zos.api.core import Lease
 from zos.api.farm import Farm
-from zos.api.rbac import CONTROLLER, CONTROLLER_NAMESPACE
+from zos.api.names import CONTROLLER, CONTROLLER_NAMESPACE
 from zos.controller.main import Controller, Settings
 from zos.kube.client import Access, Client, Raw, Unavailable
 from zos.kube.election import Times

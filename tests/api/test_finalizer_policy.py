@@ -9,9 +9,8 @@ from collections.abc import Iterator
 import pytest
 
 from apiserver import ApiServer
-from zos.api.admission import FINALIZED, finalizing
 from zos.api.meta import API_VERSION, CONTROLLER_FINALIZER
-from zos.controller.registry import KINDS
+from zos.manifests.admission import finalizing
 
 
 @pytest.fixture
@@ -27,10 +26,6 @@ def policy(apiserver: ApiServer) -> Iterator[None]:
         assert time.monotonic() < deadline
         time.sleep(0.2)
     time.sleep(0.5)
-
-
-def test_it_is_for_the_kinds_whose_end_the_controller_sees_to() -> None:
-    assert {model.KIND for model in FINALIZED} == {name for name, kind in KINDS.items() if kind.finalized}
 
 
 def created(apiserver: ApiServer, name: str, *finalizers: str, dry_run: bool = False) -> list[str]:

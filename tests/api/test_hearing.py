@@ -18,7 +18,6 @@ from apiserver import CRDS, ApiServer, running
 from simulated import sweep, until
 from zos.api.contract import Claim, Contract, NameContract
 from zos.api.core import Lease
-from zos.api.crd import KINDS
 from zos.api.farm import Farm
 from zos.api.gridnode import GridNode
 from zos.api.meta import Key, Object
@@ -28,6 +27,7 @@ from zos.api.publicip import PublicIP
 from zos.api.zmachine import ZMachine
 from zos.api.zmount import ZMount
 from zos.controller.main import Controller
+from zos.kinds.registry import KINDS
 from zos.kube.client import Access, Client, NotFound, Raw
 from zos.kube.informer import Deaf, Informer
 from zos.kube.watches import Watched
@@ -120,7 +120,7 @@ async def test_a_kind_that_goes_and_comes_back_deafens_nobody(grid: Grid, server
                 await asyncio.sleep(0.1)
 
         watching = asyncio.create_task(watch_for_the_dead())
-        others = [kind for kind in KINDS if kind not in (GridNode, NodeWorkload, ZMount)]
+        others = [kind for kind in KINDS.models if kind not in (GridNode, NodeWorkload, ZMount)]
         await asyncio.to_thread(server.kubectl, "delete", *crds(*others))
         await mount(grid, "while-others-are-gone", 30)
         assert controller.unhealthy() is None
@@ -334,7 +334,7 @@ async def hears(informer: Informer) -> bool:
 
 
 async def test_every_kind_is_heard_again_after_its_definition_was_made_anew(server: ApiServer) -> None:
-    async with informing(server, *(Watched(kind) for kind in KINDS)) as (client, there, _, _):
+    async with informing(server, *(Watched(kind) for kind in KINDS.models)) as (client, there, _, _):
 
         async def make_and_hear() -> None:
             uids = set()
@@ -348,8 +348,8 @@ async def test_every_kind_is_heard_again_after_its_definition_was_made_anew(serv
             await until(heard, 30)
 
         await make_and_hear()
-        await asyncio.to_thread(server.kubectl, "delete", *crds(*KINDS))
-        await apply(server, *KINDS)
+        await asyncio.to_thread(server.kubectl, "delete", *crds(*KINDS.models))
+        await apply(server, *KINDS.models)
         await make_and_hear()
 
 

@@ -18,7 +18,9 @@ from apiserver import ApiServer
 from zos.api import names
 from zos.api.gridnode import GridNodeStatus
 from zos.api.meta import AGENT_FINALIZER, API_VERSION, CONTROLLER_FINALIZER
-from zos.api.rbac import AGENT, agent_objects, controller_objects
+from zos.api.names import AGENT
+from zos.kinds.gridnode.rights import agent_objects
+from zos.manifests.rbac import controller_objects
 
 COMMITTED = Path(__file__).parent / "agent-rights.yaml"
 ZOS = f"/apis/{API_VERSION}"

@@ -23,7 +23,6 @@ from simulated import sweep, until
 from torturelib.simulated import Journal
 from zos.api.contract import Claim, Contract
 from zos.api.core import Namespace, Secret
-from zos.api.crd import KINDS as MODELS
 from zos.api.farm import Farm
 from zos.api.gridnode import GridNode, Resources
 from zos.api.meta import ABANDON, Object
@@ -32,6 +31,7 @@ from zos.api.nodeworkload import NodeWorkload
 from zos.api.publicip import PublicIP
 from zos.api.zmachine import ZMachine
 from zos.api.zmount import ZMount
+from zos.kinds.registry import KINDS
 from zos.kube.client import ApiError, NotFound
 from zos.plan.items import Disk, Domain, Firewall
 from zos.simulation import Grid, manifest
@@ -351,7 +351,7 @@ async def test_a_nodes_namespace_is_made_anew(standing: Standing) -> None:
     assert [name.split("/")[1] for name in accounts.split()].count("agent") == 3
 
 
-@pytest.mark.parametrize("model", list(MODELS), ids=lambda model: model.PLURAL)
+@pytest.mark.parametrize("model", list(KINDS.models), ids=lambda model: model.PLURAL)
 async def test_a_kind_that_is_deleted_takes_nothing_along(standing: Standing, model: type[Object]) -> None:
     """Nobody's word: what it was about stays on the node, and an object of the same name does not come up empty."""
     key = (await standing.get(Secret, "net-laptop-wireguard")).text("privateKey")

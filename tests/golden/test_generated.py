@@ -6,7 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from zos.api import crd, rbac, reference
+from zos.kinds.gridnode import rights
+from zos.manifests import crd, reference
 
 ROOT = Path(__file__).parent.parent.parent
 
@@ -25,7 +26,7 @@ def test_a_page_of_the_reference_says_what_its_model_says(name: str) -> None:
 
 
 def test_an_agent_reaches_its_own_workloads_and_no_secret() -> None:
-    rules = [rule for manifest in rbac.agent_objects("n1", "zos-node-n1") for rule in manifest.get("rules", ())]
+    rules = [rule for manifest in rights.agent_objects("n1", "zos-node-n1") for rule in manifest.get("rules", ())]
     granted = {(resource, verb) for rule in rules for resource in rule["resources"] for verb in rule["verbs"]}
     assert granted == {
         *(("nodeworkloads", verb) for verb in ("get", "list", "watch", "patch")),

@@ -19,10 +19,8 @@ from cases import load, world_of
 from fixpoint import carried_out, resolve
 from zos.api.meta import Object, Reason
 from zos.api.nodeworkload import NodeWorkload
-from zos.controller.registry import KINDS
-from zos.kinds.network import lower as network
-from zos.kinds.zmachine import lower as zmachine
-from zos.kinds.zmount import lower as zmount
+from zos.kinds.kind import OnNode
+from zos.kinds.registry import KINDS
 from zos.plan.facts import DomainFact, Facts, ImageFact, Unknown
 from zos.plan.items import Disk, Domain, GuestDisk, GuestNic, Item
 from zos.plan.lowered import Lowered, Problem
@@ -31,8 +29,7 @@ from zos.plan.outcome import Outcome
 HERE = Path(__file__).parent
 CASES = sorted(path for path in HERE.glob("*/*.yaml") if not path.name.endswith(".out.yaml"))
 #: Pools go on by what they themselves have written.
-LOOKED_AT = {name.lower() for name, kind in KINDS.items() if kind.finalized and kind.pool is None}
-LOWER = {"network": network, "machine": zmachine, "mount": zmount}
+LOOKED_AT = {name.lower() for name, kind in KINDS.items() if kind.finalized and kind.model.POOL is None}
 
 
 def plain(value: Any) -> Any:
@@ -61,7 +58,6 @@ def resolved(objects: list[Object]) -> dict[str, Any]:
 
 
 def lowered(workload: NodeWorkload, facts: dict[str, Any]) -> dict[str, Any]:
-    part = next(name for name in LOWER if getattr(workload.spec, name) is not None)
     known = Facts(
         node="n1",
         now=1000.0,
@@ -89,7 +85,7 @@ def lowered(workload: NodeWorkload, facts: dict[str, Any]) -> dict[str, Any]:
         },
     )
     try:
-        made = LOWER[part].lower(workload, known)
+        made = served(workload).lower(workload, known)
     except Unknown as unknown:  # as the agent does
         made = Lowered(problem=Problem(Reason.PROGRESSING, str(unknown)), whole=False)
     found: dict[str, Any] = {} if made.whole else {"whole": False}
@@ -102,7 +98,7 @@ def lowered(workload: NodeWorkload, facts: dict[str, Any]) -> dict[str, Any]:
 
 def runs(workload: NodeWorkload, known: Facts, otherwise: dict[str, Any]) -> Domain:
     """What a guest was started with: what is wanted now, but for these fields of its Domain."""
-    wanted = next(item for item in LOWER["machine"].lower(workload, known).items if isinstance(item, Domain))
+    wanted = next(item for item in served(workload).lower(workload, known).items if isinstance(item, Domain))
     fields = dict(otherwise)
     if "nics" in fields:
         fields["nics"] = tuple(GuestNic(**nic) for nic in fields["nics"])
@@ -111,6 +107,12 @@ def runs(workload: NodeWorkload, known: Facts, otherwise: dict[str, Any]) -> Dom
     if "fields" in fields:
         fields["fields"] = tuple((dict(wanted.fields) | fields["fields"]).items())
     return dataclasses.replace(wanted, running=True, **fields)
+
+
+def served(workload: NodeWorkload) -> OnNode:
+    found = KINDS.on_node(workload)
+    assert found is not None
+    return found
 
 
 def brief(item: Item) -> str:
@@ -130,9 +132,8 @@ def described(item: Item) -> dict[str, Any]:
 
 def reported(workload: NodeWorkload, known: Facts, made: Lowered, outcome: Outcome) -> Any:
     """What the node says of a workload; only what says something."""
-    part = next(name for name in LOWER if getattr(workload.spec, name) is not None)
     try:
-        report = LOWER[part].report(workload, known, made, outcome)
+        report = served(workload).report(workload, known, made, outcome)
     except Unknown as unknown:
         return {"unknown": str(unknown)}
     said = {name: value for name, value in plain(report).items() if value not in (None, []) and name != "is"}
@@ -171,5 +172,5 @@ def test_a_second_look_gives_the_same(path: Path) -> None:
 
 
 def test_there_are_cases_for_each_kind_of_work() -> None:
-    assert {path.parent.name for path in CASES} >= {name.lower() for name, kind in KINDS.items() if not kind.internal}
+    assert {path.parent.name for path in CASES} >= {name.lower() for name, kind in KINDS.items() if kind.finalized}
     assert {path.stem for path in HERE.glob("*/*.out.yaml")} == {f"{path.stem}.out" for path in CASES}

@@ -17,7 +17,7 @@ import yaml
 from cases import load, world_of
 from fixpoint import carried_out, resolve, settle
 from zos.api.meta import Key, Object
-from zos.controller.registry import KINDS
+from zos.kinds.registry import KINDS
 from zos.world.store import World
 
 HERE = Path(__file__).parent
@@ -135,7 +135,7 @@ def kept(obj: Any, resolution: Any, world: World, missing: Key) -> list[str]:
     was: Any = READY.peek(obj.key)
     if resolution.status is not None and was is not None:
         lost += [name for name in HAS.get(obj.KIND, ()) if getattr(resolution.status, name) != getattr(was.status, name)]
-        pool = KINDS[obj.KIND].pool
+        pool = obj.POOL
         if pool is not None:
             held = {entry.uid for entry in getattr(resolution.status, pool)}
             gone = next(one.uid for one in OBJECTS if one.key == missing)

@@ -15,7 +15,8 @@ from zos.api import names
 from zos.api.nodeworkload import MachineOnNode, NodeWorkload, PublicNic
 from zos.drivers.firewall import FirewallDriver
 from zos.drivers.wayout import WayOutDriver
-from zos.kinds.zmachine.lower import lower, report
+from zos.kinds.zmachine.lower import lower
+from zos.kinds.zmachine.state import report
 from zos.plan.diff import Op, diff
 from zos.plan.facts import DomainFact, Facts, ImageFact
 from zos.plan.items import Firewall

@@ -21,7 +21,7 @@ from zos.api.nodeworkload import MountOnNode, NodeWorkload, NodeWorkloadSpec, Ow
 from zos.drivers import Driver, DriverError
 from zos.drivers.domain import DomainDriver
 from zos.drivers.file import FileDriver
-from zos.kinds import Report
+from zos.kinds.kind import Report
 from zos.plan.diff import Observed, Op
 from zos.plan.facts import Facts
 from zos.plan.items import Domain, File, GuestDisk, Item, Service

@@ -20,9 +20,10 @@ from zos import __version__
 from zos.api import names
 from zos.api.core import Lease
 from zos.api.gridnode import Endpoint, GridNode, NodeFeatures
-from zos.api.nodeworkload import NodeWorkload
+from zos.api.nodeworkload import MountOnNode, NodeWorkload
 from zos.drivers.process import ProcessError
-from zos.kinds import Report
+from zos.kinds.kind import Kinds, OnNode, Report
+from zos.kinds.registry import KINDS
 from zos.kube.client import path_of
 from zos.plan.facts import Facts
 from zos.plan.items import Disk, Domain, File, Image
@@ -535,17 +536,11 @@ async def test_what_lowering_may_know(home: Home, monkeypatch: pytest.MonkeyPatc
     """Each fact from where it is known."""
     known: list[Facts] = []
 
-    class Curious:
-        @staticmethod
-        def lower(workload: NodeWorkload, facts: Facts) -> Lowered:
-            known.append(facts)
-            return Lowered(tuple(Image(ref=ref, owner=workload.name) for ref in ("oci://r/good:1", "oci://r/bad:1")))
+    def lower(workload: NodeWorkload, facts: Facts) -> Lowered:
+        known.append(facts)
+        return Lowered(tuple(Image(ref=ref, owner=workload.name) for ref in ("oci://r/good:1", "oci://r/bad:1")))
 
-        @staticmethod
-        def report(*_: object) -> Report:
-            return Report(ready())
-
-    monkeypatch.setattr(main, "kind_of", lambda _: Curious)
+    home.kinds = Kinds([replace(KINDS["ZMount"], node=OnNode(MountOnNode, lower, lambda *_: Report(ready())))])
     home.settings = replace(home.settings, egress_deny=("10.96.0.0/12",))
     home.node.faults["image/oci://r/bad:1"] = "not found"
     home.shut, home.silent = {"router": "a rule"}, {"w-1": frozenset("k")}

@@ -30,6 +30,7 @@ from zos.api.gridnode import Endpoint, GridNode, NodeFeatures, QuarantineOrder
 from zos.api.meta import Meta
 from zos.api.nodeworkload import MountOnNode, NodeWorkload, NodeWorkloadSpec, Owner
 from zos.drivers.keyring import Keyring
+from zos.kinds.kind import Kinds
 from zos.kube.client import Raw
 
 # -- fresh keys
@@ -304,7 +305,7 @@ def test_told_to_end_it_does_and_that_is_no_failure(
 ) -> None:
     seen: list[str] = []
 
-    async def forever(settings: Settings) -> None:
+    async def forever(settings: Settings, kinds: Kinds) -> None:
         seen.append(settings.node)
         asyncio.get_running_loop().call_soon(os.kill, os.getpid(), number)
         try:
@@ -321,7 +322,7 @@ def test_told_to_end_it_does_and_that_is_no_failure(
 def test_a_node_that_can_not_be_used_is_a_failure(
     signals: None, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    async def broken(settings: Settings) -> None:
+    async def broken(settings: Settings, kinds: Kinds) -> None:
         raise OSError("no /dev/null")
 
     monkeypatch.setattr(main, "run", broken)

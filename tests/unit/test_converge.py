@@ -15,7 +15,7 @@ from zos.agent.simulation import Node, digest_of, drivers
 from zos.api.gridnode import Quarantined, QuarantineOrder, Recipient
 from zos.api.meta import Meta, Reason
 from zos.api.nodeworkload import MountOnNode, MountState, NodeWorkload, NodeWorkloadSpec, Owner
-from zos.kinds import Report
+from zos.kinds.kind import Report
 from zos.plan.diff import Observed, Op
 from zos.plan.facts import Facts, ImageFact
 from zos.plan.items import Bridge, Disk, Domain, File, GuestDisk, Image, Item, Netns, Segment, Service, Tap, Veth

@@ -8,16 +8,17 @@ from typing import Any
 
 import pytest
 
-from zos.api.crd import KINDS, crd
 from zos.api.gridnode import GUEST_OVERHEAD
 from zos.api.meta import Model, Object, format_quantity
-from zos.api.reference import page
 from zos.api.zmachine import ZMachine, ZMachineSpec
+from zos.kinds.registry import KINDS
+from zos.manifests.crd import crd
+from zos.manifests.reference import page
 
 #: Bytes. ``kubectl apply`` keeps a copy of the object in an annotation, and annotations have this limit.
 ANNOTATIONS = 256 * 1024
 
-KINDS_OF_USERS = [model for model in KINDS if model.KIND not in ("NodeWorkload", "Claim")]
+KINDS_OF_USERS = [model for model in KINDS.models if model.KIND not in ("NodeWorkload", "Claim")]
 
 
 def schema(model: type[Object]) -> dict[str, Any]:
@@ -68,7 +69,7 @@ def test_a_fields_own_words_stand_before_those_of_its_model() -> None:
     assert network["description"] == own(ZMachineSpec, "network")
 
 
-@pytest.mark.parametrize("model", KINDS, ids=lambda model: model.KIND)
+@pytest.mark.parametrize("model", KINDS.models, ids=lambda model: model.KIND)
 def test_every_kind_is_introduced_and_its_crd_can_be_applied(model: type[Object]) -> None:
     assert schema(model)["description"]
     assert len(json.dumps(crd(model)).encode()) < ANNOTATIONS / 4
@@ -78,7 +79,7 @@ def test_numbers_in_descriptions_are_those_in_force() -> None:
     assert f"{format_quantity(GUEST_OVERHEAD)} more" in own(ZMachineSpec, "memory")
 
 
-@pytest.mark.parametrize("model", KINDS, ids=lambda model: model.KIND)
+@pytest.mark.parametrize("model", KINDS.models, ids=lambda model: model.KIND)
 def test_the_reference_is_sound_markdown(model: type[Object]) -> None:
     text = page(model)
     assert "``" not in text

@@ -15,6 +15,7 @@ from zos.api.publicip import PublicIP
 from zos.controller.claims import OWNER_UID
 from zos.controller.executor import Executor
 from zos.controller.ledger import Ledger
+from zos.kinds.registry import KINDS
 from zos.kube.client import Raw
 from zos.world.store import World
 
@@ -78,7 +79,7 @@ async def deleted(world: World, network: Any, before: tuple[Any, ...] = (), duri
     def secrets_of(uid: str) -> tuple[Any, ...]:
         return tuple(secret for secret in world.all("Secret") if secret.metadata.labels.get(OWNER_UID) == uid)
 
-    executor = Executor(server, world, ledger, lambda *_: None, lambda _: None, lambda *_: None, lambda: 0.0, secrets_of)
+    executor = Executor(server, KINDS, world, ledger, lambda *_: None, lambda _: None, lambda *_: None, lambda: 0.0, secrets_of)
     writing = executor.carry_out(network, resolve(network, world))
     for obj in during:
         world.put(obj)
@@ -105,7 +106,9 @@ async def test_a_contract_that_is_deleted_half_way_lets_go_of_what_it_was_taking
     server: Any = Server()
     server.there["c"] = {"uid": contract.uid, "deletionTimestamp": "now", "resourceVersion": contract.metadata.resource_version}
     ledger = Ledger(server, world, lambda *_: None, lambda _: None, "test", lambda: 0.0)
-    executor = Executor(server, world, ledger, lambda *_: None, lambda _: None, lambda *_: None, lambda: 0.0, lambda _: ())
+    executor = Executor(
+        server, KINDS, world, ledger, lambda *_: None, lambda _: None, lambda *_: None, lambda: 0.0, lambda _: ()
+    )
     await executor.carry_out(contract, resolve(contract, world))
     assert server.deleted == [Claim.key_of("", f"ipv4.{ip}") for ip in contract.status.taking]
     (written,) = server.statuses

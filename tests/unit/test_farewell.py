@@ -16,6 +16,7 @@ from zos.api.nodeworkload import NodeWorkload
 from zos.api.zmachine import ZMachine
 from zos.api.zmount import ZMount
 from zos.controller.farewell import Farewell
+from zos.kinds.registry import KINDS
 from zos.world import placement
 from zos.world.heartbeat import Heartbeat
 from zos.world.store import World
@@ -56,7 +57,7 @@ def leaving(obj: Any, **annotations: str) -> Any:
 
 
 def farewell(world: World) -> Farewell:
-    return Farewell(None, world, lambda *_: None)  # type: ignore[arg-type]
+    return Farewell(None, KINDS, world, lambda *_: None)  # type: ignore[arg-type]
 
 
 def test_an_agent_that_would_erase_is_not_told_to_let_go(world: World, disk: NodeWorkload) -> None:

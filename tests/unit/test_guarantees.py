@@ -19,8 +19,8 @@ from zos.api.nodeworkload import NodeWorkload
 from zos.api.zmachine import ZMachine
 from zos.api.zmount import ZMount
 from zos.controller.claims import Claims
-from zos.controller.registry import indexes
 from zos.controller.writing import finalizers
+from zos.kinds.registry import KINDS
 from zos.kube.client import Conflict, Raw, path_of
 from zos.world.resolution import ClaimWanted
 from zos.world.store import World
@@ -223,7 +223,7 @@ class Claiming:
     def __init__(self) -> None:
         self.server = Server()
         self.client = MemoryClient(self.server)
-        self.world = World([*indexes()])
+        self.world = World(KINDS.indexes())
         self.told: list[str | None] = []
         self.claims = Claims(self.client, self.world, self.absorb, lambda _: None)
         self.contract = Contract.model_validate(

@@ -202,7 +202,7 @@ async def test_a_kind_that_goes_is_watched_again_when_it_is_back_and_what_is_kno
         Kopf.made[-1].stir()
         await asyncio.sleep(30)
         assert set(made.there) == {KEY, FARM}
-        assert [watched.model for watched in Kopf.made[-1].served] == [Farm]
+        assert [each.model for each in Kopf.made[-1].served] == [Farm]
         made.put(FARM, publicIPv4=[])
         assert made.there[FARM]["spec"] == {"publicIPv4": []}
         watches = len(Kopf.made)

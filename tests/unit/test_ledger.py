@@ -12,7 +12,7 @@ import pytest
 from zos.api.gridnode import GridNode, GridNodeStatus, NodeHold, Resources
 from zos.api.meta import Key
 from zos.controller.ledger import Denied, Ledger, Lost, status_patch
-from zos.controller.registry import indexes
+from zos.kinds.registry import KINDS
 from zos.kube.client import ApiError, Conflict, Raw
 from zos.world.store import World
 
@@ -58,7 +58,7 @@ class Side:
     """A controller's view of the server: its cache and its ledger."""
 
     def __init__(self, server: Server) -> None:
-        self.world = World([*indexes()])
+        self.world = World(KINDS.indexes())
         self.again: list[Key] = []
         self.now = 0.0
         self.ledger = Ledger(server, self.world, self.hear, self.again.extend, "test", lambda: self.now)  # type: ignore[arg-type]

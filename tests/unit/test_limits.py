@@ -14,7 +14,6 @@ import cases
 from cases import MODELS, world_of
 from fixpoint import resolve, settle
 from limits import LABEL, LIMITS, NAME, Limit
-from zos.agent.kinds import kind_of
 from zos.api import names
 from zos.api.gridnode import GridNode
 from zos.api.meta import Object
@@ -22,11 +21,12 @@ from zos.api.network import Network
 from zos.api.nodeworkload import NodeWorkload
 from zos.api.text import is_name
 from zos.kinds.network.laptops import secret_name
+from zos.kinds.registry import KINDS
 from zos.plan.facts import Facts, ImageFact
 from zos.plan.items import Bridge, Domain, Tap, Veth, WireGuard
 from zos.world.store import World
 
-KINDS = ("Farm", "GridNode", "Network", "Contract", "PublicIP", "NameContract", "ZMount", "ZMachine")
+ORDER = ("Farm", "GridNode", "Network", "Contract", "PublicIP", "NameContract", "ZMount", "ZMachine")
 IMAGE = ImageFact(digest="sha256:abc", entrypoint=("/bin/start",))
 GRID = Path(__file__).parent.parent / "golden" / "vanished.yaml"
 
@@ -50,7 +50,7 @@ def made(kind: str, spec: dict[str, Any], name: str, **status: Any) -> Object:
 
 
 def lowered(workload: NodeWorkload) -> list[Any]:
-    kind = kind_of(workload)
+    kind = KINDS.on_node(workload)
     assert kind is not None
     image = workload.spec.machine.image if workload.spec.machine is not None else ""
     network = workload.spec.network
@@ -68,7 +68,7 @@ def test_what_admission_takes_is_decided_upon_and_carried_out(limit: Limit) -> N
     for spec, name in zip(limit.taken, itertools.chain([NAME], itertools.repeat("x")), strict=False):
         subject = made(limit.kind, spec, name)
         world = grid(subject)
-        settle(world, KINDS)
+        settle(world, ORDER)
         told = world.peek(subject.key).status.condition("Ready")  # type: ignore[union-attr]
         assert told.status == "True" or told.message, spec
         assert len(told.message) <= 4096
@@ -91,7 +91,7 @@ def test_what_no_node_can_have_waits_and_says_what_is_lacking(kind: str) -> None
         for most in ("1Ei", "9223372036854775807", "9999999999999999999Ei"):
             subject = made(kind, base | {field: most}, "x")
             world = grid(subject)
-            settle(world, KINDS)
+            settle(world, ORDER)
             verdict = resolve(world.peek(subject.key), world).verdict
             assert not verdict.ready
             assert re.search(r"lacks (memory|storage): .* asked, .* free", verdict.message), verdict.message

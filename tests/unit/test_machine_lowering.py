@@ -14,7 +14,8 @@ from zos.api.meta import Meta, Reason
 from zos.api.nodeworkload import DiskOnNode, ImagePull, MachineOnNode, NodeWorkload, NodeWorkloadSpec, Owner
 from zos.api.zmachine import minimum_root_size
 from zos.kinds.zmachine.lifecycle import LOOP
-from zos.kinds.zmachine.lower import lower, report
+from zos.kinds.zmachine.lower import lower
+from zos.kinds.zmachine.state import report
 from zos.plan.facts import DomainFact, Facts, ImageFact, Pulled
 from zos.plan.guest import LIMIT
 from zos.plan.items import Disk, Domain, File

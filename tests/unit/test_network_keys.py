@@ -17,7 +17,7 @@ from zos.api.meta import Reason
 from zos.api.network import Network, NetworkStatus
 from zos.api.nodeworkload import NetworkOnNode, NodeWorkload
 from zos.api.text import is_half, is_key
-from zos.controller.registry import indexes
+from zos.kinds.registry import KINDS
 from zos.world.heartbeat import Heartbeat
 from zos.world.resolution import Resolution
 from zos.world.store import World
@@ -39,7 +39,7 @@ ALICE, N1, N2 = key(1), key(11), key(12)
 
 
 def grid(access: list[dict[str, Any]], *, prekeys: dict[str, list[str]] | None = None) -> World:
-    world = World([*indexes()])
+    world = World(KINDS.indexes())
     offered = prekeys or {"n1": [N1, key(21)], "n2": [N2, key(22)]}
     for number, (name, keys) in enumerate(offered.items(), 1):
         status = {"prekeys": keys, "agentVersion": "0.2"}

@@ -11,7 +11,7 @@ from zos.api.gridnode import GridNode
 from zos.api.meta import Reason
 from zos.api.network import Network
 from zos.api.nodeworkload import NodeWorkload
-from zos.controller.registry import indexes
+from zos.kinds.registry import KINDS
 from zos.world.heartbeat import Heartbeat
 from zos.world.resolution import Resolution
 from zos.world.store import World
@@ -27,7 +27,7 @@ def resolution(
     allow: tuple[str, ...] = (),
     nodes: int = 1,
 ) -> Resolution:
-    world = World([*indexes()])
+    world = World(KINDS.indexes())
     names = [f"n{number + 1}" for number in range(nodes)]
     for name in names:
         status: dict[str, Any] = {

@@ -14,6 +14,7 @@ from zos.api.nodeworkload import ImagePull, MachineState, NodeWorkload
 from zos.api.zmachine import ZMachine
 from zos.controller.executor import Executor
 from zos.controller.ledger import Ledger
+from zos.kinds.registry import KINDS
 from zos.kube.client import Conflict, Raw
 from zos.world.heartbeat import Heartbeat
 from zos.world.resolution import Notice
@@ -149,7 +150,7 @@ async def test_who_looks_again_or_comes_later_tells_nothing_again() -> None:
     for posts in (2, 4):  # the second leader asks once, and remembers
         ledger = Ledger(server, world, lambda *_: None, lambda _: None, "test", lambda: 0.0)
         executor = Executor(
-            server, world, ledger, lambda *_: None, lambda _: None, lambda *_: None, lambda: 1000.0, lambda _: ()
+            server, KINDS, world, ledger, lambda *_: None, lambda _: None, lambda *_: None, lambda: 1000.0, lambda _: ()
         )
         for _ in range(3):
             await executor.carry_out(machine, resolve(machine, world))

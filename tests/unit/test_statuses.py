@@ -12,7 +12,7 @@ from zos.agent.statuses import Statuses, replacing
 from zos.api.core import Namespace
 from zos.api.meta import AGENT_FINALIZER, Reason
 from zos.api.nodeworkload import MountState, NodeWorkload
-from zos.kinds import Report
+from zos.kinds.kind import Report
 from zos.kube.client import path_of
 from zos.world.resolution import ready, waiting
 

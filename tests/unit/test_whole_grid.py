@@ -16,11 +16,11 @@ from zos.api.nodeworkload import NodeWorkload
 from zos.api.publicip import PublicIP
 from zos.api.zmachine import ZMachine
 from zos.api.zmount import ZMount
-from zos.controller.registry import KINDS
+from zos.kinds.registry import KINDS
 from zos.plan.items import Disk, Domain
 
 CASES = Path(__file__).parent.parent / "golden"
-KEPT = [kind.model for kind in KINDS.values() if not kind.internal]
+KEPT = [kind.model for kind in KINDS.values() if kind.finalized]
 TENANTS: list[type[Object]] = [ZMachine, ZMount, Network, PublicIP, Contract, NameContract]
 
 

@@ -15,7 +15,6 @@ from zos.agent.metrics import Metrics
 from zos.agent.nodestatus import NodeStatus
 from zos.agent.orders import Orders
 from zos.agent.owners import Owners
-from zos.agent.registry import Registry
 from zos.agent.settings import Settings
 from zos.agent.snapshot import Snapshot
 from zos.agent.statuses import Statuses
@@ -25,10 +24,10 @@ from zos.api.core import Lease
 from zos.api.gridnode import GridNode, NodeFeatures, QuarantineOrder
 from zos.api.meta import Key, Reason
 from zos.api.nodeworkload import NodeWorkload
-from zos.api.rbac import AGENT
 from zos.drivers import DiskSource, DomainSource, Driver, ImageSource, PeerSource, PrefixSource, WayOutSource
 from zos.drivers.keyring import Keyring
-from zos.kinds import Report
+from zos.kinds.kind import Kinds, Report
+from zos.kinds.registry import KINDS
 from zos.kube import lease
 from zos.kube.client import ApiError, Client, Raw, Unavailable
 from zos.kube.informer import Informer
@@ -65,8 +64,8 @@ class Agent:
         settings: Settings,
         client: Client,
         drivers: Sequence[Driver],
-        registry: Registry,
         *,
+        kinds: Kinds = KINDS,
         keyring: Keyring,
         images: ImageSource | None = None,
         domains: DomainSource | None = None,
@@ -107,7 +106,7 @@ class Agent:
             [
                 Watched(NodeWorkload, self.namespace),
                 Watched(GridNode, name=settings.node),
-                Watched(Lease, self.namespace, name=AGENT, probe=True),
+                Watched(Lease, self.namespace, name=names.AGENT, probe=True),
             ],
             self._heard,
             trusted=self.cluster.ours,
@@ -124,7 +123,7 @@ class Agent:
         self.metrics.refused.set_function(lambda: self._statuses.refused + self._node.refused)
         self._drivers = frozenset(type(driver).__name__ for driver in drivers)
         self._converger = Converger(
-            drivers, registry, self._facts, changed=self._due.set, slow_done=self._slow_done,
+            drivers, kinds.on_node, self._facts, changed=self._due.set, slow_done=self._slow_done,
             clock=time.monotonic, wall=wall,
         )  # fmt: skip
 

@@ -1,4 +1,4 @@
-"""Which drivers serve a node: the whole agent at one glance, beside `zos.agent.kinds`."""
+"""Which drivers serve a node: the whole agent at one glance, beside `zos.kinds.registry`."""
 
 from __future__ import annotations
 

@@ -8,12 +8,11 @@ from dataclasses import dataclass, field, replace
 
 from zos.agent.execution import Execution, Executor
 from zos.agent.observation import Observation
-from zos.agent.registry import Registry
 from zos.api.gridnode import Quarantined, QuarantineOrder
 from zos.api.meta import Reason
 from zos.api.nodeworkload import NodeWorkload, Owner
 from zos.drivers import Driver
-from zos.kinds import Report
+from zos.kinds.kind import OnNode, Report
 from zos.plan import ownership
 from zos.plan.diff import Observed, Op, diff
 from zos.plan.facts import Facts, Unknown
@@ -71,14 +70,15 @@ class _Plan:
 
 
 class Converger:
-    """``facts`` gives what lowering may know; ``clock`` seconds of any origin, ``wall`` seconds since the epoch.
+    """``served_by`` gives whose code serves a workload (None: nobody's, this agent is older than the controller). ``facts``
+    gives what lowering may know; ``clock`` seconds of any origin, ``wall`` seconds since the epoch.
     ``changed`` is called when a pass is due. ``slow_done`` hears of operations that ended beside the loop. ``patience`` is how
     many seconds a pass waits for a driver to look."""
 
     def __init__(
         self,
         drivers: Sequence[Driver],
-        registry: Registry,
+        served_by: Callable[[NodeWorkload], OnNode | None],
         facts: Callable[[Mapping[str, NodeWorkload]], Facts],
         *,
         changed: Callable[[], None],
@@ -88,7 +88,7 @@ class Converger:
         patience: float = _PATIENCE,
     ) -> None:
         self._drivers = drivers
-        self._registry = registry
+        self._served_by = served_by
         self._facts = facts
         self._changed = changed
         self._slow_done = slow_done
@@ -215,7 +215,7 @@ class Converger:
 
     def _lower_one(self, workload: NodeWorkload, facts: Facts) -> Lowered | None:
         """None where it can't be told what the workload wants; what it has on the node stays as it is then."""
-        kind = self._registry(workload)
+        kind = self._served_by(workload)
         if kind is None:
             return None
         try:
@@ -297,7 +297,7 @@ class Converger:
         self._reports = reports
         result = {name: entry[-1] for name, entry in reports.items()}
         for name in plan.broken:
-            known = self._registry(workloads[name]) is not None
+            known = self._served_by(workloads[name]) is not None
             what = (
                 "the agent failed on it; its log says why"
                 if known
@@ -308,7 +308,7 @@ class Converger:
         return result
 
     def _report_one(self, workload: NodeWorkload, facts: Facts, lowered: Lowered, outcome: Outcome) -> Report:
-        kind = self._registry(workload)
+        kind = self._served_by(workload)
         assert kind is not None
         try:
             return kind.report(workload, facts, lowered, outcome)

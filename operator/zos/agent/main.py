@@ -11,12 +11,13 @@ from collections.abc import Sequence
 from zos import __version__
 from zos.agent.agent import Agent
 from zos.agent.composition import equip
-from zos.agent.kinds import kind_of
 from zos.agent.lock import alone
 from zos.agent.metrics import Metrics
 from zos.agent.settings import Settings, parse
 from zos.drivers.keyring import Keyring
 from zos.drivers.means import raise_descriptors, raise_inotify
+from zos.kinds.kind import Kinds
+from zos.kinds.registry import KINDS
 from zos.kube.client import Access, Client
 from zos.kube.log import configure
 from zos.kube.serving import serve
@@ -24,14 +25,14 @@ from zos.kube.serving import serve
 log = logging.getLogger("zos.agent")
 
 
-async def run(settings: Settings) -> None:
+async def run(settings: Settings, kinds: Kinds = KINDS) -> None:
     """Until cancelled. Raises OSError when the node or the configuration can't be used, or another agent has the node."""
     settings.state.mkdir(parents=True, exist_ok=True, mode=0o700)
     with alone(settings.state, settings.node):
-        await _run(settings)
+        await _run(settings, kinds)
 
 
-async def _run(settings: Settings) -> None:
+async def _run(settings: Settings, kinds: Kinds) -> None:
     settings.run.mkdir(parents=True, exist_ok=True)
     descriptors = raise_descriptors()
     try:
@@ -51,7 +52,7 @@ async def _run(settings: Settings) -> None:
         settings,
         client,
         equipment.drivers,
-        kind_of,
+        kinds=kinds,
         keyring=keyring,
         images=equipment.images,
         domains=equipment.domains,
@@ -75,8 +76,8 @@ async def _run(settings: Settings) -> None:
         log.info("agent stops; services and guests go on")
 
 
-async def _until_told(settings: Settings) -> int:
-    work = asyncio.create_task(run(settings))
+async def _until_told(settings: Settings, kinds: Kinds) -> int:
+    work = asyncio.create_task(run(settings, kinds))
     loop = asyncio.get_running_loop()
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, work.cancel)
@@ -90,7 +91,7 @@ async def _until_told(settings: Settings) -> int:
     return 0
 
 
-def main(argv: Sequence[str] | None = None) -> int:
+def main(argv: Sequence[str] | None = None, kinds: Kinds = KINDS) -> int:
     settings = parse(sys.argv[1:] if argv is None else argv)
     configure(settings.log_level, node=settings.node)
-    return asyncio.run(_until_told(settings))
+    return asyncio.run(_until_told(settings, kinds))

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 
 from zos.api.meta import AGENT_FINALIZER, Condition
 from zos.api.nodeworkload import NodeWorkload, NodeWorkloadStatus
-from zos.kinds import Report
+from zos.kinds.kind import Report
 from zos.kube.client import ApiError, Client, Conflict, NotFound, Raw, Unavailable
 from zos.world.conditions import conditions
 

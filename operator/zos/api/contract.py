@@ -62,6 +62,7 @@ class Contract(Object):
 
     KIND: ClassVar[str] = "Contract"
     PLURAL: ClassVar[str] = "contracts"
+    POOL = "in_use"
     COLUMNS = (
         Column("Farm", ".spec.farm"),
         Column("Addresses", ".spec.publicIPv4", "integer"),

@@ -328,8 +328,7 @@ class Usage(Model):
 
 
 class GridNodeStatus(Status):
-    #: Fields that the node's agent writes, and no others. The rest is the controller's.
-    AGENTS: ClassVar[frozenset[str]] = frozenset(
+    AGENTS = frozenset(
         {
             "capacity", "prekeys", "sealing_key", "features", "agent_version", "reported_endpoint", "nameservers", "quarantine",
         }
@@ -393,6 +392,7 @@ class GridNode(Object):
     PLURAL: ClassVar[str] = "gridnodes"
     NAMESPACED: ClassVar[bool] = False
     SHORT_NAMES = ("gn",)
+    POOL = "holds"
     COLUMNS = (
         Column("Farm", ".spec.farm"),
         Column("Endpoint", ".spec.endpoint.ipv4"),

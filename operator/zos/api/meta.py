@@ -198,6 +198,9 @@ class Meta(Model):
 class Status(Model):
     """What every status carries (kstatus)."""
 
+    #: Fields that a node's agent writes, and no others. The rest is the controller's.
+    AGENTS: ClassVar[frozenset[str]] = frozenset()
+
     observed_generation: int = -1
     """``metadata.generation`` that this status is about. -1: nobody has looked at the object yet."""
 
@@ -226,6 +229,8 @@ class Object(Model):
     COLUMNS: ClassVar[tuple[Column, ...]] = (READY, AGE)
     SELECTABLE: ClassVar[tuple[str, ...]] = ()
     RULES: ClassVar[tuple[Rule, ...]] = ()
+    #: The list in the status that records who holds what of the object, each by the holder's uid.
+    POOL: ClassVar[str | None] = None
 
     metadata: Meta
 

@@ -6,7 +6,17 @@ import base64
 import hashlib
 import re
 
-from zos.api.rbac import NODE_PREFIX
+from zos.api.meta import GROUP
+
+#: The controller's ServiceAccount, role and Lease, and their namespace.
+CONTROLLER = "zos-controller"
+CONTROLLER_NAMESPACE = "zos-system"
+#: Name of the agent's ServiceAccount, Role and Lease in its node's namespace.
+AGENT = "agent"
+#: What every node's namespace begins with, those with derived names too.
+NODE_PREFIX = "zos-node-"
+#: On what the controller makes for a node. It deletes no namespace and no role without it.
+NODE_NAMESPACE = f"{GROUP}/node-namespace"
 
 
 def ident(uid: str, length: int = 10) -> str:

@@ -251,6 +251,7 @@ class Network(Object):
     KIND: ClassVar[str] = "Network"
     PLURAL: ClassVar[str] = "networks"
     SHORT_NAMES = ("znet",)
+    POOL = "addresses"
     COLUMNS = (
         Column("Range", ".spec.ipRange"),
         Column("Nodes", ".status.readyNodes"),

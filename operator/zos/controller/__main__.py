@@ -10,6 +10,8 @@ import socket
 
 from zos.controller.collector import Collector
 from zos.controller.main import Controller, Settings, run
+from zos.kinds.kind import Kinds
+from zos.kinds.registry import KINDS
 from zos.kube import log
 from zos.kube.serving import serve
 
@@ -30,7 +32,7 @@ def parse() -> argparse.Namespace:
     return parser.parse_args()
 
 
-async def main() -> None:
+async def main(kinds: Kinds = KINDS) -> None:
     arguments = parse()
     Collector.configure()
     log.configure(arguments.log_level, identity=arguments.identity)
@@ -46,7 +48,7 @@ async def main() -> None:
     controllers: list[Controller] = []
     runner, _ = await serve(arguments.metrics, lambda: controllers[0].unhealthy() if controllers else "starting")
     try:
-        await run(settings, stop, controllers.append)
+        await run(settings, stop, controllers.append, kinds)
     finally:
         await runner.cleanup()
 

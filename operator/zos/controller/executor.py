@@ -28,9 +28,9 @@ from zos.controller.events import Reporter
 from zos.controller.farewell import Farewell, HeldBack, Word, path_of_manifest
 from zos.controller.ledger import Denied, Ledger, Lost, status_patch
 from zos.controller.outbox import Outbox
-from zos.controller.registry import KINDS, Kind
 from zos.controller.secrets import contents, seal, sealed_as
 from zos.controller.writing import MANAGER, Absorb, Changed, every, finalizers
+from zos.kinds.kind import Kind, Kinds, Writer
 from zos.kube.client import ApiError, Client, NotFound
 from zos.kube.lease import now
 from zos.world.conditions import conditions
@@ -86,6 +86,7 @@ class Executor:
     def __init__(
         self,
         client: Client,
+        kinds: Kinds,
         world: World,
         ledger: Ledger,
         absorb: Absorb,
@@ -95,6 +96,7 @@ class Executor:
         secrets_of: Callable[[str], tuple[Secret, ...]],
     ) -> None:
         self._client = client
+        self._kinds = kinds
         self._secrets_of = secrets_of
         self._world = world
         self._ledger = ledger
@@ -103,7 +105,7 @@ class Executor:
         self._again = again
         self._clock = clock
         self._claims = Claims(client, world, absorb, changed)
-        self._farewell = Farewell(client, world, absorb)
+        self._farewell = Farewell(client, kinds, world, absorb)
         self._reporter = Reporter(MANAGER)
         self._outbox = Outbox(client, clock)
         self._underway = 0  # objects being written
@@ -139,15 +141,15 @@ class Executor:
         await self._outbox.close()
 
     def _begin(self, obj: Object, resolution: Resolution) -> Awaitable[None]:
-        kind = KINDS[obj.KIND]
+        kind = self._kinds[obj.KIND]
         if resolution.obsolete or resolution.let_go:
             return self._farewell.dismiss(obj, resolution)
-        if kind.internal:
+        if kind.writer is Writer.CONTROLLER:  # nobody reads how it stands: it is only kept or dismissed
             return _nothing()
         if obj.deleting:
             return self._delete(obj, kind, resolution)
         fresh = kind.finalized and CONTROLLER_FINALIZER not in obj.metadata.finalizers
-        if fresh and kind.pool is not None:  # its status is guarded by the version that this changes: the rest follows it
+        if fresh and obj.POOL is not None:  # its status is guarded by the version that this changes: the rest follows it
             return self._finalizers(obj, (*obj.metadata.finalizers, CONTROLLER_FINALIZER))
         waiters = [self._ledger.hold(hold.pool, hold.entry, obj.key) for hold in resolution.holds]
         waiters += [self._ledger.release(pool, obj.uid) for pool in resolution.releases]
@@ -156,7 +158,7 @@ class Executor:
         if resolution.claims is not None:
             surplus = self._surplus(obj, resolution)
             claims = self._claims.take(obj, resolution.claims)
-        if kind.pool is not None:
+        if obj.POOL is not None:
             waiters.append(self._ledger.status(obj.key, self._status(obj, resolution)))
         pending = tuple(waiter for waiter in waiters if waiter is not None)
         strays, leavers = self._strays(obj, resolution), self._leavers(obj, resolution)
@@ -198,7 +200,7 @@ class Executor:
         self._tell(obj, self._verdict(obj, resolution.verdict))
         for notice in resolution.notices:
             self._outbox.put(self._reporter.notice(obj, notice))
-        if task.kind.pool is None:
+        if obj.POOL is None:
             pause = self._patience(obj, resolution.verdict)
             if pause > 0 and not task.refused:
                 self._again(obj.key, pause)
@@ -297,9 +299,9 @@ class Executor:
         current: Any = self._world.peek(obj.key)
         if current is None or current.uid != obj.uid:
             return
-        status, kind = current.status, KINDS[obj.KIND]
+        status = current.status
         if resolution.status is not None:
-            others = {*kind.shared, *((kind.pool,) if kind.pool is not None else ())}
+            others = {*status.AGENTS, *((obj.POOL,) if obj.POOL is not None else ())}
             status = resolution.status.model_copy(update={name: getattr(status, name) for name in others})
         await self._write_status(obj, self._judged(obj, status, verdict, ()))
 

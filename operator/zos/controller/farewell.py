@@ -19,8 +19,8 @@ from zos.api.meta import ABANDON, AGENT_FINALIZER, API_VERSION, GROUP, DeletionP
 from zos.api.nodeworkload import NodeWorkload, Owner
 from zos.controller.claims import OWNER_UID
 from zos.controller.ledger import Lost
-from zos.controller.registry import KINDS
 from zos.controller.writing import MANAGER, Absorb, finalizers
+from zos.kinds.kind import Kinds
 from zos.kube.client import Client, NotFound, Raw, path_of
 from zos.world.heartbeat import Heartbeat
 from zos.world.resolution import Resolution, Verdict
@@ -40,8 +40,9 @@ class Word(Enum):
 
 
 class Farewell:
-    def __init__(self, client: Client, world: World, absorb: Absorb) -> None:
+    def __init__(self, client: Client, kinds: Kinds, world: World, absorb: Absorb) -> None:
         self._client = client
+        self._kinds = kinds
         self._world = world
         self._absorb = absorb
 
@@ -174,9 +175,9 @@ class Farewell:
             owner = obj.spec.owner
         elif isinstance(obj, Claim):
             owner = obj.spec.holder
-        if owner is None or owner.kind not in KINDS:
+        if owner is None or owner.kind not in self._kinds:
             return True
-        model = KINDS[owner.kind].model
+        model = self._kinds[owner.kind].model
         found = await self._metadata(model, owner.namespace, owner.name)
         if found is not None and found["uid"] == owner.uid:
             return True

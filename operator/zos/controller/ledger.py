@@ -21,7 +21,6 @@ from typing import Any, NamedTuple
 from zos.api.meta import Key, Model, Object, Status, version_number
 from zos.controller.parts import OWN, cause, differing, own_fields, pool_field, shares, with_parts
 from zos.controller.refusals import Refusals
-from zos.controller.registry import KINDS
 from zos.kube.client import ApiError, Client, Conflict, NotFound, Raw, Unavailable
 from zos.world.store import World
 
@@ -138,10 +137,9 @@ class Ledger:
 
     def _set(self, pool: Key, uid: str, entry: Any | None, by: Key | None = None) -> asyncio.Future[None] | None:
         obj: Any = self._world.peek(pool)
-        name = KINDS[pool.kind].pool
-        if obj is None or name is None:
+        if obj is None or obj.POOL is None:
             return None
-        entries = getattr(obj.status, name)
+        entries = getattr(obj.status, obj.POOL)
         mine = next((other for other in entries if other.uid == uid), None)
         if mine == entry:
             if entry is None:
@@ -154,9 +152,9 @@ class Ledger:
         if mine is None and not self._fits(pool, entries, entry):
             words = f"{len(entries)} objects have something of it, and there is no room to write down more: use another"
             return _failed(Denied(413, "RequestEntityTooLarge", f"{pool}: {words}"))
-        updated = {name: (*others, entry) if entry is not None else others}
+        updated = {obj.POOL: (*others, entry) if entry is not None else others}
         if mine is None and (known := self._sizes.get(pool)) is not None and known[0] is entries:
-            self._sizes[pool] = updated[name], known[1] + _size(entry)
+            self._sizes[pool] = updated[obj.POOL], known[1] + _size(entry)
         return self._put(pool, obj.model_copy(update={"status": obj.status.model_copy(update=updated)}), uid, by)
 
     def _join(self, key: Key, part: str, by: Key | None) -> asyncio.Future[None] | None:

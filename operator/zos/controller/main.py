@@ -16,26 +16,28 @@ from pydantic import ValidationError
 
 from zos.api import names
 from zos.api.contract import Claim
-from zos.api.core import Lease, Secret
+from zos.api.core import HEARTBEAT, Lease, Namespace, Secret
 from zos.api.gridnode import GridNode
 from zos.api.meta import Key, Meta, Object, Reason
+from zos.api.names import AGENT, CONTROLLER, CONTROLLER_NAMESPACE
 from zos.api.nodeworkload import NodeWorkload
-from zos.api.rbac import AGENT, CONTROLLER, CONTROLLER_NAMESPACE
 from zos.controller import metrics
 from zos.controller.collector import Collector
 from zos.controller.executor import Executor, Refused
 from zos.controller.health import Health
 from zos.controller.ledger import Ledger, Lost
 from zos.controller.liveness import Liveness
-from zos.controller.registry import KINDS, WATCHED, Kind, indexes
 from zos.controller.secretcache import SecretCache
 from zos.controller.versions import Versions
 from zos.controller.writing import MANAGER
+from zos.kinds.kind import Kind, Kinds
+from zos.kinds.registry import KINDS
 from zos.kube.client import Access, ApiError, Client, Raw, Unavailable
 from zos.kube.election import Election, Times
 from zos.kube.informer import Informer
 from zos.kube.lease import now
 from zos.kube.queue import Queue
+from zos.kube.watches import Watched
 from zos.world.heartbeat import Heartbeat
 from zos.world.resolution import Resolution, waiting
 from zos.world.store import Reader, Unfetched, Unreadable, World
@@ -48,7 +50,6 @@ _GRAVES = 20_000
 _LEASE_ECHO = 5.0
 #: Parts of a resync, which come one after the other.
 _PARTS = 100
-_MODELS = {watched.model.KIND: watched.model for watched in WATCHED}
 
 
 @dataclass(frozen=True)
@@ -63,20 +64,34 @@ class Settings:
     election: Times = field(default_factory=Times)
 
 
+def watched(kinds: Kinds) -> tuple[Watched, ...]:
+    """What the informer watches. Of a cluster's Secrets most are nobody's business here: that one changed is enough to be
+    told."""
+    return (
+        *(Watched(kind.model) for kind in kinds.values()),
+        Watched(Secret, metadata=True),
+        Watched(Namespace, metadata=True),
+        Watched(Lease, labels=HEARTBEAT),
+    )
+
+
 class Controller:
-    def __init__(self, access: Access, settings: Settings) -> None:
+    def __init__(self, access: Access, settings: Settings, kinds: Kinds = KINDS) -> None:
         self._settings = settings
+        self._kinds = kinds
+        heard = watched(kinds)
+        self._models = {each.model.KIND: each.model for each in heard}
         self._observers: list[Callable[[str, str, int], None]] = []
         self._client = Client(access, wrote=self._wrote, may_write=lambda: self._election.leads)
         self._own_client = self._client.beside()
-        self.world = World([*indexes()], on_demand=[Secret.KIND])
+        self.world = World(kinds.indexes(), on_demand=[Secret.KIND])
         self._secrets = SecretCache(self._client, self.world, self._changed, _problem)
         self._queue = Queue(
-            time.monotonic, lambda: random.uniform(0.8, 1.2), lambda key: KINDS[key.kind].rest, Collector().collect
+            time.monotonic, lambda: random.uniform(0.8, 1.2), lambda key: kinds[key.kind].rest, Collector().collect
         )
         self._ledger = Ledger(self._client, self.world, self._absorb, self._changed, MANAGER, time.monotonic)
         self._executor = Executor(
-            self._client, self.world, self._ledger, self._absorb, self._changed, self._queue.add, time.monotonic,
+            self._client, kinds, self.world, self._ledger, self._absorb, self._changed, self._queue.add, time.monotonic,
             self._secrets.owned,
         )  # fmt: skip
         self._liveness = Liveness(time.monotonic)
@@ -85,7 +100,7 @@ class Controller:
         self._buried: dict[str, None] = {}  # uids of what was deleted, oldest first
         self._versions = Versions()
         self._informer = Informer(
-            access, self._client, WATCHED, self._heard,
+            access, self._client, heard, self._heard,
             buried=self._bury, unreadable=self._unreadable, rewound=self._rewound,
         )  # fmt: skip
         self._election = Election(
@@ -113,7 +128,7 @@ class Controller:
     async def run(self, stop: asyncio.Event) -> None:
         """Until ``stop``, or until leadership is lost: then the process had better begin anew."""
         metrics.DEPTH.set_function(lambda: len(self._queue))
-        census = metrics.Census(self.world, KINDS, lambda: self.leading)
+        census = metrics.Census(self.world, self._kinds, lambda: self.leading)
         async with contextlib.AsyncExitStack() as stack:
             stack.push_async_callback(self._client.close)
             stack.push_async_callback(self._executor.close)
@@ -195,7 +210,7 @@ class Controller:
         if not self._versions.news(raw, current):
             return  # the watch tells what our own writes told already, or of an earlier object of that name
         try:
-            obj = _MODELS[key.kind].model_validate(raw)
+            obj = self._models[key.kind].model_validate(raw)
         except ValidationError as error:
             self._refuse(key, raw, error)
             return
@@ -232,7 +247,7 @@ class Controller:
         problem = _problem(error)
         self._ledger.forget(key)
         self._changed(self.world.put_unreadable(key, _meta(key, raw), problem))
-        if key.kind not in KINDS or key.kind == Claim.KIND:
+        if key.kind not in self._kinds or key.kind == Claim.KIND:
             return  # it has no conditions
         condition = {
             "type": "Ready",
@@ -245,13 +260,13 @@ class Controller:
         if self.leading and condition["message"] not in str(raw.get("status")):
             body = {"status": {"conditions": [condition]}}
             task = asyncio.create_task(
-                self._client.patch(_MODELS[key.kind], key.namespace, key.name, body, subresource="status", manager=MANAGER)
+                self._client.patch(self._models[key.kind], key.namespace, key.name, body, subresource="status", manager=MANAGER)
             )
             task.add_done_callback(lambda done: done.cancelled() or done.exception())
 
     def _changed(self, keys: frozenset[Key]) -> None:
         for key in keys:
-            if key.kind in KINDS:
+            if key.kind in self._kinds:
                 self._queue.add(key)
 
     # -- heartbeats
@@ -307,7 +322,7 @@ class Controller:
             self._queue.add(key)
 
     def _keys(self) -> list[Key]:
-        return [obj.key for kind in KINDS for obj in self.world.all(kind)]
+        return [obj.key for kind in self._kinds for obj in self.world.all(kind)]
 
     async def _work(self) -> None:
         while True:
@@ -352,7 +367,7 @@ class Controller:
         started = time.perf_counter()
         try:
             reader = self.world.reader(obj.key)
-            if KINDS[obj.KIND].finalized:  # the executor goes by these: their coming and going is everyone's business
+            if self._kinds[obj.KIND].finalized:  # the executor goes by these: their coming and going is everyone's business
                 owned = reader.where_view(
                     NodeWorkload, "owner", obj.uid, lambda workload: (workload.key, workload.hindrance, workload.deleting)
                 )
@@ -360,7 +375,7 @@ class Controller:
                     node = self._nodes.get(key.namespace, "")
                     reader.view(GridNode, "", node, lambda found: found.knows_words)
                     reader.view(Heartbeat, "", node, lambda beat: beat.alive)
-            found = resolved(KINDS[obj.KIND], obj, reader)
+            found = resolved(self._kinds[obj.KIND], obj, reader)
             self.world.drop_unread()
             return found
         except Unfetched:
@@ -368,7 +383,7 @@ class Controller:
         except Exception as error:
             log.exception("resolving failed", extra=_fields(obj.key, obj))
             metrics.resolved(obj.KIND, "broken").inc()
-            if obj.deleting or not KINDS[obj.KIND].finalized:
+            if obj.deleting or not self._kinds[obj.KIND].finalized:
                 raise
             # What there is stays as it is: a bug must not stop what runs.
             message = f"the controller could not resolve it ({type(error).__name__}: {error}): please report this"
@@ -435,8 +450,10 @@ def _fields(key: Key, obj: Object | None = None) -> dict[str, object]:
     return found | ({"generation": obj.metadata.generation} if obj is not None else {})
 
 
-async def run(settings: Settings, stop: asyncio.Event, started: Callable[[Controller], None] = lambda _: None) -> None:
+async def run(
+    settings: Settings, stop: asyncio.Event, started: Callable[[Controller], None] = lambda _: None, kinds: Kinds = KINDS
+) -> None:
     access = await Access.load(settings.kubeconfig)
-    controller = Controller(access, settings)
+    controller = Controller(access, settings, kinds)
     started(controller)
     await controller.run(stop)

@@ -6,7 +6,6 @@ from collections.abc import Collection
 from typing import Any
 
 from zos.api.meta import Object, Status
-from zos.controller.registry import KINDS
 
 #: The part that is the pool's own status. Others are called by their holder's uid.
 OWN = ""
@@ -14,15 +13,14 @@ OWN = ""
 
 def pool_field(obj: Object) -> str:
     """The field of the status that has the shares."""
-    name = KINDS[obj.KIND].pool
-    assert name is not None
-    return name
+    assert obj.POOL is not None
+    return obj.POOL
 
 
 def own_fields(obj: Object) -> list[str]:
     """Of a pool's status, those that are the controller's."""
     status: Any = obj.status  # type: ignore[attr-defined]
-    return [name for name in type(status).model_fields if name not in KINDS[obj.KIND].shared]
+    return [name for name in type(status).model_fields if name not in status.AGENTS]
 
 
 def shares(obj: Object) -> dict[str, Any]:
@@ -58,4 +56,4 @@ def with_parts(base: Object, wanted: Object, parts: Collection[str]) -> Status:
 def cause(pool: Object) -> object:
     """What somebody would have to change before the pool's own status is worth another try at once."""
     status: Any = pool.status  # type: ignore[attr-defined]
-    return pool.metadata.generation, [getattr(status, name) for name in sorted(KINDS[pool.KIND].shared)]
+    return pool.metadata.generation, [getattr(status, name) for name in sorted(status.AGENTS)]

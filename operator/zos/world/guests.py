@@ -10,9 +10,10 @@ from dataclasses import dataclass
 
 from zos.api import names
 from zos.api.nodeworkload import MachineOnNode, MachineRun, NodeWorkload, RunningNic, RunningPublicNic
-from zos.world.store import Indexes, Reader
+from zos.world import indexes
+from zos.world.store import Reader
 
-INDEXES = (Indexes(NodeWorkload, {"owner": lambda workload: [workload.spec.owner.uid]}),)
+INDEXES = (indexes.WORKLOADS,)
 
 
 def on_node(machine: str, node: str | None, world: Reader) -> NodeWorkload | None:

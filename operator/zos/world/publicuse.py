@@ -13,15 +13,15 @@ from functools import partial
 from zos.api.farm import ipv4_of
 from zos.api.gridnode import GridNode, Quarantined, QuarantinedNic
 from zos.api.nodeworkload import NodeWorkload, Owner, RunningPublicNic
-from zos.world import guests, placement
+from zos.world import guests, indexes, placement
 from zos.world.store import Indexes, Reader
 
 INDEXES = (
     *placement.INDEXES,
+    indexes.WORKLOADS,
     Indexes(
         NodeWorkload,
         {
-            "owner": lambda workload: [workload.spec.owner.uid],
             "public": lambda workload: _keys_of(workload),
             "publicIPv4": lambda workload: {"": found} if (found := _number(workload)) else {},
         },
@@ -37,7 +37,7 @@ INDEXES = (
 
 
 @dataclass(frozen=True)
-class OnNode:
+class Occupant:
     """A machine with a public interface, as its node was asked for or its guest runs with. ``going``: its user has deleted
     it; ``until_restart``: it is not asked for any more, but the guest that runs has it."""
 
@@ -64,7 +64,7 @@ class Left:
         )
 
 
-def on_nodes(keys: Iterable[str], world: Reader) -> tuple[OnNode, ...]:
+def on_nodes(keys: Iterable[str], world: Reader) -> tuple[Occupant, ...]:
     """Machines that have an interface with one of these MACs or IPv4 addresses."""
     found = {
         workload: None for key in keys for workload in world.where_view(NodeWorkload, "public", key, partial(_on_node, key))
@@ -115,11 +115,11 @@ def _keys_of(workload: NodeWorkload) -> list[str]:
     return [key for nic in _interfaces(workload) for key in (nic.mac, nic.ipv4) if key]
 
 
-def _on_node(key: str, workload: NodeWorkload) -> OnNode:
+def _on_node(key: str, workload: NodeWorkload) -> Occupant:
     part = workload.spec.machine
     public = part.public_nic if part is not None else None
     asked = public is not None and key in (public.mac, public.ipv4_address)
-    return OnNode(workload.spec.owner, workload.namespace, workload.going, until_restart=not asked)
+    return Occupant(workload.spec.owner, workload.namespace, workload.going, until_restart=not asked)
 
 
 def _settled(workload: NodeWorkload) -> bool:

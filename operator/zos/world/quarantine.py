@@ -9,6 +9,7 @@ from zos.api.meta import Object, Reason
 from zos.api.nodeworkload import NodeWorkload, Owner
 from zos.api.zmachine import ZMachine
 from zos.api.zmount import ZMount
+from zos.world import indexes
 from zos.world.heartbeat import Heartbeat
 from zos.world.resolution import Verdict, waiting
 from zos.world.store import Indexes, Reader
@@ -16,7 +17,7 @@ from zos.world.store import Indexes, Reader
 INDEXES = (
     Indexes(GridNode, {"quarantine": lambda node: _names(node)}),
     Indexes(Heartbeat),
-    Indexes(NodeWorkload, {"owner": lambda workload: [workload.spec.owner.uid]}),
+    indexes.WORKLOADS,
     Indexes(ZMachine),
     Indexes(ZMount),
 )

@@ -90,6 +90,10 @@ def _unfetched(_: Object) -> None:
     """The view of who reads again when it was fetched."""
 
 
+def _uid(obj: Object) -> str:
+    return obj.uid
+
+
 def _object_source(key: Key) -> _Source:
     return _Source(key.kind, "", f"{key.namespace}/{key.name}")
 
@@ -112,6 +116,11 @@ class World:
         self._sources: dict[Key, set[_Source]] = {}
         self._absent: set[Key] = set()  # of what is held on demand: what is known not to be
         self._left: set[Key] = set()  # the same: what may have no readers any more
+
+    def model(self, kind: str) -> type[Object] | None:
+        """None: of a kind that is not known here, or whose objects are held on demand only."""
+        known = self._indexes.get(kind)
+        return known.model if known is not None and kind not in self._on_demand else None
 
     def peek(self, key: Key) -> Object | None:
         """An untracked read, for code that is no resolution."""
@@ -323,6 +332,17 @@ class Reader:
     def glance(self, model: type[T], view: Callable[[T], V]) -> tuple[V, ...]:
         """What ``view`` gives of every object of a kind, not remembered: for a choice that is kept once it is made."""
         return tuple(view(cast("T", obj)) for obj in self._world._select(_Source(model.KIND, "*", "")))
+
+    def lives(self, kind: str, namespace: str, name: str, uid: str) -> bool | None:
+        """Whether an object is there, and is that one. None: it can't be told, as it can't be read, or is of a kind that is
+        newer than this controller."""
+        model = self._world.model(kind)
+        if model is None:
+            return None
+        try:
+            return self.view(model, namespace, name, _uid) == uid
+        except Unreadable:
+            return None
 
     def unreadable(self, model: type[Object], namespace: str = "") -> tuple[Key, ...]:
         """Objects of a kind that exist and can't be read, of one namespace or of all. They are in no index: who waits for the

@@ -6,35 +6,25 @@ or their guests are there, its addresses wait for the next contract of its name.
 
 from __future__ import annotations
 
-from zos.api.contract import Claim, Contract, NameContract
+from zos.api.contract import Claim, Contract
 from zos.api.publicip import PublicIP
-from zos.world import publicuse
+from zos.world import indexes, publicuse
 from zos.world.resolution import Resolution, ready
 from zos.world.store import Indexes, Reader
 
 INDEXES = (
     *publicuse.INDEXES,
-    Indexes(Claim),
+    indexes.CLAIMS,
     Indexes(Contract),
-    Indexes(NameContract),
-    Indexes(PublicIP, {"contract": lambda ip: [f"{ip.namespace}/{ip.spec.contract}"]}),
+    indexes.CONTRACTED,
 )
-
-_HOLDERS: dict[str, type[Contract] | type[NameContract]] = {
-    Contract.KIND: Contract,
-    NameContract.KIND: NameContract,
-}
 
 
 def resolve(claim: Claim, world: Reader) -> Resolution:
     holder = claim.spec.holder
-    model = _HOLDERS.get(holder.kind)
-    if model is None:
-        return Resolution(verdict=ready())  # held by a kind that is newer than this controller
-    uid = world.view(model, holder.namespace, holder.name, lambda obj: obj.uid)
-    if uid == holder.uid:
+    if world.lives(holder.kind, holder.namespace, holder.name, holder.uid) is not False:
         return Resolution(verdict=ready())
-    return Resolution(verdict=ready(), obsolete=model is not Contract or not _waits(claim, world))
+    return Resolution(verdict=ready(), obsolete=holder.kind != Contract.KIND or not _waits(claim, world))
 
 
 def _waits(claim: Claim, world: Reader) -> bool:

@@ -18,19 +18,19 @@ from zos.api.core import Namespace
 from zos.api.farm import Farm, FarmSpec, ipv4_of
 from zos.api.meta import Reason
 from zos.api.publicip import PublicIP
-from zos.world import publicuse
+from zos.world import indexes, publicuse
 from zos.world.resolution import ClaimWanted, Resolution, Verdict, ready, waiting
 from zos.world.store import Indexes, Reader, Unreadable
 
 INDEXES = (
     *publicuse.INDEXES,
+    indexes.CLAIMS,
+    indexes.CONTRACTED,
     Indexes(Farm),
     Indexes(Namespace),
     Indexes(
         Claim,
         {
-            "farm": lambda claim: claim.by_farm,
-            "holder": lambda claim: [claim.spec.holder.uid],
             "name": lambda claim: [f"{claim.spec.holder.namespace}/{claim.spec.holder.name}"] if claim.spec.farm else [],
         },
     ),
@@ -38,7 +38,6 @@ INDEXES = (
     Indexes(
         PublicIP,
         {
-            "contract": lambda ip: [f"{ip.namespace}/{ip.spec.contract}"],
             "address": lambda ip: {f"{ip.namespace}/{ip.spec.contract}": ip.status.ipv4.ip} if ip.status.ipv4 else {},
             "given": lambda ip: {ip.status.farm: int(ipv4_of(ip.status.ipv4.ip))} if ip.status.farm and ip.status.ipv4 else {},
         },

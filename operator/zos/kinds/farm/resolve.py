@@ -11,13 +11,14 @@ from zos.api.farm import AddressCount, Farm, FarmStatus, PrefixCount
 from zos.api.gridnode import GridNode
 from zos.api.meta import Reason
 from zos.api.publicip import PublicIP
+from zos.world import indexes
 from zos.world.resolution import Resolution, Verdict, ready, waiting
 from zos.world.store import Indexes, Reader
 
 INDEXES = (
     Indexes(Farm),
     Indexes(GridNode, {"farm": lambda node: [node.spec.farm] if node.spec.farm else []}),
-    Indexes(Claim, {"farm": lambda claim: claim.by_farm}),
+    indexes.CLAIMS,
     Indexes(PublicIP, {"farm": lambda ip: [ip.status.farm] if ip.status.farm else []}),
 )
 

@@ -5,29 +5,20 @@ from __future__ import annotations
 from zos.api import names
 from zos.api.core import Namespace
 from zos.api.gridnode import GridNode, NodeHold, Resources, Usage
-from zos.api.meta import ABANDON, Condition, Object, Reason
-from zos.api.network import Network
+from zos.api.meta import ABANDON, Condition, Reason
 from zos.api.nodeworkload import NodeWorkload
-from zos.api.rbac import agent_objects
-from zos.api.zmachine import ZMachine
-from zos.api.zmount import ZMount
+from zos.kinds.gridnode.rights import agent_objects
+from zos.world import indexes
 from zos.world.heartbeat import Heartbeat
 from zos.world.resolution import Resolution, Verdict, ready, waiting
-from zos.world.store import Indexes, Reader, Unreadable
+from zos.world.store import Indexes, Reader
 
 INDEXES = (
     Indexes(Heartbeat),
     Indexes(GridNode, {"address": lambda node: _addresses(node)}),
     Indexes(Namespace),
-    Indexes(Network),
-    Indexes(ZMachine),
-    Indexes(ZMount),
-    Indexes(
-        NodeWorkload,
-        {"namespace": lambda workload: [workload.namespace], "owner": lambda workload: [workload.spec.owner.uid]},
-    ),
+    indexes.WORKLOADS,
 )
-_HOLDERS: dict[str, type[Object]] = {model.KIND: model for model in (Network, ZMachine, ZMount)}
 
 
 def resolve(node: GridNode, world: Reader) -> Resolution:
@@ -99,12 +90,7 @@ def _gone(hold: NodeHold, world: Reader) -> bool:
     """Whether the holder is known to be gone. One of a kind that is not known here, or that can't be read, is not."""
     kind, _, place = hold.owner.partition(" ")
     namespace, _, name = place.partition("/")
-    if kind not in _HOLDERS:
-        return False
-    try:
-        if world.view(_HOLDERS[kind], namespace, name, lambda obj: obj.uid) == hold.uid:
-            return False
-    except Unreadable:
+    if world.lives(kind, namespace, name, hold.uid) is not False:
         return False
     return not world.where_view(NodeWorkload, "owner", hold.uid, lambda workload: workload.key)  # the node has it still
 

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from zos.api.contract import Claim, NameContract, NameContractStatus
 from zos.api.meta import Reason
+from zos.world import indexes
 from zos.world.resolution import ClaimWanted, Resolution, ready, waiting
 from zos.world.store import Indexes, Reader
 
 INDEXES = (
-    Indexes(Claim, {"holder": lambda claim: [claim.spec.holder.uid]}),
+    indexes.CLAIMS,
     Indexes(NameContract, {"name": lambda contract: [contract.spec.name.lower()]}),
 )
 

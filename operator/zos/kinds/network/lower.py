@@ -8,7 +8,7 @@ from zos.api import names
 from zos.api.meta import Condition, Reason
 from zos.api.network import EGRESS_BLOCKED, wireguard_range
 from zos.api.nodeworkload import NetworkOnNode, NetworkState, NodeWorkload
-from zos.kinds import Report
+from zos.kinds.kind import Report
 from zos.kinds.network import egress
 from zos.plan import wayout
 from zos.plan.facts import Facts

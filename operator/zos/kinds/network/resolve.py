@@ -25,7 +25,7 @@ from zos.api.zmachine import ZMachine
 from zos.kinds.network import egress, keys, laptops, overlap, places
 from zos.kinds.network.problems import Problems, called
 from zos.kinds.network.topology import Caller, Member, bridges, divided, endpoint, subranges, topology, wireguard_address
-from zos.world import quarantine
+from zos.world import indexes, quarantine
 from zos.world.heartbeat import Heartbeat
 from zos.world.resolution import Hold, Notice, Resolution, Verdict, Workload, ready, waiting
 from zos.world.store import Indexes, Reader, Unreadable
@@ -36,7 +36,7 @@ INDEXES = (
     Indexes(Heartbeat),
     Indexes(Secret),
     Indexes(ZMachine, {"network": lambda machine: {f"{machine.namespace}/{name}" for name in _networks(machine)}}),
-    Indexes(NodeWorkload, {"owner": lambda workload: [workload.spec.owner.uid]}),
+    indexes.WORKLOADS,
 )
 
 #: What is said of a node whose agent is away.

@@ -4,24 +4,16 @@ from __future__ import annotations
 
 from zos.api.core import Namespace
 from zos.api.gridnode import GridNode
-from zos.api.meta import Object
-from zos.api.network import Network
 from zos.api.nodeworkload import NodeWorkload
-from zos.api.zmachine import ZMachine
-from zos.api.zmount import ZMount
-from zos.world import placement
+from zos.world import indexes, placement
 from zos.world.resolution import Resolution, ready
 from zos.world.store import Indexes, Reader
 
 INDEXES = (
     *placement.INDEXES,
     Indexes(Namespace),
-    Indexes(Network),
-    Indexes(ZMachine),
-    Indexes(ZMount),
-    Indexes(NodeWorkload, {"owner": lambda workload: [workload.spec.owner.uid]}),
+    indexes.WORKLOADS,
 )
-_OWNERS: dict[str, type[Object]] = {model.KIND: model for model in (Network, ZMachine, ZMount)}
 
 
 def _attended(workload: NodeWorkload, world: Reader) -> bool:
@@ -36,10 +28,7 @@ def resolve(workload: NodeWorkload, world: Reader) -> Resolution:
     owner = workload.spec.owner
     if workload.deleting:
         return Resolution(verdict=ready(), let_go=not workload.spec.unwanted and not _attended(workload, world))
-    model = _OWNERS.get(owner.kind)
-    if model is None:
-        return Resolution(verdict=ready())  # of a kind that is newer than this controller
-    uid = world.view(model, owner.namespace, owner.name, lambda obj: obj.uid)
-    if uid != owner.uid:  # whether it may go depends on what the node's agent would do
+    gone = world.lives(owner.kind, owner.namespace, owner.name, owner.uid) is False
+    if gone:  # whether it may go depends on what the node's agent would do
         world.where_view(GridNode, "namespace", workload.namespace, lambda node: node.knows_words)
-    return Resolution(verdict=ready(), obsolete=uid != owner.uid)
+    return Resolution(verdict=ready(), obsolete=gone)

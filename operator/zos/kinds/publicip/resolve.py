@@ -135,7 +135,7 @@ def _user(ip: PublicIP, farm: str | None, addresses: tuple[str, ...], world: Rea
     return next((_User(name, uid) for uid, name in asking.items()), None)
 
 
-def _still(found: publicuse.OnNode) -> str:
+def _still(found: publicuse.Occupant) -> str:
     if found.going:
         return f"which is not gone yet from its node ({found.namespace}); an administrator can give up the node"
     if found.until_restart:

@@ -15,7 +15,6 @@ from zos.api.nodeworkload import DiskOnNode, MachineOnNode, NodeWorkload
 from zos.api.zmachine import NO_PLACE_FOR_A_DISK
 from zos.kinds.zmachine import guard
 from zos.kinds.zmachine.lifecycle import course
-from zos.kinds.zmachine.state import report as report
 from zos.plan import wayout
 from zos.plan.facts import Facts, ImageFact, Unknown
 from zos.plan.guest import LIMIT, GuestConfig, GuestFile, GuestInterface, GuestMount, GuestRoute

@@ -16,7 +16,7 @@ from zos.api.zmachine import RunPolicy, ZMachine, ZMachineStatus, minimum_root_s
 from zos.api.zmount import ZMount
 from zos.kinds.zmachine import environment, publicaddress
 from zos.kinds.zmachine.publicaddress import Public
-from zos.world import guests, placement, quarantine
+from zos.world import guests, indexes, placement, quarantine
 from zos.world.guests import Guest
 from zos.world.heartbeat import Heartbeat
 from zos.world.quarantine import Inheritance
@@ -29,10 +29,10 @@ INDEXES = (
     *environment.INDEXES,
     *publicaddress.INDEXES,
     *quarantine.INDEXES,
-    Indexes(Heartbeat, {"alive": lambda heartbeat: ["yes" if heartbeat.alive else "no"]}),
+    indexes.HEARTBEATS,
     Indexes(Network),
     Indexes(ZMount),
-    Indexes(NodeWorkload, {"owner": lambda workload: [workload.spec.owner.uid]}),
+    indexes.WORKLOADS,
     Indexes(ZMachine, {"address": lambda machine: _addressed(machine)}),
 )
 

@@ -19,7 +19,7 @@ from zos.api.nodeworkload import (
     RunningPublicNic,
 )
 from zos.api.zmachine import RunPolicy
-from zos.kinds import Report
+from zos.kinds.kind import Report
 from zos.plan.facts import DomainFact, Facts, ImageFact
 from zos.plan.items import Disk, Domain, Firewall, Image
 from zos.plan.lowered import Lowered

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from zos.api.meta import Reason
 from zos.api.nodeworkload import MountState, NodeWorkload
-from zos.kinds import Report
+from zos.kinds.kind import Report
 from zos.plan.facts import Facts
 from zos.plan.items import Disk
 from zos.plan.lowered import Lowered

@@ -10,7 +10,7 @@ from zos.api.meta import Reason
 from zos.api.nodeworkload import MountOnNode, NodeWorkload
 from zos.api.zmachine import ZMachine
 from zos.api.zmount import ZMount, ZMountStatus
-from zos.world import guests, placement, quarantine
+from zos.world import guests, indexes, placement, quarantine
 from zos.world.heartbeat import Heartbeat
 from zos.world.resolution import Hold, Resolution, Verdict, Workload, ready, waiting
 from zos.world.store import Indexes, Reader
@@ -19,9 +19,9 @@ INDEXES = (
     *guests.INDEXES,
     *placement.INDEXES,
     *quarantine.INDEXES,
-    Indexes(Heartbeat, {"alive": lambda heartbeat: ["yes" if heartbeat.alive else "no"]}),
+    indexes.HEARTBEATS,
     Indexes(ZMachine, {"disk": lambda machine: [f"{machine.namespace}/{disk.name}" for disk in machine.spec.disks]}),
-    Indexes(NodeWorkload, {"owner": lambda workload: [workload.spec.owner.uid]}),
+    indexes.WORKLOADS,
 )
 
 

@@ -12,30 +12,29 @@ from typing import Any
 
 from pydantic.alias_generators import to_camel
 
-from zos.api.contract import Contract, NameContract
-from zos.api.farm import Farm
 from zos.api.gridnode import GridNode, GridNodeStatus
-from zos.api.meta import AGENT_FINALIZER, CONTROLLER_FINALIZER, GROUP, VERSION, Object
-from zos.api.network import Network
+from zos.api.meta import AGENT_FINALIZER, CONTROLLER_FINALIZER, GROUP, VERSION
+from zos.api.names import AGENT, CONTROLLER, CONTROLLER_NAMESPACE, NODE_NAMESPACE, NODE_PREFIX
 from zos.api.nodeworkload import NodeWorkload
-from zos.api.publicip import PublicIP
-from zos.api.rbac import AGENT, CONTROLLER, CONTROLLER_NAMESPACE, NODE_NAMESPACE, NODE_PREFIX
-from zos.api.zmachine import ZMachine
-from zos.api.zmount import ZMount
+from zos.kinds.kind import Kinds, Writer
+from zos.kinds.registry import KINDS
 
-#: Kinds whose end the controller has to see to.
-FINALIZED: tuple[type[Object], ...] = (GridNode, Farm, Contract, NameContract, Network, PublicIP, ZMount, ZMachine)
 _API_VERSION = "admissionregistration.k8s.io/v1"
 
 Manifest = dict[str, Any]
 
 
-def admission_objects() -> Sequence[Manifest]:
+def admission_objects(kinds: Kinds = KINDS) -> Sequence[Manifest]:
     """All of them: policies and their bindings."""
-    return (*finalizing(), *restricting())
+    return (*finalizing(kinds), *restricting(kinds))
 
 
-def finalizing() -> Sequence[Manifest]:
+def _finalized(kinds: Kinds) -> tuple[str, ...]:
+    """Plurals of the kinds whose end the controller has to see to."""
+    return tuple(model.PLURAL for model in kinds.written_by(Writer.TENANT, Writer.ADMINISTRATOR))
+
+
+def finalizing(kinds: Kinds = KINDS) -> Sequence[Manifest]:
     """A MutatingAdmissionPolicy and its binding (Kubernetes 1.36 and later). What is not being deleted has the finalizer,
     whoever takes it off: else its end could go unnoticed."""
     name = f"finalizers.{GROUP}"
@@ -47,7 +46,7 @@ def finalizing() -> Sequence[Manifest]:
             "spec": {
                 "failurePolicy": "Ignore",  # the controller does it then
                 "reinvocationPolicy": "Never",
-                "matchConstraints": _matching(GROUP, VERSION, (model.PLURAL for model in FINALIZED), ("CREATE", "UPDATE")),
+                "matchConstraints": _matching(GROUP, VERSION, _finalized(kinds), ("CREATE", "UPDATE")),
                 "matchConditions": [
                     {
                         "name": "without",
@@ -87,9 +86,9 @@ _CONTROLLER_ONLY = {
 }
 
 
-def restricting() -> Sequence[Manifest]:
+def restricting(kinds: Kinds = KINDS) -> Sequence[Manifest]:
     """ValidatingAdmissionPolicies and their bindings (Kubernetes 1.30 and later). Who has no right to write a kind at all is
-    stopped by RBAC before (`zos.api.rbac`)."""
+    stopped by RBAC before (`zos.manifests.rbac`)."""
     ours = sorted(to_camel(field) for field in GridNodeStatus.AGENTS)
     finalizers = "{}.metadata.?finalizers.orValue([])"
     was, now = finalizers.format("oldObject"), finalizers.format("object")
@@ -145,7 +144,7 @@ def restricting() -> Sequence[Manifest]:
         ),
         *_policy(
             "finalizers-stay",
-            _matching(GROUP, VERSION, (model.PLURAL for model in FINALIZED), ("UPDATE",)),
+            _matching(GROUP, VERSION, _finalized(kinds), ("UPDATE",)),
             {"name": "let-go", "expression": f"'{CONTROLLER_FINALIZER}' in {was} && !('{CONTROLLER_FINALIZER}' in {now})"},
             (
                 f"authorizer.group('{GROUP}').resource(request.resource.resource).subresource('finalizers')"

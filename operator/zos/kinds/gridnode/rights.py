@@ -1,0 +1,68 @@
+"""A node's namespace and what its agent may do, as Kubernetes objects."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from zos.api.meta import GROUP
+from zos.api.names import AGENT, CONTROLLER, NODE_NAMESPACE
+
+_RBAC = "rbac.authorization.k8s.io"
+Manifest = Mapping[str, Any]
+
+
+def rule(groups: list[str], resources: list[str], verbs: list[str], names: list[str] | None = None) -> dict[str, Any]:
+    """A rule of RBAC; ``names`` are those of the only objects that it is about."""
+    found: dict[str, Any] = {"apiGroups": groups, "resources": resources, "verbs": verbs}
+    return found | ({"resourceNames": names} if names else {})
+
+
+def agent_rules() -> list[dict[str, Any]]:
+    """What an agent may do in its own node's namespace. What these are too coarse for, admission holds it to."""
+    return [
+        rule([GROUP], ["nodeworkloads"], ["get", "list", "watch", "patch"]),
+        rule([GROUP], ["nodeworkloads/status"], ["get", "patch"]),
+        rule(["coordination.k8s.io"], ["leases"], ["create"]),
+        rule(["coordination.k8s.io"], ["leases"], ["get", "list", "watch", "patch", "update"], [AGENT]),
+        rule([""], ["events"], ["create", "patch"]),
+    ]
+
+
+def agent_objects(node: str, namespace: str) -> tuple[Manifest, ...]:
+    """A node's namespace and what its agent may do: its own workloads, its own GridNode's status, its own Lease. Nothing owns
+    them: a GridNode that is deleted by force must not take its node's workloads along. The controller removes them last."""
+    labels = {NODE_NAMESPACE: "true", "app.kubernetes.io/managed-by": CONTROLLER}
+    here = {"name": AGENT, "namespace": namespace, "labels": labels}
+    cluster = {"name": namespace, "labels": labels}
+    subject = [{"kind": "ServiceAccount", "name": AGENT, "namespace": namespace}]
+    return (
+        {"apiVersion": "v1", "kind": "Namespace", "metadata": cluster},
+        {"apiVersion": "v1", "kind": "ServiceAccount", "metadata": here},
+        {"apiVersion": f"{_RBAC}/v1", "kind": "Role", "metadata": here, "rules": agent_rules()},
+        {
+            "apiVersion": f"{_RBAC}/v1",
+            "kind": "RoleBinding",
+            "metadata": here,
+            "roleRef": {"apiGroup": _RBAC, "kind": "Role", "name": AGENT},
+            "subjects": subject,
+        },
+        {
+            "apiVersion": f"{_RBAC}/v1",
+            "kind": "ClusterRole",
+            "metadata": cluster,
+            "rules": [
+                rule([GROUP], ["gridnodes"], ["get", "list", "watch"], [node]),
+                rule([GROUP], ["gridnodes/status"], ["get", "patch"], [node]),
+                # The cluster's identity is the uid of this namespace: an agent keeps data apart by it.
+                rule([""], ["namespaces"], ["get"], ["kube-system"]),
+            ],
+        },
+        {
+            "apiVersion": f"{_RBAC}/v1",
+            "kind": "ClusterRoleBinding",
+            "metadata": cluster,
+            "roleRef": {"apiGroup": _RBAC, "kind": "ClusterRole", "name": namespace},
+            "subjects": subject,
+        },
+    )
