@@ -16,7 +16,7 @@ from zos.kinds.kind import OnNode, Report
 from zos.plan import ownership
 from zos.plan.diff import Observed, Op, diff
 from zos.plan.facts import Facts, Unknown
-from zos.plan.items import Disk, Item, WireGuard
+from zos.plan.items import Item
 from zos.plan.lowered import Lowered, Problem
 from zos.plan.outcome import Outcome
 from zos.world.resolution import Verdict, waiting
@@ -158,7 +158,7 @@ class Converger:
             quarantine=ownership.quarantine(ownership.orphans(seen, staying, plan.wanted), origins),
             complete=self._observation.complete,
             owners=frozenset(thing.owner for thing in seen.values()),
-            keys=frozenset(thing.item.public_key for thing in seen.values() if isinstance(thing.item, WireGuard)),
+            keys=frozenset(key for thing in seen.values() if thing.item is not None for key in thing.item.held.public_keys),
             again=self._intern(after) is not self._basis,
             wake_at=self._wake_at(plan),
             done=execution.done,
@@ -381,10 +381,10 @@ def as_told(workload: NodeWorkload, verdict: Verdict) -> Report:
 def _refused_adoptions(
     wanted: Mapping[str, Item], seen: Mapping[str, Observed], workloads: Mapping[str, NodeWorkload]
 ) -> dict[str, str]:
-    """Disks that can't be taken over, and why: only what belongs to nobody any more is given to somebody."""
+    """What can't take another thing over, and why: only what belongs to nobody any more is given to somebody."""
     refused: dict[str, str] = {}
     for key, item in wanted.items():
-        if isinstance(item, Disk) and item.adopted and (old := seen.get(f"disk/{item.adopted}")) is not None:
+        if (old := seen.get(item.adoptee)) is not None:
             workload = workloads.get(old.owner)
             if workload is not None or old.key in wanted:
                 refused[key] = (

@@ -73,7 +73,7 @@ class Executor:
         self, drivers: Iterable[Driver], finished: Callable[[Driver, Op, bool], None], clock: Callable[[], float]
     ) -> None:
         self._by_type = {item: driver for driver in drivers for item in driver.ITEMS}
-        self._by_kind = {kind: driver for item, driver in self._by_type.items() for kind in (_kind_of(item),)}
+        self._by_family = {item.FAMILY: driver for item, driver in self._by_type.items()}
         self._finished = finished
         self._clock = clock
         self._running: dict[str, _Running] = {}
@@ -100,7 +100,7 @@ class Executor:
         return min((failure.retry_at for failure in self._failures.values()), default=None)
 
     def driver_of(self, key: str, item: Item | None = None) -> Driver | None:
-        return self._by_type.get(type(item)) if item is not None else self._by_kind.get(key.split("/", 1)[0])
+        return self._by_type.get(type(item)) if item is not None else self._by_family.get(key.split("/", 1)[0])
 
     def stuck(self, op: Op) -> None:
         """An operation that reported success but whose result is not there: treated as failed, or it would run forever."""
@@ -280,9 +280,3 @@ def _same(one: Op, other: Op) -> bool:
 
 def _owner(op: Op) -> str:
     return op.item.owner if op.item is not None else op.observed.owner if op.observed is not None else ""
-
-
-def _kind_of(item: type[Item]) -> str:
-    """First part of the keys of an item class."""
-    name = item.__name__.lower()
-    return "link" if name in ("bridge", "veth", "tap") else name

@@ -29,7 +29,6 @@ from zos.plan.items import (
     Veth,
     WireGuard,
 )
-from zos.plan.ownership import of_disk, of_guest
 
 
 @dataclass
@@ -173,7 +172,7 @@ class Disks(_DictDriver):
         asked = next((one for one in wanted if isinstance(one, Disk) and one.name == item.name), None)
         shown = item if asked is None else as_asked(item, asked, f"disk/{asked.adopted}" in self.node.things)
         unused = item.name in self.node.unused
-        return Observed(key, shown, item.owner, holds_data=True, origin=item.origin or of_disk(item.name), unused=unused)
+        return Observed(key, shown, item.owner, holds_data=True, origin=item.origin or Disk.origin_of(item.name), unused=unused)
 
     def unused(self) -> frozenset[str]:
         return frozenset(self.node.unused)
@@ -242,7 +241,7 @@ class Domains(_DictDriver):
             image=item.image,
             runs=item if item.running else None,
         )
-        return Observed(key, shown, item.owner, origin=of_guest(item.uuid))
+        return Observed(key, shown, item.owner, origin=Domain.origin_of(item.uuid))
 
     def _do(self, op: Op) -> None:
         there = self.node.things.get(op.key)

@@ -28,7 +28,6 @@ from zos.drivers.process import run
 from zos.drivers.thread import in_thread
 from zos.plan.diff import Observed, Op
 from zos.plan.items import Disk, Item
-from zos.plan.ownership import of_disk
 
 #: Tells a running guest of a disk's new size (bytes), and by that sets the file's size; False: no guest runs with it.
 Resize = Callable[[Path, int], Awaitable[bool]]
@@ -122,7 +121,7 @@ class DiskDriver:
             card, asked = self._card(name), wanted.get(name)
             format_ = card.format if card is not None else None if asked is not None else _format_of(path)
             owner = card.owner if card is not None else ""
-            origin = (card.origin if card is not None else None) or of_disk(name)
+            origin = (card.origin if card is not None else None) or Disk.origin_of(name)
             item = Disk(name=name, size=size, format=format_, owner=owner, origin=origin) if format_ is not None else None
             if item is not None and asked is not None:
                 item = as_asked(item, asked, self.path(asked.adopted).exists())

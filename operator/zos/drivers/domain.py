@@ -28,7 +28,6 @@ from zos.drivers.virtiofsd import Watcher, launcher
 from zos.plan.diff import Observed, Op
 from zos.plan.facts import DomainFact
 from zos.plan.items import Domain, Item
-from zos.plan.ownership import of_guest
 
 #: Seconds for a guest to end when asked to; and between two presses of its power button, which a booting guest overlooks.
 _GRACE = 30.0
@@ -159,7 +158,7 @@ class DomainDriver:
             with self._records:
                 run = self._settle(machine)
             item = dataclasses.replace(card, running=False)
-            observed[card.key] = Observed(card.key, item, card.owner, origin=of_guest(card.uuid))
+            observed[card.key] = Observed(card.key, item, card.owner, origin=Domain.origin_of(card.uuid))
             facts[card.name] = dataclasses.replace(_fact(run, machine, running=False), image=card.image)
             images.add(card.image)
         for name, asked in wanted.items():  # one whose card is lost: how it ended is still known
@@ -175,7 +174,7 @@ class DomainDriver:
             item = dataclasses.replace(seen.item, running=True)
             if now is not None and now.running and now.uuid == seen.item.uuid and self._same_run(was, now):
                 item = now
-            observed[key] = Observed(key, item, item.owner, origin=of_guest(seen.uuid))
+            observed[key] = Observed(key, item, item.owner, origin=Domain.origin_of(seen.uuid))
             facts[name] = dataclasses.replace(
                 _fact(run, machine, running=True), image=seen.item.image, runs=was, unreadable=seen.start is None
             )

@@ -2,31 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 
-from zos.api import names
 from zos.plan.diff import Observed, Op
-from zos.plan.items import Bridge, Domain, Firewall, Image, Item, Netns, Route, Sysctl, Tap, Veth, WireGuard
-
-#: What is removed first stands first. By the key's first part, and for links by what kind of link it is.
-_REMOVAL = (
-    "domain",
-    "service",
-    "tap",
-    "sysctl",
-    "route",
-    "wireguard",
-    "firewall",
-    "link",
-    "segment",
-    "bridge",
-    "netns",
-    "file",
-    "disk",
-    "image",
-)
-_RANK = {name: rank for rank, name in enumerate(_REMOVAL)}
+from zos.plan.items import Item, rank_in
 
 
 @dataclass(frozen=True)
@@ -66,7 +46,7 @@ def schedule(
     _order_removals(by_key, removals, after)
     for key in held & observed.keys():
         item = observed[key].item
-        blocked |= {ground: key for ground in (stands_on(item) if item is not None else ()) if ground in removals}
+        blocked |= {ground: key for ground in (item.grounds() if item is not None else ()) if ground in removals}
     _order_contenders(by_key, removals, after)
     cycles = _cycles(after)
     blocked = {key: need for key, need in blocked.items() if key not in cycles}
@@ -74,40 +54,6 @@ def schedule(
     return Schedule(
         {key: frozenset(waits) for key, waits in after.items() if key not in blocked and key not in cycles}, blocked, cycles
     )
-
-
-def stands_on(item: Item) -> Iterator[str]:
-    """Keys of what a thing stands on by its nature, so that it must be gone before they go."""
-    match item:
-        case Tap(bridge=None):
-            yield f"link//{item.wired_to}"
-        case Tap(bridge=str(bridge)):
-            yield f"link//{bridge}"
-            yield f"segment/{bridge}"
-            yield f"firewall//bridge/{names.guard(item.name)}"
-            yield f"link//{names.way_in(bridge)}"
-        case Bridge() | Firewall() | Sysctl():
-            yield f"netns/{item.netns}"
-        case Veth():
-            yield f"netns/{item.netns}"
-            yield f"netns/{item.peer_netns}"
-            if item.bridge is not None:
-                yield f"link/{item.netns}/{item.bridge}"
-            if item.peer_bridge is not None:
-                yield f"link/{item.peer_netns}/{item.peer_bridge}"
-                yield f"firewall/{item.peer_netns}/bridge/{names.guard(item.peer_name)}"
-        case Route():
-            yield f"netns/{item.netns}"
-            yield f"link/{item.netns}/{item.device}"
-            yield f"wireguard/{item.netns}/{item.device}"
-        case WireGuard():
-            yield f"netns/{item.netns}"
-        case Domain():
-            yield from (f"link//{nic.tap}" for nic in item.nics)
-            yield from (f"disk/{disk.disk}" for disk in (item.root, *item.disks))
-            yield f"file/{item.config}"
-        case _:
-            pass
 
 
 def _order_removals(by_key: Mapping[str, Op], removals: Mapping[str, Op], after: dict[str, set[str]]) -> None:
@@ -119,55 +65,33 @@ def _order_removals(by_key: Mapping[str, Op], removals: Mapping[str, Op], after:
         if op.observed.owner:
             owned.setdefault(op.observed.owner, []).append(op)
     for things in owned.values():
-        ranked = sorted(things, key=_rank)
-        for op in ranked:
-            after[op.key].update(earlier.key for earlier in ranked if _rank(earlier) < _rank(op))
+        ranks = {op.key: _rank(op) for op in things}
+        for key, rank in ranks.items():
+            after[key].update(earlier for earlier, other in ranks.items() if other < rank)
     for op in by_key.values():  # updates too: a disk goes after the guest that let go of it
         if op.observed is not None and op.observed.item is not None:
-            for ground in stands_on(op.observed.item):
+            for ground in op.observed.item.grounds():
                 if ground in removals:
                     after[ground].add(op.key)
     for key, op in removals.items():
-        if op.observed is not None and isinstance(pair := op.observed.item, Veth):
-            heir = by_key.get(f"link/{pair.peer_netns}/{pair.peer_name}")
-            if heir is not None and heir.item is not None:  # what comes in place of the far end takes over from it
-                after[key].add(heir.key)
+        if op.observed is not None and op.observed.item is not None:
+            heirs = (by_key.get(heir) for heir in op.observed.item.heirs())
+            after[key].update(heir.key for heir in heirs if heir is not None and heir.item is not None)
 
 
 def _rank(op: Op) -> int:
-    match op.observed.item if op.observed else None:
-        case Tap() | Veth(peer_bridge=str()):  # a machine's port goes before its guard
-            return _RANK["tap"]
-        case Bridge():
-            return _RANK["bridge"]
-        case Netns():
-            return _RANK["netns"]
-        case Image():
-            return _RANK["image"]
-        case _:
-            return _RANK.get(op.key.split("/", 1)[0], _RANK["service"])
+    item = op.observed.item if op.observed is not None else None
+    return item.rank if item is not None else rank_in(op.key.split("/", 1)[0])
 
 
 def _order_contenders(by_key: Mapping[str, Op], removals: Mapping[str, Op], after: dict[str, set[str]]) -> None:
     holders: dict[str, str] = {}
     for key, op in removals.items():
         if op.observed is not None and op.observed.item is not None:
-            holders.update(dict.fromkeys(_exclusive(op.observed.item), key))
+            holders.update(dict.fromkeys(op.observed.item.exclusives(), key))
     for key, op in by_key.items():
         if op.verb == "create" and op.item is not None:
-            after[key].update(holders[thing] for thing in _exclusive(op.item) if thing in holders)
-
-
-def _exclusive(item: Item) -> Iterator[str]:
-    """What only one thing on the node can have."""
-    match item:
-        case WireGuard():
-            yield f"port {item.listen_port}"
-        case Veth():
-            yield from (f"address {item.netns} {address}" for address in item.addresses)
-            yield from (f"address {item.peer_netns} {address}" for address in item.peer_addresses)
-        case _:
-            pass
+            after[key].update(holders[thing] for thing in op.item.exclusives() if thing in holders)
 
 
 def _cycles(after: Mapping[str, set[str]]) -> dict[str, str]:

@@ -13,14 +13,11 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 
-from zos.api import names
 from zos.api.gridnode import Quarantined, QuarantinedNic, QuarantineOrder
 from zos.api.nodeworkload import NodeWorkload, NodeWorkloadSpec, Owner
 from zos.plan.diff import Observed, Op
-from zos.plan.items import Disk, Domain, Netns, Segment, Tap, WireGuard
+from zos.plan.items import Held
 
-#: What the disks of an owner are called, by the owner's kind.
-_DISKS = {"mount": "ZMount", "root": "ZMachine"}
 #: What the API server takes of `GridNode.status.quarantine`, and of each entry's interfaces.
 _LIMIT, _NICS = 1024, 17
 
@@ -53,17 +50,6 @@ class Standing:
     def kept(self, owner: str) -> bool:
         """Whether nothing of theirs is touched. What has no owner was left half made by a crash."""
         return bool(owner) and not (owner in self.settled or owner in self.erased or owner in self.retired)
-
-
-def of_disk(name: str) -> Owner | None:
-    """Whose a disk is by its name alone."""
-    prefix, _, uid = name.partition("-")
-    return Owner(kind=_DISKS[prefix], namespace="", name="", uid=uid) if prefix in _DISKS and uid else None
-
-
-def of_guest(uuid: str) -> Owner:
-    """Whose a guest is by its UUID, which is the machine's uid."""
-    return Owner(kind="ZMachine", namespace="", name="", uid=uuid)
 
 
 def released(workload: NodeWorkload) -> bool:
@@ -136,29 +122,22 @@ def standing(
 
 
 def spared(ops: Iterable[Op], observed: Mapping[str, Observed]) -> tuple[list[Op], dict[str, str]]:
-    """The operations without those that would take the ground from under a guest that stays: its disks, and the segment or
-    bridge that its tap is on (all may be another's). And why: what stays by what stands on it."""
+    """The operations without those that would take the ground from under a thing that stays, like a guest's disk or the segment
+    that its tap is on (all may be another's). And why: what stays by what stands on it."""
     ops = list(ops)
     if all(op.item is not None for op in ops):
         return ops, {}
     touched = {op.key for op in ops}
-    grounds: dict[str, str] = {}
+    users: dict[str, str] = {}
     for key, thing in observed.items():
-        if key in touched:
-            continue
-        match thing.item:
-            case Domain(running=True):
-                grounds |= {f"disk/{disk.disk}": key for disk in (thing.item.root, *thing.item.disks)}
-            case Tap(bridge=str(bridge)):
-                grounds |= dict.fromkeys((f"segment/{bridge}", f"link//{bridge}", f"link//{names.way_in(bridge)}"), key)
-            case _:
-                pass
+        if key not in touched and thing.item is not None:
+            users.update(dict.fromkeys(thing.item.occupies(), key))
     kept: dict[str, str] = {}
     for op in ops:
         if op.item is None:
             item = op.observed.item if op.observed is not None else None
-            other = f"segment/{names.segment(item.interface)}" if isinstance(item, Segment) else op.key
-            if (user := grounds.get(op.key) or grounds.get(other)) is not None:
+            known_as = (op.key, *(item.aliases() if item is not None else ()))
+            if (user := next((users[key] for key in known_as if key in users), None)) is not None:
                 kept[op.key] = user
     return [op for op in ops if op.key not in kept], kept
 
@@ -172,27 +151,25 @@ def quarantine(orphaned: Mapping[str, tuple[Observed, ...]], origins: Mapping[st
 
 
 def _entry(origin: Owner, things: tuple[Observed, ...], remembered: Owner | None) -> Quarantined:
-    items = [thing.item for thing in things]
-    guests = [item for item in items if isinstance(item, Domain) and item.running]
-    ports = [item.listen_port for item in items if isinstance(item, WireGuard) and item.listen_port]
+    held = sum((thing.item.held for thing in things if thing.item is not None), Held())
     return Quarantined(
         uid=origin.uid,
         kind=origin.kind,
         namespace=origin.namespace,
         name=origin.name,
-        running=bool(guests) or any(isinstance(item, Netns | WireGuard) for item in items),
-        cpu=sum(guest.cpu for guest in guests),
-        memory=sum(guest.memory for guest in guests),
-        storage=sum(item.size for item in items if isinstance(item, Disk)),
-        listen_port=ports[0] if ports else None,
-        nics=_nics(guests, remembered),
+        running=held.alive,
+        cpu=held.cpu,
+        memory=held.memory,
+        storage=held.storage,
+        listen_port=held.ports[0] if held.ports else None,
+        nics=_nics(held.macs, remembered),
     )
 
 
-def _nics(guests: Iterable[Domain], remembered: Owner | None) -> tuple[QuarantinedNic, ...]:
+def _nics(macs: Iterable[str], remembered: Owner | None) -> tuple[QuarantinedNic, ...]:
     """Interfaces of guests that run, with their addresses as far as they are remembered."""
     known = {nic.mac: nic for nic in remembered.nics} if isinstance(remembered, Origin) else {}
-    found = {nic.mac: known.get(nic.mac, QuarantinedNic(mac=nic.mac)) for guest in guests for nic in guest.nics}
+    found = {mac: known.get(mac, QuarantinedNic(mac=mac)) for mac in macs}
     return tuple({**found, **known}.values())[:_NICS] if found else ()
 
 

@@ -1,0 +1,84 @@
+"""What lies on the node's file system: images, disks, files."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import ClassVar, Literal
+
+from zos.api.nodeworkload import Owner
+from zos.plan.items.item import Held, Item, Rank
+
+#: What the disks of an owner are called, by the owner's kind.
+_OWNERS = {"mount": "ZMount", "root": "ZMachine"}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Image(Item):
+    """An image unpacked into the node's cache. ``ref`` is ``oci://``, ``file://`` or ``https://`` as the user wrote it."""
+
+    ref: str
+
+    FAMILY: ClassVar[str] = "image"
+    RANK: ClassVar[int] = Rank.IMAGE
+
+    @property
+    def key(self) -> str:
+        return f"{self.FAMILY}/{self.ref}"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Disk(Item):
+    """A raw disk file of ``size`` bytes, really reserved. Grows, never shrinks. ``format`` is made only on an empty disk.
+
+    ``must_exist``: it holds data already, so an empty one is not made in its place. ``adopt`` is the uid of an owner that is
+    gone: its disk becomes this one. ``origin`` is the user's object, written down beside the disk."""
+
+    name: str  # "mount-<uid>" or "root-<uid>"
+    size: int
+    format: Literal["btrfs", "ext4"]
+    must_exist: bool = False
+    adopt: str = ""
+    origin: Owner | None = field(default=None, compare=False)
+
+    HOLDS_DATA: ClassVar[bool] = True
+    FAMILY: ClassVar[str] = "disk"
+    RANK: ClassVar[int] = Rank.DATA
+
+    @property
+    def key(self) -> str:
+        return f"{self.FAMILY}/{self.name}"
+
+    @property
+    def adopted(self) -> str:
+        """Name of the disk that becomes this one; empty where none does."""
+        return f"{self.name.partition('-')[0]}-{self.adopt}" if self.adopt else ""
+
+    @property
+    def adoptee(self) -> str:
+        return f"{self.FAMILY}/{self.adopted}" if self.adopt else ""
+
+    @property
+    def held(self) -> Held:
+        return Held(storage=self.size)
+
+    @staticmethod
+    def origin_of(name: str) -> Owner | None:
+        """Whose a disk is by its name alone."""
+        prefix, _, uid = name.partition("-")
+        return Owner(kind=_OWNERS[prefix], namespace="", name="", uid=uid) if prefix in _OWNERS and uid else None
+
+
+@dataclass(frozen=True, kw_only=True)
+class File(Item):
+    """A file under the node's state directory; ``path`` is relative to it. Secret: mode 0600."""
+
+    path: str
+    content: str = field(repr=False)
+    mode: int = 0o600
+
+    FAMILY: ClassVar[str] = "file"
+    RANK: ClassVar[int] = Rank.FILE
+
+    @property
+    def key(self) -> str:
+        return f"{self.FAMILY}/{self.path}"
