@@ -16,7 +16,7 @@ from zos.world.store import Indexes
 
 def test_two_kinds_of_one_name_can_not_be_together() -> None:
     with pytest.raises(ValueError, match="same name"):
-        KINDS + (KINDS["ZMount"],)
+        KINDS.plus(KINDS["ZMount"])
 
 
 def test_an_index_means_one_thing_in_the_house() -> None:

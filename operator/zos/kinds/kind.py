@@ -101,7 +101,7 @@ class Kinds(Mapping[str, Kind]):
     def __len__(self) -> int:
         return len(self._kinds)
 
-    def __add__(self, others: Iterable[Kind]) -> Kinds:
+    def plus(self, *others: Kind) -> Kinds:
         return Kinds((*self.values(), *others))
 
     @property
