@@ -13,20 +13,13 @@ from zos.api import names
 from zos.api.contract import Claim, ClaimHolder, ClaimSpec
 from zos.api.core import Secret
 from zos.api.meta import Condition, Meta, OwnerReference
-from zos.api.nodeworkload import (
-    MachineOnNode,
-    MachineState,
-    MountState,
-    NodeWorkload,
-    NodeWorkloadSpec,
-    NodeWorkloadStatus,
-    Owner,
-)
+from zos.api.nodeworkload import NodeWorkload, Owner, Part, State
 from zos.api.zmachine import RunPolicy
 from zos.controller.main import resolved
 from zos.controller.secrets import contents, seal
 from zos.kinds.registry import KINDS
-from zos.world import guests
+from zos.kinds.zmachine.part import MachineOnNode, MachineState
+from zos.kinds.zmount.part import MountOnNode, MountState
 from zos.world.conditions import conditions
 from zos.world.resolution import Resolution, Workload
 from zos.world.store import World
@@ -66,7 +59,7 @@ def carried_out(world: World, subject: Any, resolution: Resolution, *, nodes: bo
         if secret.values is not None:
             _secret(world, subject, secret)
     for workload in (resolution.workloads or ()) if nodes else ():
-        if workload.spec is not None:
+        if workload.part is not None:
             _workload(world, subject, workload)
     current: Any = world.peek(subject.key)
     if resolution.status is not None and current is not None:
@@ -106,28 +99,29 @@ def _workload(world: World, subject: Any, wanted: Workload) -> None:
     place = names.node_namespace(wanted.node)
     name = names.readable(f"{subject.KIND}-{subject.namespace}-{subject.name}", subject.uid)
     present: Any = world.peek(NodeWorkload.key_of(place, name))
-    part: Any = wanted.spec
-    if wanted.secrets:
-        before = present.spec.machine.sealed_env if present is not None else ()
-        part = part.model_copy(update={"sealed_env": seal(wanted.secrets, wanted.sealing_key, before)})
+    before = present.spec.secrets if present is not None else ()
+    secrets = before if wanted.secrets is None else seal(wanted.secrets, wanted.sealing_key, before)
     owner = Owner(kind=subject.KIND, namespace=subject.namespace, name=subject.name, uid=subject.uid)
-    spec = NodeWorkloadSpec.of(owner, part)
-    ready = Condition(type="Ready", status="True", reason="Succeeded", observed_generation=1)
-    status = NodeWorkloadStatus(
-        observed_generation=1,
-        conditions=(ready,),
-        machine=_machine(spec.machine, present) if spec.machine is not None else None,
-        mount=MountState(size=spec.mount.size, used=spec.mount.holds_data) if spec.mount is not None else None,
-    )
+    assert wanted.part is not None
+    spec = KINDS.workload.asking(owner, wanted.part, secrets, older=wanted.older)
     meta = Meta(name=name, namespace=place, uid=f"uid-{place}-{name}", generation=1, finalizers=("zos.grid.tf/agent",))
-    world.put(NodeWorkload(metadata=meta, spec=spec, status=status))
+    made = KINDS.workload(metadata=meta, spec=spec)
+    ready = Condition(type="Ready", status="True", reason="Succeeded", observed_generation=1)
+    status = made.saying(_state(wanted.part, present), observed_generation=1, conditions=(ready,))
+    world.put(made.model_copy(update={"status": status}))
+
+
+def _state(part: Part, present: NodeWorkload | None) -> State | None:
+    if isinstance(part, MachineOnNode):
+        return _machine(part, present)
+    return MountState(size=part.size, used=part.holds_data) if isinstance(part, MountOnNode) else None
 
 
 def _machine(part: MachineOnNode, present: NodeWorkload | None) -> MachineState:
     """Its guest keeps what it was started with until it is restarted."""
     if part.run_policy is RunPolicy.HALTED:
         return MachineState(state="Stopped", mode="container", root_size=part.root_size)
-    before = present.spec.machine if present is not None else None
-    state = present.status.machine if present is not None else None
+    before = present.part(MachineOnNode) if present is not None else None
+    state = present.state(MachineState) if present is not None else None
     runs = state.runs if state is not None and before is not None and before.restarted_at == part.restarted_at else None
-    return MachineState(state="Running", mode="container", root_size=part.root_size, runs=runs or guests.as_asked(part))
+    return MachineState(state="Running", mode="container", root_size=part.root_size, runs=runs or part.run)

@@ -21,12 +21,14 @@ from pathlib import Path
 from zos.agent.converge import Converger, Pass
 from zos.api import names
 from zos.api.meta import Meta, Reason
-from zos.api.nodeworkload import MountOnNode, NodeWorkload, NodeWorkloadSpec, Owner
+from zos.api.nodeworkload import NodeWorkload, Owner, State
 from zos.drivers.firewall import FirewallDriver
 from zos.drivers.link import LinkDriver
 from zos.drivers.prefixes import PrefixDriver
 from zos.drivers.segment import SegmentDriver
-from zos.kinds.kind import Report
+from zos.kinds.kind import Here, OnNode, Report
+from zos.kinds.registry import KINDS
+from zos.kinds.zmount.part import MountOnNode
 from zos.plan.facts import Facts
 from zos.plan.items import Bridge, Firewall, Netns, Route, Veth
 from zos.plan.lowered import Lowered
@@ -39,12 +41,12 @@ TABLE = "chain forward {{ type filter hook forward priority {}; policy accept; }
 class Networks:
     """What a network is made of, as far as drivers look after it in many namespaces."""
 
-    def lower(self, workload: NodeWorkload, facts: Facts) -> Lowered:
-        uid = workload.name
+    def lower(self, here: Here[MountOnNode]) -> Lowered:
+        uid = here.name
         router, table = names.router(uid), names.table(uid)
         space = Netns(name=router)
         lan = Bridge(netns=router, name="lan", mtu=1420, addresses=("10.0.0.1/24",), needs=(space.key,))
-        number = workload.metadata.name.removeprefix("net-")
+        number = here.name.removeprefix("net-")
         near = f"100.127.{int(number) // 128}.{int(number) % 128 * 2}"
         wan = Veth(name=names.uplink(uid), peer_netns=router, peer_name="wan", mtu=1500, addresses=(f"{near}/31",),
                    needs=(space.key,))  # fmt: skip
@@ -53,11 +55,11 @@ class Networks:
             lan,
             wan,
             Route(netns=router, destination="10.1.0.0/16", device="lan", gateway="10.0.0.2", needs=(lan.key,)),
-            Firewall(netns=router, name=table, body=TABLE.format(workload.metadata.generation), needs=(space.key,)),
+            Firewall(netns=router, name=table, body=TABLE.format(here.part.size), needs=(space.key,)),
         )
         return Lowered(items)
 
-    def report(self, workload: NodeWorkload, facts: Facts, lowered: Lowered, outcome: Outcome) -> Report:
+    def report(self, here: Here[MountOnNode], lowered: Lowered, outcome: Outcome) -> Report[State]:
         wrong = {**outcome.failed, **outcome.pending, **outcome.blocked}
         return Report(waiting(Reason.PROGRESSING, str(wrong)) if wrong else ready())
 
@@ -66,7 +68,7 @@ def workload(number: int, generation: int = 1) -> NodeWorkload:
     name = f"net-{number}"
     owner = Owner(kind="Network", namespace="default", name=name, uid=name)
     meta = Meta(name=name, namespace="zos-node-n", uid=name, generation=generation, creation_timestamp="2030-01-01T00:00:00Z")
-    return NodeWorkload(metadata=meta, spec=NodeWorkloadSpec(owner=owner, mount=MountOnNode(size=1)))
+    return KINDS.workload(metadata=meta, spec=KINDS.workload.asking(owner, MountOnNode(size=generation)))
 
 
 class Touched:
@@ -111,7 +113,8 @@ async def main(count: int) -> None:
     touched, most = Touched(), Most()
     due = asyncio.Event()
     drivers = (LinkDriver(), PrefixDriver(), SegmentDriver(), FirewallDriver(Path(tempfile.mkdtemp())))
-    kind = Networks()
+    networks = Networks()
+    kind = OnNode(MountOnNode, None, networks.lower, networks.report)
     converger = Converger(
         drivers, lambda _: kind, lambda _: Facts(node="n", now=time.time()), changed=due.set,
         slow_done=lambda *_: None, clock=time.monotonic, wall=time.time,

@@ -173,21 +173,25 @@ class Home:
             GridNode, {"apiVersion": GridNode.API_VERSION, "kind": "GridNode", "metadata": {"name": self.NAME}, "spec": spec}
         )
 
-    def make(self, kind: str, name: str, **part: Any) -> None:
+    def make(self, kind: str, name: str, part: Raw, **more: Any) -> None:
         body = {
             "apiVersion": NodeWorkload.API_VERSION,
             "kind": "NodeWorkload",
             "metadata": {"name": name, "finalizers": [AGENT_FINALIZER]},
-            "spec": {"owner": {"kind": kind, "namespace": "default", "name": name, "uid": f"uid-{name}"}, **part},
+            "spec": {
+                "owner": {"kind": kind, "namespace": "default", "name": name, "uid": f"uid-{name}"},
+                "part": {kind.lower(): part},
+                **more,
+            },
         }
         self.put(NodeWorkload, body, self.namespace)
 
     def mount(self, name: str, size: str = "1Gi", **more: Any) -> None:
-        self.make("ZMount", name, mount={"size": size, **more})
+        self.make("ZMount", name, {"size": size, **more})
 
-    def machine(self, name: str, **more: Any) -> None:
+    def machine(self, name: str, secrets: Sequence[Raw] = (), **more: Any) -> None:
         machine = {"hostname": name, "image": "oci://r/i:1", "cpu": 2, "memory": "1Gi", "rootSize": "1Gi", "disks": []}
-        self.make("ZMachine", name, machine=machine | more)
+        self.make("ZMachine", name, machine | more, secrets=list(secrets))
 
     def put(self, model: type[Object], body: Raw, namespace: str = "") -> None:
         self._ask("POST", path_of(model, namespace), body)
@@ -222,7 +226,7 @@ class Home:
 
     def workload(self, name: str) -> NodeWorkload | None:
         raw = self.server.objects.get(path_of(NodeWorkload, self.namespace, name))
-        return NodeWorkload.model_validate(raw) if raw is not None else None
+        return KINDS.workload.model_validate(raw) if raw is not None else None
 
     def ready(self, name: str) -> str:
         """``True Succeeded: …``; empty: nothing is said of it."""

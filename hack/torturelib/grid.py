@@ -21,6 +21,7 @@ from zos.api.nodeworkload import NodeWorkload
 from zos.api.publicip import PublicIP
 from zos.api.zmachine import ZMachine
 from zos.api.zmount import ZMount
+from zos.kinds.network.part import NetworkOnNode
 from zos.plan.items import WireGuard
 from zos.simulation import grid as simulated
 
@@ -218,7 +219,7 @@ async def once(world: Simulated) -> list[str]:
     for network in await world.listed(Network):
         given += [("sub-range", network.name, member.subnet) for member in (*network.status.nodes, *network.status.access)]
     for workload in await world.listed(NodeWorkload):
-        if spec := workload.spec.network:
+        if spec := workload.part(NetworkOnNode):
             given += [("port", workload.namespace, spec.listen_port), ("key", workload.namespace, spec.public_key)]
     for contract in await world.listed(Contract):
         given += [("reserved", address) for address in contract.status.reserved]

@@ -54,10 +54,12 @@ GOOD = [
     ("PublicIP", PUBLIC_IP),
     ("PublicIP", {"contract": "c", "ipv4": False}),
     ("NameContract", {"name": "My_Name-1"}),
-    ("NodeWorkload", WORKLOAD | {"network": PART | {"peers": [
+    ("NodeWorkload", WORKLOAD | {"part": {"network": PART | {"peers": [
         {"publicKey": KEY, "endpoint": "198.51.100.7:52000", "allowedIps": ["10.20.0.0/16", "100.64.0.0/16"], "keepalive": 20},
-        {"publicKey": KEY, "endpoint": "[2001:db8::7]:52000"}]}}),
-    ("NodeWorkload", WORKLOAD | {"mount": {"size": "1Gi", "holdsData": True}, "erase": "uid-d"}),
+        {"publicKey": KEY, "endpoint": "[2001:db8::7]:52000"}]}}}),
+    ("NodeWorkload", WORKLOAD | {"network": PART}),  # in the form of release 0.2
+    ("NodeWorkload", WORKLOAD | {"mount": {"size": "1Gi"}}),
+    ("NodeWorkload", WORKLOAD | {"part": {"zmount": {"size": "1Gi", "holdsData": True}}, "erase": "uid-d"}),
 ]  # fmt: skip
 
 REFUSED = [
@@ -75,13 +77,16 @@ REFUSED = [
     ("GridNode", {"egress": {"allow": ["10.0.0.1"]}}, "spec.egress.allow"),
     ("NodeWorkload", WORKLOAD | {"erase": "uid d"}, "spec.erase"),
     ("NodeWorkload", WORKLOAD | {"owner": WORKLOAD["owner"] | {"kind": "Z Mount"}}, "spec.owner.kind"),
-    ("NodeWorkload", WORKLOAD | {"network": PART | {"publicKey": f"{KEY}\nx"}}, "spec.network.publicKey"),
-    ("NodeWorkload", WORKLOAD | {"network": PART | {"subnet": "10.20.5.0/24\nx"}}, "spec.network.subnet"),
-    ("NodeWorkload", WORKLOAD | {"network": PART | {"wireguardAddress": "100.64.1"}}, "spec.network.wireguardAddress"),
-    ("NodeWorkload", WORKLOAD | {"network": PART | {"listenPort": 0}}, "spec.network.listenPort"),
-    ("NodeWorkload", WORKLOAD | {"network": PART | {"peers": [{"publicKey": "k"}]}}, "spec.network.peers[0].publicKey"),
-    ("NodeWorkload", WORKLOAD | {"network": PART | {"peers": [{"publicKey": KEY, "endpoint": "a:1\nx"}]}}, "peers[0].endpoint"),
-    ("NodeWorkload", WORKLOAD | {"network": PART | {"peers": [{"publicKey": KEY, "allowedIps": ["all"]}]}}, "peers[0].allowedIps"),
+    ("NodeWorkload", WORKLOAD, "exactly one part"),
+    ("NodeWorkload", WORKLOAD | {"part": {"newer": {"size": "1Gi"}}}, "exactly one part"),
+    ("NodeWorkload", WORKLOAD | {"part": {"network": PART, "zmount": {"size": "1Gi"}}}, "exactly one part"),
+    ("NodeWorkload", WORKLOAD | {"part": {"network": PART | {"publicKey": f"{KEY}\nx"}}}, "spec.part.network.publicKey"),
+    ("NodeWorkload", WORKLOAD | {"part": {"network": PART | {"subnet": "10.20.5.0/24\nx"}}}, "spec.part.network.subnet"),
+    ("NodeWorkload", WORKLOAD | {"part": {"network": PART | {"wireguardAddress": "100.64.1"}}}, "spec.part.network.wireguardAddress"),
+    ("NodeWorkload", WORKLOAD | {"part": {"network": PART | {"listenPort": 0}}}, "spec.part.network.listenPort"),
+    ("NodeWorkload", WORKLOAD | {"part": {"network": PART | {"peers": [{"publicKey": "k"}]}}}, "spec.part.network.peers[0].publicKey"),
+    ("NodeWorkload", WORKLOAD | {"part": {"network": PART | {"peers": [{"publicKey": KEY, "endpoint": "a:1\nx"}]}}}, "peers[0].endpoint"),
+    ("NodeWorkload", WORKLOAD | {"part": {"network": PART | {"peers": [{"publicKey": KEY, "allowedIps": ["all"]}]}}}, "peers[0].allowedIps"),
     ("Claim", {"holder": {"kind": "Contract", "namespace": "d", "name": "c", "uid": "u"}, "thing": "a\nb"}, "spec.thing"),
     ("Network", NETWORK | {"ipRange": "10.20.0.0"}, "ipRange must be an IPv4 range"),
     ("Network", NETWORK | {"ipRange": "banana"}, "ipRange must be an IPv4 range"),

@@ -7,7 +7,7 @@ import base64
 import contextlib
 import json
 import time
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -26,6 +26,10 @@ from zos.api.meta import AGENT_FINALIZER
 from zos.api.nodeworkload import NodeWorkload
 from zos.drivers.keyring import Keyring
 from zos.kinds.gridnode.rights import agent_objects
+from zos.kinds.network.part import NetworkState
+from zos.kinds.registry import KINDS
+from zos.kinds.zmachine.part import MachineState
+from zos.kinds.zmount.part import MountState
 from zos.kube.client import Access, ApiError, Client
 from zos.plan.items import Disk, Domain, Image
 
@@ -88,22 +92,26 @@ class Grid:
             await asyncio.gather(task, return_exceptions=True)
             await client.close()
 
-    async def make(self, kind: str, name: str, **part: Any) -> None:
+    async def make(self, kind: str, name: str, part: dict[str, Any], **more: Any) -> None:
         body = {
             "apiVersion": "zos.grid.tf/v1alpha1",
             "kind": "NodeWorkload",
             "metadata": {"name": name, "finalizers": [AGENT_FINALIZER]},
-            "spec": {"owner": {"kind": kind, "namespace": "default", "name": name, "uid": f"uid-{name}"}, **part},
+            "spec": {
+                "owner": {"kind": kind, "namespace": "default", "name": name, "uid": f"uid-{name}"},
+                "part": {kind.lower(): part},
+                **more,
+            },
         }
         await self.admin.create(NodeWorkload, self.namespace, body)
 
     async def mount(self, name: str, size: str = "1Gi", **more: Any) -> None:
-        await self.make("ZMount", name, mount={"size": size, **more})
+        await self.make("ZMount", name, {"size": size, **more})
 
-    async def machine(self, name: str, *mounts: str, **more: Any) -> None:
+    async def machine(self, name: str, *mounts: str, secrets: Sequence[dict[str, str]] = (), **more: Any) -> None:
         disks = [{"name": mount, "mountUid": f"uid-{mount}", "mountPath": f"/{mount}"} for mount in mounts]
         machine = {"hostname": name, "image": "oci://r/i:1", "cpu": 2, "memory": "1Gi", "rootSize": "1Gi", "disks": disks}
-        await self.make("ZMachine", name, machine=machine | more)
+        await self.make("ZMachine", name, machine | more, secrets=list(secrets))
 
     async def change(self, name: str, **spec: Any) -> None:
         await self.admin.patch(NodeWorkload, self.namespace, name, {"spec": spec})
@@ -151,7 +159,7 @@ class Grid:
 
     async def workload(self, name: str) -> NodeWorkload | None:
         raw = await self.admin.get(NodeWorkload, self.namespace, name)
-        return NodeWorkload.model_validate(raw) if raw is not None else None
+        return KINDS.workload.model_validate(raw) if raw is not None else None
 
     async def ready(self, name: str, seconds: float = 45) -> NodeWorkload:
         deadline = time.monotonic() + seconds
@@ -192,12 +200,12 @@ async def test_a_workload_from_birth_to_death(grid: Grid) -> None:
     async with grid.agent():
         await grid.mount("a")
         workload = await grid.ready("a")
-        assert workload.status.mount is not None
-        assert workload.status.mount.size == 2**30
+        assert workload.state(MountState) is not None
+        assert workload.state(MountState).size == 2**30
         assert workload.status.observed_generation == 1
         assert grid.statuses() == 1  # ready at the first word
         assert set(grid.node.things) == {"disk/mount-uid-a"}
-        await grid.admin.patch(NodeWorkload, grid.namespace, "a", {"spec": {"mount": {"size": "2Gi"}}})
+        await grid.admin.patch(NodeWorkload, grid.namespace, "a", {"spec": {"part": {"zmount": {"size": "2Gi"}}}})
         await until(lambda: grid.node.things["disk/mount-uid-a"].size == 2 * 2**30)  # type: ignore[attr-defined]
         await grid.erase("a")
         await until(lambda: not grid.node.things)
@@ -474,24 +482,24 @@ async def test_what_holds_data_never_comes_up_empty(grid: Grid) -> None:
 async def test_a_guest_runs_on_whatever_its_image_becomes(grid: Grid) -> None:
     async with grid.agent():
         await grid.machine("vm")
-        ready = (await grid.ready("vm")).status.machine
+        ready = (await grid.ready("vm")).state(MachineState)
         assert ready is not None
         assert ready.image_digest == digest_of("oci://r/i:1")
         grid.node.faults["image/oci://r/typo:1"] = "image oci://r/typo:1: not found"
-        await grid.change("vm", machine={"image": "oci://r/typo:1"})
+        await grid.change("vm", part={"zmachine": {"image": "oci://r/typo:1"}})
         status = (await grid.says("vm", "not found; the machine runs on with what it was started with")).status
         words = {c.type: (c.status, c.reason) for c in status.conditions}
         assert words["Ready"] == ("False", "ImageInvalid")
         assert words["Running"] == ("True", "Succeeded")
         assert words["ImageReady"] == ("False", "ImageInvalid")
         assert status.machine == ready.model_copy(update={"root_size": None})  # which is not looked at
-        await grid.change("vm", machine={"entrypoint": ["/bin/other"], "image": "oci://r/other:1"})
+        await grid.change("vm", part={"zmachine": {"entrypoint": ["/bin/other"], "image": "oci://r/other:1"}})
         status = (await grid.ready("vm")).status
         restart = status.condition("RestartRequired")
         assert restart is not None
         assert "image, entrypoint changed" in restart.message
         assert status.machine == ready  # it tells what runs
-        await grid.change("vm", machine={"entrypoint": None, "image": "oci://r/i:1"})
+        await grid.change("vm", part={"zmachine": {"entrypoint": None, "image": "oci://r/i:1"}})
         deadline = time.monotonic() + 10
         while (await grid.ready("vm")).status.condition("RestartRequired") is not None:
             assert time.monotonic() < deadline
@@ -506,15 +514,15 @@ async def test_a_secret_for_another_key_starts_nothing_and_stops_nothing(grid: G
 
     def sealed(value: str) -> list[dict[str, str]]:
         box = SealedBox(PublicKey(base64.b64decode(keyring.sealing_key())))
-        return [{"name": "PASSWORD", "source": value, "value": base64.b64encode(box.encrypt(value.encode())).decode()}]
+        return [{"name": "env/PASSWORD", "source": value, "value": base64.b64encode(box.encrypt(value.encode())).decode()}]
 
     async with grid.agent():
-        await grid.machine("vm", sealedEnv=sealed("first"))
+        await grid.machine("vm", secrets=sealed("first"))
         await grid.ready("vm")
     (grid.state / "keys" / "sealing.key").write_text("garbage")
     async with grid.agent():
         await grid.says("vm", "PASSWORD can't be opened with this node's key")
-        await grid.machine("other", sealedEnv=[{"name": "PASSWORD", "source": "s", "value": "bm9uZQ=="}])
+        await grid.machine("other", secrets=[{"name": "env/PASSWORD", "source": "s", "value": "bm9uZQ=="}])
         await grid.says("other", "the controller seals it anew")
         assert grid.node.starts == {grid.guest("vm"): 1}
         again = Keyring(grid.state / "keys")
@@ -523,9 +531,9 @@ async def test_a_secret_for_another_key_starts_nothing_and_stops_nothing(grid: G
             assert time.monotonic() < deadline
             await asyncio.sleep(0.05)
         keyring = again
-        await grid.change("vm", machine={"sealedEnv": sealed("first")})
+        await grid.change("vm", secrets=sealed("first"))
         await grid.ready("vm")
-        await grid.change("other", machine={"sealedEnv": sealed("second")})
+        await grid.change("other", secrets=sealed("second"))
         await grid.ready("other")
     assert grid.node.starts == {grid.guest("vm"): 1, grid.guest("other"): 1}
 
@@ -540,8 +548,8 @@ async def test_drivers_that_can_not_look_at_the_start_take_nothing_down(grid: Gr
         async with grid.agent(resync=0.3):
             if blind is not Disk:
                 workload = await grid.says("vm", "it does not answer")
-                assert workload.status.machine is not None
-                assert workload.status.machine.state == "Running"
+                assert workload.state(MachineState) is not None
+                assert workload.state(MachineState).state == "Running"
             await grid.delete("vm")
             await grid.gone("vm")
             await grid.machine("vm")
@@ -596,22 +604,22 @@ async def test_a_network_whose_key_is_lost_says_so(grid: Grid) -> None:
         while not (prekeys := (await grid.gridnode()).status.prekeys):
             assert time.monotonic() < deadline
             await asyncio.sleep(0.05)
-        await grid.make("Network", "net", network=network | {"publicKey": prekeys[0]})
+        await grid.make("Network", "net", network | {"publicKey": prekeys[0]})
         await grid.ready("net")
         await grid.delete("net")
         await grid.gone("net")
         (entry,) = await grid.quarantine("uid-net")
         assert (entry.kind, entry.name, entry.running, entry.listen_port) == ("Network", "net", True, 52007)
         assert prekeys[0] not in (await grid.gridnode()).status.prekeys  # it is in use, whoever's it is
-        await grid.make("Network", "net", network=network | {"publicKey": prekeys[0]})
+        await grid.make("Network", "net", network | {"publicKey": prekeys[0]})
         await grid.ready("net")
         things = dict(grid.node.things)
         Keyring(grid.state / "keys").forget(prekeys[0])
         workload = await grid.says("net", f"the private half of {prekeys[0]} is not on this node any more")
-        assert workload.status.network is not None
-        assert workload.status.network.lost_key == prekeys[0]
+        assert workload.state(NetworkState) is not None
+        assert workload.state(NetworkState).lost_key == prekeys[0]
         assert grid.node.things == things
         fresh = next(key for key in (await grid.gridnode()).status.prekeys if key != prekeys[0])
-        await grid.change("net", network={"publicKey": fresh})
+        await grid.change("net", part={"network": {"publicKey": fresh}})
         workload = await grid.ready("net")
-        assert workload.status.network is None
+        assert workload.state(NetworkState) is None

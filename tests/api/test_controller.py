@@ -18,6 +18,8 @@ from zos.api.network import Network
 from zos.api.nodeworkload import NodeWorkload
 from zos.api.zmachine import ZMachine
 from zos.api.zmount import ZMount
+from zos.kinds.network.part import NetworkOnNode
+from zos.kinds.registry import KINDS
 from zos.simulation import Grid, manifest, written
 from zos.simulation import grid as simulated
 
@@ -197,7 +199,7 @@ async def test_machines_on_a_network_of_three_nodes_and_a_laptop(grid: Grid) -> 
         assert (network.status.access[0].subnet, network.status.access[0].node) == ("10.20.2.0/24", "a")
         secret = await get(grid, Secret, "net-laptop-wireguard")
         assert f"PrivateKey = {secret.text('privateKey')}" in secret.text("wg0.conf")
-        keys = {peer.public_key for peer in (await _workload(grid, "a")).spec.network.peers}
+        keys = {peer.public_key for peer in (await _workload(grid, "a")).part(NetworkOnNode).peers}
         assert secret.text("publicKey") in keys
         await create(grid, ZMount, "data", size="1Gi")
         for name in ("a", "b.with.dots", "c"):
@@ -229,7 +231,7 @@ async def test_machines_on_a_network_of_three_nodes_and_a_laptop(grid: Grid) -> 
 
 async def _workload(grid: Grid, node: str):
     raw = await grid.client.objects(NodeWorkload, f"zos-node-{node}")
-    return NodeWorkload.model_validate(raw[0])
+    return KINDS.workload.model_validate(raw[0])
 
 
 async def test_what_a_machine_waits_for_is_said_and_heals(grid: Grid) -> None:
@@ -290,7 +292,8 @@ async def test_two_controllers_never_allocate_twice_and_one_takes_over(grid: Gri
             holds = (await get(grid, GridNode, "n")).status.holds
             assert len({hold.listen_port for hold in holds}) == len({hold.public_key for hold in holds}) == 12
             specs = [
-                NodeWorkload.model_validate(raw).spec.network for raw in await grid.client.objects(NodeWorkload, "zos-node-n")
+                KINDS.workload.model_validate(raw).part(NetworkOnNode)
+                for raw in await grid.client.objects(NodeWorkload, "zos-node-n")
             ]
             assert len({spec.listen_port for spec in specs}) == 12
             for task in rogue:

@@ -45,7 +45,7 @@ SPECS: dict[type[Object], dict[str, object]] = {
     NameContract: {"name": "n"},
     Farm: {},
     GridNode: {},
-    NodeWorkload: {"owner": {**_HOLDER, "kind": "ZMount"}, "mount": {"size": "1Gi"}},
+    NodeWorkload: {"owner": {**_HOLDER, "kind": "ZMount"}, "part": {"zmount": {"size": "1Gi"}}},
     Claim: {"holder": _HOLDER, "thing": "n"},
 }
 

@@ -123,7 +123,7 @@ async def applies(ask: Teller) -> None:
 def part(size: str, *finalizers: str) -> Raw:
     owner = {"kind": "ZMount", "namespace": PLACE, "name": NAME, "uid": "u"}
     meta = {"name": NAME, "labels": {"example.org/mine": "yes"}, "finalizers": list(finalizers)}
-    spec = {"owner": owner, "mount": {"size": size}}
+    spec = {"owner": owner, "part": {"zmount": {"size": size}}}
     return {"apiVersion": NodeWorkload.API_VERSION, "kind": NodeWorkload.KIND, "metadata": meta, "spec": spec}
 
 

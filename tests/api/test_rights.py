@@ -113,7 +113,7 @@ def workload(namespace: str) -> dict[str, Any]:
         "apiVersion": API_VERSION,
         "kind": "NodeWorkload",
         "metadata": meta,
-        "spec": {"owner": owner, "mount": {"size": "1Gi"}},
+        "spec": {"owner": owner, "part": {"zmount": {"size": "1Gi"}}},
     }
 
 
@@ -230,7 +230,7 @@ WORKLOAD: dict[str, Any] = {
     "metadata.finalizers: another's": {"metadata": {"finalizers": [AGENT_FINALIZER]}},
     "metadata.finalizers: one more": {"metadata": {"finalizers": [AGENT_FINALIZER, "example.com/other", "example.com/more"]}},
     "spec.owner": {"spec": {"owner": {"name": "victim", "uid": "uid-victim"}}},
-    "spec.mount": {"spec": {"mount": {"size": "2Gi"}}},
+    "spec.part": {"spec": {"part": {"zmount": {"size": "2Gi"}}}},
     "spec.erase": {"spec": {"erase": "uid-d"}},
     "spec.retain": {"spec": {"retain": True}},
 }

@@ -159,7 +159,7 @@ async def standing(server: ApiServer, tmp_path: Path) -> AsyncIterator[Standing]
 
 async def workloads(standing: Standing) -> list[NodeWorkload]:
     raw = await standing.grid.client.objects(NodeWorkload, "zos-node-n")
-    return [NodeWorkload.model_validate(one) for one in raw]
+    return [KINDS.workload.model_validate(one) for one in raw]
 
 
 async def test_workloads_that_somebody_deletes_come_back_and_find_everything(standing: Standing) -> None:
@@ -811,7 +811,7 @@ async def test_a_node_that_lost_its_keys_gets_others_by_itself(standing: Standin
     assert f"PublicKey = {new}" in (await standing.get(Secret, "net-laptop-wireguard")).text("wg0.conf")
     (machine,) = [w for w in await workloads(standing) if w.spec.owner.name == "other"]
     key = (await standing.get(GridNode, "n")).status.sealing_key
-    assert machine.spec.machine.sealed_env[0].source.endswith(f"@{key[:12]}")
+    assert machine.spec.secrets[0].source.endswith(f"@{key[:12]}")
     events = await client.request("GET", f"/api/v1/namespaces/{standing.namespace}/events")
     assert [event["reason"] for event in events["items"]].count("KeyReplaced") == 1
     standing.untouched()

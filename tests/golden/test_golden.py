@@ -19,7 +19,7 @@ from cases import load, world_of
 from fixpoint import carried_out, resolve
 from zos.api.meta import Object, Reason
 from zos.api.nodeworkload import NodeWorkload
-from zos.kinds.kind import OnNode
+from zos.kinds.kind import Here, OnNode
 from zos.kinds.registry import KINDS
 from zos.plan.facts import DomainFact, Facts, ImageFact, Unknown
 from zos.plan.items import Disk, Domain, GuestDisk, GuestNic, Item
@@ -41,7 +41,7 @@ def plain(value: Any) -> Any:
         return value.wire()
     if dataclasses.is_dataclass(value) and not isinstance(value, type):
         fields = {field.name: getattr(value, field.name) for field in dataclasses.fields(value)}
-        shown = {name: plain(one) for name, one in fields.items() if name != "stalled" or one}
+        shown = {name: plain(one) for name, one in fields.items() if name not in ("stalled", "older") or one}
         return {"is": type(value).__name__} | shown
     return value if isinstance(value, (int, float, bool, type(None))) else str(value)
 
@@ -70,7 +70,7 @@ def lowered(workload: NodeWorkload, facts: dict[str, Any]) -> dict[str, Any]:
             name: DomainFact(**{field: tuple(v) if isinstance(v, list) else v for field, v in fact.items() if field != "runs"})
             for name, fact in facts.get("domains", {}).items()
         },
-        secrets={tuple(name.split("/")): value for name, value in facts.get("secrets", {}).items()},  # type: ignore[misc]
+        secrets={tuple(name.split("/", 1)): value for name, value in facts.get("secrets", {}).items()},  # type: ignore[misc]
         lost_keys=frozenset(facts.get("lost_keys", ())),
         shut=facts.get("shut", {}),
         silent={name: frozenset(keys) for name, keys in facts.get("silent", {}).items()},
@@ -85,7 +85,7 @@ def lowered(workload: NodeWorkload, facts: dict[str, Any]) -> dict[str, Any]:
         },
     )
     try:
-        made = served(workload).lower(workload, known)
+        made = served(workload).lower(here(workload, known))
     except Unknown as unknown:  # as the agent does
         made = Lowered(problem=Problem(Reason.PROGRESSING, str(unknown)), whole=False)
     found: dict[str, Any] = {} if made.whole else {"whole": False}
@@ -98,7 +98,7 @@ def lowered(workload: NodeWorkload, facts: dict[str, Any]) -> dict[str, Any]:
 
 def runs(workload: NodeWorkload, known: Facts, otherwise: dict[str, Any]) -> Domain:
     """What a guest was started with: what is wanted now, but for these fields of its Domain."""
-    wanted = next(item for item in served(workload).lower(workload, known).items if isinstance(item, Domain))
+    wanted = next(item for item in served(workload).lower(here(workload, known)).items if isinstance(item, Domain))
     fields = dict(otherwise)
     if "nics" in fields:
         fields["nics"] = tuple(GuestNic(**nic) for nic in fields["nics"])
@@ -107,6 +107,10 @@ def runs(workload: NodeWorkload, known: Facts, otherwise: dict[str, Any]) -> Dom
     if "fields" in fields:
         fields["fields"] = tuple((dict(wanted.fields) | fields["fields"]).items())
     return dataclasses.replace(wanted, running=True, **fields)
+
+
+def here(workload: NodeWorkload, facts: Facts) -> Here[Any]:
+    return Here.of(workload, workload.spec.part, facts)
 
 
 def served(workload: NodeWorkload) -> OnNode:
@@ -133,7 +137,7 @@ def described(item: Item) -> dict[str, Any]:
 def reported(workload: NodeWorkload, known: Facts, made: Lowered, outcome: Outcome) -> Any:
     """What the node says of a workload; only what says something."""
     try:
-        report = served(workload).report(workload, known, made, outcome)
+        report = served(workload).report(here(workload, known), made, outcome)
     except Unknown as unknown:
         return {"unknown": str(unknown)}
     said = {name: value for name, value in plain(report).items() if value not in (None, []) and name != "is"}

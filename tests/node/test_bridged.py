@@ -12,10 +12,12 @@ from pathlib import Path
 import pytest
 
 from zos.api import names
-from zos.api.nodeworkload import MachineOnNode, NodeWorkload, PublicNic
+from zos.api.nodeworkload import Owner
 from zos.drivers.firewall import FirewallDriver
 from zos.drivers.wayout import WayOutDriver
+from zos.kinds.kind import Here
 from zos.kinds.zmachine.lower import lower
+from zos.kinds.zmachine.part import MachineOnNode, PublicNic
 from zos.kinds.zmachine.state import report
 from zos.plan.diff import Op, diff
 from zos.plan.facts import DomainFact, Facts, ImageFact
@@ -37,11 +39,11 @@ def sh(command: str) -> str:
     return done.stdout
 
 
-def workload() -> NodeWorkload:
+def here(facts: Facts) -> Here[MachineOnNode]:
     nic = PublicNic(interface="br-public", mac=MAC, ipv4=f"{OWN['ip']}/28", ipv6=f"{OWN['ip6']}/64")
     part = MachineOnNode(hostname="vm", image="oci://r/i:1", cpu=1, memory=2**28, root_size=2**29, public_nic=nic)
     owner = {"kind": "ZMachine", "namespace": "default", "name": "vm", "uid": UID}
-    return NodeWorkload.model_validate({"metadata": {"name": "w"}, "spec": {"owner": owner, "machine": part.wire()}})
+    return Here(Owner(**owner), "w", part, facts)
 
 
 @dataclass
@@ -50,7 +52,7 @@ class Node:
     way_out: WayOutDriver
 
     async def guard(self) -> None:
-        wanted = [item for item in lower(workload(), FACTS).items if isinstance(item, Firewall)]
+        wanted = [item for item in lower(here(FACTS)).items if isinstance(item, Firewall)]
         for op in diff(wanted, await self.firewall.observe(wanted)):
             await self.firewall.apply(op)
 
@@ -59,7 +61,7 @@ class Node:
         await self.way_out.look()
         running = {names.domain(UID): DomainFact(running=True, booted=True)}
         facts = Facts(node="n", now=0.0, images=FACTS.images, domains=running, shut=self.way_out.shut())
-        found = report(workload(), facts, lower(workload(), facts), Outcome()).conditions
+        found = report(here(facts), lower(here(facts)), Outcome()).conditions
         return next((condition.message for condition in found if condition.type == "PublicAddressBlocked"), "")
 
 

@@ -17,14 +17,16 @@ from typing import TypeVar
 import pytest
 
 from zos.api import names
-from zos.api.nodeworkload import EgressOnNode, NetworkOnNode, NodeWorkload
 from zos.drivers import Driver, netns, wayout
 from zos.drivers.firewall import FirewallDriver
 from zos.drivers.link import LinkDriver
 from zos.drivers.prefixes import PrefixDriver
 from zos.drivers.sysctl import SysctlDriver
 from zos.drivers.wayout import WayOutDriver
+from zos.kinds.kind import Here
 from zos.kinds.network.lower import lower
+from zos.kinds.network.part import EgressOnNode, NetworkOnNode
+from zos.kinds.registry import KINDS
 from zos.plan.diff import diff
 from zos.plan.facts import Facts
 from zos.plan.items import WireGuard
@@ -63,19 +65,19 @@ class Node:
         return Facts(node="n", now=0.0, prefixes=self.prefixes.prefixes(), **more)
 
     async def network(self, said: EgressOnNode, facts: Facts, uid: str = UID, port: int = 52007) -> None:
-        workload = NodeWorkload.model_validate(
+        workload = KINDS.workload.model_validate(
             {
                 "metadata": {"name": f"network-{uid}", "uid": "w"},
                 "spec": {
                     "owner": {"kind": "Network", "namespace": "default", "name": "net", "uid": uid},
-                    "network": NetworkOnNode(
+                    "part": {"network": NetworkOnNode(
                         ip_range="10.20.0.0/16", mtu=1420, subnet="10.20.4.0/24", wireguard_address="100.64.20.4",
                         listen_port=port, public_key="k", egress=said,
-                    ).wire(),
+                    ).wire()},
                 },
             }
         )  # fmt: skip
-        items = [item for item in lower(workload, facts).items if not isinstance(item, WireGuard)]
+        items = [item for item in lower(Here.of(workload, workload.spec.part, facts)).items if not isinstance(item, WireGuard)]
         of = {item.key: next(driver for driver in self._drivers if isinstance(item, driver.ITEMS)) for item in items}
         seen = {
             key: thing

@@ -17,11 +17,13 @@ import pytest
 from hypervisor import Libvirt
 from zos.agent.converge import Converger, Pass
 from zos.api.meta import Meta, Reason
-from zos.api.nodeworkload import MountOnNode, NodeWorkload, NodeWorkloadSpec, Owner
+from zos.api.nodeworkload import Owner
 from zos.drivers import Driver, DriverError
 from zos.drivers.domain import DomainDriver
 from zos.drivers.file import FileDriver
-from zos.kinds.kind import Report
+from zos.kinds.kind import Here, OnNode, Report
+from zos.kinds.registry import KINDS
+from zos.kinds.zmount.part import MountOnNode, MountState
 from zos.plan.diff import Observed, Op
 from zos.plan.facts import Facts
 from zos.plan.items import Domain, File, GuestDisk, Item, Service
@@ -51,10 +53,10 @@ class Kinds:
     def __init__(self) -> None:
         self.wants: dict[str, tuple[Item, ...]] = {}
 
-    def lower(self, workload: NodeWorkload, facts: Facts) -> Lowered:
-        return Lowered(tuple(dataclasses.replace(item, owner=workload.name) for item in self.wants[workload.name]))
+    def lower(self, here: Here[MountOnNode]) -> Lowered:
+        return Lowered(tuple(dataclasses.replace(item, owner=here.name) for item in self.wants[here.name]))
 
-    def report(self, workload: NodeWorkload, facts: Facts, lowered: Lowered, outcome: Outcome) -> Report:
+    def report(self, here: Here[MountOnNode], lowered: Lowered, outcome: Outcome) -> Report[MountState]:
         wrong = {**outcome.failed, **outcome.pending, **outcome.blocked}
         return Report(waiting(Reason.PROGRESSING, "; ".join(wrong.values())) if wrong else ready())
 
@@ -66,7 +68,7 @@ class Agent:
         self.generation = 0
         self.converger = Converger(
             drivers,
-            lambda _: self.kinds,
+            lambda _: OnNode(MountOnNode, MountState, self.kinds.lower, self.kinds.report),
             lambda _: Facts(node="n", now=time.time()),
             changed=self.due.set,
             slow_done=lambda *_: None,
@@ -79,9 +81,9 @@ class Agent:
     async def step(self) -> Pass:
         self.due.clear()
         self.generation += 1
-        spec = NodeWorkloadSpec(owner=Owner(kind="ZMount", namespace="n", name="x", uid="x"), mount=MountOnNode(size=1))
+        spec = KINDS.workload.asking(Owner(kind="ZMount", namespace="n", name="x", uid="x"), MountOnNode(size=1))
         workloads = {
-            name: NodeWorkload(
+            name: KINDS.workload(
                 metadata=Meta(name=name, namespace="zos-node-n", uid=name, generation=self.generation,
                               creation_timestamp="2030-01-01T00:00:00Z"),
                 spec=spec,

@@ -21,13 +21,16 @@ import frames
 from frames import BROADCAST
 from harness import until
 from zos.api import names
-from zos.api.nodeworkload import MachineOnNode, NetworkOnNode, Nic, NodeWorkload
+from zos.api.nodeworkload import Owner
 from zos.drivers import Driver
 from zos.drivers.firewall import FirewallDriver
 from zos.drivers.link import LinkDriver
 from zos.drivers.sysctl import SysctlDriver
+from zos.kinds.kind import Here
 from zos.kinds.network.lower import lower as network
+from zos.kinds.network.part import NetworkOnNode
 from zos.kinds.zmachine.lower import lower as machine
+from zos.kinds.zmachine.part import MachineOnNode, Nic
 from zos.plan import ownership
 from zos.plan.diff import Op, diff
 from zos.plan.facts import Facts, ImageFact
@@ -136,21 +139,18 @@ def network_items() -> list[Item]:
         ip_range="10.20.0.0/16", mtu=1420, subnet="10.20.4.0/24", wireguard_address="100.64.20.4", listen_port=52007,
         public_key="k",
     )  # fmt: skip
-    owner = {"kind": "Network", "namespace": "default", "name": "net", "uid": UID}
-    workload = NodeWorkload.model_validate({"metadata": {"name": "w-net"}, "spec": {"owner": owner, "network": part.wire()}})
-    items = network(workload, Facts(node="n", now=0.0, prefixes=())).items
+    owner = Owner(kind="Network", namespace="default", name="net", uid=UID)
+    items = network(Here(owner, "w-net", part, Facts(node="n", now=0.0, prefixes=()))).items
     return [item for item in items if isinstance(item, Netns | Sysctl | Bridge | Veth | Firewall)]
 
 
 def machine_items(guest: Guest) -> list[Item]:
     nic = Nic(network_uid=UID, ip=guest.ip, prefixlen=24, mac=guest.mac, mtu=1420, gateway=GATEWAY, ip_range="10.20.0.0/16")
     part = MachineOnNode(hostname="vm", image="oci://r/i:1", cpu=1, memory=2**28, root_size=2**29, nics=(nic,))
-    owner = {"kind": "ZMachine", "namespace": "default", "name": "vm", "uid": guest.uid}
-    workload = NodeWorkload.model_validate(
-        {"metadata": {"name": f"w-vm{guest.number}"}, "spec": {"owner": owner, "machine": part.wire()}}
-    )
+    owner = Owner(kind="ZMachine", namespace="default", name="vm", uid=guest.uid)
     image = ImageFact(digest="sha256:1", entrypoint=("/bin/app",))
-    items = machine(workload, Facts(node="n", now=0.0, images={"oci://r/i:1": image})).items
+    facts = Facts(node="n", now=0.0, images={"oci://r/i:1": image})
+    items = machine(Here(owner, f"w-vm{guest.number}", part, facts)).items
     return [item for item in items if isinstance(item, Tap | Veth | Firewall)]
 
 

@@ -20,10 +20,13 @@ from zos import __version__
 from zos.api import names
 from zos.api.core import Lease
 from zos.api.gridnode import Endpoint, GridNode, NodeFeatures
-from zos.api.nodeworkload import MountOnNode, NodeWorkload
+from zos.api.nodeworkload import NodeWorkload
 from zos.drivers.process import ProcessError
-from zos.kinds.kind import Kinds, OnNode, Report
+from zos.kinds.kind import Here, Kinds, OnNode, Report
+from zos.kinds.network.part import NetworkState
 from zos.kinds.registry import KINDS
+from zos.kinds.zmachine.part import MachineState
+from zos.kinds.zmount.part import MountOnNode, MountState
 from zos.kube.client import path_of
 from zos.plan.facts import Facts
 from zos.plan.items import Disk, Domain, File, Image
@@ -243,7 +246,7 @@ async def test_it_comes_up_by_what_is_on_disk_when_nobody_answers(home: Home) ->
         assert len(home.node.things) == 1  # it may come in a moment
         await asyncio.sleep(1)
         assert set(home.node.things) == things | {"disk/mount-uid-gone"}
-        home.edit("a", mount={"size": "2Gi"})
+        home.edit("a", part={"zmount": {"size": "2Gi"}})
         home.connection.away = False
         await asyncio.sleep(5)
         assert home.node.things["disk/mount-uid-a"] == replace(home.node.things["disk/mount-uid-a"], size=2 * 2**30)  # type: ignore[type-var]
@@ -275,7 +278,7 @@ async def test_an_api_server_of_an_older_day_is_believed_and_told_how_things_sta
             max(int(one["metadata"]["resourceVersion"]) for one in home.server.objects.values()),
         )
         await asyncio.sleep(100)
-        home.edit("a", mount={"size": "2Gi"})
+        home.edit("a", part={"zmount": {"size": "2Gi"}})
         home.mount("b")
         await asyncio.sleep(20)
         assert home.ready("b").startswith("True")
@@ -304,9 +307,9 @@ async def test_a_workload_from_birth_to_death(home: Home) -> None:
         await asyncio.sleep(0.1)
         assert home.ready("a").startswith("True")
         assert len(home.written(NodeWorkload)) == 1  # ready at the first word
-        home.edit("a", mount={"size": "2Gi"})
+        home.edit("a", part={"zmount": {"size": "2Gi"}})
         await asyncio.sleep(0.1)
-        mount = home.workload("a").status.mount  # type: ignore[union-attr]
+        mount = home.workload("a").state(MountState)  # type: ignore[union-attr]
         assert mount is not None
         assert mount.size == 2 * 2**30
         home.erase("a")
@@ -354,7 +357,7 @@ async def test_what_changes_behind_its_back_is_right_again_at_once_or_at_the_res
         await asyncio.sleep(30)
         assert "disk/mount-uid-b" in home.node.things
         assert home.ready("a").startswith("True")
-        home.edit("a", mount={"size": "2Gi"})  # what somebody asked for is no drift
+        home.edit("a", part={"zmount": {"size": "2Gi"}})  # what somebody asked for is no drift
         await asyncio.sleep(1)
         assert home.metric("zos_agent_drift_healed_total", item="disk") == 2
 
@@ -514,19 +517,19 @@ async def test_an_order_for_what_lives_is_void_until_it_is_given_anew(home: Home
 async def test_secrets_are_opened_and_what_can_not_be_is_said_once(home: Home, caplog: pytest.LogCaptureFixture) -> None:
     def sealed(value: str) -> list[dict[str, str]]:
         box = SealedBox(PublicKey(base64.b64decode(home.keyring.sealing_key())))
-        return [{"name": "PASSWORD", "source": value, "value": base64.b64encode(box.encrypt(value.encode())).decode()}]
+        return [{"name": "env/PASSWORD", "source": value, "value": base64.b64encode(box.encrypt(value.encode())).decode()}]
 
     home.join()
-    home.machine("good", sealedEnv=sealed("word"))
-    home.machine("bad", sealedEnv=[{"name": "PASSWORD", "source": "s", "value": "bm9uZQ=="}])
+    home.machine("good", secrets=sealed("word"))
+    home.machine("bad", secrets=[{"name": "env/PASSWORD", "source": "s", "value": "bm9uZQ=="}])
     async with home.agent():
         await asyncio.sleep(200)
         assert home.ready("good").startswith("True")
         assert "PASSWORD can't be opened with this node's key" in home.ready("bad")
         assert [item.name for item in home.node.things.values() if isinstance(item, Domain)] == [names.domain("uid-good")]
         assert any("PASSWORD=word" in item.content for item in home.node.things.values() if isinstance(item, File))
-        assert len([one for one in caplog.records if one.getMessage().startswith("PASSWORD:")]) == 1
-        home.edit("bad", machine={"sealedEnv": sealed("other")})
+        assert len([one for one in caplog.records if one.getMessage().startswith("env/PASSWORD:")]) == 1
+        home.edit("bad", secrets=sealed("other"))
         await asyncio.sleep(5)
         assert home.ready("bad").startswith("True")
 
@@ -536,11 +539,11 @@ async def test_what_lowering_may_know(home: Home, monkeypatch: pytest.MonkeyPatc
     """Each fact from where it is known."""
     known: list[Facts] = []
 
-    def lower(workload: NodeWorkload, facts: Facts) -> Lowered:
-        known.append(facts)
-        return Lowered(tuple(Image(ref=ref, owner=workload.name) for ref in ("oci://r/good:1", "oci://r/bad:1")))
+    def lower(here: Here[MountOnNode]) -> Lowered:
+        known.append(here.facts)
+        return Lowered(tuple(Image(ref=ref, owner=here.name) for ref in ("oci://r/good:1", "oci://r/bad:1")))
 
-    home.kinds = Kinds([replace(KINDS["ZMount"], node=OnNode(MountOnNode, lower, lambda *_: Report(ready())))])
+    home.kinds = Kinds([replace(KINDS["ZMount"], node=OnNode(MountOnNode, MountState, lower, lambda *_: Report(ready())))])
     home.settings = replace(home.settings, egress_deny=("10.96.0.0/12",))
     home.node.faults["image/oci://r/bad:1"] = "not found"
     home.shut, home.silent = {"router": "a rule"}, {"w-1": frozenset("k")}
@@ -570,21 +573,21 @@ async def test_a_network_whose_key_is_lost_names_it(home: Home) -> None:
     async with home.agent():
         await asyncio.sleep(5)
         key = home.gridnode().status.prekeys[0]
-        home.make("Network", "net", network=network | {"publicKey": key})
+        home.make("Network", "net", network | {"publicKey": key})
         await asyncio.sleep(5)
         assert home.ready("net").startswith("True")
         home.delete("net")
         await asyncio.sleep(1000)
         assert key not in home.gridnode().status.prekeys
         assert home.keyring.private(key), "it is in use, whoever's it is"
-        home.make("Network", "net", network=network | {"publicKey": key})
+        home.make("Network", "net", network | {"publicKey": key})
         await asyncio.sleep(5)
         home.keyring.forget(key)
         await asyncio.sleep(61)
         workload = home.workload("net")
         assert workload is not None
-        assert workload.status.network is not None
-        assert workload.status.network.lost_key == key
+        assert workload.state(NetworkState) is not None
+        assert workload.state(NetworkState).lost_key == key
 
 
 @virtual
@@ -601,9 +604,9 @@ async def test_what_nobody_could_look_at_is_not_known(home: Home, blind: type[An
         await asyncio.sleep(5)
         assert "it does not answer" in home.ready("vm")
         status = home.workload("vm").status  # type: ignore[union-attr]
-        assert status.machine is not None
-        assert status.machine.state == "Running"
-        home.edit("vm", machine={"cpu": 3})
+        assert isinstance(status.state, MachineState)
+        assert status.state.state == "Running"
+        home.edit("vm", part={"zmachine": {"cpu": 3}})
         await asyncio.sleep(5)
         home.node.blind.clear()
         await asyncio.sleep(60)

@@ -17,7 +17,9 @@ from zos.agent.owners import Owners
 from zos.agent.snapshot import Snapshot
 from zos.api.gridnode import QuarantinedNic
 from zos.api.meta import Meta
-from zos.api.nodeworkload import MountOnNode, NodeWorkload, NodeWorkloadSpec, Owner
+from zos.api.nodeworkload import NodeWorkload, Owner
+from zos.kinds.registry import KINDS
+from zos.kinds.zmount.part import MountOnNode
 from zos.plan.ownership import Origin
 
 OWNER = Owner(kind="ZMount", namespace="default", name="data", uid="uid-data")
@@ -25,7 +27,7 @@ ORIGIN = Origin(**dict(OWNER))
 
 
 def workload(name: str, owner: Owner = OWNER) -> NodeWorkload:
-    return NodeWorkload(metadata=Meta(name=name), spec=NodeWorkloadSpec(owner=owner, mount=MountOnNode(size=1)))
+    return KINDS.workload(metadata=Meta(name=name), spec=KINDS.workload.asking(owner, MountOnNode(size=1)))
 
 
 class Server:
@@ -39,7 +41,7 @@ class Server:
 
 
 def cluster(state: Path, uid: str) -> Cluster:
-    return Cluster(Server(uid), state, lambda: 0.0, Snapshot(state).cluster)  # type: ignore[arg-type]
+    return Cluster(Server(uid), state, lambda: 0.0, Snapshot(state, KINDS.workload).cluster)  # type: ignore[arg-type]
 
 
 async def test_a_node_belongs_to_the_first_cluster_that_answers(tmp_path: Path) -> None:
@@ -52,7 +54,7 @@ async def test_a_node_belongs_to_the_first_cluster_that_answers(tmp_path: Path) 
 
 @pytest.mark.parametrize("content", [None, "", "\n"])
 async def test_a_lost_binding_is_found_again_beside_what_was_saved(tmp_path: Path, content: str | None) -> None:
-    Snapshot(tmp_path).save("one", {"w": workload("w")})
+    Snapshot(tmp_path, KINDS.workload).save("one", {"w": workload("w")})
     if content is not None:
         (tmp_path / "cluster-uid").write_text(content)
     assert not await cluster(tmp_path, "two").ours()
@@ -94,8 +96,8 @@ def test_addresses_are_remembered_with_their_owner(tmp_path: Path) -> None:
     public = {"interface": "br0", "mac": "02:00:00:00:00:02", "ipv4": "203.0.113.18/28", "gateway": "203.0.113.17"}
     machine = {"hostname": "web", "image": "oci://r/i:t", "cpu": 1, "memory": 1, "rootSize": 1, "nics": [nic]}
     owner = {"kind": "ZMachine", "namespace": "default", "name": "web", "uid": "uid-web"}
-    spec = NodeWorkloadSpec.model_validate({"owner": owner, "machine": machine | {"publicNic": public}})
-    Owners(tmp_path).learn({"w": NodeWorkload(metadata=Meta(name="w"), spec=spec)})
+    spec = {"owner": owner, "part": {"zmachine": machine | {"publicNic": public}}}
+    Owners(tmp_path).learn({"w": KINDS.workload.model_validate({"metadata": {"name": "w"}, "spec": spec})})
     assert Owners(tmp_path).known["w"].nics == (
         QuarantinedNic(mac="02:00:00:00:00:01", network_uid="uid-net", ipv4="10.20.2.2"),
         QuarantinedNic(mac="02:00:00:00:00:02", ipv4="203.0.113.18"),

@@ -28,9 +28,11 @@ from zos.agent.surroundings import capacity, endpoint_of, is_truly_global, names
 from zos.agent.workloads import Workloads
 from zos.api.gridnode import Endpoint, GridNode, NodeFeatures, QuarantineOrder
 from zos.api.meta import Meta
-from zos.api.nodeworkload import MountOnNode, NodeWorkload, NodeWorkloadSpec, Owner
+from zos.api.nodeworkload import NodeWorkload, Owner
 from zos.drivers.keyring import Keyring
 from zos.kinds.kind import Kinds
+from zos.kinds.registry import KINDS
+from zos.kinds.zmount.part import MountOnNode
 from zos.kube.client import Raw
 
 # -- fresh keys
@@ -60,7 +62,7 @@ def test_a_key_is_forgotten_ten_minutes_after_nobody_named_it_any_more() -> None
 def mount(name: str, *, deleting: bool = False) -> NodeWorkload:
     owner = Owner(kind="ZMount", namespace="default", name=name, uid=f"uid-{name}")
     meta = Meta(name=name, deletion_timestamp="2030-01-01T00:00:00Z" if deleting else None)
-    return NodeWorkload(metadata=meta, spec=NodeWorkloadSpec(owner=owner, mount=MountOnNode(size=1)))
+    return KINDS.workload(metadata=meta, spec=KINDS.workload.asking(owner, MountOnNode(size=1)))
 
 
 def test_an_order_for_what_lives_is_over_until_it_is_taken_back(tmp_path: Path) -> None:
@@ -91,7 +93,7 @@ def test_a_disk_that_takes_no_more_ends_no_agent(tmp_path: Path) -> None:
     order = QuarantineOrder(uid="uid-a", discard=True)
     assert Orders(state / "x").counting((order,), {"a": mount("a")}) == ()
     Owners(state / "x").learn({"a": mount("a")})
-    Snapshot(state / "x").save("c", {"a": mount("a")})
+    Snapshot(state / "x", KINDS.workload).save("c", {"a": mount("a")})
 
 
 def test_owners_are_written_when_they_change_and_again_where_that_failed(tmp_path: Path) -> None:
@@ -116,11 +118,11 @@ def test_owners_are_written_when_they_change_and_again_where_that_failed(tmp_pat
 def shown(version: int, *, uid: str = "u", generation: int = 1, status: Any = None, size: str = "1Gi") -> Raw:
     meta = {"name": "w", "namespace": "s", "uid": uid, "resourceVersion": str(version), "generation": generation}
     owner = {"kind": "ZMount", "namespace": "d", "name": "w", "uid": "x"}
-    return {"metadata": meta, "spec": {"owner": owner, "mount": {"size": size}}, "status": status or {}}
+    return {"metadata": meta, "spec": {"owner": owner, "part": {"zmount": {"size": size}}}, "status": status or {}}
 
 
 def test_only_what_matters_to_the_node_is_news() -> None:
-    there = Workloads()
+    there = Workloads(KINDS.workload)
     assert there.put(shown(5))
     assert not there.put(shown(6, status={"observedGeneration": 1}))  # our own word
     assert there.get("w").status.observed_generation == 1  # type: ignore[union-attr]
@@ -128,7 +130,7 @@ def test_only_what_matters_to_the_node_is_news() -> None:
     assert there.put(shown(8, generation=2, size="2Gi"))
     assert not there.put(shown(8, generation=2, size="3Gi"))  # the same again
     assert not there.put(shown(7, generation=1, size="4Gi"))  # late
-    assert there.get("w").spec.mount.size == 2 * 2**30  # type: ignore[union-attr]
+    assert there.get("w").part(MountOnNode).size == 2 * 2**30  # type: ignore[union-attr]
     assert there.put(shown(3, uid="another"))
     assert there.version == 3
     assert there.remove("w")
@@ -137,7 +139,7 @@ def test_only_what_matters_to_the_node_is_news() -> None:
 
 
 def test_after_a_step_back_each_is_believed_once_whatever_its_version() -> None:
-    there = Workloads()
+    there = Workloads(KINDS.workload)
     there.put(shown(50))
     there.doubt()
     assert there.put(shown(5, generation=2, size="2Gi"))

@@ -24,11 +24,11 @@ from zos.api.core import NoText, Secret
 from zos.api.gridnode import GridNode, GridNodeStatus
 from zos.api.meta import Condition, Reason
 from zos.api.names import NODE_PREFIX
-from zos.api.nodeworkload import NodeWorkload
 from zos.api.zmachine import EnvSource, EnvVar, SecretKeyRef, ZMachine
 from zos.kinds.gridnode.resolve import resolve
 from zos.kinds.network.topology import Member, endpoint
 from zos.kinds.registry import KINDS
+from zos.kinds.zmachine.part import MachineState
 from zos.manifests.crd import crd
 from zos.world.conditions import conditions
 from zos.world.resolution import waiting
@@ -75,7 +75,9 @@ def test_the_words_of_a_newer_peer_are_read_as_neutral_ones() -> None:
     assert node(features={"accelerator": "hvf", "wireguard": "hardware"}).status.features.accelerator == ""
     owner = {"kind": "ZMachine", "namespace": "d", "name": "m", "uid": "u"}
     status = {"machine": {"state": "Migrating", "mode": "micro", "accelerator": "hvf", "restarts": 3}}
-    state = NodeWorkload.model_validate({"metadata": {"name": "w"}, "spec": {"owner": owner}, "status": status}).status.machine
+    state = KINDS.workload.model_validate({"metadata": {"name": "w"}, "spec": {"owner": owner}, "status": status}).state(
+        MachineState
+    )
     assert state is not None
     assert (state.state, state.mode, state.accelerator, state.restarts) == ("Pending", None, None, 3)
 

@@ -183,7 +183,7 @@ async def sealed(wire: Wire) -> None:
 
 def sources(wire: Wire) -> list[str]:
     (machine,) = workloads(wire, "ZMachine")
-    return [value["source"] for value in machine["spec"]["machine"].get("sealedEnv", ())]
+    return [value["source"] for value in machine["spec"].get("secrets", ())]
 
 
 async def test_a_secret_is_fetched_when_it_is_named_and_again_when_it_changed(wire: Wire) -> None:

@@ -14,8 +14,10 @@ from zos.agent.converge import Converger, Pass
 from zos.agent.simulation import Node, digest_of, drivers
 from zos.api.gridnode import Quarantined, QuarantineOrder, Recipient
 from zos.api.meta import Meta, Reason
-from zos.api.nodeworkload import MountOnNode, MountState, NodeWorkload, NodeWorkloadSpec, Owner
-from zos.kinds.kind import Report
+from zos.api.nodeworkload import NodeWorkload, Owner
+from zos.kinds.kind import Here, OnNode, Report
+from zos.kinds.registry import KINDS
+from zos.kinds.zmount.part import MountOnNode, MountState
 from zos.plan.diff import Observed, Op
 from zos.plan.facts import Facts, ImageFact
 from zos.plan.items import Bridge, Disk, Domain, File, GuestDisk, Image, Item, Netns, Segment, Service, Tap, Veth
@@ -28,15 +30,14 @@ def workload(
     name: str, *, deleting: bool = False, created: str = "2030-01-01T00:00:00Z", generation: int = 1, erase: bool = False,
     retain: bool = False,
 ) -> NodeWorkload:  # fmt: skip
-    return NodeWorkload(
+    return KINDS.workload(
         metadata=Meta(
             name=name, namespace="zos-node-n", uid=name, generation=generation, creation_timestamp=created,
             deletion_timestamp="2030-01-02T00:00:00Z" if deleting else None, finalizers=("zos.grid.tf/agent",),
         ),
-        spec=NodeWorkloadSpec(
-            owner=Owner(kind="ZMount", namespace="default", name=name, uid=f"uid-{name}"), mount=MountOnNode(size=1),
-            erase=f"uid-{name}" if erase else None, retain=retain,
-        ),
+        spec=KINDS.workload.asking(
+            Owner(kind="ZMount", namespace="default", name=name, uid=f"uid-{name}"), MountOnNode(size=1)
+        ).model_copy(update={"erase": f"uid-{name}" if erase else None, "retain": retain}),
     )  # fmt: skip
 
 
@@ -46,10 +47,10 @@ class Script:
     def __init__(self) -> None:
         self.wants: dict[str, Callable[[Facts], Lowered]] = {}
 
-    def lower(self, workload: NodeWorkload, facts: Facts) -> Lowered:
-        return self.wants[workload.name](facts)
+    def lower(self, here: Here[MountOnNode]) -> Lowered:
+        return self.wants[here.name](here.facts)
 
-    def report(self, workload: NodeWorkload, facts: Facts, lowered: Lowered, outcome: Outcome) -> Report:
+    def report(self, here: Here[MountOnNode], lowered: Lowered, outcome: Outcome) -> Report[MountState]:
         if lowered.problem is not None:
             return Report(waiting(lowered.problem.reason, lowered.problem.message))
         for key, error in outcome.failed.items():
@@ -94,7 +95,7 @@ class Bench:
 
         self.converger = Converger(
             served,
-            lambda _: self.script if self.knows else None,
+            lambda _: OnNode(MountOnNode, MountState, self.script.lower, self.script.report) if self.knows else None,
             facts,
             changed=self.dirty.set,
             slow_done=lambda op, ok: self.slow.append((op, ok)),
@@ -789,7 +790,7 @@ async def test_what_is_being_made_for_a_workload_that_goes_holds_it_until_it_has
 
 
 async def test_what_was_told_of_it_stays_where_nobody_can_say_how_it_stands(bench: Bench) -> None:
-    bench.script.report = lambda *_: Report(ready(), mount=MountState(size=7))  # type: ignore[method-assign]
+    bench.script.report = lambda *_: Report(ready(), state=MountState(size=7))  # type: ignore[method-assign]
     bench.want("w", DISK)
     await bench.settled()
 
@@ -798,9 +799,9 @@ async def test_what_was_told_of_it_stays_where_nobody_can_say_how_it_stands(benc
 
     bench.wants("w", explode)
     report = (await bench.settled()).reports["w"]
-    assert report == Report(waiting(Reason.FAILED, "the agent failed on it; its log says why"), mount=MountState(size=7))
+    assert report == Report(waiting(Reason.FAILED, "the agent failed on it; its log says why"), state=MountState(size=7))
     bench.knows = False
     bench.wants("w", explode)
     report = (await bench.settled()).reports["w"]
     assert report.verdict.message == "this node's agent is too old for this kind of workload"
-    assert report.mount == MountState(size=7)
+    assert report.state == MountState(size=7)

@@ -9,8 +9,8 @@ from hypothesis import given
 from hypothesis import strategies as some
 
 from zos.agent.settings import parse
-from zos.api.nodeworkload import EgressOnNode
 from zos.kinds.network import egress
+from zos.kinds.network.part import EgressOnNode
 from zos.plan.facts import Facts, Unknown
 
 ADDRESSES = some.integers(2**24, 2**24 + 600)

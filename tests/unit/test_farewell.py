@@ -17,6 +17,7 @@ from zos.api.zmachine import ZMachine
 from zos.api.zmount import ZMount
 from zos.controller.farewell import Farewell
 from zos.kinds.registry import KINDS
+from zos.kinds.zmount.part import MountOnNode
 from zos.world import placement
 from zos.world.heartbeat import Heartbeat
 from zos.world.store import World
@@ -35,7 +36,7 @@ def world() -> World:
 @pytest.fixture
 def disk(world: World) -> NodeWorkload:
     """A disk on node n1."""
-    (found,) = [w for w in workloads(world, "n1") if w.spec.mount is not None]
+    (found,) = [w for w in workloads(world, "n1") if w.part(MountOnNode) is not None]
     return found
 
 

@@ -20,6 +20,7 @@ from zos.api.zmachine import ZMachine
 from zos.api.zmount import ZMount
 from zos.controller.claims import Claims
 from zos.controller.writing import finalizers
+from zos.kinds.network.part import NetworkOnNode
 from zos.kinds.registry import KINDS
 from zos.kube.client import Conflict, Raw, path_of
 from zos.world.resolution import ClaimWanted
@@ -186,7 +187,7 @@ async def test_a_write_that_is_refused_is_told_stops_no_other_and_is_tried_until
     assert "phone" in shown(grid, Network, "net")
     assert "the API server refuses it: no Secrets here" in shown(grid, Network, "net")
     assert shown(grid, Network, "net").startswith("False Refused")
-    network = grid.workload("n2", "Network").spec.network
+    network = grid.workload("n2", "Network").part(NetworkOnNode)
     assert network is not None
     assert network.mtu == 1400
     assert Network.key_of("default", "net") in grid.problems

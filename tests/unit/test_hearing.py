@@ -12,6 +12,7 @@ from zos.api.zmount import ZMount
 from zos.controller.health import Health
 from zos.controller.liveness import Liveness
 from zos.controller.versions import Versions
+from zos.kinds.registry import KINDS
 from zos.kube.client import Access, Client, Raw
 from zos.kube.echo import PATIENCE, Echo
 from zos.kube.hearing import Hearing
@@ -259,11 +260,11 @@ def test_after_versions_went_back_each_object_is_believed_once() -> None:
 def workload(version: int, generation: int) -> Raw:
     owner = {"kind": "ZMount", "namespace": "n", "name": "d", "uid": "u"}
     meta = {"name": "w", "uid": "w", "resourceVersion": str(version), "generation": generation}
-    return {"metadata": meta, "spec": {"owner": owner, "mount": {"size": "1Gi"}}}
+    return {"metadata": meta, "spec": {"owner": owner, "part": {"zmount": {"size": "1Gi"}}}}
 
 
 def test_an_agent_takes_an_older_generation_with_an_older_version_only_after_versions_went_back() -> None:
-    workloads = Workloads()
+    workloads = Workloads(KINDS.workload)
     assert workloads.put(workload(100, 5))
     assert not workloads.put(workload(50, 4))
     workloads.doubt()

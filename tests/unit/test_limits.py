@@ -20,8 +20,11 @@ from zos.api.meta import Object
 from zos.api.network import Network
 from zos.api.nodeworkload import NodeWorkload
 from zos.api.text import is_name
+from zos.kinds.kind import Here
 from zos.kinds.network.laptops import secret_name
+from zos.kinds.network.part import NetworkOnNode
 from zos.kinds.registry import KINDS
+from zos.kinds.zmachine.part import MachineOnNode
 from zos.plan.facts import Facts, ImageFact
 from zos.plan.items import Bridge, Domain, Tap, Veth, WireGuard
 from zos.world.store import World
@@ -52,13 +55,11 @@ def made(kind: str, spec: dict[str, Any], name: str, **status: Any) -> Object:
 def lowered(workload: NodeWorkload) -> list[Any]:
     kind = KINDS.on_node(workload)
     assert kind is not None
-    image = workload.spec.machine.image if workload.spec.machine is not None else ""
-    network = workload.spec.network
-    known = {
-        (workload.name, sealed.name): "x" for sealed in (workload.spec.machine.sealed_env if workload.spec.machine else ())
-    }
+    part, network = workload.part(MachineOnNode), workload.part(NetworkOnNode)
+    image = part.image if part is not None else ""
+    known = {(workload.name, sealed.name): "x" for sealed in workload.spec.secrets}
     facts = Facts(node="n1", now=0.0, nameservers=("9.9.9.9",), prefixes=(), images={image: IMAGE}, secrets=known)
-    found = kind.lower(workload, facts)
+    found = kind.lower(Here.of(workload, workload.spec.part, facts))
     assert network is None or found.items
     return [*found.items]
 
@@ -76,7 +77,7 @@ def test_what_admission_takes_is_decided_upon_and_carried_out(limit: Limit) -> N
             assert isinstance(workload, NodeWorkload)
             assert is_name(workload.name)
             assert re.fullmatch("[a-z0-9-]{1,63}", workload.namespace)
-            assert NodeWorkload.model_validate(workload.wire()) == workload
+            assert KINDS.workload.model_validate(workload.wire()) == workload
             for item in lowered(workload):
                 if isinstance(item, (Tap, Veth, Bridge, WireGuard)):
                     assert len(item.name) <= 15

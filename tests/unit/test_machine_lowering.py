@@ -11,10 +11,13 @@ from hypothesis import strategies as st
 
 from zos.api import names
 from zos.api.meta import Meta, Reason
-from zos.api.nodeworkload import DiskOnNode, ImagePull, MachineOnNode, NodeWorkload, NodeWorkloadSpec, Owner
+from zos.api.nodeworkload import NodeWorkload, Owner
 from zos.api.zmachine import minimum_root_size
+from zos.kinds.kind import Here
+from zos.kinds.registry import KINDS
 from zos.kinds.zmachine.lifecycle import LOOP
 from zos.kinds.zmachine.lower import lower
+from zos.kinds.zmachine.part import DiskOnNode, ImagePull, MachineOnNode
 from zos.kinds.zmachine.state import report
 from zos.plan.facts import DomainFact, Facts, ImageFact, Pulled
 from zos.plan.guest import LIMIT
@@ -28,11 +31,17 @@ FACTS = Facts(node="n", now=1000.0, images={"oci://r/i:1": ImageFact(digest="sha
 def machine(**more: object) -> NodeWorkload:
     part = MachineOnNode(hostname="vm", image="oci://r/i:1", cpu=1, memory=2**28, root_size=2**29, **more)  # type: ignore[arg-type]
     owner = Owner(kind="ZMachine", namespace="default", name="vm", uid="uid-vm")
-    return NodeWorkload(metadata=Meta(name="w"), spec=NodeWorkloadSpec(owner=owner, machine=part))
+    return KINDS.workload(metadata=Meta(name="w"), spec=KINDS.workload.asking(owner, part))
+
+
+def here(workload: NodeWorkload, facts: Facts) -> Here[MachineOnNode]:
+    part = workload.part(MachineOnNode)
+    assert part is not None
+    return Here.of(workload, part, facts)
 
 
 def guest_of(workload: NodeWorkload, facts: Facts = FACTS) -> Domain:
-    (found,) = [item for item in lower(workload, facts).items if isinstance(item, Domain)]
+    (found,) = [item for item in lower(here(workload, facts)).items if isinstance(item, Domain)]
     return found
 
 
@@ -40,7 +49,7 @@ def test_a_crash_loop_is_one_until_something_is_mended() -> None:
     ends = tuple(1000.0 - number for number in reversed(range(LOOP)))
     looping = DomainFact(running=False, ended="exit", exit_code=1, ended_at=1000.0, crashes=ends)
     same = replace(looping, recipe=guest_of(machine()).recipe)
-    low = lower(machine(), replace(FACTS, domains={GUEST: same}))
+    low = lower(here(machine(), replace(FACTS, domains={GUEST: same})))
     assert low.problem is not None
     assert low.problem.reason is Reason.CRASH_LOOP
     assert low.whole
@@ -49,7 +58,7 @@ def test_a_crash_loop_is_one_until_something_is_mended() -> None:
     due = replace(FACTS, now=1100.0, domains={GUEST: same})
     assert guest_of(machine(), due).running, "it is tried again"
     again = replace(same, running=True, started_at=1100.0, runs=guest_of(machine(), due))
-    low = lower(machine(), replace(due, now=1101.0, domains={GUEST: again}))
+    low = lower(here(machine(), replace(due, now=1101.0, domains={GUEST: again})))
     assert low.problem is not None
     assert low.problem.reason is Reason.CRASH_LOOP
     assert guest_of(machine(), replace(due, now=1101.0, domains={GUEST: again})).running, "and is left running"
@@ -61,7 +70,7 @@ def test_a_pull_is_told_to_machines_that_waited_for_it(created: str, told: bool)
     asked = machine()
     asked = asked.model_copy(update={"metadata": asked.metadata.model_copy(update={"creation_timestamp": created})})
     facts = replace(FACTS, images={"oci://r/i:1": image}, domains={GUEST: DomainFact(running=True, because="a\x1b[31mb")})
-    said = report(asked, facts, lower(asked, facts), Outcome()).machine
+    said = report(here(asked, facts), lower(here(asked, facts)), Outcome()).state
     assert said is not None
     assert said.image_pull == (ImagePull(seconds=4, size=5 << 20) if told else None)
     assert said.started_because == "a\ufffd[31mb"
@@ -69,19 +78,19 @@ def test_a_pull_is_told_to_machines_that_waited_for_it(created: str, told: bool)
 
 def test_a_configuration_that_is_too_large_touches_nothing() -> None:
     runs = replace(FACTS, domains={GUEST: DomainFact(running=True, booted=True, image="sha256:1")})
-    low = lower(machine(env={"A": "x" * LIMIT}), runs)
+    low = lower(here(machine(env={"A": "x" * LIMIT}), runs))
     assert not low.whole
     assert [item.key for item in low.items] == ["image/oci://r/i:1"]
-    said = report(machine(), runs, low, Outcome())
+    said = report(here(machine(), runs), low, Outcome())
     assert said.verdict.reason is Reason.INVALID_SPEC
     assert said.verdict.message.endswith("make them smaller; the machine runs on with what it was started with")
-    assert said.machine is not None
-    assert (said.machine.state, said.machine.image_digest) == ("Running", "sha256:1")
+    assert said.state is not None
+    assert (said.state.state, said.state.image_digest) == ("Running", "sha256:1")
 
 
 def test_a_root_that_was_written_to_is_never_made_empty() -> None:
     def root(facts: Facts) -> Disk:
-        (found,) = [item for item in lower(machine(), facts).items if isinstance(item, Disk)]
+        (found,) = [item for item in lower(here(machine(), facts)).items if isinstance(item, Disk)]
         return found
 
     assert not root(FACTS).must_exist
@@ -97,7 +106,7 @@ def test_a_root_that_was_written_to_is_never_made_empty() -> None:
 def test_what_a_program_may_be_started_with_is_little_enough_for_the_guest(character: str) -> None:
     most = 2**19 // len(character.encode())
     words = tuple(character * (4096 // len(character.encode())) for _ in range(256))
-    low = lower(machine(env={"A": character * most}, entrypoint=("/bin/app", *words[1:])), FACTS)
+    low = lower(here(machine(env={"A": character * most}, entrypoint=("/bin/app", *words[1:])), FACTS))
     assert low.whole
 
 
@@ -107,7 +116,7 @@ def disks(*paths: str) -> tuple[DiskOnNode, ...]:
 
 def mounted(*paths: str, facts: Facts = FACTS) -> list[str]:
     """The disks' paths as the guest is told them."""
-    (config,) = [item for item in lower(machine(disks=disks(*paths)), facts).items if isinstance(item, File)]
+    (config,) = [item for item in lower(here(machine(disks=disks(*paths)), facts)).items if isinstance(item, File)]
     return [unquote(line.split(" ")[3]) for line in config.content.splitlines() if line.startswith("disk ")]
 
 
@@ -134,15 +143,15 @@ def test_where_a_disk_is_goes_by_the_images_links() -> None:
 
 @pytest.mark.parametrize(("path", "place"), [("/app", "/usr/bin"), ("/up", "/"), ("/up/proc/x", "/proc/x")])
 def test_a_disk_that_would_hide_what_the_machine_needs_is_refused(path: str, place: str) -> None:
-    low = lower(machine(disks=disks("/data", path)), LINKED)
+    low = lower(here(machine(disks=disks("/data", path)), LINKED))
     assert not low.whole
     assert low.problem is not None
     assert f"disk {path} can't be mounted: by the image's links it is {place};" in low.problem.message
-    assert lower(machine(disks=disks("/data", path)), FACTS).whole
+    assert lower(here(machine(disks=disks("/data", path)), FACTS)).whole
 
 
 def test_two_disks_at_one_place_are_refused() -> None:
-    low = lower(machine(disks=disks("/var/run/app", "/data", "/run/app")), LINKED)
+    low = lower(here(machine(disks=disks("/var/run/app", "/data", "/run/app")), LINKED))
     assert not low.whole
     assert low.problem is not None
     assert low.problem.reason is Reason.INVALID_SPEC
@@ -168,11 +177,11 @@ def test_anything_that_it_is_started_with_otherwise_is_another_chance_and_nothin
     ends = tuple(1000.0 - number for number in reversed(range(LOOP)))
     looping = DomainFact(running=False, ended="exit", exit_code=1, ended_at=1000.0, crashes=ends)
     tried = replace(FACTS, domains={GUEST: replace(looping, recipe=guest_of(machine()).recipe)})
-    part = machine().spec.machine
+    part = machine().part(MachineOnNode)
     assert part is not None
     for change in ({"cpu": 2}, {"memory": 2**29}, {"env": {"A": "b"}}, {"entrypoint": ("/bin/other",)}):
         other = machine().model_copy(
-            update={"spec": machine().spec.model_copy(update={"machine": part.model_copy(update=change)})}
+            update={"spec": KINDS.workload.asking(machine().spec.owner, part.model_copy(update=change))}
         )
         assert guest_of(other, tried).running, change
     assert not guest_of(machine(), tried).running

@@ -15,8 +15,9 @@ from zos.api.core import Secret
 from zos.api.gridnode import GridNode
 from zos.api.meta import Reason
 from zos.api.network import Network, NetworkStatus
-from zos.api.nodeworkload import NetworkOnNode, NodeWorkload
+from zos.api.nodeworkload import NodeWorkload
 from zos.api.text import is_half, is_key
+from zos.kinds.network.part import NetworkOnNode
 from zos.kinds.registry import KINDS
 from zos.world.heartbeat import Heartbeat
 from zos.world.resolution import Resolution
@@ -70,8 +71,8 @@ def peers(world: World) -> dict[str, list[str]]:
     found = {}
     for workload in world.all(NodeWorkload.KIND):
         part: Any = workload
-        assert isinstance(part.spec.network, NetworkOnNode)
-        found[part.namespace.removeprefix("zos-node-")] = [peer.public_key for peer in part.spec.network.peers]
+        assert isinstance(part.part(NetworkOnNode), NetworkOnNode)
+        found[part.namespace.removeprefix("zos-node-")] = [peer.public_key for peer in part.part(NetworkOnNode).peers]
     return found
 
 

@@ -68,7 +68,7 @@ def test_what_the_range_hides_is_told_and_the_network_goes_on(what: dict[str, An
     assert found.verdict.reason is Reason.CONFLICT
     assert words in found.verdict.message
     assert "make a network with another range" in found.verdict.message
-    assert [workload.spec is not None for workload in found.workloads or ()] == [True]
+    assert [workload.part is not None for workload in found.workloads or ()] == [True]
 
 
 def test_what_many_nodes_have_to_say_is_said_once() -> None:

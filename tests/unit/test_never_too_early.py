@@ -19,6 +19,8 @@ from zos.api.publicip import PublicIP
 from zos.api.zmachine import RunPolicy, ZMachine
 from zos.api.zmount import ZMount
 from zos.kinds.network.laptops import secret_name
+from zos.kinds.network.part import NetworkOnNode
+from zos.kinds.zmachine.part import MachineState
 from zos.kube.client import Raw
 
 CASE = Path(__file__).parent.parent / "golden" / "vanished.yaml"
@@ -55,7 +57,7 @@ def too_early(grid: Grid, obj: Any) -> str:
             return f"{workload.namespace} has not said that it is done"
         if not asked(obj, workload.spec.part):
             return f"{workload.namespace} is asked for something else"
-        machine = workload.status.machine
+        machine = workload.state(MachineState)
         if isinstance(obj, ZMachine) and (machine is not None and machine.runs is None) != (
             obj.spec.run_policy is RunPolicy.HALTED
         ):
@@ -65,7 +67,9 @@ def too_early(grid: Grid, obj: Any) -> str:
 
 def cut_off(grid: Grid, network: Network, parts: list[NodeWorkload]) -> str:
     """What a laptop lacks: its file, or a node that lets it in."""
-    callers = {peer.public_key for workload in parts if workload.spec.network for peer in workload.spec.network.peers}
+    callers = {
+        peer.public_key for workload in parts if workload.part(NetworkOnNode) for peer in workload.part(NetworkOnNode).peers
+    }
     for laptop in network.spec.access:
         secret = grid.raw(Secret, network.namespace, secret_name(network, laptop.name))
         if secret is None or "wg0.conf" not in secret["data"]:

@@ -10,11 +10,12 @@ from cases import load, world_of
 from fixpoint import carried_out, resolve, settle
 from zos.api.meta import Condition, Meta, Reason
 from zos.api.network import Network
-from zos.api.nodeworkload import ImagePull, MachineState, NodeWorkload
+from zos.api.nodeworkload import NodeWorkload
 from zos.api.zmachine import ZMachine
 from zos.controller.executor import Executor
 from zos.controller.ledger import Ledger
 from zos.kinds.registry import KINDS
+from zos.kinds.zmachine.part import ImagePull, MachineState
 from zos.kube.client import Conflict, Raw
 from zos.world.heartbeat import Heartbeat
 from zos.world.resolution import Notice
@@ -47,9 +48,7 @@ def says(world: World, state: MachineState, image: str = "") -> tuple[Notice, ..
     conditions = (
         (ready, Condition(type="ImageReady", status="True", reason=Reason.SUCCEEDED, message=image)) if image else (ready,)
     )
-    world.put(
-        workload.model_copy(update={"status": workload.status.model_copy(update={"machine": state, "conditions": conditions})})
-    )
+    world.put(workload.model_copy(update={"status": workload.saying(state, conditions=conditions)}))
     machine: Any = world.peek(WEB)
     found = resolve(machine, world)
     assert resolve(machine, world).notices == found.notices

@@ -37,6 +37,7 @@ from zos.kinds.contract import resolve as contract
 from zos.kinds.farm import resolve as farm
 from zos.kinds.namecontract import resolve as namecontract
 from zos.kinds.publicip import resolve as publicip
+from zos.kinds.zmachine.part import MachineOnNode, MachineState
 from zos.world.resolution import Resolution
 from zos.world.store import Indexes, World
 
@@ -514,7 +515,7 @@ def kept_for(world: World, words: str) -> None:
     """Nobody else gets the PublicIP, and its deletion waits."""
     another(world)
     settle(world)
-    assert not [w for w in world.all("NodeWorkload") if w.spec.owner.name == "another" and w.spec.machine.public_nic]
+    assert not [w for w in world.all("NodeWorkload") if w.spec.owner.name == "another" and w.part(MachineOnNode).public_nic]
     (waits,) = resolve(deleting(world, one(world, PublicIP, "address")), world).waits_for
     assert words in waits
 
@@ -535,10 +536,10 @@ def left_on(world: World, node: str, **entry: Any) -> None:
 
 
 def test_an_address_stays_with_the_machine_whose_node_has_it(ready: World) -> None:
-    had = asked(ready).spec.machine.public_nic
+    had = asked(ready).part(MachineOnNode).public_nic
     edit(ready, one(ready, ZMachine, "web"), public_ip="mistyped")
     settle(ready)
-    assert asked(ready).spec.machine.public_nic == had, "what it waits for is no reason to take away what it has"
+    assert asked(ready).part(MachineOnNode).public_nic == had, "what it waits for is no reason to take away what it has"
     assert one(ready, PublicIP, "address").status.machine == "web"
     kept_for(ready, "remove publicIP from its spec")
 
@@ -550,20 +551,20 @@ def test_a_machine_that_waits_can_do_without_its_address(ready: World) -> None:
     fixpoint.carried_out(ready, web, resolve(one(ready, ZMachine, "web"), ready), nodes=False)
     machine = one(ready, ZMachine, "web")
     (workload,) = resolve(machine, ready).workloads or ()
-    assert workload.spec == before.spec.machine.model_copy(update={"public_nic": None}), "and nothing else changes"
+    assert workload.part == before.part(MachineOnNode).model_copy(update={"public_nic": None}), "and nothing else changes"
     assert machine.status.public_ipv4 == "203.0.113.18", "the guest runs with it until it is restarted"
-    spec = before.spec.model_copy(update={"machine": workload.spec})
+    spec = type(before).asking(before.spec.owner, workload.part)
     written = before.model_copy(update={"spec": spec, "metadata": before.metadata.model_copy(update={"generation": 2})})
     ready.put(written)  # the agent has not come to it, or does not answer
     ip = deleting(ready, one(ready, PublicIP, "address"))
     assert "runs with it until it is restarted" in resolve(ip, ready).waits_for[0]
     (condition,) = written.status.conditions
-    assert written.status.machine is not None
-    ended = written.status.machine.model_copy(update={"state": "Stopped", "runs": None})
-    unsaid = written.model_copy(update={"status": written.status.model_copy(update={"machine": ended})})
+    assert written.state(MachineState) is not None
+    ended = written.state(MachineState).model_copy(update={"state": "Stopped", "runs": None})
+    unsaid = written.model_copy(update={"status": written.status.model_copy(update={"states": written.saying(ended).states})})
     ready.put(unsaid)
     assert "has not said yet" in resolve(ip, ready).waits_for[0]
-    said = {"conditions": (condition.model_copy(update={"observed_generation": 2}),), "machine": ended}
+    said = {"conditions": (condition.model_copy(update={"observed_generation": 2}),), "states": written.saying(ended).states}
     ready.put(unsaid.model_copy(update={"status": unsaid.status.model_copy(update=said)}))
     assert resolve(ip, ready).waits_for == ()
 

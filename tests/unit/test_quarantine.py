@@ -12,17 +12,12 @@ from fixpoint import carried_out, resolve, settle
 from zos.api.gridnode import GUEST_OVERHEAD, GridNode, QuarantinedNic, Resources
 from zos.api.meta import Condition, Meta, Reason
 from zos.api.network import Network
-from zos.api.nodeworkload import (
-    MachineOnNode,
-    MountOnNode,
-    MountState,
-    NodeWorkload,
-    NodeWorkloadSpec,
-    NodeWorkloadStatus,
-    Owner,
-)
+from zos.api.nodeworkload import NodeWorkload, Owner
 from zos.api.zmachine import ZMachine
 from zos.api.zmount import ZMount
+from zos.kinds.registry import KINDS
+from zos.kinds.zmachine.part import MachineOnNode
+from zos.kinds.zmount.part import MountOnNode, MountState
 from zos.plan.diff import Observed
 from zos.plan.items import Domain, GuestDisk, GuestNic
 from zos.plan.ownership import Origin, quarantine
@@ -30,7 +25,7 @@ from zos.world.heartbeat import Heartbeat
 from zos.world.store import World
 
 GIB = 2**30
-KINDS = ("Farm", "GridNode", "Network", "Contract", "PublicIP", "NameContract", "ZMount", "ZMachine")
+ORDER = ("Farm", "GridNode", "Network", "Contract", "PublicIP", "NameContract", "ZMount", "ZMachine")
 
 
 def node(name: str, *quarantine: dict[str, Any], spec: dict[str, Any] | None = None, **status: Any) -> GridNode:
@@ -75,7 +70,7 @@ def test_a_disk_that_its_node_has_is_taken_up_there() -> None:
     lost = mount()
     found = resolve(lost, grid(lost, node("a"), node("home", left("uid-data")), node("z")))
     assert found.workloads is not None
-    assert [(workload.node, workload.spec.holds_data) for workload in found.workloads] == [("home", True)]  # type: ignore[union-attr]
+    assert [(workload.node, workload.part.holds_data) for workload in found.workloads] == [("home", True)]  # type: ignore[union-attr]
     assert found.recorded
 
 
@@ -95,11 +90,11 @@ def test_only_an_administrators_word_gives_by_uid() -> None:
     found = resolve(fresh, grid(fresh, node("a"), given))
     assert found.workloads is not None
     (workload,) = found.workloads
-    assert (workload.node, workload.spec.adopt, workload.spec.holds_data) == ("home", "uid-old", True)  # type: ignore[union-attr]
+    assert (workload.node, workload.part.adopt, workload.part.holds_data) == ("home", "uid-old", True)  # type: ignore[union-attr]
     other = mount("other")
     found = resolve(other, grid(other, given))
     assert found.workloads is not None
-    assert found.workloads[0].spec.adopt is None  # type: ignore[union-attr]
+    assert found.workloads[0].part.adopt is None  # type: ignore[union-attr]
 
 
 def test_what_is_in_quarantine_counts_as_held() -> None:
@@ -115,10 +110,10 @@ def test_what_an_object_takes_up_again_is_given_to_nobody() -> None:
     home = node("home", left("uid-data"), spec={"quarantine": [{"uid": "uid-data", "giveTo": to}]})
     other = mount("other")
     (workload,) = resolve(other, grid(other, mount(), home)).workloads or ()
-    assert (workload.spec.adopt, workload.spec.holds_data) == (None, False)  # type: ignore[union-attr]
+    assert (workload.part.adopt, workload.part.holds_data) == (None, False)  # type: ignore[union-attr]
     for gone in ((), (mount(nodeName="elsewhere", used=True),)):
         (workload,) = resolve(other, grid(other, *gone, home)).workloads or ()
-        assert workload.spec.adopt == "uid-data"  # type: ignore[union-attr]
+        assert workload.part.adopt == "uid-data"  # type: ignore[union-attr]
 
 
 def test_a_disk_that_fills_its_node_can_be_given_back() -> None:
@@ -136,7 +131,7 @@ def test_what_comes_back_to_its_node_finds_its_own_place() -> None:
     """Its GridNode was given up and applied again: the node shows in quarantine what it has of objects that live."""
     objects, _ = cases.load(Path(__file__).parent.parent / "golden" / "vanished.yaml")
     world = world_of(objects)
-    settle(world, KINDS)
+    settle(world, ORDER)
     web: Any = world.peek(ZMachine.key_of("default", "web"))
     data: Any = world.peek(ZMount.key_of("default", "data"))
     n1: Any = world.peek(GridNode.key_of("", "n1"))
@@ -153,7 +148,7 @@ def test_what_comes_back_to_its_node_finds_its_own_place() -> None:
         "holds": (),
     }
     world.put(n1.model_copy(update={"status": n1.status.model_copy(update=again)}))
-    settle(world, KINDS)
+    settle(world, ORDER)
     for obj in (world.peek(data.key), world.peek(web.key)):
         condition = obj.status.condition("Ready")  # type: ignore[union-attr]
         assert condition.status == "True", condition.message
@@ -170,7 +165,7 @@ def running(of: ZMachine) -> NodeWorkload:
     owner = Owner(kind="ZMachine", namespace="default", name="web", uid=of.uid)
     told = Condition(type="Running", status="True", reason="Succeeded")
     meta = Meta(name="zmachine-web", namespace="zos-node-home", uid="uid-w", generation=1)
-    return NodeWorkload(metadata=meta, spec=NodeWorkloadSpec.of(owner, part), status=NodeWorkloadStatus(conditions=(told,)))
+    return KINDS.workload(metadata=meta, spec=KINDS.workload.asking(owner, part), status={"conditions": (told,)})
 
 
 def test_a_machine_that_waits_can_be_stopped_and_says_that_it_runs() -> None:
@@ -184,9 +179,9 @@ def test_a_machine_that_waits_can_be_stopped_and_says_that_it_runs() -> None:
     found = resolve(halted, world)
     assert found.workloads is not None
     (workload,) = found.workloads
-    before = running(halted).spec.machine
+    before = running(halted).part(MachineOnNode)
     assert before is not None
-    assert workload.spec == before.model_copy(update={"run_policy": "Halted"})
+    assert workload.part == before.model_copy(update={"run_policy": "Halted"})
     assert carried_out(world, halted, found).status.node_name == "home"
 
 
@@ -202,11 +197,11 @@ def told(of: ZMount, *, leaving: bool, used: bool | None, generation: int = 2, o
     """The disk's NodeWorkload on home, and what that node says."""
     owner = Owner(kind="ZMount", namespace="default", name="data", uid=of.uid)
     ready = Condition(type="Ready", status="True", reason="Succeeded", observed_generation=observed)
-    return NodeWorkload(
+    asked = KINDS.workload(
         metadata=Meta(name="zmount-data", namespace="zos-node-home", uid="uid-w", generation=generation),
-        spec=NodeWorkloadSpec.of(owner, MountOnNode(size=GIB, leaving=leaving)),
-        status=NodeWorkloadStatus(conditions=(ready,), mount=MountState(size=GIB, used=used)),
+        spec=KINDS.workload.asking(owner, MountOnNode(size=GIB, leaving=leaving)),
     )
+    return asked.model_copy(update={"status": asked.saying(MountState(size=GIB, used=used), conditions=(ready,))})
 
 
 def away() -> ZMachine:
@@ -225,16 +220,16 @@ def test_a_disk_leaves_its_node_only_when_that_says_that_it_was_never_used() -> 
     ):
         found = resolve(here, grid(here, away(), *nodes, *silent))
         assert found.workloads is not None
-        assert [(one.node, one.spec.leaving) for one in found.workloads] == [("home", True)]  # type: ignore[union-attr]
+        assert [(one.node, one.part.leaving) for one in found.workloads] == [("home", True)]  # type: ignore[union-attr]
         assert (found.verdict.reason, found.releases) == (Reason.PROGRESSING, ())
     for used in (True, None):  # an older agent does not say
         found = resolve(here, grid(here, away(), *nodes, told(here, leaving=True, used=used)))
         assert found.workloads is not None
-        assert [(one.node, one.spec.holds_data) for one in found.workloads] == [("home", True)]  # type: ignore[union-attr]
+        assert [(one.node, one.part.holds_data) for one in found.workloads] == [("home", True)]  # type: ignore[union-attr]
         assert found.status.used  # type: ignore[union-attr]
     found = resolve(here, grid(here, away(), *nodes, told(here, leaving=True, used=False)))
     assert found.workloads is not None
-    assert [(one.node, one.spec.leaving) for one in found.workloads] == [("away", False)]  # type: ignore[union-attr]
+    assert [(one.node, one.part.leaving) for one in found.workloads] == [("away", False)]  # type: ignore[union-attr]
     assert found.recorded
 
 

@@ -15,6 +15,7 @@ from zos.api.meta import RESTARTED_AT, Meta, Object
 from zos.api.network import Network
 from zos.api.zmachine import ZMachine
 from zos.api.zmount import ZMount
+from zos.kinds.zmachine.part import MachineOnNode, MachineState
 from zos.plan.items import Domain, GuestDisk, GuestNic
 from zos.plan.restart import outdated
 from zos.world.heartbeat import Heartbeat
@@ -78,8 +79,8 @@ def held(world: World, network: str = "net") -> list[tuple[str, str | None]]:
 
 
 def asked(world: World) -> Any:
-    (found,) = [workload for workload in world.all("NodeWorkload") if workload.spec.machine is not None]
-    return found.spec.machine
+    (found,) = [workload for workload in world.all("NodeWorkload") if workload.part(MachineOnNode) is not None]
+    return found.part(MachineOnNode)
 
 
 def test_another_address_is_held_beside_the_one_that_it_runs_with(grid: World) -> None:
@@ -146,13 +147,15 @@ def test_what_it_runs_with_counts_against_its_node(grid: World) -> None:
 
 def test_nothing_is_let_go_before_the_node_has_said_so(grid: World) -> None:
     """The agent has not come to the change: whatever it said before may be true no more."""
-    (workload,) = [found for found in grid.all("NodeWorkload") if found.spec.machine is not None]
+    (workload,) = [found for found in grid.all("NodeWorkload") if found.part(MachineOnNode) is not None]
     change(grid, cpu=1, memory="1Gi", network={"name": "other"}, disks=[])
     late = next(found for found in grid.all("NodeWorkload") if found.key == workload.key)
-    assert late.status.machine is not None
-    ended = late.status.machine.model_copy(update={"state": "Stopped", "runs": None})
+    assert late.state(MachineState) is not None
+    ended = late.state(MachineState).model_copy(update={"state": "Stopped", "runs": None})
     meta = late.metadata.model_copy(update={"generation": 2})
-    unsaid = late.model_copy(update={"metadata": meta, "status": late.status.model_copy(update={"machine": ended})})
+    unsaid = late.model_copy(
+        update={"metadata": meta, "status": late.status.model_copy(update={"states": late.saying(ended).states})}
+    )
     grid.put(unsaid)
     for _ in range(3):
         for kind in ("ZMount", "ZMachine", "Network"):
@@ -177,9 +180,11 @@ def test_nothing_is_let_go_before_the_node_has_said_so(grid: World) -> None:
 def test_a_node_that_does_not_tell_runs_what_it_is_asked_for(grid: World) -> None:
     """An earlier agent, whose guests follow what is asked at once."""
     change(grid, network={"name": "net", "ip": "10.20.2.9"}, disks=[])
-    (workload,) = [found for found in grid.all("NodeWorkload") if found.spec.machine is not None]
-    silent = workload.status.machine.model_copy(update={"runs": None})
-    grid.put(workload.model_copy(update={"status": workload.status.model_copy(update={"machine": silent})}))
+    (workload,) = [found for found in grid.all("NodeWorkload") if found.part(MachineOnNode) is not None]
+    silent = workload.state(MachineState).model_copy(update={"runs": None})
+    grid.put(
+        workload.model_copy(update={"status": workload.status.model_copy(update={"states": workload.saying(silent).states})})
+    )
     for kind in ("ZMachine", "ZMount", "Network"):
         for obj in grid.all(kind):
             fixpoint.carried_out(grid, obj, resolve(obj, grid), nodes=False)

@@ -11,14 +11,16 @@ from memory import MemoryClient, Request, Server
 from zos.agent.statuses import Statuses, replacing
 from zos.api.core import Namespace
 from zos.api.meta import AGENT_FINALIZER, Reason
-from zos.api.nodeworkload import MountState, NodeWorkload
+from zos.api.nodeworkload import NodeWorkload
 from zos.kinds.kind import Report
+from zos.kinds.registry import KINDS
+from zos.kinds.zmount.part import MountState
 from zos.kube.client import path_of
 from zos.world.resolution import ready, waiting
 
 SPACE = "zos-node-n"
 WORKING = Report(waiting(Reason.PROGRESSING, "1 %"))
-DONE = Report(ready(), mount=MountState(size=1))
+DONE = Report(ready(), state=MountState(size=1))
 
 
 def failed(words: str = "no room") -> Report:
@@ -46,7 +48,7 @@ class Desk:
 
     def shown(self, name: str) -> NodeWorkload | None:
         raw = self.server.objects.get(path_of(NodeWorkload, SPACE, name))
-        return NodeWorkload.model_validate(raw) if raw is not None else None
+        return KINDS.workload.model_validate(raw) if raw is not None else None
 
     def offer(self, report: Report | None = None, *, clean: bool = False) -> None:
         workload = self.shown("w")
@@ -85,10 +87,10 @@ def desk() -> Desk:
 async def test_what_is_ready_or_needs_a_person_is_said_at_once(desk: Desk) -> None:
     assert await desk.write(DONE) is None
     assert desk.said == "True "
-    assert desk.shown("w").status.mount == MountState(size=1)  # type: ignore[union-attr]
+    assert desk.shown("w").state(MountState) == MountState(size=1)  # type: ignore[union-attr]
     assert await desk.write(failed()) is None
     assert desk.said == "False no room"
-    assert desk.shown("w").status.mount is None  # type: ignore[union-attr]
+    assert desk.shown("w").state(MountState) is None  # type: ignore[union-attr]
     tries = desk.tries
     desk.time += 100
     assert await desk.write(failed()) is None

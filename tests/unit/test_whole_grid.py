@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from wholegrid import Grid
+from wholegrid import Grid, standing
 from zos.api.contract import Claim, Contract, NameContract
 from zos.api.farm import Farm
 from zos.api.gridnode import GridNode
@@ -16,6 +16,7 @@ from zos.api.nodeworkload import NodeWorkload
 from zos.api.publicip import PublicIP
 from zos.api.zmachine import ZMachine
 from zos.api.zmount import ZMount
+from zos.kinds.network.part import NetworkOnNode
 from zos.kinds.registry import KINDS
 from zos.plan.items import Disk, Domain
 
@@ -26,12 +27,7 @@ TENANTS: list[type[Object]] = [ZMachine, ZMount, Network, PublicIP, Contract, Na
 
 @pytest.fixture
 async def grid() -> Grid:
-    made = Grid()
-    made.load(CASES / "vanished.yaml")
-    bare = {"image": "oci://r/i:t", "network": {"name": "net"}, "nodeName": "n2"}
-    made.put(ZMachine, {"metadata": {"name": "bare"}, "spec": bare}, "default")
-    await made.settle()
-    return made
+    return await standing()
 
 
 async def test_everything_gets_ready_and_a_resync_writes_nothing(grid: Grid) -> None:
@@ -175,10 +171,10 @@ async def test_a_finalizer_is_taken_away_only_from_what_is_as_it_was_seen(grid: 
 
 async def test_secrets_are_sealed_anew_when_the_node_has_another_key(grid: Grid) -> None:
     agent = grid.agents["n1"]
-    (before,) = grid.workload("n1", "ZMachine").spec.machine.sealed_env  # type: ignore[union-attr]
+    (before,) = grid.workload("n1", "ZMachine").spec.secrets  # type: ignore[union-attr]
     grid.resync()
     await grid.settle()
-    (same,) = grid.workload("n1", "ZMachine").spec.machine.sealed_env  # type: ignore[union-attr]
+    (same,) = grid.workload("n1", "ZMachine").spec.secrets  # type: ignore[union-attr]
     assert same == before
     agent.key = type(agent.key)(b"another key".ljust(32, b"."))
     grid.put(GridNode, {"metadata": {"name": "n1"}, "status": {"sealingKey": agent.sealing_key}})
@@ -186,21 +182,21 @@ async def test_secrets_are_sealed_anew_when_the_node_has_another_key(grid: Grid)
     await grid.settle()
     agent.idle = False
     agent.converger.resync()
-    (sealed,) = grid.workload("n1", "ZMachine").spec.machine.sealed_env  # type: ignore[union-attr]
+    (sealed,) = grid.workload("n1", "ZMachine").spec.secrets  # type: ignore[union-attr]
     assert sealed.value != before.value
     await grid.settle()
     assert shown(grid, ZMachine, "web").startswith("True")
-    assert agent._facts(agent.workloads).secrets[grid.workload("n1", "ZMachine").name, "PASSWORD"] == "hush"
+    assert agent._facts(agent.workloads).secrets[grid.workload("n1", "ZMachine").name, "env/PASSWORD"] == "hush"
 
 
 async def test_a_lost_wireguard_key_is_replaced(grid: Grid) -> None:
     agent = grid.agents["n2"]
-    lost = grid.workload("n2", "Network").spec.network.public_key  # type: ignore[union-attr]
+    lost = grid.workload("n2", "Network").part(NetworkOnNode).public_key  # type: ignore[union-attr]
     agent.lost_keys = frozenset({lost})
     await grid.settle()
-    assert grid.workload("n2", "Network").spec.network.public_key not in ("", lost)  # type: ignore[union-attr]
+    assert grid.workload("n2", "Network").part(NetworkOnNode).public_key not in ("", lost)  # type: ignore[union-attr]
     assert shown(grid, Network, "net").startswith("True")
-    other = grid.workload("n1", "Network").spec.network.peers  # type: ignore[union-attr]
+    other = grid.workload("n1", "Network").part(NetworkOnNode).peers  # type: ignore[union-attr]
     assert lost not in {peer.public_key for peer in other}
 
 

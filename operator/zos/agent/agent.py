@@ -8,6 +8,7 @@ import logging
 import time
 from collections.abc import Callable, Mapping, Sequence
 from datetime import UTC, datetime
+from typing import Any
 
 from zos.agent.cluster import Cluster
 from zos.agent.converge import Converger, Pass, as_told
@@ -89,7 +90,7 @@ class Agent:
         self._peers = peers
         self.metrics = metrics or Metrics()
         self.namespace = names.node_namespace(settings.node)
-        self._workloads = Workloads()
+        self._workloads = Workloads(kinds.workload)
         self._believed: Mapping[str, NodeWorkload] = {}  # as of the last time the cluster was known to be ours
         self._believed_version = -1
         self._due = asyncio.Event()
@@ -97,7 +98,7 @@ class Agent:
         self._secrets: dict[tuple[str, str, str], str] = {}
         self._unopened: frozenset[tuple[str, str, str]] = frozenset()
         self._right: frozenset[tuple[str, int]] = frozenset()  # (workload, generation) that were ready after the last pass
-        self._snapshot = Snapshot(settings.state)
+        self._snapshot = Snapshot(settings.state, kinds.workload)
         self.cluster = Cluster(client, settings.state, time.monotonic, self._snapshot.cluster)
         self._informer = Informer(
             client.access,
@@ -239,7 +240,7 @@ class Agent:
             self._node.changed()
         return result
 
-    def _unsaid(self, workloads: Mapping[str, NodeWorkload], names: frozenset[str]) -> dict[str, Report]:
+    def _unsaid(self, workloads: Mapping[str, NodeWorkload], names: frozenset[str]) -> dict[str, Report[Any]]:
         """Of workloads of which something stays, where the GridNode can't show that."""
         if not (why := self._node.refusal):
             return {}
@@ -298,14 +299,14 @@ class Agent:
         return {family: blind[id(source)] for family, source in sources if id(source) in blind}
 
     def _lost_keys(self, workloads: Mapping[str, NodeWorkload]) -> frozenset[str]:
-        named = (workload.spec.network.public_key for workload in workloads.values() if workload.spec.network is not None)
-        return frozenset(key for key in named if self._keyring.lacks(key))
+        parts = (workload.spec.part for workload in workloads.values())
+        return frozenset(key for part in parts if part is not None for key in part.keys if self._keyring.lacks(key))
 
     def _unsealed(self, workloads: Mapping[str, NodeWorkload]) -> dict[tuple[str, str], str]:
         opened: dict[tuple[str, str, str], str] = {}
         unopened: set[tuple[str, str, str]] = set()
         for name, workload in workloads.items():
-            for sealed in workload.spec.machine.sealed_env if workload.spec.machine is not None else ():
+            for sealed in workload.spec.secrets:
                 key = (name, sealed.name, sealed.value)
                 try:
                     opened[key] = self._secrets[key] if key in self._secrets else self._keyring.unseal(sealed.value)
@@ -314,7 +315,7 @@ class Agent:
                         log.warning("%s: %s", sealed.name, error, extra={"workload": name})
                     unopened.add(key)
         self._secrets, self._unopened = opened, frozenset(unopened)
-        return {(name, variable): value for (name, variable, _), value in opened.items()}
+        return {(name, what): value for (name, what, _), value in opened.items()}
 
     # -- telling -------------------------------------------------------------------------------------------------------
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from typing import Any
 
 from zos.agent.execution import Execution, Executor
 from zos.agent.observation import Observation
@@ -12,7 +13,7 @@ from zos.api.gridnode import Quarantined, QuarantineOrder
 from zos.api.meta import Reason
 from zos.api.nodeworkload import NodeWorkload, Owner
 from zos.drivers import Driver
-from zos.kinds.kind import OnNode, Report
+from zos.kinds.kind import Here, OnNode, Report
 from zos.plan import ownership
 from zos.plan.diff import Observed, Op, diff
 from zos.plan.facts import Facts, Unknown
@@ -41,7 +42,7 @@ class Pass:
     failed: operations, for the metrics.
     """
 
-    reports: Mapping[str, Report] = field(default_factory=dict)
+    reports: Mapping[str, Report[Any]] = field(default_factory=dict)
     clean: frozenset[str] = frozenset()
     quarantine: tuple[Quarantined, ...] = ()
     complete: bool = False
@@ -78,7 +79,7 @@ class Converger:
     def __init__(
         self,
         drivers: Sequence[Driver],
-        served_by: Callable[[NodeWorkload], OnNode | None],
+        served_by: Callable[[NodeWorkload], OnNode[Any, Any] | None],
         facts: Callable[[Mapping[str, NodeWorkload]], Facts],
         *,
         changed: Callable[[], None],
@@ -98,8 +99,8 @@ class Converger:
         self._executor = Executor(drivers, self._slow_finished, clock)
         self._basis: Facts | None = None  # what lowering knew last, without the time
         self._lowered: dict[str, tuple[NodeWorkload, Lowered, float]] = {}  # and when, by the wall clock
-        self._reports: dict[str, tuple[NodeWorkload, Lowered, Outcome, Facts, Report]] = {}
-        self._states: Mapping[str, tuple[str, Report]] = {}  # uid and last report, whatever came of lowering since
+        self._reports: dict[str, tuple[NodeWorkload, Lowered, Outcome, Facts, Report[Any]]] = {}
+        self._states: Mapping[str, tuple[str, Report[Any]]] = {}  # uid and last report, whatever came of lowering since
         self._wanted: Mapping[str, Item] = {}
 
     def watch(self) -> None:
@@ -219,7 +220,7 @@ class Converger:
         if kind is None:
             return None
         try:
-            return kind.lower(workload, facts)
+            return kind.lower(Here.of(workload, workload.spec.part, facts))
         except Unknown as unknown:
             return Lowered(problem=Problem(Reason.PROGRESSING, str(unknown)), whole=False)
         except Exception:  # one broken workload stays its own problem
@@ -283,8 +284,10 @@ class Converger:
         blocked = {key: need for key, need in execution.blocked.items() if key in wanted and key not in failed}
         return Outcome(failed, pending, blocked)
 
-    def _report(self, workloads: Mapping[str, NodeWorkload], plan: _Plan, facts: Facts, outcome: Outcome) -> dict[str, Report]:
-        reports: dict[str, tuple[NodeWorkload, Lowered, Outcome, Facts, Report]] = {}
+    def _report(
+        self, workloads: Mapping[str, NodeWorkload], plan: _Plan, facts: Facts, outcome: Outcome
+    ) -> dict[str, Report[Any]]:
+        reports: dict[str, tuple[NodeWorkload, Lowered, Outcome, Facts, Report[Any]]] = {}
         basis = self._intern(facts)
         for name, lowered in plan.lowered.items():
             workload = workloads[name]
@@ -307,24 +310,24 @@ class Converger:
         self._states = {name: (workloads[name].uid, report) for name, report in result.items()}
         return result
 
-    def _report_one(self, workload: NodeWorkload, facts: Facts, lowered: Lowered, outcome: Outcome) -> Report:
+    def _report_one(self, workload: NodeWorkload, facts: Facts, lowered: Lowered, outcome: Outcome) -> Report[Any]:
         kind = self._served_by(workload)
         assert kind is not None
         try:
-            return kind.report(workload, facts, lowered, outcome)
+            return kind.report(Here.of(workload, workload.spec.part, facts), lowered, outcome)
         except Unknown as unknown:
             return self._as_before(workload, waiting(Reason.PROGRESSING, str(unknown)))
         except Exception:
             log.exception("reporting failed", extra={"workload": workload.name})
             return self._as_before(workload, waiting(Reason.FAILED, "the agent failed to report on it; its log says why"))
 
-    def _as_before(self, workload: NodeWorkload, verdict: Verdict) -> Report:
+    def _as_before(self, workload: NodeWorkload, verdict: Verdict) -> Report[Any]:
         """What could be told of it last: that nobody can say now how it stands does not mean that it is not there."""
         old = self._states.get(workload.name)
         if old is not None and old[0] == workload.uid:
             return replace(old[1], verdict=verdict)
         status = workload.status
-        return Report(verdict, status.machine, status.mount, status.network, status.conditions)
+        return Report(verdict, status.state, status.conditions)
 
     def _leaving(
         self,
@@ -332,10 +335,10 @@ class Converger:
         names: frozenset[str],
         seen: Mapping[str, Observed],
         spared: Mapping[str, str],
-    ) -> dict[str, Report]:
+    ) -> dict[str, Report[Any]]:
         """What keeps workloads that are to go, where it is more than the time that it takes."""
         blind = "; ".join(f"the node can't see what it has: {error}" for error in self._observation.errors.values())
-        reports: dict[str, Report] = {}
+        reports: dict[str, Report[Any]] = {}
         for name in names:
             said = [
                 f"{failure.op.verb} {key}: {failure.error}"
@@ -372,10 +375,10 @@ class Converger:
         return let_go | (leaving.keys() - left)
 
 
-def as_told(workload: NodeWorkload, verdict: Verdict) -> Report:
+def as_told(workload: NodeWorkload, verdict: Verdict) -> Report[Any]:
     """What the API server shows of it, and another verdict."""
     status = workload.status
-    return Report(verdict, status.machine, status.mount, status.network)
+    return Report(verdict, status.state)
 
 
 def _refused_adoptions(

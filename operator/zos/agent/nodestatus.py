@@ -165,7 +165,7 @@ class NodeStatus:
     async def _write(self, node: GridNode) -> None:
         status = node.status
         used = {hold.public_key for hold in status.holds if hold.public_key}
-        used |= {w.spec.network.public_key for w in self.workloads.values() if w.spec.network is not None}
+        used |= {key for w in self.workloads.values() if w.spec.part is not None for key in w.spec.part.keys}
         used |= self._kept_keys or frozenset()
         pool = prekeys.plan(self._keyring.publics(), status.prekeys, self._made, used, self._unused, self._clock())
         self._unused = pool.unused

@@ -17,7 +17,8 @@ log = logging.getLogger("zos.agent")
 class Snapshot:
     """One file, mode 0600 (environments of machines are in it; secrets only sealed)."""
 
-    def __init__(self, state: Path) -> None:
+    def __init__(self, state: Path, model: type[NodeWorkload]) -> None:
+        self._model = model
         self._file = state / "workloads.json"
         self._written: str | None = None
 
@@ -34,7 +35,7 @@ class Snapshot:
             saved = json.loads(self._file.read_text())
             if cluster is None or saved["cluster"] != cluster:
                 return None
-            return {workload.name: workload for workload in map(read, saved["workloads"])}
+            return {workload.name: workload for workload in (read(raw, self._model) for raw in saved["workloads"])}
         except FileNotFoundError:
             return None
         except (OSError, ValueError, KeyError, TypeError) as error:

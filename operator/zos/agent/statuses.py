@@ -6,6 +6,7 @@ import asyncio
 import logging
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from typing import Any
 
 from zos.api.meta import AGENT_FINALIZER, Condition
 from zos.api.nodeworkload import NodeWorkload, NodeWorkloadStatus
@@ -29,7 +30,7 @@ _FIRST_APPEAL, _LAST_APPEAL = 1.0, 300.0
 @dataclass(frozen=True)
 class _Offer:
     workloads: Mapping[str, NodeWorkload]
-    reports: Mapping[str, Report]
+    reports: Mapping[str, Report[Any]]
     clean: frozenset[str]
 
 
@@ -85,7 +86,7 @@ class Statuses:
         self.distrust()
         self._released.clear()
 
-    def offer(self, workloads: Mapping[str, NodeWorkload], reports: Mapping[str, Report], clean: frozenset[str]) -> None:
+    def offer(self, workloads: Mapping[str, NodeWorkload], reports: Mapping[str, Report[Any]], clean: frozenset[str]) -> None:
         """The newest judgement replaces the last."""
         self._offer = _Offer(workloads, reports, clean)
         self._wake.set()
@@ -223,21 +224,16 @@ class Statuses:
         return True
 
 
-def _status(workload: NodeWorkload, report: Report, previous: NodeWorkloadStatus, now: str) -> NodeWorkloadStatus:
+def _status(workload: NodeWorkload, report: Report[Any], previous: NodeWorkloadStatus, now: str) -> NodeWorkloadStatus:
     generation = workload.metadata.generation
-    return NodeWorkloadStatus(
-        observed_generation=generation,
-        conditions=conditions(report.verdict, report.conditions, previous.conditions, generation, now),
-        machine=report.machine,
-        mount=report.mount,
-        network=report.network,
-    )
+    made = conditions(report.verdict, report.conditions, previous.conditions, generation, now)
+    return workload.saying(report.state, observed_generation=generation, conditions=made)
 
 
 def _in_words(status: NodeWorkloadStatus) -> tuple[object, ...]:
     """A status but for its messages."""
     wordless: tuple[Condition, ...] = tuple(c.model_copy(update={"message": ""}) for c in status.conditions)
-    return (status.observed_generation, wordless, status.machine, status.mount, status.network)
+    return (status.observed_generation, wordless, status.state)
 
 
 def replacing(new: Raw, old: Raw) -> Raw:

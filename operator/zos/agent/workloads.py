@@ -15,9 +15,11 @@ log = logging.getLogger("zos.agent")
 
 
 class Workloads:
-    """By name. ``version`` grows with every change that matters to the node (not with our own status writes)."""
+    """By name. ``model`` has the parts of the kinds that this agent knows. ``version`` grows with every change that matters to
+    the node (not with our own status writes)."""
 
-    def __init__(self) -> None:
+    def __init__(self, model: type[NodeWorkload]) -> None:
+        self._model = model
         self._by_name: dict[str, NodeWorkload] = {}
         self._doubted: set[str] = set()
         self.version = 0
@@ -34,7 +36,7 @@ class Workloads:
 
     def put(self, raw: Raw) -> bool:
         """Whether there is something to do. Older news than what is known is dropped."""
-        workload = read(raw)
+        workload = read(raw, self._model)
         old = self._by_name.get(workload.name)
         doubted = workload.name in self._doubted
         self._doubted.discard(workload.name)
@@ -56,10 +58,10 @@ class Workloads:
         return True
 
 
-def read(raw: Raw) -> NodeWorkload:
+def read(raw: Raw, model: type[NodeWorkload]) -> NodeWorkload:
     """One that this agent can't read becomes one of no kind: reported as such, and what it has on the node is kept."""
     try:
-        return NodeWorkload.model_validate(raw)
+        return model.model_validate(raw)
     except ValidationError as error:
         meta = Meta.model_validate(raw["metadata"])
         log.error("can't be read: %s", error, extra={"workload": meta.name})

@@ -37,6 +37,8 @@ GUEST_OVERHEAD = 128 * 2**20
 
 #: Agents from this version on know that a deletion without the word to erase takes nothing away.
 _KNOWS_WORDS = (0, 2)
+#: Agents from this version on read NodeWorkloads in the form of today (`zos.api.olderform`).
+_KNOWS_ENVELOPES = (0, 3)
 
 
 class Endpoint(Model):
@@ -415,6 +417,12 @@ class GridNode(Object):
         """Whether its agent keeps what is deleted without the word to erase. One that has not reported yet is new."""
         version = self.status.agent_version
         return version is None or _numbers(version) >= _KNOWS_WORDS
+
+    @property
+    def knows_envelopes(self) -> bool:
+        """Whether its agent reads NodeWorkloads as they are written today. One that has not reported yet is new."""
+        version = self.status.agent_version
+        return version is None or _numbers(version) >= _KNOWS_ENVELOPES
 
     @property
     def abandoned(self) -> bool:

@@ -1,44 +1,24 @@
-"""NodeWorkload: what one object needs on one node. Internal: the controller writes it, that node's agent carries it out."""
+"""NodeWorkload: what one object needs on one node. Internal: the controller writes it, that node's agent carries it out.
+
+It is an envelope: what a kind asks of a node, and what the node says of it, are models of the kind's own (`Part`, `State`), and
+`envelope` puts those of all kinds together.
+"""
 
 from __future__ import annotations
 
-from typing import Annotated, ClassVar, Literal
+from collections.abc import Mapping
+from copy import copy
+from functools import cache
+from typing import Any, ClassVar, Self, TypeVar, get_args
 
-from pydantic import Field
+from pydantic import Field, create_model, model_validator
+from pydantic.json_schema import SkipJsonSchema
 
+from zos.api import olderform
+from zos.api.gridnode import QuarantinedNic
 from zos.api.meta import Model, Object, Quantity, Reason, Status
 from zos.api.schema import AGE, READY, REASON, Column, at_most
-from zos.api.text import (
-    Argument,
-    Base64,
-    Cidr,
-    Count,
-    Digest,
-    HostPort,
-    Interface,
-    Ipv4,
-    Ipv6,
-    Kind,
-    Label,
-    Line,
-    Mac,
-    Mtu,
-    Name,
-    Path,
-    Port,
-    PrefixLength,
-    PublicKey,
-    Range,
-    SshKey,
-    Time,
-    Uid,
-    Variable,
-    host,
-    only,
-    otherwise,
-    word,
-)  # fmt: skip
-from zos.api.zmachine import RunPolicy
+from zos.api.text import Base64, Count, Ipv4, Ipv6, Kind, Label, Line, Mac, Name, SecretName, Uid
 
 
 class Owner(Model):
@@ -48,208 +28,6 @@ class Owner(Model):
     namespace: Label
     name: Name
     uid: Uid
-
-
-class Peer(Model):
-    """A WireGuard peer."""
-
-    public_key: PublicKey
-    endpoint: HostPort | None = None
-    """``host:port`` with IPv6 in brackets. Absent: the peer connects to this node."""
-
-    allowed_ips: tuple[Cidr, ...] = Field(default=(), json_schema_extra=at_most(16384))
-    """What the peer answers for, as CIDRs."""
-
-    keepalive: Port | None = None
-    """Seconds. Absent: none is sent."""
-
-
-class EgressOnNode(Model):
-    """Where what runs in a network may connect to through the node, beside what the node itself knows to be closed: its own
-    addresses and the networks that it is connected to."""
-
-    deny: tuple[Cidr, ...] = Field(default=(), max_length=64)
-    """Closed, CIDRs."""
-
-    allow: tuple[Cidr, ...] = Field(default=(), max_length=64)
-    """Open, CIDRs. Stands above everything."""
-
-    public: tuple[Range, ...] = Field(default=(), max_length=8192)
-    """What farms give to machines: open although the node is connected to it. CIDRs, or the first and the last address with a
-    dash between."""
-
-
-class NetworkOnNode(Model):
-    ip_range: Cidr
-    """The whole network."""
-
-    mtu: Mtu
-    subnet: Cidr
-    """This node's /24."""
-
-    wireguard_address: Ipv4
-    """100.64.b.c, in the interface's prefix (`zos.api.network.wireguard_range`)."""
-
-    listen_port: Port
-    public_key: PublicKey
-    """One of the node's prekeys; the node has the private half."""
-
-    peers: tuple[Peer, ...] = Field(default=(), json_schema_extra=at_most(8192))
-    egress: EgressOnNode = Field(default_factory=EgressOnNode)
-
-
-class Nic(Model):
-    """A machine's interface in a private network. Addresses are IPv4 without prefix."""
-
-    network_uid: Uid
-    """Tells the network's bridge."""
-
-    mac: Mac
-    ip: Ipv4
-    prefixlen: PrefixLength
-    """The sub-range's, 24."""
-
-    gateway: Ipv4
-    """The node's own address in the sub-range."""
-
-    mtu: Mtu
-    ip_range: Cidr
-    """The whole network, reached through ``gateway``."""
-
-
-class PublicNic(Model):
-    """A machine's interface on the segment of its farm. Nothing but its own addresses may leave through it."""
-
-    interface: Interface
-    """The node's bridge or NIC on that segment."""
-
-    mac: Mac
-    ipv4: Cidr | None = None
-    """With prefix length."""
-
-    gateway: Ipv4 | None = None
-    """IPv4: the default route."""
-
-    ipv6: Cidr | None = None
-    """With prefix length. The guest gives it to itself (SLAAC)."""
-
-    @property
-    def ipv4_address(self) -> str | None:
-        return host(self.ipv4) if self.ipv4 else None
-
-    @property
-    def ipv6_address(self) -> str | None:
-        return host(self.ipv6) if self.ipv6 else None
-
-
-class DiskOnNode(Model):
-    """A disk of a machine."""
-
-    name: Name
-    """The ZMount."""
-
-    mount_uid: Uid
-    """The ZMount's uid names the file on the node."""
-
-    mount_path: Path
-    """Directory in the guest."""
-
-
-class SealedEnv(Model):
-    """A variable whose value only this node can read."""
-
-    name: Variable
-    source: Line
-    """What was sealed (Secret uid/resourceVersion and node key): sealing is randomised, so the text can't be compared."""
-
-    value: Base64 = ""
-    """Libsodium sealed box, base64."""
-
-
-class MachineOnNode(Model):
-    hostname: Name
-    image: Line
-    cpu: Count
-    memory: Quantity
-    root_size: Quantity
-    """Bytes, never 0."""
-
-    nics: tuple[Nic, ...] = Field(default=(), json_schema_extra=at_most(16))
-    public_nic: PublicNic | None = None
-    disks: tuple[DiskOnNode, ...] = Field(default=(), json_schema_extra=at_most(64))
-    entrypoint: tuple[Argument, ...] | None = Field(default=None, json_schema_extra=at_most(256))
-    """Absent: the image's own."""
-
-    env: dict[str, Argument] = Field(default_factory=dict, json_schema_extra={"maxProperties": 256})
-    sealed_env: tuple[SealedEnv, ...] = Field(default=(), json_schema_extra=at_most(256))
-    """Variables from Secrets."""
-
-    ssh_authorized_keys: tuple[SshKey, ...] = Field(default=(), json_schema_extra=at_most(64))
-    run_policy: RunPolicy = RunPolicy.ALWAYS
-    """What follows when the entrypoint ends or the guest dies."""
-
-    restarted_at: Line | None = None
-    """The object's annotation of that name: a new value asks for a restart."""
-
-    adopt: Uid | None = None
-    """Uid of a machine of the node's quarantine whose root an administrator gives to this one."""
-
-
-class MountOnNode(Model):
-    size: Quantity
-    """Bytes to reserve."""
-
-    holds_data: bool = False
-    """A machine has had it: it must be there already, and an empty one is not made in its place."""
-
-    adopt: Uid | None = None
-    """Uid of a disk of the node's quarantine that an administrator gives to this one."""
-
-    leaving: bool = False
-    """It is to be on another node if it was never used, and waits for what this node says of that from now on."""
-
-
-Part = NetworkOnNode | MachineOnNode | MountOnNode
-
-
-class NodeWorkloadSpec(Model):
-    """Exactly one part is set, that of the owner's kind."""
-
-    owner: Owner
-    """The user's object that this is for."""
-
-    network: NetworkOnNode | None = None
-    """A Network's part on this node."""
-
-    machine: MachineOnNode | None = None
-    """A ZMachine, with everything it refers to looked up."""
-
-    mount: MountOnNode | None = None
-    """A ZMount."""
-
-    erase: Uid | None = None
-    """The owner's uid, written before the deletion: what is here is not wanted any more, data included. A deletion without this
-    word lets go of what is on the node and takes nothing away: guests run on, data goes into quarantine."""
-
-    retain: bool = False
-    """With ``erase``: what holds data stays on the node, in quarantine; all else goes."""
-
-    @property
-    def unwanted(self) -> bool:
-        """Whether the word to take everything away was said, and of this owner."""
-        return bool(self.erase) and self.erase == self.owner.uid
-
-    @classmethod
-    def of(cls, owner: Owner, part: Part) -> NodeWorkloadSpec:
-        return cls.model_validate({"owner": owner, _PARTS[type(part)]: part})
-
-    @property
-    def part(self) -> Part | None:
-        """None: of a kind that this version doesn't know."""
-        return next((part for name in _PARTS.values() if (part := getattr(self, name)) is not None), None)
-
-
-_PARTS: dict[type[Part], str] = {NetworkOnNode: "network", MachineOnNode: "machine", MountOnNode: "mount"}
 
 
 class RunningNic(Model):
@@ -267,7 +45,7 @@ class RunningPublicNic(Model):
     ipv6: Ipv6 | None = None
 
 
-class MachineRun(Model):
+class Run(Model):
     """What a guest that runs was started with."""
 
     cpu: Count
@@ -280,70 +58,131 @@ class MachineRun(Model):
     """Uids of ZMounts."""
 
 
-class ImagePull(Model):
-    seconds: Count
-    """How long it took, rounded up."""
+class Part(Model):
+    """What a kind asks of a node for one object."""
 
-    size: Quantity = 0
-    """Bytes that it has unpacked. 0: not known."""
+    @property
+    def run(self) -> Run | None:
+        """What a guest runs with that is started now. None: there is no guest in it."""
+        return None
 
+    @property
+    def keys(self) -> frozenset[str]:
+        """WireGuard public keys whose private halves it needs, which are the node's."""
+        return frozenset()
 
-class MachineState(Model):
-    """What the agent sees of a machine."""
-
-    state: Annotated[Literal["Pending", "Running", "Stopped", "Crashed", "Completed"], otherwise("Pending")] = "Pending"
-    mode: Annotated[Literal["container", "vm"] | None, otherwise(None)] = None
-    restarts: Count = 0
-    """Restarts that were asked for don't count."""
-
-    started_at: Time | None = None
-    """RFC 3339, UTC."""
-
-    console: Path | None = None
-    """Path of the console log, on the node."""
-
-    started_because: Line | None = None
-    """What made it start again, in words. Absent: it is its first start, or nobody knows."""
-
-    image_digest: Digest | None = None
-    image_pull: ImagePull | None = None
-    """How the image came to the node. Absent: it was there before the machine, or the agent has begun anew since."""
-
-    accelerator: Annotated[Literal["kvm", "tcg"] | None, otherwise(None)] = None
-    """What the guest was started with; ``tcg`` is emulation in software."""
-
-    root_size: Quantity | None = None
-    """Bytes that are reserved for its root. Absent: it is not there, or the node does not say."""
-
-    runs: MachineRun | None = None
-    """Absent: no guest runs. While ``state`` is ``Running``, absent: the node does not say."""
+    @property
+    def interfaces(self) -> tuple[QuarantinedNic, ...]:
+        """Interfaces whose packets the node lets out as this object's."""
+        return ()
 
 
-class MountState(Model):
-    size: Quantity
-    """Bytes that are reserved."""
+class State(Model):
+    """What a node says of what it was asked for."""
 
-    used: bool | None = None
-    """Whether a guest ever had the disk, as the node itself knows. Absent: the node does not say; the disk counts as used."""
+    @property
+    def guest(self) -> tuple[bool, Run | None]:
+        """Whether a guest runs, and what it was started with, as far as the node says."""
+        return False, None
 
 
-class NetworkState(Model):
-    lost_key: PublicKey | None = None
-    """The WireGuard public key of the spec whose private half this node has lost: another one is to be chosen."""
+P = TypeVar("P", bound=Part)
+S = TypeVar("S", bound=State)
 
-    silent: Annotated[tuple[PublicKey, ...], only(word)] = Field(default=(), json_schema_extra=at_most(1024))
-    """Public keys of peers that were called and have never answered."""
+
+class OneOf(Model):
+    """An object with at most one member, called by its kind. One that is not known here is none."""
+
+    @property
+    def member(self) -> Model | None:
+        return next((found for name in type(self).model_fields if (found := getattr(self, name)) is not None), None)
+
+    @classmethod
+    def of(cls, member: Model | None) -> Self:
+        return cls() if member is None else cls.model_validate({_name(cls, type(member)): member})
+
+
+@cache
+def _name(union: type[OneOf], member: type[Model]) -> str:
+    """Raises KeyError for a model that no kind has."""
+    return {get_args(field.annotation)[0]: name for name, field in union.model_fields.items()}[member]
+
+
+class Sealed(Model):
+    """A value that only this node can read."""
+
+    name: SecretName
+    """What the kind calls it."""
+
+    source: Line
+    """What was sealed (Secret uid/resourceVersion and node key): sealing is randomised, so the text can't be compared."""
+
+    value: Base64 = ""
+    """Libsodium sealed box, base64."""
+
+
+class NodeWorkloadSpec(Model):
+    """What a node is to make of one object, or that nothing of it is wanted there any more."""
+
+    owner: Owner
+    """The user's object that this is for."""
+
+    parts: OneOf = Field(default_factory=OneOf, alias="part")
+    """What is asked for: exactly one member, that of the owner's kind."""
+
+    secrets: tuple[Sealed, ...] = Field(default=(), json_schema_extra=at_most(256))
+    """Values that go with it, sealed to the node's key."""
+
+    erase: Uid | None = None
+    """The owner's uid, written before the deletion: what is here is not wanted any more, data included. A deletion without this
+    word lets go of what is on the node and takes nothing away: guests run on, data goes into quarantine."""
+
+    retain: bool = False
+    """With ``erase``: what holds data stays on the node, in quarantine; all else goes."""
+
+    older: SkipJsonSchema[bool] = Field(default=False, exclude=True, repr=False)
+    """Written in the form of release 0.2 (`olderform`)."""
+
+    @model_validator(mode="before")
+    @classmethod
+    def _read(cls, data: Any) -> Any:
+        return olderform.spec_read(data)
+
+    def wire(self) -> dict[str, Any]:
+        return olderform.spec_written(super().wire()) if self.older else super().wire()
+
+    @property
+    def unwanted(self) -> bool:
+        """Whether the word to take everything away was said, and of this owner."""
+        return bool(self.erase) and self.erase == self.owner.uid
+
+    @property
+    def part(self) -> Part | None:
+        """None: of a kind that this version doesn't know."""
+        found = self.parts.member
+        return found if isinstance(found, Part) else None
 
 
 class NodeWorkloadStatus(Status):
-    network: NetworkState | None = None
-    """What the agent sees of the network."""
+    states: OneOf = Field(default_factory=OneOf, alias="state")
+    """What the agent sees of it."""
 
-    machine: MachineState | None = None
-    """What the agent sees of the machine."""
+    older: SkipJsonSchema[bool] = Field(default=False, exclude=True, repr=False)
+    """Written in the form of release 0.2."""
 
-    mount: MountState | None = None
-    """What the agent sees of the disk."""
+    @model_validator(mode="before")
+    @classmethod
+    def _read(cls, data: Any) -> Any:
+        return olderform.status_read(data)
+
+    def wire(self) -> dict[str, Any]:
+        return olderform.status_written(super().wire()) if self.older else super().wire()
+
+    @property
+    def state(self) -> State | None:
+        """None: the agent has said nothing, or something that this version doesn't know."""
+        found = self.states.member
+        return found if isinstance(found, State) else None
 
 
 class NodeWorkload(Object):
@@ -365,6 +204,16 @@ class NodeWorkload(Object):
     spec: NodeWorkloadSpec
     status: NodeWorkloadStatus = Field(default_factory=NodeWorkloadStatus)
 
+    def part(self, model: type[P]) -> P | None:
+        """What is asked for, where that is of the kind with this part."""
+        found = self.spec.part
+        return found if isinstance(found, model) else None
+
+    def state(self, model: type[S]) -> S | None:
+        """What the node says of it, where that is of the kind with this state."""
+        found = self.status.state
+        return found if isinstance(found, model) else None
+
     @property
     def going(self) -> bool:
         """Whether its user has said that nothing of it is wanted on the node any more."""
@@ -376,3 +225,48 @@ class NodeWorkload(Object):
         condition = self.status.condition("Ready")
         blocked = self.deleting and condition is not None and condition.reason == Reason.DELETION_BLOCKED
         return condition.message if blocked and condition is not None else ""
+
+    @classmethod
+    def asking(cls, owner: Owner, part: Part, secrets: tuple[Sealed, ...] = (), *, older: bool = False) -> NodeWorkloadSpec:
+        """A spec for an object of one of the kinds that this model was made of."""
+        spec = _annotated(cls, "spec", NodeWorkloadSpec)
+        return spec(owner=owner, part=_annotated(spec, "parts", OneOf).of(part), secrets=secrets, older=older)
+
+    def saying(self, state: State | None, **status: Any) -> NodeWorkloadStatus:
+        """A status, in the form in which it was asked."""
+        model = _annotated(type(self), "status", NodeWorkloadStatus)
+        return model(state=_annotated(model, "states", OneOf).of(state), older=self.spec.older, **status)
+
+
+M = TypeVar("M", bound=Model)
+
+
+def _annotated(model: type[Model], field: str, kind: type[M]) -> type[M]:
+    found = model.model_fields[field].annotation
+    assert isinstance(found, type)
+    assert issubclass(found, kind)
+    return found
+
+
+def envelope(parts: Mapping[str, type[Part]], states: Mapping[str, type[State]]) -> type[NodeWorkload]:
+    """The model of NodeWorkloads for kinds by the name of their member."""
+    spec = _with(NodeWorkloadSpec, parts=_one_of("Part", parts))
+    status = _with(NodeWorkloadStatus, states=_one_of("State", states))
+    return _with(NodeWorkload, spec=spec, status=status)
+
+
+def _one_of(name: str, members: Mapping[str, type[Model]]) -> type[OneOf]:
+    fields: dict[str, Any] = {member: (model | None, Field(default=None)) for member, model in members.items()}
+    return create_model(name, __base__=OneOf, **fields)
+
+
+def _with(model: type[M], **narrower: type[Model]) -> type[M]:
+    """A subclass whose fields are of these subclasses of what they were."""
+    fields: dict[str, Any] = {}
+    for name, type_ in narrower.items():
+        field = copy(model.model_fields[name])
+        field.annotation = type_
+        if not field.is_required():
+            field.default_factory = type_
+        fields[name] = (type_, field)
+    return create_model(model.__name__, __base__=model, __doc__=model.__doc__, **fields)

@@ -95,6 +95,7 @@ def is_name(text: str) -> bool:
 
 Version = Annotated[str, _text(32, "^[0-9A-Za-z][0-9A-Za-z.+_-]*$")]
 Variable = Annotated[str, _text(253, "^[A-Za-z_][A-Za-z0-9_]*$")]
+SecretName = Annotated[str, _text(260, "^[A-Za-z0-9_./-]+$")]
 Argument = Annotated[str, _text(32768, r"^[^\x00]*$")]
 """An argument or a variable's value: anything but a NUL, which would cut it short."""
 

@@ -21,7 +21,7 @@ from zos.api.contract import Claim
 from zos.api.core import Secret
 from zos.api.gridnode import GridNode
 from zos.api.meta import ABANDON, AGENT_FINALIZER, API_VERSION, CONTROLLER_FINALIZER, Condition, Key, Object, Reason, Status
-from zos.api.nodeworkload import MachineOnNode, NodeWorkload, NodeWorkloadSpec, Owner, Part
+from zos.api.nodeworkload import NodeWorkload, NodeWorkloadSpec, Owner, Part
 from zos.api.text import is_key
 from zos.controller.claims import OWNER_UID, Claims
 from zos.controller.events import Reporter
@@ -130,7 +130,7 @@ class Executor:
         untold = [
             wish.node
             for wish in resolution.workloads or ()
-            if wish.spec is not None and not _is_asked(obj, wish, wish.spec, present.get(names.node_namespace(wish.node)))
+            if wish.part is not None and not _is_asked(obj, wish, wish.part, present.get(names.node_namespace(wish.node)))
         ]
         if not untold:
             return resolution
@@ -395,9 +395,9 @@ class Executor:
             task.refused.append(f"its NodeWorkload in {place} can't be read by this controller and stays as it is: upgrade it")
         await every(
             [
-                task.attempt(f"node {wish.node}", self._workload(obj, place, wish.spec, wish, present.get(place)))
+                task.attempt(f"node {wish.node}", self._workload(obj, place, wish.part, wish, present.get(place)))
                 for place, wish in places.items()
-                if wish.spec is not None and place not in opaque
+                if wish.part is not None and place not in opaque
             ]
         )
         for leaver in task.leavers:
@@ -431,11 +431,9 @@ class Executor:
     def _spec(self, obj: Object, part: Part, wanted: Workload, present: NodeWorkload | None) -> NodeWorkloadSpec:
         # The generation is not part of it: a change that means nothing to the node must not be written to it.
         owner = Owner(kind=obj.KIND, namespace=obj.namespace, name=obj.name, uid=obj.uid)
-        if wanted.secrets:
-            assert isinstance(part, MachineOnNode)
-            before = present.spec.machine.sealed_env if present is not None and present.spec.machine else ()
-            part = part.model_copy(update={"sealed_env": seal(wanted.secrets, wanted.sealing_key, before)})
-        return NodeWorkloadSpec.of(owner, part)
+        before = present.spec.secrets if present is not None else ()
+        secrets = before if wanted.secrets is None else seal(wanted.secrets, wanted.sealing_key, before)
+        return self._kinds.workload.asking(owner, part, secrets, older=wanted.older)
 
     # -- status
 
@@ -481,14 +479,12 @@ def _is_asked(obj: Object, wish: Workload, part: Part, present: NodeWorkload | N
     """Whether a node is asked for exactly this, and for nobody else. Sealing is randomised: what counts is what was sealed."""
     if present is None or present.deleting or present.spec.erase is not None or present.spec.retain:
         return False
-    owner, there = present.spec.owner, present.spec.part
+    owner, spec = present.spec.owner, present.spec
     if (owner.kind, owner.namespace, owner.name, owner.uid) != (obj.KIND, obj.namespace, obj.name, obj.uid):
         return False
-    if wish.secrets and isinstance(part, MachineOnNode) and isinstance(there, MachineOnNode):
-        if not sealed_as(wish.secrets, wish.sealing_key, there.sealed_env):
-            return False
-        part = part.model_copy(update={"sealed_env": there.sealed_env})
-    return there == part
+    if wish.secrets is not None and not sealed_as(wish.secrets, wish.sealing_key, spec.secrets):
+        return False
+    return spec.part == part and spec.older == wish.older
 
 
 async def _nothing() -> None:

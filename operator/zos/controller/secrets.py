@@ -7,7 +7,7 @@ from collections.abc import Iterable
 
 from nacl.public import PrivateKey, PublicKey, SealedBox
 
-from zos.api.nodeworkload import SealedEnv
+from zos.api.nodeworkload import Sealed
 from zos.world.resolution import PRIVATE_KEY, SecretValue, SecretWanted
 
 
@@ -22,12 +22,15 @@ def contents(wanted: SecretWanted, private: str | None) -> dict[str, str]:
     return found | {name: value.replace(PRIVATE_KEY, key) for name, value in (wanted.values or {}).items()}
 
 
-def seal(values: Iterable[SecretValue], node_key: str, before: Iterable[SealedEnv]) -> tuple[SealedEnv, ...]:
+def seal(values: Iterable[SecretValue], node_key: str, before: Iterable[Sealed]) -> tuple[Sealed, ...]:
     """Values for one node only (libsodium sealed boxes). What was sealed from the same source for the same key is kept:
     sealing is randomised, so doing it again would look like a change."""
+    values = tuple(values)
+    if not values:
+        return ()
     had = {sealed.name: sealed for sealed in before}
     box = SealedBox(PublicKey(base64.b64decode(node_key)))
-    found: list[SealedEnv] = []
+    found: list[Sealed] = []
     for value in values:
         source = _source(value, node_key)
         old = had.get(value.name)
@@ -35,11 +38,11 @@ def seal(values: Iterable[SecretValue], node_key: str, before: Iterable[SealedEn
             found.append(old)
         else:
             sealed = base64.b64encode(box.encrypt(value.value.encode())).decode()
-            found.append(SealedEnv(name=value.name, source=source, value=sealed))
+            found.append(Sealed(name=value.name, source=source, value=sealed))
     return tuple(found)
 
 
-def sealed_as(values: Iterable[SecretValue], node_key: str, present: Iterable[SealedEnv]) -> bool:
+def sealed_as(values: Iterable[SecretValue], node_key: str, present: Iterable[Sealed]) -> bool:
     """Whether these values are what a node has, sealed to its key."""
     return [(value.name, _source(value, node_key)) for value in values] == [(sealed.name, sealed.source) for sealed in present]
 

@@ -7,12 +7,12 @@ The controller resolves and the agent lowers by these; CRDs, rights, admission a
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from enum import Enum
-from typing import Any
+from typing import Any, Generic, TypeVar
 
 from zos.api.meta import Condition, Object
-from zos.api.nodeworkload import MachineState, MountState, NetworkState, NodeWorkload, Part
+from zos.api.nodeworkload import NodeWorkload, Owner, Part, State, envelope
 from zos.plan.facts import Facts
 from zos.plan.lowered import Lowered
 from zos.plan.outcome import Outcome
@@ -28,30 +28,55 @@ class Writer(Enum):
     CONTROLLER = "the controller alone: internal"
 
 
-@dataclass(frozen=True)
-class Report:
-    """How a NodeWorkload stands on its node: what ``report(workload, facts, lowered, outcome)`` of a kind gives.
+P = TypeVar("P", bound=Part)
+S = TypeVar("S", bound=State)
 
-    ``verdict`` becomes the Ready condition; ``conditions`` are further ones (type, status, reason, message; the agent fills
-    in observedGeneration and lastTransitionTime). ``machine``, ``mount`` and ``network`` go into NodeWorkload.status as they
-    are.
+
+@dataclass(frozen=True)
+class Here(Generic[P]):
+    """One object on this node: what is asked for it, and what is known here.
+
+    ``owner`` is the user's object, ``name`` the NodeWorkload's, ``since`` when that was made (RFC 3339; empty: not known),
+    ``sealed`` what the secrets are called that go with it.
     """
 
+    owner: Owner
+    name: str
+    part: P
+    facts: Facts
+    since: str = ""
+    sealed: tuple[str, ...] = ()
+
+    @classmethod
+    def of(cls, workload: NodeWorkload, part: P, facts: Facts) -> Here[P]:
+        spec, since = workload.spec, workload.metadata.creation_timestamp
+        return cls(spec.owner, workload.name, part, facts, since, tuple(sealed.name for sealed in spec.secrets))
+
+    def secret(self, name: str) -> str:
+        """The value. Raises Unknown where it can't be opened."""
+        return self.facts.secret(self.name, name)
+
+
+@dataclass(frozen=True)
+class Report(Generic[S]):
+    """How an object stands on its node. ``verdict`` becomes the Ready condition; ``conditions`` are further ones (type, status,
+    reason, message; the agent fills in observedGeneration and lastTransitionTime). ``state`` goes into NodeWorkload.status as
+    it is."""
+
     verdict: Verdict
-    machine: MachineState | None = None
-    mount: MountState | None = None
-    network: NetworkState | None = None
+    state: S | None = None
     conditions: tuple[Condition, ...] = ()
 
 
 @dataclass(frozen=True)
-class OnNode:
-    """The node's half of a kind. ``part`` is what the controller asks of a node for one object; ``lower`` says what must exist
-    there for it, ``report`` how that stands."""
+class OnNode(Generic[P, S]):
+    """The node's half of a kind. ``part`` is what the controller asks of a node for one object, ``state`` what the node says of
+    it beside conditions. ``lower`` says what must exist there for it, ``report`` how that stands."""
 
-    part: type[Part]
-    lower: Callable[[NodeWorkload, Facts], Lowered]
-    report: Callable[[NodeWorkload, Facts, Lowered, Outcome], Report]
+    part: type[P]
+    state: type[S] | None
+    lower: Callable[[Here[P]], Lowered]
+    report: Callable[[Here[P], Lowered, Outcome], Report[S]]
 
 
 def _nothing(obj: Any, found: Resolution, world: Reader) -> tuple[Notice, ...]:
@@ -70,11 +95,16 @@ class Kind:
     model: type[Object]
     resolve: Callable[[Any, Reader], Resolution]
     indexes: tuple[Indexes, ...] = ()
-    node: OnNode | None = None
+    node: OnNode[Any, Any] | None = None
     writer: Writer = Writer.TENANT
     users: tuple[type[Object], ...] = ()
     rest: float = 0.0
     happened: Callable[[Any, Resolution, Reader], tuple[Notice, ...]] = _nothing
+
+    @property
+    def member(self) -> str:
+        """What its part and state are called in a NodeWorkload."""
+        return self.model.KIND.lower()
 
     @property
     def finalized(self) -> bool:
@@ -87,10 +117,18 @@ class Kinds(Mapping[str, Kind]):
 
     def __init__(self, kinds: Iterable[Kind]) -> None:
         listed = tuple(kinds)
-        self._kinds = {kind.model.KIND: kind for kind in listed}
+        self._on_node = {kind.member: kind.node for kind in listed if kind.node is not None}
+        #: The model of NodeWorkloads with the parts and states of these kinds.
+        self.workload = envelope(
+            {name: node.part for name, node in self._on_node.items()},
+            {name: node.state for name, node in self._on_node.items() if node.state is not None},
+        )
+        self._by_part = {node.part: node for node in self._on_node.values()}
+        self._kinds = {
+            kind.model.KIND: replace(kind, model=self.workload) if kind.model is NodeWorkload else kind for kind in listed
+        }
         if len(self._kinds) != len(listed):
             raise ValueError("two kinds have the same name")
-        self._on_node = {kind.node.part: kind.node for kind in listed if kind.node is not None}
 
     def __getitem__(self, name: str) -> Kind:
         return self._kinds[name]
@@ -111,18 +149,20 @@ class Kinds(Mapping[str, Kind]):
     def written_by(self, *writers: Writer) -> tuple[type[Object], ...]:
         return tuple(kind.model for kind in self.values() if kind.writer in writers)
 
-    def on_node(self, workload: NodeWorkload) -> OnNode | None:
+    def on_node(self, workload: NodeWorkload) -> OnNode[Any, Any] | None:
         """Who serves a NodeWorkload; None: it is of no kind that is known here."""
         part = workload.spec.part
-        return None if part is None else self._on_node.get(type(part))
+        return None if part is None else self._by_part.get(type(part))
 
     def indexes(self) -> tuple[Indexes, ...]:
         """What every kind declares, by model. Raises ValueError where two mean different things by one name."""
-        merged: dict[type[Object], dict[str, Any]] = {kind.model: {} for kind in self.values()}
+        models = {kind.model.KIND: kind.model for kind in self.values()}
+        merged: dict[str, dict[str, Any]] = {name: {} for name in models}
         for kind in self.values():
             for declared in kind.indexes:
-                known = merged.setdefault(declared.model, {})
+                models.setdefault(declared.model.KIND, declared.model)
+                known = merged.setdefault(declared.model.KIND, {})
                 for name, function in declared.by.items():
                     if known.setdefault(name, function) is not function:
                         raise ValueError(f"{declared.model.KIND} has two indexes {name}")
-        return tuple(Indexes(model, by) for model, by in merged.items())
+        return tuple(Indexes(models[name], by) for name, by in merged.items())

@@ -14,9 +14,11 @@ from typing import Any
 import yaml
 
 from zos.api.meta import CATEGORY, GROUP, VERSION, Object, format_quantity
-from zos.api.schema import rules
+from zos.api.nodeworkload import NodeWorkload
+from zos.api.schema import Rule, rules
 from zos.kinds.kind import Kinds
 from zos.kinds.registry import KINDS
+from zos.manifests import older
 
 #: For a spec or status that has no words of its own.
 _SPEC = "What is wanted. A list left out is empty; where another field has no default, its text says what leaving it out means."
@@ -44,6 +46,9 @@ def crd(model: type[Object]) -> dict[str, Any]:
         status["properties"]["observedGeneration"]["default"] = -1
         status["default"] = {"observedGeneration": -1}  # kstatus: not reconciled yet is not "current"
         properties["status"] = status
+    if issubclass(model, NodeWorkload):
+        _one_part(properties["spec"])
+        older.add_to(properties)
     version: dict[str, Any] = {
         "name": VERSION,
         "served": True,
@@ -88,6 +93,16 @@ def crd(model: type[Object]) -> dict[str, Any]:
             "versions": [version],
         },
     }
+
+
+def _one_part(spec: dict[str, Any]) -> None:
+    members = ", ".join(f"has(self.part.{name})" for name in spec["properties"]["part"]["properties"])
+    before = ", ".join(f"has(self.{name})" for name in older.MEMBERS)
+    check = Rule(
+        f"(has(self.part) ? [{members}] : [{before}]).filter(said, said).size() == 1",
+        "a NodeWorkload has exactly one part, that of its owner's kind; one of a kind that the CRD does not know was left out",
+    )
+    spec |= rules(check)
 
 
 def _structural(node: dict[str, Any], definitions: dict[str, Any], *, defaults: bool) -> dict[str, Any]:

@@ -111,10 +111,10 @@ class DomainFact:
 @dataclass(frozen=True, kw_only=True)
 class Facts:
     """``images`` by ref; ``image_problems`` by ref (why an image can't be used); ``secrets`` are opened sealed values by
-    (workload name, variable); ``lost_keys`` are WireGuard public keys that a workload names and whose private half is not on
-    this node; ``unused_disks`` are names of disks that no guest ever had, as the node itself knows; ``prefixes`` are the
-    networks that the node is connected to (None: nobody could look yet), ``egress_deny`` what nothing on any node may connect
-    to, both in CIDR form; ``shut`` says by router, and by the guard of a public interface, what in the node's firewall
+    workload and what the kind calls them; ``lost_keys`` are WireGuard public keys that a workload names and whose private half
+    is not on this node; ``unused_disks`` are names of disks that no guest ever had, as the node itself knows; ``prefixes`` are
+    the networks that the node is connected to (None: nobody could look yet), ``egress_deny`` what nothing on any node may
+    connect to, both in CIDR form; ``shut`` says by router, and by the guard of a public interface, what in the node's firewall
     stops the guests; ``silent`` says by WireGuard interface which peers (public keys) were called and have never answered;
     ``unknown`` says of which families nobody could look, and why; ``now`` in seconds since the epoch.
 
@@ -145,14 +145,14 @@ class Facts:
         self._known("domain")
         return self.domains.get(name)
 
-    def secret(self, workload: str, variable: str) -> str:
-        """The value. Raises Unknown where it can't be opened: a machine must not run without it."""
-        if (workload, variable) not in self.secrets:
+    def secret(self, workload: str, name: str) -> str:
+        """The value. Raises Unknown where it can't be opened: nothing must run without it."""
+        if (workload, name) not in self.secrets:
             raise Unknown(
-                f"the value of {variable} can't be opened with this node's key: "
+                f"the value of {name.rpartition('/')[2]} can't be opened with this node's key: "
                 "the controller seals it anew for this node's present key"
             )
-        return self.secrets[workload, variable]
+        return self.secrets[workload, name]
 
     def connected(self) -> tuple[str, ...]:
         """Raises Unknown: what a guest must not reach is not open because nobody could tell what it is."""

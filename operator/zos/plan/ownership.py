@@ -29,13 +29,8 @@ class Origin(Owner):
 
     @classmethod
     def of(cls, spec: NodeWorkloadSpec) -> Origin:
-        machine, owner = spec.machine, spec.owner
-        nics = (
-            [QuarantinedNic(mac=nic.mac, network_uid=nic.network_uid, ipv4=nic.ip) for nic in machine.nics] if machine else []
-        )
-        if machine is not None and (public := machine.public_nic) is not None:
-            nics.append(QuarantinedNic(mac=public.mac, ipv4=public.ipv4_address))
-        return cls(kind=owner.kind, namespace=owner.namespace, name=owner.name, uid=owner.uid, nics=tuple(nics))
+        owner, nics = spec.owner, spec.part.interfaces if spec.part is not None else ()
+        return cls(kind=owner.kind, namespace=owner.namespace, name=owner.name, uid=owner.uid, nics=nics)
 
 
 @dataclass(frozen=True)

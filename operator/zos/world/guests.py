@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 from zos.api import names
-from zos.api.nodeworkload import MachineOnNode, MachineRun, NodeWorkload, RunningNic, RunningPublicNic
+from zos.api.nodeworkload import NodeWorkload, Run
 from zos.world import indexes
 from zos.world.store import Reader
 
@@ -31,32 +31,37 @@ def _whole(workload: NodeWorkload) -> NodeWorkload:
 
 @dataclass(frozen=True)
 class Guest:
-    """``asked`` is what the node is told to run; ``runs`` what the guest was started with, None where none runs. Not
-    ``settled``: the node has not said yet how it stands with what it is asked for now, so what ``runs`` may be another."""
+    """``asked`` is what the node is told to run, None where that can't be read; ``runs`` what the guest was started with, None
+    where none runs. Not ``settled``: the node has not said yet how it stands with what it is asked for now, so what ``runs``
+    may be another."""
 
-    asked: MachineOnNode
-    runs: MachineRun | None
+    asked: Run | None
+    runs: Run | None
     settled: bool
 
     @property
-    def possible(self) -> Iterator[MachineRun]:
+    def possible(self) -> Iterator[Run]:
         """What it may run with, as far as that is known."""
-        yield as_asked(self.asked)
+        if self.asked is not None:
+            yield self.asked
         if self.runs is not None:
             yield self.runs
 
 
 def guest(workload: NodeWorkload | None) -> Guest | None:
-    """None: there is no machine in it."""
-    if workload is None or workload.spec.machine is None:
+    """None: there is no guest in it."""
+    if workload is None:
         return None
-    asked, state = workload.spec.machine, workload.status.machine
-    runs = state.runs if state is not None else None
-    if state is not None and state.state == "Running" and runs is None:  # the node does not tell: it runs with what is asked
-        runs = as_asked(asked)
+    part, state = workload.spec.part, workload.status.state
+    if part is not None and part.run is None:
+        return None
+    asked = part.run if part is not None else None
+    running, runs = state.guest if state is not None else (False, None)
+    if running and runs is None:  # the node does not tell: it runs with what is asked
+        runs = asked
     condition = workload.status.condition("Ready")
     said = state is not None and condition is not None and condition.observed_generation == workload.metadata.generation
-    return Guest(asked, runs, said and not workload.deleting)
+    return Guest(asked, runs, said and asked is not None and not workload.deleting)
 
 
 def may_have_disk(machine: str, disk: str, world: Reader) -> bool:
@@ -67,17 +72,3 @@ def may_have_disk(machine: str, disk: str, world: Reader) -> bool:
 
 def _holds_disk(found: Guest | None, disk: str) -> bool:
     return found is not None and (not found.settled or any(disk in one.disks for one in found.possible))
-
-
-def as_asked(part: MachineOnNode) -> MachineRun:
-    """What a guest runs with that is started now."""
-    public = part.public_nic
-    return MachineRun(
-        cpu=part.cpu,
-        memory=part.memory,
-        nics=tuple(RunningNic(network_uid=nic.network_uid, ip=nic.ip) for nic in part.nics),
-        public_nic=RunningPublicNic(mac=public.mac, ipv4=public.ipv4_address, ipv6=public.ipv6_address)
-        if public is not None
-        else None,
-        disks=tuple(disk.mount_uid for disk in part.disks),
-    )

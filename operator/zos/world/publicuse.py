@@ -116,9 +116,9 @@ def _keys_of(workload: NodeWorkload) -> list[str]:
 
 
 def _on_node(key: str, workload: NodeWorkload) -> Occupant:
-    part = workload.spec.machine
-    public = part.public_nic if part is not None else None
-    asked = public is not None and key in (public.mac, public.ipv4_address)
+    run = workload.spec.part.run if workload.spec.part is not None else None
+    public = run.public_nic if run is not None else None
+    asked = public is not None and key in (public.mac, public.ipv4)
     return Occupant(workload.spec.owner, workload.namespace, workload.going, until_restart=not asked)
 
 

@@ -54,13 +54,17 @@ class ClaimWanted:
 
 @dataclass(frozen=True)
 class Workload:
-    """A NodeWorkload that must exist on ``node``. ``spec`` None: what is there stays as it is, whatever it is. ``secrets`` are
-    sealed to ``sealing_key``, the node's, by whoever writes it."""
+    """A NodeWorkload that must exist on ``node``. ``part`` None: what is there stays as it is, whatever it is.
+
+    ``secrets`` are sealed to ``sealing_key``, the node's, by whoever writes it; None: those that are there stay. ``older``: the
+    node's agent reads the form of release 0.2 only.
+    """
 
     node: str
-    spec: Part | None
-    secrets: tuple[SecretValue, ...] = ()
+    part: Part | None
+    secrets: tuple[SecretValue, ...] | None = ()
     sealing_key: str = ""
+    older: bool = False
 
 
 @dataclass(frozen=True)

@@ -12,7 +12,7 @@ from ipaddress import IPv4Address, IPv4Network, ip_network, summarize_address_ra
 
 from zos.api.farm import Farm, PublicIPv4Range
 from zos.api.gridnode import Egress, GridNode
-from zos.api.nodeworkload import EgressOnNode
+from zos.kinds.network.part import EgressOnNode
 from zos.plan.facts import Facts
 from zos.world.store import Indexes, Reader
 

@@ -7,9 +7,9 @@ from ipaddress import IPv4Address, IPv4Network
 from zos.api import names
 from zos.api.meta import Condition, Reason
 from zos.api.network import EGRESS_BLOCKED, wireguard_range
-from zos.api.nodeworkload import NetworkOnNode, NetworkState, NodeWorkload
-from zos.kinds.kind import Report
+from zos.kinds.kind import Here, Report
 from zos.kinds.network import egress
+from zos.kinds.network.part import NetworkOnNode, NetworkState
 from zos.plan import wayout
 from zos.plan.facts import Facts
 from zos.plan.items import Bridge, Firewall, Item, Netns, Route, Sysctl, Veth, WireGuard, WireGuardPeer
@@ -23,10 +23,9 @@ _MOST_SILENT = 1024
 _ON_BRIDGES = ("bridge-nf-call-arptables", "bridge-nf-call-ip6tables", "bridge-nf-call-iptables")
 
 
-def lower(workload: NodeWorkload, facts: Facts) -> Lowered:
-    network = workload.spec.network
-    assert network is not None
-    uid, owner = workload.spec.owner.uid, workload.metadata.name
+def lower(here: Here[NetworkOnNode]) -> Lowered:
+    network, facts = here.part, here.facts
+    uid, owner = here.owner.uid, here.name
     router, uplink = names.router(uid), names.uplink(uid)
     near, far = _uplink_addresses(network.listen_port)
     netns = Netns(owner=owner, name=router)
@@ -89,11 +88,11 @@ def lower(workload: NodeWorkload, facts: Facts) -> Lowered:
     return Lowered(items)
 
 
-def report(workload: NodeWorkload, facts: Facts, lowered: Lowered, outcome: Outcome) -> Report:
-    network = workload.spec.network
-    if network is not None and network.public_key in facts.lost_keys:
+def report(here: Here[NetworkOnNode], lowered: Lowered, outcome: Outcome) -> Report[NetworkState]:
+    network, facts = here.part, here.facts
+    if network.public_key in facts.lost_keys:
         message = f"the private half of {network.public_key} is not on this node any more: the controller takes another key"
-        return Report(waiting(Reason.PROGRESSING, message), network=NetworkState(lost_key=network.public_key))
+        return Report(waiting(Reason.PROGRESSING, message), NetworkState(lost_key=network.public_key))
     if lowered.problem is not None:
         return Report(waiting(lowered.problem.reason, lowered.problem.message))
     for item in lowered.items:
@@ -104,10 +103,10 @@ def report(workload: NodeWorkload, facts: Facts, lowered: Lowered, outcome: Outc
             return Report(waiting(Reason.PROGRESSING, f"{item.key}: {outcome.pending[item.key]}"))
         if item.key in outcome.blocked:
             return Report(waiting(Reason.PROGRESSING, f"{item.key} waits for {outcome.blocked[item.key]}"))
-    shut = facts.shut.get(names.router(workload.spec.owner.uid))
-    silent = facts.silent.get(names.wireguard(workload.spec.owner.uid), frozenset())
+    shut = facts.shut.get(names.router(here.owner.uid))
+    silent = facts.silent.get(names.wireguard(here.owner.uid), frozenset())
     state = NetworkState(silent=tuple(sorted(silent)[:_MOST_SILENT])) if silent else None
-    return Report(ready(), conditions=(_shut(shut),) if shut is not None else (), network=state)
+    return Report(ready(), state, (_shut(shut),) if shut is not None else ())
 
 
 def _shut(by: str) -> Condition:

@@ -19,18 +19,20 @@ from zos.api.network import (
     NetworkNodeStatus,
     NetworkStatus,
 )
-from zos.api.nodeworkload import NetworkOnNode, NodeWorkload
+from zos.api.nodeworkload import NodeWorkload
 from zos.api.text import is_name
 from zos.api.zmachine import ZMachine
 from zos.kinds.network import egress, keys, laptops, overlap, places
+from zos.kinds.network.part import NetworkOnNode, NetworkState
 from zos.kinds.network.problems import Problems, called
 from zos.kinds.network.topology import Caller, Member, bridges, divided, endpoint, subranges, topology, wireguard_address
-from zos.world import indexes, quarantine
+from zos.world import asking, indexes, quarantine
 from zos.world.heartbeat import Heartbeat
 from zos.world.resolution import Hold, Notice, Resolution, Verdict, Workload, ready, waiting
 from zos.world.store import Indexes, Reader, Unreadable
 
 INDEXES = (
+    *asking.INDEXES,
     *quarantine.INDEXES,
     *egress.INDEXES,
     Indexes(Heartbeat),
@@ -122,7 +124,8 @@ def resolve(network: Network, world: Reader) -> Resolution:
     overlap.told(network, members.values(), access, world, problems)
     nodes = _node_status(wanted, ranges, members, {*relays.values(), bridge}, alive, told)
     workloads = tuple(
-        Workload(
+        asking.plainly(
+            world,
             name,
             NetworkOnNode(
                 ip_range=network.spec.ip_range,
@@ -416,9 +419,9 @@ def _node_status(
 
 
 def _reported(workload: NodeWorkload) -> tuple[str, _Reported]:
-    condition, part = workload.status.condition("Ready"), workload.spec.network
+    condition, part = workload.status.condition("Ready"), workload.part(NetworkOnNode)
     shut = workload.status.condition(EGRESS_BLOCKED)
-    state = workload.status.network
+    state = workload.state(NetworkState)
     said = _Reported(
         listen_port=part.listen_port if part is not None else None,
         public_key=part.public_key if part is not None else None,

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from ipaddress import IPv4Address, IPv4Network
 
 from zos.api.network import wireguard_range
-from zos.api.nodeworkload import Peer
+from zos.kinds.network.part import Peer
 
 HIDDEN_KEEPALIVE = 20
 LAPTOP_KEEPALIVE = 25

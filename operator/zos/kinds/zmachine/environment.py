@@ -8,6 +8,7 @@ from functools import partial
 from zos.api.core import Secret
 from zos.api.meta import Reason
 from zos.api.zmachine import ZMachine
+from zos.kinds.zmachine.part import ENV
 from zos.world.resolution import SecretValue, Verdict, waiting
 from zos.world.store import Indexes, Reader
 
@@ -50,7 +51,7 @@ def find(machine: ZMachine, world: Reader) -> tuple[SecretValue, ...] | Verdict:
                 Reason.INVALID_SPEC,
                 f"key {ref.key} of Secret {ref.name} (env {variable.name}) is not text: a variable is UTF-8 without NUL bytes",
             )
-        found.append(SecretValue(variable.name, sources[variable.name], text))
+        found.append(SecretValue(ENV + variable.name, sources[variable.name], text))
     return tuple(found)
 
 

@@ -11,10 +11,11 @@ from pathlib import PurePosixPath
 from zos.api import names
 from zos.api.meta import Reason
 from zos.api.network import WIREGUARD_RANGE
-from zos.api.nodeworkload import DiskOnNode, MachineOnNode, NodeWorkload
 from zos.api.zmachine import NO_PLACE_FOR_A_DISK
+from zos.kinds.kind import Here
 from zos.kinds.zmachine import guard
 from zos.kinds.zmachine.lifecycle import course
+from zos.kinds.zmachine.part import ENV, DiskOnNode, MachineOnNode
 from zos.plan import wayout
 from zos.plan.facts import Facts, ImageFact, Unknown
 from zos.plan.guest import LIMIT, GuestConfig, GuestFile, GuestInterface, GuestMount, GuestRoute
@@ -27,10 +28,10 @@ _ROOT = "zos-root"
 _PUBLIC_MTU = 1500
 
 
-def lower(workload: NodeWorkload, facts: Facts) -> Lowered:
-    image = Image(owner=workload.metadata.name, ref=_machine(workload).image)
+def lower(here: Here[MachineOnNode]) -> Lowered:
+    image = Image(owner=here.name, ref=here.part.image)
     try:
-        return _with_image(workload, facts, image)
+        return _with_image(here, image)
     except Unknown as unknown:
         return _as_it_is(image, Problem(Reason.PROGRESSING, str(unknown)))
 
@@ -40,8 +41,8 @@ def _as_it_is(image: Image, problem: Problem | None) -> Lowered:
     return Lowered((image,), problem, whole=False)
 
 
-def _with_image(workload: NodeWorkload, facts: Facts, image: Image) -> Lowered:
-    machine, uid, owner = _machine(workload), workload.spec.owner.uid, workload.metadata.name
+def _with_image(here: Here[MachineOnNode], image: Image) -> Lowered:
+    machine, facts, uid, owner = here.part, here.facts, here.owner.uid, here.name
     fact = facts.image(machine.image)
     if fact is None:
         told = facts.image_problems.get(machine.image)
@@ -50,7 +51,7 @@ def _with_image(workload: NodeWorkload, facts: Facts, image: Image) -> Lowered:
         return _as_it_is(
             image, Problem(Reason.IMAGE_INVALID, "the image is a virtual machine's (/image.raw): not supported yet")
         )
-    environment = _environment(machine, fact, workload.metadata.name, facts)
+    environment = _environment(here, fact)
     argv = machine.entrypoint or (*fact.entrypoint, *fact.command)
     wrong = _missing(argv, fact, environment) or _misplaced(machine.disks, fact)
     if wrong is not None:
@@ -75,7 +76,7 @@ def _with_image(workload: NodeWorkload, facts: Facts, image: Image) -> Lowered:
         format="ext4",
         must_exist=known is not None and known.started_at is not None,  # what it has written is there
         adopt=machine.adopt or "",
-        origin=workload.spec.owner,
+        origin=here.owner,
     )
     wanted = _nics(machine, uid)
     # What a guest that runs was started with is what its interfaces and their guards are for, until it has ended.
@@ -133,21 +134,16 @@ def _fields(guest: GuestConfig) -> tuple[tuple[str, str], ...]:
     return tuple((field, _digest(repr(part))[:16]) for field, part in parts.items())
 
 
-def _machine(workload: NodeWorkload) -> MachineOnNode:
-    assert workload.spec.machine is not None
-    return workload.spec.machine
-
-
 def _serial(mount_uid: str) -> str:
     return names.ident(mount_uid, 16)
 
 
-def _environment(machine: MachineOnNode, image: ImageFact, workload: str, facts: Facts) -> dict[str, str]:
+def _environment(here: Here[MachineOnNode], image: ImageFact) -> dict[str, str]:
     """The image's variables, overridden by the user's. Raises Unknown for a secret that can't be opened."""
     found = {"PATH": _PATH}
     found |= dict(entry.split("=", 1) for entry in image.environment if "=" in entry)
-    found |= machine.env
-    return found | {sealed.name: facts.secret(workload, sealed.name) for sealed in machine.sealed_env}
+    found |= here.part.env
+    return found | {name.removeprefix(ENV): here.secret(name) for name in here.sealed if name.startswith(ENV)}
 
 
 def _missing(argv: tuple[str, ...], image: ImageFact, environment: dict[str, str]) -> str | None:

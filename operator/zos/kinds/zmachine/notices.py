@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from zos.api.meta import Reason, short_quantity
-from zos.api.nodeworkload import MachineState
 from zos.api.zmachine import ZMachine, ZMachineStatus
+from zos.kinds.zmachine.part import MachineState
 from zos.world import guests
 from zos.world.happenings import assigned, placed
 from zos.world.resolution import Notice, Resolution
@@ -57,4 +57,4 @@ def _start(machine: ZMachine, after: ZMachineStatus, world: Reader) -> Iterator[
 
 def _on_node(machine: ZMachine, node: str | None, world: Reader) -> MachineState:
     workload = guests.on_node(machine.uid, node, world)
-    return (workload.status.machine if workload is not None else None) or MachineState()
+    return (workload.state(MachineState) if workload is not None else None) or MachineState()

@@ -6,9 +6,9 @@ from dataclasses import dataclass
 
 from zos.api.gridnode import GridNode
 from zos.api.meta import Reason
-from zos.api.nodeworkload import PublicNic
 from zos.api.publicip import PublicAddress, PublicIP
 from zos.api.zmachine import ZMachine
+from zos.kinds.zmachine.part import PublicNic
 from zos.world import placement
 from zos.world.resolution import Verdict, waiting
 from zos.world.store import Indexes, Reader

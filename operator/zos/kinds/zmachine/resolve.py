@@ -10,13 +10,14 @@ from zos.api import names
 from zos.api.gridnode import GUEST_OVERHEAD, GridNode, NodeHold, Resources
 from zos.api.meta import RESTARTED_AT, Condition, Reason
 from zos.api.network import Network, NetworkAddress
-from zos.api.nodeworkload import DiskOnNode, MachineOnNode, MachineState, Nic, NodeWorkload, PublicNic, RunningNic
+from zos.api.nodeworkload import NodeWorkload, RunningNic
 from zos.api.text import host
 from zos.api.zmachine import RunPolicy, ZMachine, ZMachineStatus, minimum_root_size
 from zos.api.zmount import ZMount
 from zos.kinds.zmachine import environment, publicaddress
+from zos.kinds.zmachine.part import DiskOnNode, MachineOnNode, MachineState, Nic, PublicNic
 from zos.kinds.zmachine.publicaddress import Public
-from zos.world import guests, indexes, placement, quarantine
+from zos.world import asking, guests, indexes, placement, quarantine
 from zos.world.guests import Guest
 from zos.world.heartbeat import Heartbeat
 from zos.world.quarantine import Inheritance
@@ -24,6 +25,7 @@ from zos.world.resolution import Hold, Resolution, SecretValue, Verdict, Workloa
 from zos.world.store import Indexes, Reader
 
 INDEXES = (
+    *asking.INDEXES,
     *guests.INDEXES,
     *placement.INDEXES,
     *environment.INDEXES,
@@ -111,7 +113,16 @@ def resolve(machine: ZMachine, world: Reader) -> Resolution:
                     Reason.DEPENDENCY_NOT_READY, f"disk {disk.name} is not ready on node {node} yet{why}", stalled=disk.stalled
                 )
         secrets = _secrets(machine, world)
-        sealing_key = _sealing_key(secrets, node, world)
+        part = _part(machine, node, address, network, disks).model_copy(
+            update={
+                "root_size": capacity.entry.storage,
+                "public_nic": public_nic,
+                "adopt": _adopted(machine, node, legacy, world),
+            }
+        )
+        asked = asking.asked(world, node, part, secrets)
+        if isinstance(asked, Verdict):
+            raise _Waiting.because(asked)
     except _Waiting as problem:
         # What runs is left as it is, and where it is: a machine is not stopped because something it needed is gone.
         return Resolution(
@@ -121,16 +132,12 @@ def resolve(machine: ZMachine, world: Reader) -> Resolution:
             workloads=_lessened(machine, node, world),
             conditions=_told(machine, node, world),
         )
-    spec = _workload(machine, node, address, network, disks)
-    spec = spec.model_copy(
-        update={"root_size": capacity.entry.storage, "public_nic": public_nic, "adopt": _adopted(machine, node, legacy, world)}
-    )
     verdict, conditions = _judge(machine, node, world)
     return Resolution(
         verdict,
         status,
         holds=holds,
-        workloads=(Workload(node, spec, secrets, sealing_key),),
+        workloads=(asked,),
         conditions=conditions,
     )
 
@@ -153,14 +160,15 @@ def _adopted(machine: ZMachine, node: str, legacy: Inheritance | None, world: Re
     if legacy is not None and legacy.adopt is not None:
         return legacy.adopt
     workload = _state(machine, node, world)
-    return workload.spec.machine.adopt if workload is not None and workload.spec.machine is not None else None
+    part = workload.part(MachineOnNode) if workload is not None else None
+    return part.adopt if part is not None else None
 
 
 def _lessened(machine: ZMachine, node: str | None, world: Reader) -> tuple[Workload, ...] | None:
     """To stop, and to do without a public address, needs nothing that the machine may be waiting for: what was asked of the
     node, but for that."""
     workload = _state(machine, node, world)
-    part = workload.spec.machine if workload is not None else None
+    part = workload.part(MachineOnNode) if workload is not None else None
     if node is None or part is None:
         return None
     less: dict[str, object] = {}
@@ -168,7 +176,7 @@ def _lessened(machine: ZMachine, node: str | None, world: Reader) -> tuple[Workl
         less["run_policy"] = RunPolicy.HALTED
     if machine.spec.public_ip is None and part.public_nic is not None:
         less["public_nic"] = None
-    return (Workload(node, part.model_copy(update=less)),) if less else None
+    return (asking.unchanged_secrets(world, node, part.model_copy(update=less)),) if less else None
 
 
 def _public_before(machine: ZMachine) -> tuple[str | None, str | None]:
@@ -397,15 +405,7 @@ def _secrets(machine: ZMachine, world: Reader) -> tuple[SecretValue, ...]:
     return found
 
 
-def _sealing_key(secrets: tuple[SecretValue, ...], node: str, world: Reader) -> str:
-    """The node's public key. Another one (the node lost its own) seals everything anew."""
-    key = world.view(GridNode, "", node, lambda found: found.status.sealing_key) if secrets else ""
-    if key is None:
-        raise _Waiting(Reason.DEPENDENCY_NOT_READY, f"node {node} has published no key yet to seal its secrets with")
-    return key
-
-
-def _workload(machine: ZMachine, node: str, address: NetworkAddress, network: _Net, disks: tuple[_Disk, ...]) -> MachineOnNode:
+def _part(machine: ZMachine, node: str, address: NetworkAddress, network: _Net, disks: tuple[_Disk, ...]) -> MachineOnNode:
     spec = machine.spec
     subnet = IPv4Network(network.subnets[node])
     nic = Nic(
@@ -447,7 +447,7 @@ def _status(
 ) -> ZMachineStatus:
     """What the machine runs with; before that, or when it runs no more, what it is to run with (``ip``, ``public``)."""
     workload = _state(machine, node, world)
-    state = (workload.status.machine if workload else None) or MachineState()
+    state = (workload.state(MachineState) if workload else None) or MachineState()
     before, guest = machine.status, guests.guest(workload)
     runs = guest.runs if guest is not None else None
     ipv4, ipv6 = public if isinstance(public, tuple) else (public.ipv4, public.ipv6) if public else (None, None)

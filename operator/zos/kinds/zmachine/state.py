@@ -8,32 +8,22 @@ from math import ceil
 
 from zos.api import names
 from zos.api.meta import Condition, Reason
-from zos.api.nodeworkload import (
-    ImagePull,
-    MachineOnNode,
-    MachineRun,
-    MachineState,
-    NodeWorkload,
-    Owner,
-    RunningNic,
-    RunningPublicNic,
-)
+from zos.api.nodeworkload import Owner, Run, RunningNic, RunningPublicNic
 from zos.api.zmachine import RunPolicy
-from zos.kinds.kind import Report
+from zos.kinds.kind import Here, Report
+from zos.kinds.zmachine.part import ImagePull, MachineOnNode, MachineState
 from zos.plan.facts import DomainFact, Facts, ImageFact
 from zos.plan.items import Disk, Domain, Firewall, Image
 from zos.plan.lowered import Lowered
 from zos.plan.outcome import Outcome
 from zos.plan.restart import outdated
-from zos.world import guests
 from zos.world.resolution import Verdict, ready, waiting
 
 
-def report(workload: NodeWorkload, facts: Facts, lowered: Lowered, outcome: Outcome) -> Report:
+def report(here: Here[MachineOnNode], lowered: Lowered, outcome: Outcome) -> Report[MachineState]:
     """Raises Unknown where nobody could look at the node's guests."""
-    machine = workload.spec.machine
-    assert machine is not None
-    fact = facts.domain(names.domain(workload.spec.owner.uid))
+    machine, facts = here.part, here.facts
+    fact = facts.domain(names.domain(here.owner.uid))
     image = facts.images.get(machine.image) if "image" not in facts.unknown else None
     image = image if image is not None and not image.has_disk_image else None
     verdict = _verdict(machine, lowered, outcome, fact)
@@ -41,11 +31,8 @@ def report(workload: NodeWorkload, facts: Facts, lowered: Lowered, outcome: Outc
         verdict = replace(verdict, message=f"{verdict.message}; the machine runs on with what it was started with")
     return Report(
         verdict,
-        machine=_state(machine, image, fact, lowered, outcome).model_copy(update={"image_pull": _image_pull(workload, image)}),
-        conditions=(
-            _image_ready(machine.image, image, facts, lowered),
-            *_conditions(workload.spec.owner, fact, facts, lowered),
-        ),
+        _state(machine, image, fact, lowered, outcome).model_copy(update={"image_pull": _image_pull(here.since, image)}),
+        (_image_ready(machine.image, image, facts, lowered), *_conditions(here.owner, fact, facts, lowered)),
     )
 
 
@@ -112,7 +99,7 @@ def _root(lowered: Lowered, outcome: Outcome) -> Disk | None:
     return root
 
 
-def _run(machine: MachineOnNode, runs: Domain) -> MachineRun:
+def _run(machine: MachineOnNode, runs: Domain) -> Run:
     """What a guest runs with. One that does not tell of its interfaces has those that are asked for (see lower)."""
     known: dict[str, object] = {
         "cpu": runs.cpu,
@@ -123,15 +110,14 @@ def _run(machine: MachineOnNode, runs: Domain) -> MachineRun:
         away = next((nic for nic in runs.nics if nic.interface), None)
         known["nics"] = tuple(RunningNic(network_uid=nic.network, ip=nic.ipv4) for nic in runs.nics if nic.network)
         known["public_nic"] = away and RunningPublicNic(mac=away.mac, ipv4=away.ipv4 or None, ipv6=away.ipv6 or None)
-    return guests.as_asked(machine).model_copy(update=known)
+    return machine.run.model_copy(update=known)
 
 
-def _image_pull(workload: NodeWorkload, image: ImageFact | None) -> ImagePull | None:
+def _image_pull(since: str, image: ImageFact | None) -> ImagePull | None:
     """How the image came, if it came since this machine is asked for."""
     if image is None or image.pulled is None:
         return None
-    created = workload.metadata.creation_timestamp
-    if created and image.pulled.at < datetime.fromisoformat(created).timestamp():
+    if since and image.pulled.at < datetime.fromisoformat(since).timestamp():
         return None
     return ImagePull(seconds=ceil(image.pulled.seconds), size=image.pulled.size)
 

@@ -1,16 +1,16 @@
 """ZMount: a disk of its node's, for one machine."""
 
-from zos.api.nodeworkload import MountOnNode
 from zos.api.zmachine import ZMachine
 from zos.api.zmount import ZMount
 from zos.kinds.kind import Kind, OnNode
 from zos.kinds.zmount import lower, notices, resolve
+from zos.kinds.zmount.part import MountOnNode, MountState
 
 KIND = Kind(
     ZMount,
     resolve.resolve,
     resolve.INDEXES,
-    OnNode(MountOnNode, lower.lower, lower.report),
+    OnNode(MountOnNode, MountState, lower.lower, lower.report),
     users=(ZMachine,),
     happened=notices.notices,
 )

@@ -7,15 +7,17 @@ from dataclasses import dataclass
 from zos.api import names
 from zos.api.gridnode import GridNode, NodeHold, Resources
 from zos.api.meta import Reason
-from zos.api.nodeworkload import MountOnNode, NodeWorkload
+from zos.api.nodeworkload import NodeWorkload
 from zos.api.zmachine import ZMachine
 from zos.api.zmount import ZMount, ZMountStatus
-from zos.world import guests, indexes, placement, quarantine
+from zos.kinds.zmount.part import MountOnNode, MountState
+from zos.world import asking, guests, indexes, placement, quarantine
 from zos.world.heartbeat import Heartbeat
-from zos.world.resolution import Hold, Resolution, Verdict, Workload, ready, waiting
+from zos.world.resolution import Hold, Resolution, Verdict, ready, waiting
 from zos.world.store import Indexes, Reader
 
 INDEXES = (
+    *asking.INDEXES,
     *guests.INDEXES,
     *placement.INDEXES,
     *quarantine.INDEXES,
@@ -68,6 +70,7 @@ def resolve(mount: ZMount, world: Reader) -> Resolution:
         or (told is not None and (told.used or told.holds_data) and there == node)
         or (user is not None and user.node == node and verdict.ready)
     )
+    part = MountOnNode(size=wanted, holds_data=used, adopt=place.adopt, leaving=place.to is not None)
     return Resolution(
         verdict=verdict,
         status=ZMountStatus(node_name=node, size=size, used_by=user and user.name, used=used),
@@ -78,7 +81,7 @@ def resolve(mount: ZMount, world: Reader) -> Resolution:
                 NodeHold(uid=mount.uid, owner=f"ZMount {mount.namespace}/{mount.name}", storage=wanted),
             ),
         ),
-        workloads=(Workload(node, MountOnNode(size=wanted, holds_data=used, adopt=place.adopt, leaving=place.to is not None)),),
+        workloads=(asking.plainly(world, node, part),),
         recorded=(place.holds_data and not mount.status.used) or there not in (None, node),
     )
 
@@ -215,9 +218,10 @@ def _judge(mount: ZMount, node: str, told: _Told | None, world: Reader) -> tuple
 
 
 def _reported(workload: NodeWorkload) -> _Told:
-    condition, state = workload.status.condition("Ready"), workload.status.mount
+    condition, state = workload.status.condition("Ready"), workload.state(MountState)
+    part = workload.part(MountOnNode)
     current = condition is not None and condition.observed_generation == workload.metadata.generation
-    asked = current and workload.spec.mount is not None and workload.spec.mount.leaving and not workload.deleting
+    asked = current and part is not None and part.leaving and not workload.deleting
     return _Told(
         current=current,
         done=condition is not None and condition.status == "True",
@@ -226,5 +230,5 @@ def _reported(workload: NodeWorkload) -> _Told:
         size=state.size if state is not None else None,
         used=state is not None and (state.used is True or (asked and state.used is None)),  # an older agent does not say
         unused=asked and state is not None and state.used is False,
-        holds_data=workload.spec.mount is not None and workload.spec.mount.holds_data,
+        holds_data=part is not None and part.holds_data,
     )

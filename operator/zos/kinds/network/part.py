@@ -1,0 +1,76 @@
+"""What a Network asks of a node, and what the node says of it."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+from pydantic import Field
+
+from zos.api.meta import Model
+from zos.api.nodeworkload import Part, State
+from zos.api.schema import at_most
+from zos.api.text import Cidr, HostPort, Ipv4, Mtu, Port, PublicKey, Range, only, word
+
+
+class Peer(Model):
+    """A WireGuard peer."""
+
+    public_key: PublicKey
+    endpoint: HostPort | None = None
+    """``host:port`` with IPv6 in brackets. Absent: the peer connects to this node."""
+
+    allowed_ips: tuple[Cidr, ...] = Field(default=(), json_schema_extra=at_most(16384))
+    """What the peer answers for, as CIDRs."""
+
+    keepalive: Port | None = None
+    """Seconds. Absent: none is sent."""
+
+
+class EgressOnNode(Model):
+    """Where what runs in a network may connect to through the node, beside what the node itself knows to be closed: its own
+    addresses and the networks that it is connected to."""
+
+    deny: tuple[Cidr, ...] = Field(default=(), max_length=64)
+    """Closed, CIDRs."""
+
+    allow: tuple[Cidr, ...] = Field(default=(), max_length=64)
+    """Open, CIDRs. Stands above everything."""
+
+    public: tuple[Range, ...] = Field(default=(), max_length=8192)
+    """What farms give to machines: open although the node is connected to it. CIDRs, or the first and the last address with a
+    dash between."""
+
+
+class NetworkOnNode(Part):
+    """A Network's part on this node."""
+
+    ip_range: Cidr
+    """The whole network."""
+
+    mtu: Mtu
+    subnet: Cidr
+    """This node's /24."""
+
+    wireguard_address: Ipv4
+    """100.64.b.c, in the interface's prefix (`zos.api.network.wireguard_range`)."""
+
+    listen_port: Port
+    public_key: PublicKey
+    """One of the node's prekeys; the node has the private half."""
+
+    peers: tuple[Peer, ...] = Field(default=(), json_schema_extra=at_most(8192))
+    egress: EgressOnNode = Field(default_factory=EgressOnNode)
+
+    @property
+    def keys(self) -> frozenset[str]:
+        return frozenset({self.public_key})
+
+
+class NetworkState(State):
+    """What the agent sees of the network."""
+
+    lost_key: PublicKey | None = None
+    """The WireGuard public key of the spec whose private half this node has lost: another one is to be chosen."""
+
+    silent: Annotated[tuple[PublicKey, ...], only(word)] = Field(default=(), json_schema_extra=at_most(1024))
+    """Public keys of peers that were called and have never answered."""

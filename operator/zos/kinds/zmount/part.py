@@ -1,0 +1,33 @@
+"""What a ZMount asks of a node, and what the node says of it."""
+
+from __future__ import annotations
+
+from zos.api.meta import Quantity
+from zos.api.nodeworkload import Part, State
+from zos.api.text import Uid
+
+
+class MountOnNode(Part):
+    """A ZMount: a disk of the node."""
+
+    size: Quantity
+    """Bytes to reserve."""
+
+    holds_data: bool = False
+    """A machine has had it: it must be there already, and an empty one is not made in its place."""
+
+    adopt: Uid | None = None
+    """Uid of a disk of the node's quarantine that an administrator gives to this one."""
+
+    leaving: bool = False
+    """It is to be on another node if it was never used, and waits for what this node says of that from now on."""
+
+
+class MountState(State):
+    """What the agent sees of the disk."""
+
+    size: Quantity
+    """Bytes that are reserved."""
+
+    used: bool | None = None
+    """Whether a guest ever had the disk, as the node itself knows. Absent: the node does not say; the disk counts as used."""
