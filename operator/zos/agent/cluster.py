@@ -6,8 +6,8 @@ import logging
 from collections.abc import Callable
 from pathlib import Path
 
-from zos.agent.storage import write
 from zos.api.core import Namespace
+from zos.files import Durability, write
 from zos.kube.client import ApiError, Client, Unavailable
 
 log = logging.getLogger("zos.agent")
@@ -81,6 +81,6 @@ class Cluster:
             self.foreign, self._verified_at = found, None
             return False
         if not self._file.exists() or self._file.read_text(errors="replace").strip() != bound:
-            write(self._file, bound + "\n")
+            write(self._file, bound + "\n", Durability.DURABLE)
         self.foreign, self._verified_at = None, self._clock()
         return True

@@ -9,9 +9,9 @@ import logging
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from zos.agent.storage import write
 from zos.api.gridnode import QuarantineOrder
 from zos.api.nodeworkload import NodeWorkload
+from zos.files import Durability, write
 from zos.kube.client import Raw
 
 log = logging.getLogger("zos.agent")
@@ -46,6 +46,6 @@ class Orders:
 
     def _save(self) -> None:
         try:
-            write(self._file, json.dumps(self._over, sort_keys=True))
+            write(self._file, json.dumps(self._over, sort_keys=True), Durability.DURABLE)
         except OSError as error:
             log.warning("orders can't be remembered: %s", error)

@@ -13,8 +13,8 @@ from pathlib import Path
 
 from pydantic import ValidationError
 
-from zos.agent.storage import write
 from zos.api.nodeworkload import NodeWorkload
+from zos.files import Durability, write
 from zos.plan.ownership import Origin
 
 log = logging.getLogger("zos.agent")
@@ -60,7 +60,8 @@ class Owners:
         if self._known == self._written:
             return
         try:
-            write(self._file, json.dumps({name: owner.wire() for name, owner in sorted(self._known.items())}))
+            text = json.dumps({name: owner.wire() for name, owner in sorted(self._known.items())})
+            write(self._file, text, Durability.DURABLE)
             self._written = dict(self._known)
         except OSError as error:
             log.warning("owners can't be remembered: %s", error)

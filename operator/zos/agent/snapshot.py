@@ -7,9 +7,9 @@ import logging
 from collections.abc import Mapping
 from pathlib import Path
 
-from zos.agent.storage import write
 from zos.agent.workloads import read
 from zos.api.nodeworkload import NodeWorkload
+from zos.files import Durability, write
 
 log = logging.getLogger("zos.agent")
 
@@ -53,7 +53,7 @@ class Snapshot:
         if text == self._written:
             return
         try:
-            write(self._file, text)
+            write(self._file, text, Durability.DURABLE)
             self._written = text
         except OSError as error:
             log.warning("workloads can't be saved: %s", error)

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Literal
 
 from zos.drivers.process import ProcessError, run
+from zos.files import Durability, write
 
 log = logging.getLogger("zos.agent")
 
@@ -44,7 +45,7 @@ class AcceleratorProbe:
                 if not self._kernel.exists():  # nothing boots here, whatever the accelerator; not worth remembering
                     return "tcg"
                 known = "kvm" if await self._boots() else "tcg"
-                self._memory.write_text(known)
+                write(self._memory, known, Durability.VOLATILE)
             return known
 
     async def _boots(self) -> bool:

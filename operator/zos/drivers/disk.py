@@ -21,6 +21,7 @@ from typing import ClassVar, Literal
 
 from pydantic import ValidationError
 
+from zos import files
 from zos.api.nodeworkload import Owner
 from zos.drivers import DriverError, unused
 from zos.drivers.inotify import DELETE, Inotify
@@ -76,6 +77,7 @@ class DiskDriver:
         directory.mkdir(parents=True, exist_ok=True, mode=0o700)
         for half in directory.glob(".new-*"):
             half.unlink()
+        files.clear(directory)
 
     def path(self, name: str) -> Path:
         return self._directory / f"{name}.raw"
@@ -173,7 +175,7 @@ class DiskDriver:
         self._write_card(item)
         unused.mark(new, self.path(item.name))
         new.rename(self.path(item.name))
-        self._sync()
+        files.sync(self._directory)
 
     async def _adopt(self, item: Disk) -> None:
         """Takes a disk over that belongs to nobody any more."""
@@ -193,7 +195,7 @@ class DiskDriver:
         """At each step the disk has exactly one name, and one card that says whose it is by that name."""
         self._write_card(item)
         old.rename(self.path(item.name))
-        self._sync()
+        files.sync(self._directory)
         unused.end(old)
         old.with_suffix(".json").unlink(missing_ok=True)
 
@@ -252,23 +254,12 @@ class DiskDriver:
         path.unlink(missing_ok=True)
         unused.end(path)
         (self._directory / f"{name}.json").unlink(missing_ok=True)
-        self._sync()
+        files.sync(self._directory)
 
     def _write_card(self, item: Disk) -> None:
-        new = self._directory / f".new-{item.name}.json"
-        with open(new, "w", encoding="utf-8") as file:
-            origin = {"origin": item.origin.wire()} if item.origin is not None else {}
-            json.dump({"owner": item.owner, "format": item.format, **origin}, file)
-            file.flush()
-            os.fsync(file.fileno())
-        new.rename(self._directory / f"{item.name}.json")
-
-    def _sync(self) -> None:
-        fd = os.open(self._directory, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-        try:
-            os.fsync(fd)
-        finally:
-            os.close(fd)
+        origin = {"origin": item.origin.wire()} if item.origin is not None else {}
+        card = {"owner": item.owner, "format": item.format, **origin}
+        files.write(self._directory / f"{item.name}.json", json.dumps(card), files.Durability.DURABLE)
 
 
 def as_asked(there: Disk, asked: Disk, old_is_here: bool) -> Disk:

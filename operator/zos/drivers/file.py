@@ -13,6 +13,7 @@ from typing import ClassVar
 
 from zos.drivers import DriverError
 from zos.drivers.means import short_of_means
+from zos.files import Durability, half_made, write
 from zos.plan.diff import Observed, Op
 from zos.plan.items import File, Item
 
@@ -71,13 +72,12 @@ class FileDriver:
 
     def _write(self, item: File) -> None:
         target = self._place(item.path)
-        _replace(self._card(item.path), json.dumps({"path": item.path, "owner": item.owner}), 0o600)
-        target.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
-        _replace(target, item.content, item.mode)
+        write(self._card(item.path), json.dumps({"path": item.path, "owner": item.owner}), Durability.DURABLE)
+        write(target, item.content, Durability.DURABLE, item.mode)
 
     def _remove(self, path: str) -> None:
         target = self._place(path)
-        target.with_name(f".{target.name}.new").unlink(missing_ok=True)
+        half_made(target).unlink(missing_ok=True)
         target.unlink(missing_ok=True)
         for parent in target.parents:
             if parent.parent in (self._state, *self._state.parents):
@@ -94,16 +94,3 @@ class FileDriver:
 
     def _card(self, path: str) -> Path:
         return self._cards / f"{hashlib.sha256(path.encode()).hexdigest()[:32]}.json"
-
-
-def _replace(path: Path, text: str, mode: int) -> None:
-    """Whole or not at all, and never readable by others for a moment."""
-    new = path.with_name(f".{path.name}.new")
-    new.unlink(missing_ok=True)
-    fd = os.open(new, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
-    with open(fd, "w", encoding="utf-8") as file:
-        file.write(text)
-        file.flush()
-        os.fchmod(fd, mode)
-        os.fsync(fd)
-    new.rename(path)

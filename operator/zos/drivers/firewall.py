@@ -16,6 +16,7 @@ from zos.drivers import DriverError, netns, news, nftables
 from zos.drivers.looks import Looks
 from zos.drivers.news import News, Watch
 from zos.drivers.process import run
+from zos.files import Durability, write
 from zos.plan.diff import Observed, Op
 from zos.plan.items import Firewall, Item
 
@@ -70,9 +71,7 @@ class FirewallDriver:
         shown = await _text(op.key)
         if shown is None:
             raise DriverError(f"{op.key}: it vanished as soon as it was made")
-        memory = self._remembered(op.key)
-        memory.with_suffix(".new").write_text(_digest(shown))
-        memory.with_suffix(".new").rename(memory)
+        write(self._remembered(op.key), _digest(shown), Durability.VOLATILE)
 
     def watch(self, dirty: Callable[[], None]) -> None:
         def matters(said: News) -> bool:

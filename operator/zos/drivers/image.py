@@ -35,6 +35,7 @@ from zos.drivers.process import run
 from zos.drivers.pull import digest_of, fetch
 from zos.drivers.sources import Pull, Sources
 from zos.drivers.thread import in_thread
+from zos.files import Durability, clear, write
 from zos.plan.diff import Observed, Op
 from zos.plan.facts import ImageFact, Pulled
 from zos.plan.items import Image, Item
@@ -91,6 +92,7 @@ class ImageDriver:
         self._swept = time.monotonic()
         self._refs.mkdir(parents=True, exist_ok=True)
         directory.chmod(0o700)  # programs with the set-user-ID bit are in there
+        clear(self._refs)
         for half in (*directory.glob(".new-*"), *directory.glob(".gone-*")):
             shutil.rmtree(half, ignore_errors=True)
 
@@ -271,10 +273,7 @@ class ImageDriver:
         return tree.size
 
     def _remember(self, known: _Card) -> None:
-        card = self._card(known.ref)
-        new = card.with_name(f".{card.name}.new")
-        new.write_text(json.dumps(dataclasses.asdict(known)))
-        new.rename(card)
+        write(self._card(known.ref), json.dumps(dataclasses.asdict(known)), Durability.VOLATILE)
 
     def _forget(self, ref: str) -> None:
         """Takes the ref away, and the content unless another ref or a guest has it."""

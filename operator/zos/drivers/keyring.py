@@ -6,11 +6,12 @@ import base64
 import binascii
 import contextlib
 import logging
-import os
 from pathlib import Path
 
 from nacl.exceptions import CryptoError
 from nacl.public import PrivateKey, SealedBox
+
+from zos.files import Durability, write
 
 log = logging.getLogger("zos.agent")
 
@@ -44,7 +45,7 @@ class Keyring:
         """A fresh WireGuard pair, safely on disk before its public key is told to anyone."""
         pair = PrivateKey.generate()
         public = base64.b64encode(bytes(pair.public_key)).decode()
-        _write(self._path(public), base64.b64encode(bytes(pair)).decode())
+        write(self._path(public), base64.b64encode(bytes(pair)) + b"\n", Durability.DURABLE)
         return public
 
     def private(self, public: str) -> str | None:
@@ -99,7 +100,7 @@ class Keyring:
             self._sealing.rename(aside)
             log.warning("%s holds no key (%s): kept as %s, a new one is made", self._sealing, error, aside.name)
         pair = PrivateKey.generate()
-        _write(self._sealing, base64.b64encode(bytes(pair)).decode())
+        write(self._sealing, base64.b64encode(bytes(pair)) + b"\n", Durability.DURABLE)
         return pair
 
     def _path(self, public: str) -> Path:
@@ -128,20 +129,3 @@ def _half_of(public: str, content: bytes) -> str:
     except (binascii.Error, TypeError, ValueError):
         return ""
     return content.strip().decode() if base64.b64encode(bytes(pair.public_key)).decode() == public else ""
-
-
-def _write(path: Path, text: str) -> None:
-    """Whole or not at all, and on the disk when this returns: a key that others were told must survive a power cut."""
-    new = path.with_suffix(".new")
-    fd = os.open(new, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
-    try:
-        os.write(fd, text.encode() + b"\n")
-        os.fsync(fd)
-    finally:
-        os.close(fd)
-    new.rename(path)
-    directory = os.open(path.parent, os.O_RDONLY)
-    try:
-        os.fsync(directory)
-    finally:
-        os.close(directory)

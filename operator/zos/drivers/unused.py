@@ -6,19 +6,14 @@ time of the file's last change, so it says nothing any more where an agent that 
 
 from __future__ import annotations
 
-import os
 from pathlib import Path
+
+from zos.files import Durability, sync, write
 
 
 def mark(disk: Path, name: Path | None = None) -> None:
     """``disk`` was just made or grown and holds nothing; ``name``: what it is about to be called."""
-    path = _beside(name or disk)
-    new = path.with_name(f".new-{path.name}")
-    with open(new, "w", encoding="ascii") as file:
-        file.write(str(disk.stat().st_mtime_ns))
-        file.flush()
-        os.fsync(file.fileno())
-    new.rename(path)
+    write(_beside(name or disk), str(disk.stat().st_mtime_ns), Durability.DURABLE)
 
 
 def is_unused(disk: Path) -> bool:
@@ -35,11 +30,7 @@ def end(disk: Path) -> None:
         _beside(disk).unlink()
     except FileNotFoundError:
         return
-    fd = os.open(disk.parent, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-    try:
-        os.fsync(fd)
-    finally:
-        os.close(fd)
+    sync(disk.parent)
 
 
 def _beside(disk: Path) -> Path:

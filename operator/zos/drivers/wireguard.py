@@ -50,6 +50,7 @@ from zos.drivers.wgtext import (
     setup,
     with_endpoints,
 )
+from zos.files import Durability, write
 from zos.plan.diff import Observed, Op
 from zos.plan.items import Item, WireGuard
 
@@ -351,11 +352,10 @@ class WireGuardDriver:
     def _write(self, item: WireGuard, directory: Path, private: str, learned: Mapping[str, str], *, done: bool) -> None:
         """``done`` says that the interface is as the files say; until then it counts as wrong."""
         directory.mkdir(parents=True, exist_ok=True, mode=0o700)
-        _replace(directory / "conf", configuration(item, private, learned))
-        _replace(directory / "setup", setup(item))
-        _replace(
-            directory / "calls", "".join(f"{peer.public_key} {peer.keepalive}\n" for peer in callable_peers(item, learned))
-        )
+        write(directory / "conf", configuration(item, private, learned), Durability.VOLATILE)
+        write(directory / "setup", setup(item), Durability.VOLATILE)
+        calls = "".join(f"{peer.public_key} {peer.keepalive}\n" for peer in callable_peers(item, learned))
+        write(directory / "calls", calls, Durability.VOLATILE)
         card = {
             "netns": item.netns,
             "owner": item.owner,
@@ -367,7 +367,7 @@ class WireGuardDriver:
             },
             "learned": dict(sorted(learned.items())),
         }
-        _replace(directory / "card", json.dumps(card))
+        write(directory / "card", json.dumps(card), Durability.VOLATILE)
 
     async def _trim(self, item: WireGuard) -> None:
         """Gives a running interface its addresses, and takes away routes that it should not have; ``setup`` adds what lacks."""
@@ -433,11 +433,11 @@ class WireGuardDriver:
         if heard == card["learned"]:
             return
         conf = (directory / "conf").read_text()
-        _replace(directory / "conf", with_endpoints(conf, heard))
+        write(directory / "conf", with_endpoints(conf, heard), Durability.VOLATILE)
         keepalives = {key: keepalive for key, _, _, keepalive in card["item"]["peers"]}
         reachable = [key for key, endpoint, _, _ in card["item"]["peers"] if endpoint is not None or key in heard]
-        _replace(directory / "calls", "".join(f"{key} {keepalives[key]}\n" for key in reachable))
-        _replace(directory / "card", json.dumps({**card, "learned": heard}))
+        write(directory / "calls", "".join(f"{key} {keepalives[key]}\n" for key in reachable), Durability.VOLATILE)
+        write(directory / "card", json.dumps({**card, "learned": heard}), Durability.VOLATILE)
 
 
 def _matters(said: News) -> bool:
@@ -510,11 +510,3 @@ def _ours(routes: Sequence[Any], index: int) -> list[str]:
 def _digest(item: WireGuard) -> str:
     parts = (item.netns, item.name, item.public_key, item.listen_port, item.mtu, item.addresses, item.routes, item.peers)
     return hashlib.sha256(repr(parts).encode()).hexdigest()[:32]
-
-
-def _replace(path: Path, text: str) -> None:
-    new = path.with_name(f".{path.name}.new")
-    fd = os.open(new, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
-    with open(fd, "w", encoding="utf-8") as file:
-        file.write(text)
-    new.rename(path)
