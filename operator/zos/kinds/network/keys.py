@@ -10,7 +10,7 @@ from collections.abc import Iterable
 from zos.api.meta import Reason
 from zos.api.network import Network, NetworkAccessStatus
 from zos.api.text import is_half, is_key
-from zos.kinds.network.problems import Problems
+from zos.kinds.network.problems import Problem, Problems, Rank
 from zos.kinds.network.topology import Member
 
 
@@ -40,14 +40,15 @@ class Taken:
 
 
 def alone(
-    network: Network, access: tuple[NetworkAccessStatus, ...], members: Iterable[Member], problems: Problems
-) -> tuple[NetworkAccessStatus, ...]:
+    network: Network, access: tuple[NetworkAccessStatus, ...], members: Iterable[Member]
+) -> tuple[tuple[NetworkAccessStatus, ...], Problems]:
     """The laptops, without key and with the reason where theirs is not theirs alone: such a laptop is nobody's peer, and all
     others are served. A node goes before a laptop, and who has had the key before those who come."""
     had = {entry.name: entry.public_key for entry in network.status.access}
     own = {laptop.name for laptop in network.spec.access if laptop.public_key}
     holders = {member.public_key: f"node {member.name}" for member in members}
     refused: dict[str, str] = {}
+    problems: list[Problem] = []
     for entry in sorted(access, key=lambda entry: had.get(entry.name) != entry.public_key):
         key = entry.public_key
         if not key:
@@ -57,13 +58,14 @@ def alone(
             mend = f"delete Secret {entry.secret} to have a new pair made (the laptop then needs the new file)"
         if is_key(key) and not is_half(key):
             refused[entry.name] = f"no private key belongs to its public key {key}: {mend}"
-            problems.add(Reason.INVALID_SPEC, f"laptop {entry.name}: {refused[entry.name]}")
+            problems.append(Problem(Rank.LAPTOP_KEYS, Reason.INVALID_SPEC, f"laptop {entry.name}: {refused[entry.name]}"))
         elif key in holders:
             refused[entry.name] = f"its public key is that of {holders[key]} as well: {mend}"
-            problems.add(Reason.CONFLICT, f"laptop {entry.name}: {refused[entry.name]}")
+            problems.append(Problem(Rank.LAPTOP_KEYS, Reason.CONFLICT, f"laptop {entry.name}: {refused[entry.name]}"))
         else:
             holders[key] = f"laptop {entry.name}"
-    return tuple(
+    served = tuple(
         entry.model_copy(update={"public_key": None, "message": refused[entry.name]}) if entry.name in refused else entry
         for entry in access
     )
+    return served, tuple(problems)

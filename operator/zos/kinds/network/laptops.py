@@ -3,18 +3,28 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from zos.api import names
 from zos.api.core import Secret
 from zos.api.meta import Reason
-from zos.api.network import Network, NetworkAccessStatus
+from zos.api.network import Network, NetworkAccess, NetworkAccessStatus
 from zos.api.text import is_key, is_name
 from zos.kinds.network import keys
-from zos.kinds.network.problems import Problems
+from zos.kinds.network.problems import Problem, Problems, Rank
 from zos.kinds.network.topology import Member, laptop_file
 from zos.world.resolution import PRIVATE_KEY, SecretWanted
-from zos.world.store import Reader
+from zos.world.store import Indexes, Reader
+
+INDEXES = (Indexes(Secret),)
+
+
+@dataclass(frozen=True)
+class Laptop:
+    """``frozen``: the private key in its Secret is none, so the file that has the right one is left as it is."""
+
+    entry: NetworkAccessStatus
+    frozen: bool = False
 
 
 def access(
@@ -24,50 +34,57 @@ def access(
     relay: str | None,
     alive: Mapping[str, bool | None],
     world: Reader,
-    problems: Problems,
-) -> tuple[NetworkAccessStatus, ...]:
+) -> tuple[tuple[Laptop, ...], Problems]:
+    """Those that have a sub-range. ``ranges`` by laptop."""
     before = {entry.name: entry for entry in network.status.access}
-    found: list[NetworkAccessStatus] = []
+    found: list[Laptop] = []
+    problems: list[Problem] = []
+
+    def complain(laptop: NetworkAccess, reason: Reason, message: str) -> str:
+        problems.append(Problem(Rank.LAPTOPS, reason, f"laptop {laptop.name}: {message}"))
+        return message
+
     for laptop in network.spec.access:
-        subnet = ranges.get(f"access/{laptop.name}")
+        subnet = ranges.get(laptop.name)
         if subnet is None:
             continue
         secret = secret_name(network, laptop.name)
         kept = _kept(network, secret, world)
+        damaged = "" if laptop.public_key else kept.damaged
         public_key = laptop.public_key or kept.public_key
         message: str | None = None
         if kept.foreign:
-            message = f"Secret {secret} exists and belongs to something else: delete it or rename the laptop"
-            problems.add(Reason.CONFLICT, f"laptop {laptop.name}: {message}")
-        elif kept.damaged and not laptop.public_key:
-            message = (
-                f"key {kept.damaged} of Secret {secret} is no WireGuard key: put back the one it had, or delete the Secret to "
+            why = f"Secret {secret} exists and belongs to something else: delete it or rename the laptop"
+            message = complain(laptop, Reason.CONFLICT, why)
+        elif damaged:
+            public_key = before[laptop.name].public_key if laptop.name in before else None
+            why = (
+                f"key {damaged} of Secret {secret} is no WireGuard key: put back the one it had, or delete the Secret to "
                 "have a new pair made (the laptop then needs the new file)"
             )
-            public_key = before[laptop.name].public_key if laptop.name in before else None
-            problems.add(Reason.INVALID_SPEC, f"laptop {laptop.name}: {message}")
+            message = complain(laptop, Reason.INVALID_SPEC, why)
         asked = laptop.node
         if asked is not None and not is_name(asked):  # from before admission looked at it
-            problems.add(Reason.INVALID_SPEC, f"laptop {laptop.name}: no node can be called {asked}: correct access[].node")
+            complain(laptop, Reason.INVALID_SPEC, f"no node can be called {asked}: correct access[].node")
             asked = None
         node = _access_node(asked, before.get(laptop.name), members, relay)
         if node is None or not _fit(node, members):
-            message = message or _no_access(node, members)
-            problems.add(Reason.DEPENDENCY_NOT_READY, f"laptop {laptop.name}: {message}")
+            message = complain(laptop, Reason.DEPENDENCY_NOT_READY, message or _no_access(node, members))
         elif alive.get(node) is False:
-            message = f"its access node {node} is down; set access[].node to move it and fetch the Secret again"
-            problems.add(Reason.NODE_UNREACHABLE, f"laptop {laptop.name}: {message}")
-        found.append(
-            NetworkAccessStatus(
-                name=laptop.name,
-                subnet=subnet,
-                public_key=public_key,
-                node=node,
-                secret=None if kept.foreign else secret,
-                message=message,
-            )
+            why = f"its access node {node} is down; set access[].node to move it and fetch the Secret again"
+            message = complain(laptop, Reason.NODE_UNREACHABLE, why)
+        entry = NetworkAccessStatus(
+            name=laptop.name,
+            subnet=subnet,
+            public_key=public_key,
+            node=node,
+            secret=None if kept.foreign else secret,
+            message=message,
         )
-    return keys.alone(network, tuple(found), members.values(), problems)
+        found.append(Laptop(entry, frozen=damaged == "privateKey"))
+    entries, doubled = keys.alone(network, tuple(laptop.entry for laptop in found), members.values())
+    told = tuple(replace(laptop, entry=entry) for laptop, entry in zip(found, entries, strict=True))
+    return told, (*problems, *doubled)
 
 
 def secret_name(network: Network, laptop: str) -> str:
@@ -120,20 +137,23 @@ def _no_access(node: str | None, members: Mapping[str, Member]) -> str:
     return f"access node {node} {why}: mend that, or set access[].node to move the laptop and fetch the Secret again"
 
 
-def secrets(
-    network: Network, members: Mapping[str, Member], access: tuple[NetworkAccessStatus, ...]
-) -> tuple[SecretWanted, ...]:
+def secrets(network: Network, members: Mapping[str, Member], found: tuple[Laptop, ...]) -> tuple[SecretWanted, ...]:
     """A laptop's Secret is the only copy of its private key: it stays as long as the laptop is in the spec."""
     own_keys = {laptop.name for laptop in network.spec.access if laptop.public_key}
 
-    def file(entry: NetworkAccessStatus) -> Mapping[str, str] | None:
-        if entry.node is None or not _fit(entry.node, members) or (entry.message or "").startswith("key privateKey"):
+    def file(laptop: Laptop) -> Mapping[str, str] | None:
+        entry = laptop.entry
+        if laptop.frozen or entry.node is None or not _fit(entry.node, members):
             return None
         key = None if entry.name in own_keys else PRIVATE_KEY
         text = laptop_file(network.spec.ip_range, entry.subnet, members[entry.node], key, network.spec.mtu)
         return {"wg0.conf": text}
 
-    wanted = [SecretWanted(entry.secret, file(entry), entry.name not in own_keys) for entry in access if entry.secret]
-    placed = {entry.name for entry in access}
+    wanted = [
+        SecretWanted(laptop.entry.secret, file(laptop), laptop.entry.name not in own_keys)
+        for laptop in found
+        if laptop.entry.secret
+    ]
+    placed = {laptop.entry.name for laptop in found}
     waiting_ = [laptop.name for laptop in network.spec.access if laptop.name not in placed]
     return (*wanted, *(SecretWanted(secret_name(network, name), None) for name in waiting_))

@@ -13,14 +13,12 @@ from ipaddress import IPv4Network, ip_network
 from zos.api.gridnode import GridNode
 from zos.api.meta import Reason
 from zos.api.network import Network, NetworkAccessStatus, wireguard_range
-from zos.kinds.network.problems import Problems, called
+from zos.kinds.network.problems import Problem, Problems, Rank, called
 from zos.kinds.network.topology import Member
 from zos.world.store import Reader
 
 
-def told(
-    network: Network, members: Iterable[Member], access: Iterable[NetworkAccessStatus], world: Reader, problems: Problems
-) -> None:
+def hidden(network: Network, members: Iterable[Member], access: Iterable[NetworkAccessStatus], world: Reader) -> Problems:
     ranges = (IPv4Network(network.spec.ip_range), wireguard_range(network.spec.ip_range))
     endpoints = {member.name: member.ipv4 for member in members}
     asking: dict[tuple[str, IPv4Network], list[str]] = {}
@@ -31,27 +29,24 @@ def told(
             for needs, places in ((asking, servers), (opening, opened)):
                 if inside := _inside(places, range_):
                     needs.setdefault((inside, range_), []).append(name)
-    for (servers_inside, range_), nodes in asking.items():
-        problems.add(
-            Reason.CONFLICT,
-            f"name server {servers_inside} of {called('node', nodes)} can't be asked, since in this network {range_} is the "
-            "network's own: name another in the node's resolv.conf, or make a network with another range",
-        )
-    for (opened_inside, range_), nodes in opening.items():
-        problems.add(
-            Reason.CONFLICT,
-            f"{opened_inside}, opened by {called('GridNode', nodes)} (spec.egress.allow), can't be reached, since in this "
-            f"network {range_} is the network's own: close it, or make a network with another range",
-        )
-    for entry in access:
-        endpoint = endpoints.get(entry.node or "")
-        for range_ in ranges:
-            if endpoint is not None and _inside((endpoint,), range_):
-                problems.add(
-                    Reason.CONFLICT,
-                    f"laptop {entry.name}: the endpoint {endpoint} of its access node {entry.node} lies in {range_}, which its "
-                    "file sends through the tunnel; set access[].node to another, or make a network with another range",
-                )
+    found = [
+        f"name server {servers_inside} of {called('node', nodes)} can't be asked, since in this network {range_} is the "
+        "network's own: name another in the node's resolv.conf, or make a network with another range"
+        for (servers_inside, range_), nodes in asking.items()
+    ]
+    found += [
+        f"{opened_inside}, opened by {called('GridNode', nodes)} (spec.egress.allow), can't be reached, since in this "
+        f"network {range_} is the network's own: close it, or make a network with another range"
+        for (opened_inside, range_), nodes in opening.items()
+    ]
+    found += [
+        f"laptop {entry.name}: the endpoint {endpoint} of its access node {entry.node} lies in {range_}, which its "
+        "file sends through the tunnel; set access[].node to another, or make a network with another range"
+        for entry in access
+        for range_ in ranges
+        if (endpoint := endpoints.get(entry.node or "")) is not None and _inside((endpoint,), range_)
+    ]
+    return tuple(Problem(Rank.OVERLAP, Reason.CONFLICT, message) for message in found)
 
 
 def _needs(node: GridNode) -> tuple[tuple[str, ...], tuple[str, ...]]:

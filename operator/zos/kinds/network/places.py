@@ -9,7 +9,7 @@ from collections.abc import Iterable
 
 from zos.api.gridnode import Endpoint, PortRange
 from zos.api.meta import Reason
-from zos.kinds.network.problems import Problems, called
+from zos.kinds.network.problems import Problem, Problems, Rank, called
 from zos.kinds.network.topology import Member
 
 _Places = frozenset[tuple[str, int]]
@@ -33,19 +33,22 @@ class Taken:
         return any(here & places for name, places in self._nodes.items() if name != node)
 
 
-def told(members: Iterable[Member], problems: Problems) -> None:
-    """Says which nodes are called at one place."""
+def shared(members: Iterable[Member]) -> Problems:
+    """Which nodes are called at one place."""
     here: dict[tuple[str, int], list[str]] = {}
     for member in members:
         for place in sorted(_places(Endpoint(ipv4=member.ipv4, ipv6=member.ipv6), member.listen_port)):
             here.setdefault(place, []).append(member.name)
-    for (address, port), names in here.items():
-        if len(names) > 1:
-            problems.add(
-                Reason.CONFLICT,
-                f"{called('node', names)} have one endpoint, {address} port {port}: correct spec.endpoint of their GridNodes, "
-                "or, where a NAT forwards to each, give each ports of its own in spec.wireguardPorts",
-            )
+    return tuple(
+        Problem(
+            Rank.PLACES,
+            Reason.CONFLICT,
+            f"{called('node', names)} have one endpoint, {address} port {port}: correct spec.endpoint of their GridNodes, "
+            "or, where a NAT forwards to each, give each ports of its own in spec.wireguardPorts",
+        )
+        for (address, port), names in here.items()
+        if len(names) > 1
+    )
 
 
 def _places(endpoint: Endpoint, port: int | None) -> _Places:

@@ -1,9 +1,10 @@
-"""What keeps a network from being whole."""
+"""What keeps a network from being whole, as values: whoever finds something returns it, and who judges puts the worst first."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass, field
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from enum import IntEnum
 
 from zos.api.meta import Reason
 
@@ -11,14 +12,34 @@ from zos.api.meta import Reason
 _SHOWN = 3
 
 
-@dataclass
-class Problems:
-    """What keeps the network from being whole, worst first when it is judged."""
+class Rank(IntEnum):
+    """Which problem is told first, and whose reason is the network's: that from which others may follow."""
 
-    found: list[tuple[Reason, str]] = field(default_factory=list)
+    MEMBERS = 0
+    RANGES = 1
+    SEATS = 2
+    RELAY = 3
+    LAPTOPS = 4
+    LAPTOP_KEYS = 5
+    CUT_OFF = 6
+    APART = 7
+    PLACES = 8
+    OVERLAP = 9
 
-    def add(self, reason: Reason, message: str) -> None:
-        self.found.append((reason, message))
+
+@dataclass(frozen=True)
+class Problem:
+    rank: Rank
+    reason: Reason
+    message: str
+
+
+Problems = tuple[Problem, ...]
+
+
+def worst_first(problems: Iterable[Problem]) -> list[Problem]:
+    """Those of one rank in the order in which they were found."""
+    return sorted(problems, key=lambda problem: problem.rank)
 
 
 def called(kind: str, names: Sequence[str]) -> str:
