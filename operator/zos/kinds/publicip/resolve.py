@@ -49,6 +49,18 @@ class _Seen:
     mine: IPv4Address | None
 
 
+@dataclass(frozen=True)
+class _Stock:
+    """A contract's IPv4 addresses, as one sees them who gets none. ``unused``: some are used by no PublicIP. That is what is
+    waited for: others of the contract that come and go wake nobody as long as all are in use."""
+
+    taking: bool = False
+    reserved: int = 0
+    asked: int = 0
+    unused: bool = False
+    stalled: bool = False
+
+
 def resolve(ip: PublicIP, world: Reader) -> Resolution:
     contract = Contract.key_of(ip.namespace, ip.spec.contract)
     if ip.deleting:
@@ -100,6 +112,17 @@ def resolve(ip: PublicIP, world: Reader) -> Resolution:
 
 def _used_by(ip: PublicIP, user: _User | None) -> PublicIPStatus:
     return ip.status.model_copy(update={"machine": user and user.name, "machine_uid": user and user.uid})
+
+
+def _stock(contract: Contract) -> _Stock:
+    status = contract.status
+    return _Stock(
+        taking=bool(status.taking) or status.observed_generation < 0,
+        reserved=len(status.reserved),
+        asked=contract.spec.public_ipv4,
+        unused=len(status.reserved) > len(status.in_use),
+        stalled=status.stalled,
+    )
 
 
 def _seen(contract: Contract, uid: str) -> _Seen:
@@ -167,33 +190,21 @@ def _free(ip: PublicIP, farm: str, world: Reader) -> IPv4Address | None:
 
 
 def _exhausted(ip: PublicIP, farm: str, world: Reader) -> Verdict:
-    def look(contract: Contract) -> tuple[bool, int, int, bool, bool]:
-        status = contract.status
-        taking = bool(status.taking) or status.observed_generation < 0
-        # The last is what is waited for: others of the contract that come and go wake nobody as long as all are in use.
-        unused = len(status.reserved) > len(status.in_use)
-        return taking, len(status.reserved), contract.spec.public_ipv4, unused, status.stalled
-
-    taking, reserved, asked, unused, stalled = world.view(Contract, ip.namespace, ip.spec.contract, look) or (
-        True,
-        0,
-        0,
-        False,
-        False,
-    )
-    if taking:
+    """Why there is no address for it."""
+    stock = world.view(Contract, ip.namespace, ip.spec.contract, _stock) or _Stock(taking=True)
+    if stock.taking:
         return waiting(Reason.PROGRESSING, f"contract {ip.spec.contract} is taking its addresses")
-    if reserved < asked:
+    if stock.reserved < stock.asked:
         return waiting(
             Reason.DEPENDENCY_NOT_READY,
-            f"contract {ip.spec.contract} has {reserved} of the {asked} addresses it asks for",
-            stalled=stalled,
+            f"contract {ip.spec.contract} has {stock.reserved} of the {stock.asked} addresses it asks for",
+            stalled=stock.stalled,
         )
-    if unused:  # by guests that nodes have in quarantine
+    if stock.unused:  # but had by guests that nodes have in quarantine
         publicuse.numbers(farm, world, tracked=True)
     return waiting(
         Reason.INSUFFICIENT_CAPACITY,
-        f"all {reserved} addresses of contract {ip.spec.contract} are in use: raise its publicIPv4 or delete a PublicIP",
+        f"all {stock.reserved} addresses of contract {ip.spec.contract} are in use: raise its publicIPv4 or delete a PublicIP",
     )
 
 
