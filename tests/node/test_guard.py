@@ -21,7 +21,7 @@ from frames import BROADCAST, Party
 from harness import until
 from zos.api.publicip import slaac
 from zos.drivers import netns
-from zos.drivers.link import GROUP_FORWARD
+from zos.drivers.devices import GROUP_FORWARD
 from zos.kinds.zmachine import guard
 
 T = TypeVar("T")

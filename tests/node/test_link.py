@@ -17,7 +17,8 @@ import pytest
 from silence import silent
 from zos.api import names
 from zos.drivers import DriverError, netns
-from zos.drivers.link import LinkDriver, find
+from zos.drivers.devices import find
+from zos.drivers.link import LinkDriver
 from zos.drivers.sysctl import SysctlDriver
 from zos.plan.diff import Op, diff
 from zos.plan.items import Bridge, Item, Netns, Route, Sysctl, Tap, Veth

@@ -7,7 +7,7 @@ from ipaddress import IPv4Network, collapse_addresses
 from typing import Any, ClassVar
 
 from zos.drivers import netns, news
-from zos.drivers.link import Link
+from zos.drivers.devices import Link
 from zos.drivers.news import News, Watch
 from zos.plan.diff import Observed, Op
 from zos.plan.items import Item

@@ -15,7 +15,7 @@ from pyroute2.netlink.exceptions import NetlinkError
 
 from zos.api import names
 from zos.drivers import DriverError, addresses, netns, news
-from zos.drivers.link import ALIAS, SEGMENT, Link, find, gone_is_fine, no_addresses_of_its_own
+from zos.drivers.devices import ALIAS, SEGMENT, Link, find, gone_is_fine, no_addresses_of_its_own
 from zos.drivers.news import News, Watch
 from zos.plan.diff import Observed, Op
 from zos.plan.items import Item, Segment
