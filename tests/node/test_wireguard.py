@@ -22,8 +22,9 @@ from bound import TOLD
 from zos.api import names
 from zos.drivers import DriverError
 from zos.drivers.keyring import Keyring
+from zos.drivers.wgprobe import Kind, probe
 from zos.drivers.wgtext import Live
-from zos.drivers.wireguard import Kind, WireGuardDriver, probe
+from zos.drivers.wireguard import WireGuardDriver
 from zos.plan.diff import Op, diff
 from zos.plan.items import WireGuard, WireGuardPeer
 
@@ -313,7 +314,7 @@ async def test_who_does_not_answer_is_told_and_called_again(place: Place) -> Non
     try:
         await place.settle(driver)
         async with asyncio.timeout(30 * SLOWNESS):
-            while driver._being_called(WG_A, place.state / "wireguard" / WG_A):
+            while driver._being_called(WG_A):
                 await asyncio.sleep(0.05)
         assert driver.silent() == {}
         await driver.observe([place.a, place.b])
@@ -524,7 +525,7 @@ async def test_a_kernel_that_got_wireguard_or_lost_it(place: Place) -> None:
 
 
 def test_a_probe_that_may_not_try_does_not_say_what_is_missing() -> None:
-    program = "import asyncio; from zos.drivers.wireguard import probe; print(asyncio.run(probe()))"
+    program = "import asyncio; from zos.drivers.wgprobe import probe; print(asyncio.run(probe()))"
     powerless = ["setpriv", "--bounding-set=-net_admin,-sys_admin", "--inh-caps=-net_admin,-sys_admin", "--"]
     done = subprocess.run([*powerless, sys.executable, "-c", program], capture_output=True, text=True)
     assert done.returncode != 0, done.stdout

@@ -22,7 +22,8 @@ from zos.drivers.service import ServiceDriver
 from zos.drivers.sources import Registries, Sources
 from zos.drivers.sysctl import SysctlDriver
 from zos.drivers.wayout import WayOutDriver
-from zos.drivers.wireguard import WireGuardDriver, probe
+from zos.drivers.wgprobe import probe
+from zos.drivers.wireguard import WireGuardDriver
 
 
 @dataclass(frozen=True)
