@@ -104,9 +104,10 @@ def runs(workload: NodeWorkload, known: Facts, otherwise: dict[str, Any]) -> Dom
         fields["nics"] = tuple(GuestNic(**nic) for nic in fields["nics"])
     if "disks" in fields:
         fields["disks"] = tuple(GuestDisk(**disk) for disk in fields["disks"])
-    if "fields" in fields:
-        fields["fields"] = tuple((dict(wanted.fields) | fields["fields"]).items())
-    return dataclasses.replace(wanted, running=True, **fields)
+    boot = {name: fields.pop(name) for name in ("image", "config_digest", "fields") if name in fields}
+    if "fields" in boot:
+        boot["fields"] = tuple((dict(wanted.boot.fields) | boot["fields"]).items())
+    return dataclasses.replace(wanted, running=True, boot=dataclasses.replace(wanted.boot, **boot), **fields)
 
 
 def here(workload: NodeWorkload, facts: Facts) -> Here[Any]:

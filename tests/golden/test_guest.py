@@ -8,7 +8,7 @@ from pathlib import Path
 from xml.etree import ElementTree
 
 from zos.drivers.domainxml import NAMESPACE, Places, Start, domain_xml
-from zos.plan.items import Domain, GuestDisk, GuestNic
+from zos.plan.items import ContainerBoot, Domain, GuestDisk, GuestNic
 
 HERE = Path(__file__).parent
 START = Start(
@@ -18,12 +18,14 @@ START = Start(
         uuid="1a11e7ed-08db-4a23-a8a7-110b1cfb398a",
         cpu=2,
         memory=512 << 20,
-        image="sha256:" + "0" * 64,
-        root=GuestDisk(disk="root-1", serial="zos-root"),
+        boot=ContainerBoot(
+            image="sha256:" + "0" * 64,
+            root=GuestDisk(disk="root-1", serial="zos-root"),
+            config="machines/1/config",
+            config_digest="d",
+        ),
         disks=tuple(GuestDisk(disk=f"mount-{number}", serial=f"s{number}") for number in range(5)),
         nics=tuple(GuestNic(tap=f"t-{number}", mac=f"02:00:00:00:00:0{number}") for number in (1, 2)),
-        config="machines/1/config",
-        config_digest="d",
         running=True,
     ),
     started_at=100.5,

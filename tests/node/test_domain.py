@@ -28,7 +28,7 @@ from zos.drivers.virtiofsd import process_of
 from zos.plan.diff import Op, diff
 from zos.plan.facts import DomainFact
 from zos.plan.guest import GuestConfig, GuestFile, GuestInterface, GuestMount, GuestRoute
-from zos.plan.items import Disk, Domain, GuestDisk, GuestNic, Item
+from zos.plan.items import ContainerBoot, Disk, Domain, GuestDisk, GuestNic, Item
 from zos.plan.restart import outdated
 from zos.programs.guestbuild import build
 
@@ -137,17 +137,19 @@ class Node:
             owner="w-1",
             cpu=1,
             memory=256 * MiB,
-            image=DIGEST,
-            root=GuestDisk(disk=f"root-{identity}", serial="zos-root"),
+            boot=ContainerBoot(
+                image=DIGEST,
+                root=GuestDisk(disk=f"root-{identity}", serial="zos-root"),
+                config=f"machines/{identity}/config",
+                config_digest=hashlib.sha256(text.encode()).hexdigest(),
+            ),
             disks=tuple(GuestDisk(disk=f"mount-{mount.serial}", serial=mount.serial) for mount in mounts),
             nics=taps,
-            config=f"machines/{identity}/config",
-            config_digest=hashlib.sha256(text.encode()).hexdigest(),
             running=running,
         )
 
     def root(self, domain: Domain, size: int = 64 * MiB) -> Disk:
-        return Disk(name=domain.root.disk, size=size, format="ext4", owner="w-1")
+        return Disk(name=domain.boot.root.disk, size=size, format="ext4", owner="w-1")
 
 
 @pytest.fixture
@@ -184,7 +186,7 @@ async def test_a_guest_with_everything(node: Node, libvirt: Libvirt) -> None:
     )  # fmt: skip
     data = Disk(name="mount-disk1", size=64 * MiB, format="btrfs", owner="w-2")
     assert await node.converge(domain, node.root(domain), data) == [
-        "create disk/" + domain.root.disk,
+        "create disk/" + domain.boot.root.disk,
         "create disk/mount-disk1",
         f"create domain/{domain.name}",
     ]
@@ -277,7 +279,7 @@ async def test_a_disk_grows_under_a_running_guest(node: Node) -> None:
     assert node.disks.unused() == frozenset()  # from before its start
     await node.says(domain, " 300 ")
     grown = (node.root(domain, 128 * MiB), dataclasses.replace(data, size=400 * MiB))
-    assert await node.converge(domain, *grown) == [f"update disk/{domain.root.disk}", "update disk/mount-disk1"]
+    assert await node.converge(domain, *grown) == [f"update disk/{domain.boot.root.disk}", "update disk/mount-disk1"]
     console = await node.says(domain, " 400 ")
     assert "/dev/vda                   400" in console
 
@@ -473,11 +475,11 @@ async def test_a_guest_of_a_newer_agent_or_of_none_that_can_be_read_runs_on(node
         assert (fact.running, fact.unreadable, fact.image) == (True, True, DIGEST)
         seen = (await node.domains.observe([]))[domain.key]
         assert isinstance(seen.item, Domain)
-        assert (seen.item.cpu, seen.item.memory, seen.item.root.disk) == (1, 256 * MiB, domain.root.disk)
+        assert (seen.item.cpu, seen.item.memory, seen.item.boot.root.disk) == (1, 256 * MiB, domain.boot.root.disk)
         assert seen.origin is not None
         assert seen.origin.uid == domain.uuid
         assert node.domains.images() == {DIGEST}
-        assert await node.domains.uses_disk(node.disks.path(domain.root.disk))
+        assert await node.domains.uses_disk(node.disks.path(domain.boot.root.disk))
         assert not await node.domains.uses_disk(node.disks.path("mount-other"))
     assert node.libvirt.qemu(domain.name) == pid
     stopped = dataclasses.replace(domain, running=False)

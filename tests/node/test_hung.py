@@ -26,7 +26,7 @@ from zos.kinds.registry import KINDS
 from zos.kinds.zmount.part import MountOnNode, MountState
 from zos.plan.diff import Observed, Op
 from zos.plan.facts import Facts
-from zos.plan.items import Domain, File, GuestDisk, Item, Service
+from zos.plan.items import ContainerBoot, Domain, File, GuestDisk, Item, Service
 from zos.plan.lowered import Lowered
 from zos.plan.outcome import Outcome
 from zos.world.resolution import ready, waiting
@@ -36,12 +36,9 @@ HALTED = Domain(
     uuid=str(uuid.uuid4()),
     cpu=1,
     memory=256 << 20,
-    image="sha256:" + "0" * 64,
-    root=GuestDisk(disk="root-x", serial="root"),
+    boot=ContainerBoot(image="sha256:" + "0" * 64, root=GuestDisk(disk="root-x", serial="root"), config="", config_digest=""),
     disks=(),
     nics=(),
-    config="",
-    config_digest="",
     running=False,
 )
 PATIENCE = 1.0

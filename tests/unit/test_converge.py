@@ -20,10 +20,14 @@ from zos.kinds.registry import KINDS
 from zos.kinds.zmount.part import MountOnNode, MountState
 from zos.plan.diff import Observed, Op
 from zos.plan.facts import Facts, ImageFact
-from zos.plan.items import Bridge, Disk, Domain, File, GuestDisk, Image, Item, Netns, Segment, Service, Tap, Veth
+from zos.plan.items import Bridge, ContainerBoot, Disk, Domain, File, GuestDisk, Image, Item, Netns, Segment, Service, Tap, Veth
 from zos.plan.lowered import Lowered
 from zos.plan.outcome import Outcome
 from zos.world.resolution import ready, waiting
+
+
+def boot(ref: str) -> ContainerBoot:
+    return ContainerBoot(image=digest_of(ref), root=GuestDisk(disk="root-uid-vm", serial="r"), config="c", config_digest="")
 
 
 def workload(
@@ -350,8 +354,7 @@ async def test_what_is_not_whole_says_nothing_against_what_is(bench: Bench) -> N
 
 async def test_a_driver_that_can_not_look_when_the_agent_begins_takes_nothing_down(bench: Bench) -> None:
     guest = Domain(
-        name="g", uuid="uid-vm", cpu=1, memory=1, image=digest_of("oci://r/i:1"),
-        root=GuestDisk(disk="root-uid-vm", serial="r"), disks=(), nics=(), config="c", config_digest="", running=True,
+        name="g", uuid="uid-vm", cpu=1, memory=1, boot=boot("oci://r/i:1"), disks=(), nics=(), running=True,
         needs=("disk/root-uid-vm",),
     )  # fmt: skip
 
@@ -380,8 +383,8 @@ async def test_the_ground_stays_under_a_guest_that_stays(bench: Bench) -> None:
     image = Image(ref="oci://r/i:1")
     data = Disk(name="mount-uid-data", size=1, format="ext4")
     guest = Domain(
-        name="g", uuid="uid-vm", cpu=2, memory=3, image=digest_of(image.ref), root=GuestDisk(disk="root-uid-vm", serial="r"),
-        disks=(GuestDisk(disk=data.name, serial="d"),), nics=(), config="c", config_digest="", running=True,
+        name="g", uuid="uid-vm", cpu=2, memory=3, boot=boot(image.ref),
+        disks=(GuestDisk(disk=data.name, serial="d"),), nics=(), running=True,
         needs=("disk/root-uid-vm", data.key, image.key),
     )  # fmt: skip
     tap = Tap(name="t-aaaaaaaaaa-0", bridge="eth1", mtu=1500, needs=("segment/eth1",))
@@ -561,8 +564,7 @@ async def test_slow_work_that_nobody_wants_any_more_is_called_off(bench: Bench) 
 async def test_a_guest_stands_on_its_disk_and_leaves_before_it(bench: Bench) -> None:
     root = Disk(name="root-uid-vm", size=1, format="ext4")
     guest = Domain(
-        name="g", uuid="uid-vm", cpu=1, memory=1, image=digest_of("oci://r/i:1"),
-        root=GuestDisk(disk="root-uid-vm", serial="r"), disks=(), nics=(), config="c", config_digest="", running=True,
+        name="g", uuid="uid-vm", cpu=1, memory=1, boot=boot("oci://r/i:1"), disks=(), nics=(), running=True,
         needs=("disk/root-uid-vm",),
     )  # fmt: skip
     bench.node.things["image/oci://r/i:1"] = Image(ref="oci://r/i:1", owner="another")

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+from zos.drivers import DriverError
 from zos.drivers.domainrun import Machine, Run, boot_of
 from zos.drivers.domainxml import (
     NAMESPACE,
@@ -20,8 +21,10 @@ from zos.drivers.domainxml import (
     item_of_xml,
     item_text,
     start_of,
+    start_text,
 )
-from zos.plan.items import Domain, GuestDisk, GuestNic
+from zos.plan.items import ContainerBoot, DiskBoot, Domain, GuestDisk, GuestNic
+from zos.plan.restart import outdated
 
 ITEM = Domain(
     owner="w-1",
@@ -30,12 +33,14 @@ ITEM = Domain(
     uuid="1a11e7ed-08db-4a23-a8a7-110b1cfb398a",
     cpu=2,
     memory=512 << 20,
-    image="sha256:" + "0" * 64,
-    root=GuestDisk(disk="root-1", serial="zos-root"),
+    boot=ContainerBoot(
+        image="sha256:" + "0" * 64,
+        root=GuestDisk(disk="root-1", serial="zos-root"),
+        config="machines/1/config",
+        config_digest="d",
+    ),
     disks=(GuestDisk(disk="mount-1", serial="one"), GuestDisk(disk="mount-2", serial="two")),
     nics=(GuestNic(tap="t-1", mac="02:00:00:00:00:01"),),
-    config="machines/1/config",
-    config_digest="d",
     running=True,
     incarnation="<&'\">]]>",
 )
@@ -49,6 +54,45 @@ def test_an_item_survives_being_written_down() -> None:
     again = item_of(json.loads(json.dumps(item_text(ITEM))))
     assert again == ITEM
     assert (again.owner, again.needs) == ("w-1", ())
+
+
+#: As it stands in the metadata of guests, and on their cards, that an earlier agent has started.
+EARLIER = (
+    '{"item": {"owner": "w-1", "needs": [], "name": "zos-abc", "uuid": "1a11e7ed-08db-4a23-a8a7-110b1cfb398a", "cpu": 2, '
+    '"memory": 536870912, "image": "sha256:0000000000000000000000000000000000000000000000000000000000000000", '
+    '"root": {"disk": "root-1", "serial": "zos-root"}, "disks": [{"disk": "mount-1", "serial": "one"}], '
+    '"nics": [{"tap": "t-1", "mac": "02:00:00:00:00:01", "network": "uid-net", "interface": "", "mtu": 1420, '
+    '"ipv4": "10.20.3.2", "ipv6": ""}], "config": "machines/1/config", "config_digest": "d", '
+    '"fields": [["network", "02d7bd0894a46b30"], ["env", "0ad3d79470fdfb42"]], "running": true, "incarnation": "asked"}, '
+    '"started_at": 100.5, "boot": "boot-1", "accelerator": "tcg"}'
+)
+
+
+def test_a_guest_of_an_earlier_agent_is_what_it_was() -> None:
+    start = start_of(EARLIER)
+    wanted = replace(
+        ITEM,
+        boot=replace(ITEM.boot, fields=(("network", "02d7bd0894a46b30"), ("env", "0ad3d79470fdfb42"))),
+        disks=ITEM.disks[:1],
+        nics=(GuestNic(tap="t-1", mac="02:00:00:00:00:01", network="uid-net", mtu=1420, ipv4="10.20.3.2"),),
+        incarnation="asked",
+    )
+    assert start == replace(START, item=wanted)
+    assert outdated(start.item, wanted) == ()
+    assert start.item.recipe == "9ef2e49f6be05070"  # as that agent has written it down
+    assert json.loads(start_text(start)) == json.loads(EARLIER)  # it can still read a guest of this one
+
+
+def test_a_guest_that_boots_otherwise_is_told_apart_and_not_started() -> None:
+    boot = DiskBoot(root=GuestDisk(disk="root-1", serial="r"), config="machines/1/seed", config_digest="s")
+    other = replace(ITEM, boot=boot)
+    assert item_of(json.loads(json.dumps(item_text(other)))) == other
+    assert other.recipe != ITEM.recipe
+    with pytest.raises(DriverError, match="can't start machines that boot from a disk"):
+        domain_xml(replace(START, item=other), PLACES)
+    unheard = item_text(other) | {"boot": {"mode": "unikernel"}}
+    with pytest.raises(KeyError):
+        item_of(unheard)
 
 
 def test_a_guest_carries_what_it_was_started_with() -> None:
@@ -118,7 +162,7 @@ def test_restarts_count_what_nobody_asked_for() -> None:
 
 
 ASKED = replace(START, item=replace(ITEM, incarnation="later"))
-MENDED = replace(START, item=replace(ITEM, config_digest="mended"))
+MENDED = replace(START, item=replace(ITEM, boot=replace(ITEM.boot, config_digest="mended")))
 
 
 @pytest.mark.parametrize(
@@ -143,10 +187,9 @@ def test_a_start_remembers_what_it_came_of(run: Run, status: str, start: Start, 
 def test_crashes_are_those_of_the_same_recipe() -> None:
     run = Run().begun(START).finished("running", 1.0, "boot-1").begun(START).finished("running", 2.0, "boot-1")
     assert run.crashes == (1.0, 2.0)
-    other = replace(START, item=replace(ITEM, config_digest="mended"))
-    assert other.item.recipe != ITEM.recipe == replace(ITEM, running=False, incarnation="x").recipe
-    assert run.begun(other).crashes == ()
-    assert run.begun(other).restarts == 2
+    assert MENDED.item.recipe != ITEM.recipe == replace(ITEM, running=False, incarnation="x").recipe
+    assert run.begun(MENDED).crashes == ()
+    assert run.begun(MENDED).restarts == 2
 
 
 def test_records_survive_and_broken_ones_are_none(tmp_path: Path) -> None:
@@ -195,8 +238,8 @@ def test_what_a_newer_agent_wrote_more_is_passed_over(tmp_path: Path) -> None:
 def test_a_guest_whose_metadata_nobody_can_read_is_told_by_what_libvirt_says() -> None:
     text = domain_xml(START, PLACES).replace('unit="b">536870912', 'unit="KiB">524288')  # as libvirt gives it back
     found = item_of_xml(text, PLACES.state)
-    unknown = {"owner": "", "needs": (), "config": "", "config_digest": "", "incarnation": "", "running": True}
-    assert found == replace(ITEM, **unknown)  # type: ignore[arg-type]
+    unknown = replace(ITEM.boot, config="", config_digest="")
+    assert found == replace(ITEM, owner="", needs=(), boot=unknown, incarnation="")
     with pytest.raises(ValueError, match="no domain"):
         item_of_xml("<domain", PLACES.state)
 

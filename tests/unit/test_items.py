@@ -13,6 +13,7 @@ from zos.plan import items
 from zos.plan.diff import Observed, Op
 from zos.plan.items import (
     Bridge,
+    ContainerBoot,
     Disk,
     Domain,
     File,
@@ -49,8 +50,8 @@ EACH: tuple[Item, ...] = (
     Disk(name="root-1", size=1, format="ext4"),
     File(path="f", content=""),
     Domain(
-        name="d", uuid="u", cpu=1, memory=1, image="i", root=GuestDisk(disk="root-1", serial="r"), disks=(), nics=(),
-        config="f", config_digest="", running=True,
+        name="d", uuid="u", cpu=1, memory=1, disks=(), nics=(), running=True,
+        boot=ContainerBoot(image="i", root=GuestDisk(disk="root-1", serial="r"), config="f", config_digest=""),
     ),
     Service(name="s", argv=("x",)),
 )  # fmt: skip

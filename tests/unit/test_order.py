@@ -10,7 +10,9 @@ from hypothesis import strategies as st
 from zos.plan.diff import Observed, Op
 from zos.plan.items import (
     Bridge,
+    ContainerBoot,
     Disk,
+    DiskBoot,
     Domain,
     File,
     Firewall,
@@ -72,12 +74,9 @@ GUEST = Domain(
     uuid="u",
     cpu=1,
     memory=1,
-    image="i",
-    root=GuestDisk(disk="root-1", serial="r"),
+    boot=ContainerBoot(image="i", root=GuestDisk(disk="root-1", serial="r"), config="c", config_digest=""),
     disks=(GuestDisk(disk="mount-1", serial="m"),),
     nics=(GuestNic(tap="t-1", mac="m"),),
-    config="c",
-    config_digest="",
     running=True,
     owner="vm",
 )
@@ -227,18 +226,25 @@ def test_the_next_holder_of_an_address_waits_for_the_last() -> None:
 def test_all_that_a_guest_is_started_with_is_another_chance() -> None:
     guest = domain(Disk(name="root", size=1, format="ext4"))
     more = GuestDisk(disk="more", serial="m")
-    for change in (
-        {"cpu": 2}, {"memory": 2}, {"image": "j"}, {"root": more}, {"disks": (more,)}, {"nics": (GuestNic(tap="t", mac="m"),)},
-        {"config_digest": "other"},
-    ):  # fmt: skip
-        assert replace(guest, **change).recipe != guest.recipe, change  # type: ignore[arg-type]
+    others: tuple[Domain, ...] = (
+        replace(guest, cpu=2),
+        replace(guest, memory=2),
+        replace(guest, disks=(more,)),
+        replace(guest, nics=(GuestNic(tap="t", mac="m"),)),
+        replace(guest, boot=replace(guest.boot, root=more)),
+        replace(guest, boot=replace(guest.boot, config_digest="other")),
+        replace(guest, boot=ContainerBoot(image="j", root=guest.boot.root, config="c", config_digest="")),
+        replace(guest, boot=DiskBoot(root=guest.boot.root, config="c", config_digest="")),
+        replace(guest, boot=DiskBoot(root=guest.boot.root, config="c", config_digest="", firmware="uefi")),
+    )
+    assert len({other.recipe for other in (guest, *others)}) == len(others) + 1
     assert replace(guest, running=not guest.running, incarnation="now", owner="x").recipe == guest.recipe
 
 
 def domain(root: Disk) -> Domain:
     return Domain(
-        name="g", uuid="u", cpu=1, memory=1, image="i", root=GuestDisk(disk=root.name, serial="r"), disks=(), nics=(),
-        config="c", config_digest="", running=True, owner="vm",
+        name="g", uuid="u", cpu=1, memory=1, disks=(), nics=(), running=True, owner="vm",
+        boot=ContainerBoot(image="i", root=GuestDisk(disk=root.name, serial="r"), config="c", config_digest=""),
     )  # fmt: skip
 
 

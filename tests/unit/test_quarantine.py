@@ -19,7 +19,7 @@ from zos.kinds.registry import KINDS
 from zos.kinds.zmachine.part import MachineOnNode
 from zos.kinds.zmount.part import MountOnNode, MountState
 from zos.plan.diff import Observed
-from zos.plan.items import Domain, GuestDisk, GuestNic
+from zos.plan.items import ContainerBoot, Domain, GuestDisk, GuestNic
 from zos.plan.ownership import Origin, quarantine
 from zos.world.heartbeat import Heartbeat
 from zos.world.store import World
@@ -293,8 +293,8 @@ def test_a_node_tells_the_addresses_of_guests_that_run() -> None:
     nics = (GuestNic(tap="t0", mac="02:00:00:00:00:01"), GuestNic(tap="t1", mac="02:00:00:00:00:02"))
     disk = GuestDisk(disk="root-uid-web", serial="root")
     domain = Domain(
-        owner="w", name="zos-w", uuid="uid-web", cpu=1, memory=GIB, image="sha256:0", root=disk, disks=(), nics=nics,
-        config="", config_digest="", running=True,
+        owner="w", name="zos-w", uuid="uid-web", cpu=1, memory=GIB, disks=(), nics=nics, running=True,
+        boot=ContainerBoot(image="sha256:0", root=disk, config="", config_digest=""),
     )  # fmt: skip
     known = QuarantinedNic(mac=nics[0].mac, network_uid="uid-net", ipv4="10.20.2.2")
     guard = QuarantinedNic(mac="02:00:00:00:00:03", ipv4="203.0.113.18")  # asked for, but it was not restarted yet

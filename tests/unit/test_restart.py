@@ -16,7 +16,7 @@ from zos.api.network import Network
 from zos.api.zmachine import ZMachine
 from zos.api.zmount import ZMount
 from zos.kinds.zmachine.part import MachineOnNode, MachineState
-from zos.plan.items import Domain, GuestDisk, GuestNic
+from zos.plan.items import ContainerBoot, DiskBoot, Domain, GuestDisk, GuestNic
 from zos.plan.restart import outdated
 from zos.world.heartbeat import Heartbeat
 from zos.world.store import World
@@ -194,10 +194,15 @@ def test_a_node_that_does_not_tell_runs_what_it_is_asked_for(grid: World) -> Non
 
 NIC = GuestNic(tap="t-0", mac="m", network="net", mtu=1420, ipv4="10.20.2.7")
 AWAY = GuestNic(tap="t-1", mac="p", interface="eth1", mtu=1500, ipv4="203.0.113.7")
+FIELDS = (("network", "1"), ("env", "1"), ("entrypoint", "1"))
+BOOT = ContainerBoot(image="i", root=GuestDisk(disk="r", serial="r"), config="c", config_digest="d", fields=FIELDS)
 WAS = Domain(
-    name="zos-x", uuid="x", cpu=1, memory=2**28, image="i", root=GuestDisk(disk="r", serial="r"), disks=(), nics=(NIC,),
-    config="c", config_digest="d", fields=(("network", "1"), ("env", "1"), ("entrypoint", "1")), running=True,
+    name="zos-x", uuid="x", cpu=1, memory=2**28, boot=BOOT, disks=(), nics=(NIC,), running=True,
 )  # fmt: skip
+
+
+def configured(digest: str, *fields: tuple[str, str]) -> Domain:
+    return replace(WAS, boot=replace(BOOT, config_digest=digest, fields=fields))
 
 
 @pytest.mark.parametrize(
@@ -206,13 +211,16 @@ WAS = Domain(
         (WAS, ()),
         (replace(WAS, incarnation="x", running=False), ()),
         (replace(WAS, cpu=2, memory=2**29), ("cpu", "memory")),
-        (replace(WAS, nics=(replace(NIC, ipv4="10.20.2.8"),), config_digest="e", fields=(("network", "2"),)),
+        (replace(configured("e", ("network", "2")), nics=(replace(NIC, ipv4="10.20.2.8"),)),
          ("network.ip", "env", "entrypoint")),
+        (replace(WAS, boot=replace(BOOT, image="j")), ("image",)),
+        (replace(WAS, boot=replace(BOOT, root=GuestDisk(disk="s", serial="r"))), ("disks",)),
+        (replace(WAS, boot=DiskBoot(root=BOOT.root, config="c", config_digest="d", fields=FIELDS)), ("image",)),
         (replace(WAS, nics=(replace(NIC, network="other", ipv4="10.30.1.8"),)), ("network.name",)),
         (replace(WAS, nics=(replace(NIC, mtu=1400),)), ("network",)),
         (replace(WAS, nics=(NIC, AWAY)), ("publicIP",)),
-        (replace(WAS, config_digest="e", fields=(("network", "1"), ("env", "2"), ("entrypoint", "1"))), ("env",)),
-        (replace(WAS, config_digest="e", fields=()), ("network", "env", "entrypoint")),
+        (configured("e", ("network", "1"), ("env", "2"), ("entrypoint", "1")), ("env",)),
+        (configured("e"), ("network", "env", "entrypoint")),
         (replace(WAS, disks=(GuestDisk(disk="a", serial="a"),)), ("disks",)),
     ],
 )  # fmt: skip
@@ -221,7 +229,7 @@ def test_what_changed_is_named_as_in_the_spec(now: Domain, words: tuple[str, ...
 
 
 def test_a_guest_of_an_earlier_agent_is_not_restarted_for_what_it_does_not_tell() -> None:
-    was = replace(WAS, nics=(GuestNic(tap="t-0", mac="m"),), fields=())
+    was = replace(WAS, nics=(GuestNic(tap="t-0", mac="m"),), boot=replace(BOOT, fields=()))
     assert outdated(was, WAS) == ()
-    assert outdated(was, replace(WAS, config_digest="e")) == ("configuration",)
+    assert outdated(was, configured("e", *FIELDS)) == ("configuration",)
     assert outdated(was, replace(WAS, nics=(NIC, AWAY))) == ("network",)

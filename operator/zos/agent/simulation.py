@@ -60,7 +60,7 @@ class Node:
     def user_of(self, disk: str) -> str | None:
         """The guest that runs with a disk."""
         for item in self.things.values():
-            if isinstance(item, Domain) and item.running and disk in (d.disk for d in (item.root, *item.disks)):
+            if isinstance(item, Domain) and item.running and disk in (d.disk for d in item.all_disks):
                 return item.name
         return None
 
@@ -238,7 +238,7 @@ class Domains(_DictDriver):
             ended="" if item.running else "stopped",
             accelerator="tcg",
             recipe=item.recipe,
-            image=item.image,
+            image=item.boot.image,
             runs=item if item.running else None,
         )
         return Observed(key, shown, item.owner, origin=Domain.origin_of(item.uuid))
@@ -248,12 +248,13 @@ class Domains(_DictDriver):
         if isinstance(op.item, Domain) and op.item.running:
             if isinstance(there, Domain) and there.running and there.incarnation == op.item.incarnation:
                 return
-            if op.item.image not in (digest_of(item.ref) for item in self.node.things.values() if isinstance(item, Image)):
-                raise DriverError(f"image {op.item.image} is not on this node any more")
-            for disk in (op.item.root, *op.item.disks):
+            image = op.item.boot.image
+            if image not in (digest_of(item.ref) for item in self.node.things.values() if isinstance(item, Image)):
+                raise DriverError(f"image {image} is not on this node any more")
+            for disk in op.item.all_disks:
                 if f"disk/{disk.disk}" not in self.node.things:
                     raise DriverError(f"no disk {disk.disk}")
-            if used := self.node.unused & {disk.disk for disk in (op.item.root, *op.item.disks)}:
+            if used := self.node.unused & {disk.disk for disk in op.item.all_disks}:
                 self.node.unused -= used
                 self.node.stir()
             self.node.starts[op.item.name] = self.node.starts.get(op.item.name, 0) + 1

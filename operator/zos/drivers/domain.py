@@ -1,4 +1,4 @@
-"""Container-mode guests under libvirt.
+"""Guests under libvirt: container mode, so far.
 
 Guests are transient domains: libvirt knows what runs, the node's disk (`zos.drivers.domainrun`) what there is. A guest that
 runs carries what it was started with in its metadata, so any agent can tell what it is, whatever was lost.
@@ -21,7 +21,7 @@ import libvirt
 from zos.drivers import DriverError, unused
 from zos.drivers.accelerator import AcceleratorProbe
 from zos.drivers.domainrun import Machine, Run, boot_of
-from zos.drivers.domainxml import NAMESPACE, Accelerator, Places, Start, domain_xml, item_of_xml, start_of
+from zos.drivers.domainxml import NAMESPACE, Accelerator, Places, Start, container, domain_xml, item_of_xml, start_of
 from zos.drivers.hypervisor import Hypervisor, gone
 from zos.drivers.inotify import MODIFY, Inotify
 from zos.drivers.virtiofsd import Watcher, launcher
@@ -159,8 +159,8 @@ class DomainDriver:
                 run = self._settle(machine)
             item = dataclasses.replace(card, running=False)
             observed[card.key] = Observed(card.key, item, card.owner, origin=Domain.origin_of(card.uuid))
-            facts[card.name] = dataclasses.replace(_fact(run, machine, running=False), image=card.image)
-            images.add(card.image)
+            facts[card.name] = dataclasses.replace(_fact(run, machine, running=False), image=card.boot.image)
+            images.add(card.boot.image)
         for name, asked in wanted.items():  # one whose card is lost: how it ended is still known
             machine = self._machine(asked.uuid)
             if name not in facts and name not in running and machine.run().over and machine.run().started_at is not None:
@@ -175,11 +175,12 @@ class DomainDriver:
             if now is not None and now.running and now.uuid == seen.item.uuid and self._same_run(was, now):
                 item = now
             observed[key] = Observed(key, item, item.owner, origin=Domain.origin_of(seen.uuid))
+            boot = seen.item.boot
             facts[name] = dataclasses.replace(
-                _fact(run, machine, running=True), image=seen.item.image, runs=was, unreadable=seen.start is None
+                _fact(run, machine, running=True, tells=boot.TELLS), image=boot.image, runs=was, unreadable=seen.start is None
             )
-            images.add(seen.item.image)
-        self._facts, self._images = facts, frozenset(images)
+            images.add(boot.image)
+        self._facts, self._images = facts, frozenset(images - {""})
         return observed, {name: seen.uuid for name, seen in running.items() if seen.up}
 
     def _running(self) -> dict[str, Seen]:
@@ -234,6 +235,9 @@ class DomainDriver:
             same = seen.uuid == item.uuid and self._same_run(self._started_as(seen, self._machine(seen.uuid)), item)
             if item.running and same:
                 return
+        if item.running:
+            container(item)  # before anything is stopped for it
+        if seen is not None:
             await self._stop(item.name, seen.uuid, key)
         machine = self._machine(item.uuid)
         await self._hypervisor.call(machine.write_card, item)
@@ -250,13 +254,13 @@ class DomainDriver:
             initramfs=self._guest / "initramfs",
             virtiofsd=self._launcher,
         )
-        root = places.image(start.item.image)
-        if not root.is_dir():
-            raise DriverError(f"image {start.item.image} is not on this node any more")
+        image = container(start.item).image
+        if not places.image(image).is_dir():
+            raise DriverError(f"image {image} is not on this node any more")
         with self._records:
             run = self._settle(machine).begun(start)
             machine.clear_status()
-        for disk in (start.item.root, *start.item.disks):
+        for disk in start.item.all_disks:
             unused.end(places.disk(disk.disk))
         self._hypervisor.connection().createXML(domain_xml(start, places), 0)
         with self._records:
@@ -345,7 +349,7 @@ class DomainDriver:
     def _user_of(self, path: Path) -> str | None:
         """The guest that runs with a disk."""
         for name, seen in self._running().items():
-            for disk in (seen.item.root, *seen.item.disks):
+            for disk in seen.item.all_disks:
                 if self._state / "disks" / f"{disk.disk}.raw" == path:
                     return name
         return None
@@ -400,10 +404,10 @@ class DomainDriver:
         return Machine(self._machines / uuid)
 
 
-def _fact(run: Run, machine: Machine, *, running: bool) -> DomainFact:
+def _fact(run: Run, machine: Machine, *, running: bool, tells: bool = True) -> DomainFact:
     return DomainFact(
         running=running,
-        booted=running and machine.booted(),
+        booted=running and (machine.booted() or not tells),
         started_at=run.started_at,
         ended_at=run.ended_at,
         ended="" if running else run.ended,

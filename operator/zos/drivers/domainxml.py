@@ -11,12 +11,14 @@ from typing import Any, Literal, TypeVar
 from xml.etree import ElementTree
 from xml.etree.ElementTree import Element, SubElement
 
+from zos.drivers import DriverError
 from zos.drivers.image import directory_of
-from zos.plan.items import Domain, GuestDisk, GuestNic
+from zos.plan.items import ContainerBoot, DiskBoot, Domain, GuestDisk, GuestNic
 
 NAMESPACE = "https://zos.grid.tf/domain/v1alpha1"
 Accelerator = Literal["kvm", "tcg"]
 T = TypeVar("T")
+_BOOTS: Mapping[str, type[ContainerBoot | DiskBoot]] = {boot.MODE: boot for boot in (ContainerBoot, DiskBoot)}
 
 #: A kernel that fails ends at once, and with it the guest: the node sees a crash.
 KERNEL_ARGUMENTS = "console=ttyS0 quiet loglevel=4 panic=-1 oops=panic"
@@ -49,18 +51,32 @@ class Places:
         return directory_of(self.state / "images", digest) / "rootfs"
 
 
+def container(item: Domain) -> ContainerBoot:
+    """Raises DriverError for a guest that boots otherwise."""
+    if not isinstance(item.boot, ContainerBoot):
+        raise DriverError("this node's agent can't start machines that boot from a disk of their own yet, only containers")
+    return item.boot
+
+
 def item_text(item: Domain) -> dict[str, object]:
-    return {**dataclasses.asdict(item), "needs": []}
+    """A container's boot stands among the item's own fields: so earlier agents wrote it, whose guests run, and so they read
+    it."""
+    text = dataclasses.asdict(item) | {"needs": []}
+    boot = text.pop("boot")
+    return text | (boot if isinstance(item.boot, ContainerBoot) else {"boot": {"mode": item.boot.MODE, **boot}})
 
 
 def item_of(text: dict[str, Any]) -> Domain:
     """Raises AttributeError, KeyError, TypeError or ValueError for what is no item. What a newer agent wrote more is passed
-    over: a guest is none the worse for having been started by it."""
+    over: a guest is none the worse for having been started by it. One that boots in a way that this agent doesn't know is no
+    item."""
     fields = {**text, "needs": ()}
-    fields["root"] = known(GuestDisk, text["root"])
+    boot = dict(text.get("boot", text))
+    boot["root"] = known(GuestDisk, boot["root"])
+    boot["fields"] = tuple((name, digest) for name, digest in boot.get("fields", ()))
+    fields["boot"] = known(_BOOTS[boot.get("mode", ContainerBoot.MODE)], boot)
     fields["disks"] = tuple(known(GuestDisk, disk) for disk in text["disks"])
     fields["nics"] = tuple(known(GuestNic, nic) for nic in text["nics"])
-    fields["fields"] = tuple((name, digest) for name, digest in text.get("fields", ()))
     return known(Domain, fields)
 
 
@@ -96,15 +112,17 @@ def item_of_xml(text: str, state: Path) -> Domain:
             uuid=root.findtext("uuid") or "",
             cpu=int(root.findtext("vcpu") or 0),
             memory=int(root.findtext("memory") or 0) * 1024,  # libvirt says KiB
-            image=Path(image).parent.name.replace("-", ":", 1),
-            root=disks[-1] if disks else GuestDisk(disk="", serial=""),
+            boot=ContainerBoot(
+                image=Path(image).parent.name.replace("-", ":", 1),
+                root=disks[-1] if disks else GuestDisk(disk="", serial=""),
+                config="",
+                config_digest="",
+            ),
             disks=tuple(disks[:-1]),
             nics=tuple(
                 GuestNic(tap=_attribute(nic, "target", "dev"), mac=_attribute(nic, "mac", "address"))
                 for nic in root.iterfind("devices/interface")
             ),
-            config="",
-            config_digest="",
             running=True,
         )
     except ElementTree.ParseError as error:
@@ -117,6 +135,7 @@ def _attribute(parent: Element, tag: str, name: str) -> str:
 
 
 def domain_xml(start: Start, places: Places) -> str:
+    """Raises DriverError for a guest that this agent can't start."""
     item = start.item
     domain = Element("domain", type="kvm" if start.accelerator == "kvm" else "qemu")
     _text(domain, "name", item.name)
@@ -145,19 +164,20 @@ def domain_xml(start: Start, places: Places) -> str:
 
 
 def _devices(devices: Element, item: Domain, places: Places) -> None:
+    boot = container(item)
     addresses = _addresses()
     SubElement(devices, "controller", type="usb", model="none")
     # The user's disks come first: vda and so on, as the API says. Init finds all of them by their serials.
-    disks = [(places.disk(disk.disk), disk.serial) for disk in (*item.disks, item.root)]
+    disks = [(places.disk(disk.disk), disk.serial) for disk in (*item.disks, boot.root)]
     disks.append((places.machine / "status", "zos-status"))
     for index, (path, serial) in enumerate(disks):
         _disk(devices, index, path, serial, next(addresses))
-    _disk(devices, len(disks), places.state / item.config, "zos-config", next(addresses), readonly=True)
+    _disk(devices, len(disks), places.state / boot.config, "zos-config", next(addresses), readonly=True)
     shared = SubElement(devices, "filesystem", type="mount", accessmode="passthrough")
     SubElement(shared, "driver", type="virtiofs")
     binary = SubElement(shared, "binary", path=str(places.virtiofsd), xattr="on")
     SubElement(binary, "cache", mode="always")  # nobody changes an unpacked image
-    SubElement(shared, "source", dir=str(places.image(item.image)))
+    SubElement(shared, "source", dir=str(places.image(boot.image)))
     SubElement(shared, "target", dir="zos-image")
     shared.append(next(addresses))
     for nic in item.nics:

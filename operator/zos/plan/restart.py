@@ -4,23 +4,28 @@ from __future__ import annotations
 
 from zos.plan.items import Domain, GuestNic
 
-#: What people call the fields of a Domain.
-_WORDS = {"cpu": "cpu", "memory": "memory", "image": "image", "root": "disks", "disks": "disks"}
 #: For a guest that an earlier agent has started, which did not write down more.
 _ALL = "configuration"
 
 
 def outdated(was: Domain, now: Domain) -> tuple[str, ...]:
     """What of ``now`` a guest that was started as ``was`` gets at its next start: names like ``network.ip``, none twice."""
-    found = [word for field, word in _WORDS.items() if getattr(was, field) != getattr(now, field)]
+    found = [field for field in ("cpu", "memory") if getattr(was, field) != getattr(now, field)]
+    if type(was.boot) is type(now.boot):
+        found += [word for field, word in now.boot.WORDS.items() if getattr(was.boot, field) != getattr(now.boot, field)]
+    else:
+        found.append(_IMAGE)
+    found += [_DISKS] if was.disks != now.disks else []
     found += _interfaces(was.nics, now.nics)
-    if was.config_digest != now.config_digest:
+    if was.boot.config_digest != now.boot.config_digest:
         found += _configured(was, now) or [_ALL]
     if any(word != _NETWORK and word.startswith(_NETWORK) for word in found):
         found = [word for word in found if word != _NETWORK]  # its addresses are in the configuration as well
     return tuple(dict.fromkeys(found))
 
 
+_IMAGE = "image"  # which says how a machine boots
+_DISKS = "disks"
 _NETWORK = "network"
 _PUBLIC = "publicIP"
 
@@ -42,7 +47,7 @@ def _interfaces(was: tuple[GuestNic, ...], now: tuple[GuestNic, ...]) -> list[st
 
 
 def _configured(was: Domain, now: Domain) -> list[str]:
-    if not was.fields:
+    if not was.boot.fields:
         return []
-    before, after = dict(was.fields), dict(now.fields)
+    before, after = dict(was.boot.fields), dict(now.boot.fields)
     return [field for field in {**after, **before} if before.get(field) != after.get(field)]

@@ -19,7 +19,22 @@ from zos.kinds.zmachine.part import ENV, DiskOnNode, MachineOnNode
 from zos.plan import wayout
 from zos.plan.facts import Facts, ImageFact, Unknown
 from zos.plan.guest import LIMIT, GuestConfig, GuestFile, GuestInterface, GuestMount, GuestRoute
-from zos.plan.items import Bridge, Disk, Domain, File, Firewall, GuestDisk, GuestNic, Image, Item, Netns, Segment, Tap, Veth
+from zos.plan.items import (
+    Bridge,
+    ContainerBoot,
+    Disk,
+    Domain,
+    File,
+    Firewall,
+    GuestDisk,
+    GuestNic,
+    Image,
+    Item,
+    Netns,
+    Segment,
+    Tap,
+    Veth,
+)
 from zos.plan.lowered import Lowered, Problem
 
 #: Where a machine finds its programs when its image does not say.
@@ -96,13 +111,15 @@ def _with_image(here: Here[MachineOnNode], image: Image) -> Lowered:
         uuid=uid,
         cpu=machine.cpu,
         memory=machine.memory,
-        image=fact.digest,
-        root=GuestDisk(disk=root.name, serial=_ROOT),
+        boot=ContainerBoot(
+            image=fact.digest,
+            root=GuestDisk(disk=root.name, serial=_ROOT),
+            config=path,
+            config_digest=_digest(text),
+            fields=_fields(guest),
+        ),
         disks=tuple(GuestDisk(disk=f"mount-{disk.mount_uid}", serial=_serial(disk.mount_uid)) for disk in machine.disks),
         nics=wanted,
-        config=path,
-        config_digest=_digest(text),
-        fields=_fields(guest),
         running=False,
         incarnation=machine.restarted_at or "",
     )

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 from datetime import UTC, datetime
 from math import ceil
+from typing import Literal
 
 from zos.api import names
 from zos.api.meta import Condition, Reason
@@ -13,7 +14,7 @@ from zos.api.zmachine import RunPolicy
 from zos.kinds.kind import Here, Report
 from zos.kinds.zmachine.part import ImagePull, MachineOnNode, MachineState
 from zos.plan.facts import DomainFact, Facts, ImageFact
-from zos.plan.items import Disk, Domain, Firewall, Image
+from zos.plan.items import ContainerBoot, Disk, Domain, Firewall, Image
 from zos.plan.lowered import Lowered
 from zos.plan.outcome import Outcome
 from zos.plan.restart import outdated
@@ -72,7 +73,8 @@ def _state(
     ran = fact.image if fact is not None else ""
     digest = ran or wanted if fact is not None and fact.running else wanted or ran
     root = _root(lowered, outcome)
-    state = MachineState(mode="container" if digest else None, image_digest=digest or None, root_size=root and root.size)
+    mode = _mode(fact, lowered) if digest else None
+    state = MachineState(mode=mode, image_digest=digest or None, root_size=root and root.size)
     if fact is None:
         return state
     started = None
@@ -89,6 +91,13 @@ def _state(
             "runs": _run(machine, fact.runs) if fact.running and fact.runs is not None else None,
         }
     )
+
+
+def _mode(fact: DomainFact | None, lowered: Lowered) -> Literal["container", "vm"]:
+    if fact is not None and fact.running and fact.runs is not None:
+        return fact.runs.boot.MODE
+    wanted = next((item for item in lowered.items if isinstance(item, Domain)), None)
+    return wanted.boot.MODE if wanted is not None else ContainerBoot.MODE
 
 
 def _root(lowered: Lowered, outcome: Outcome) -> Disk | None:

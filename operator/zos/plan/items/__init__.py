@@ -7,7 +7,7 @@ removals, what it stands on, what it holds of the node) it tells itself: a new p
 
 from __future__ import annotations
 
-from zos.plan.items.domain import Domain, GuestDisk, GuestNic
+from zos.plan.items.domain import ContainerBoot, DiskBoot, Domain, GuestDisk, GuestNic
 from zos.plan.items.item import Held, Item, Rank, rank_in
 from zos.plan.items.network import Bridge, Firewall, Netns, Route, Segment, Sysctl, Tap, Veth
 from zos.plan.items.service import Service
@@ -16,7 +16,9 @@ from zos.plan.items.wireguard import WireGuard, WireGuardPeer
 
 __all__ = [
     "Bridge",
+    "ContainerBoot",
     "Disk",
+    "DiskBoot",
     "Domain",
     "File",
     "Firewall",

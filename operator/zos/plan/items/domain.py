@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import ClassVar, Literal
 
 from zos.api.nodeworkload import Owner
 from zos.plan.items.item import Held, Item, Rank
@@ -39,27 +39,64 @@ class GuestNic:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Domain(Item):
-    """A container-mode guest under libvirt. ``running`` is what it should be now.
+class _Boot:
+    """``root`` is the Disk that the guest's system writes to. ``config`` is the path of the File that tells the guest what it
+    is; ``config_digest`` makes a changed file a changed domain, and ``fields`` are digests of what is in it by the field of the
+    user's spec."""
 
-    ``image`` is the digest of an unpacked image (root file system, shared read-only); ``root`` the Disk that takes the
-    writes; ``config`` the path of the File that the guest's init reads (network, mounts, environment, entrypoint);
-    ``config_digest`` makes a changed file a changed domain, and ``fields`` are digests of what is in it by the field of the
-    user's spec. ``memory`` in bytes. A guest that runs keeps what it was started with (`DomainFact.runs`); one of another
-    ``incarnation`` is to be stopped first.
+    root: GuestDisk
+    config: str
+    config_digest: str
+    fields: tuple[tuple[str, str], ...] = ()
+
+    #: As the user's status calls it.
+    MODE: ClassVar[Literal["container", "vm"]]
+    #: Whether the guest's init says how it stands; of another a guest that runs has booted, for all that the node can tell.
+    TELLS: ClassVar[bool]
+    #: What people call the fields: those of the user's spec that they follow from.
+    WORDS: ClassVar[Mapping[str, str]]
+
+
+@dataclass(frozen=True, kw_only=True)
+class ContainerBoot(_Boot):
+    """The node's kernel and init over an unpacked image, whose root file system is shared read-only: ``image`` is its digest.
+    Init reads network, mounts, environment and entrypoint from ``config``."""
+
+    image: str
+
+    MODE = "container"
+    TELLS = True
+    WORDS: ClassVar[Mapping[str, str]] = {"image": "image", "root": "disks"}
+
+
+@dataclass(frozen=True, kw_only=True)
+class DiskBoot(_Boot):
+    """A virtual machine's own system on ``root``, which was made from an image and doesn't need it any more; ``config`` is the
+    seed that cloud-init reads. No driver starts one yet: what there is of it is what can be told of such a guest."""
+
+    firmware: Literal["bios", "uefi"] = "bios"
+
+    #: It stands on none.
+    image: ClassVar[str] = ""
+    MODE = "vm"
+    TELLS = False
+    WORDS: ClassVar[Mapping[str, str]] = {"root": "disks", "firmware": "image"}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Domain(Item):
+    """A guest under libvirt. ``running`` is what it should be now; ``memory`` in bytes.
+
+    A guest that runs keeps what it was started with (`DomainFact.runs`); one of another ``incarnation`` is to be stopped first.
     """
 
     name: str
     uuid: str
     cpu: int
     memory: int
-    image: str
-    root: GuestDisk
+    boot: ContainerBoot | DiskBoot
     disks: tuple[GuestDisk, ...]
     nics: tuple[GuestNic, ...]
-    config: str
-    config_digest: str
-    fields: tuple[tuple[str, str], ...] = ()
     running: bool
     incarnation: str = ""
 
@@ -72,18 +109,25 @@ class Domain(Item):
 
     @property
     def recipe(self) -> str:
-        """A digest of all that it is started with: another one is another chance for a guest that failed."""
-        whole = (self.cpu, self.memory, self.image, self.root, self.disks, self.nics, self.config_digest)
+        """A digest of all that it is started with: another one is another chance for a guest that failed. It is written down:
+        what was the same for an earlier agent has to stay the same."""
+        boot = self.boot
+        system = (boot.image, boot.root) if isinstance(boot, ContainerBoot) else (boot.MODE, boot.firmware, boot.root)
+        whole = (self.cpu, self.memory, *system, self.disks, self.nics, boot.config_digest)
         return hashlib.sha256(repr(whole).encode()).hexdigest()[:16]
+
+    @property
+    def all_disks(self) -> tuple[GuestDisk, ...]:
+        return (self.boot.root, *self.disks)
 
     def grounds(self) -> Iterator[str]:
         yield from (f"link//{nic.tap}" for nic in self.nics)
-        yield from (f"disk/{disk.disk}" for disk in (self.root, *self.disks))
-        yield f"file/{self.config}"
+        yield from (f"disk/{disk.disk}" for disk in self.all_disks)
+        yield f"file/{self.boot.config}"
 
     def occupies(self) -> Iterator[str]:
         if self.running:
-            yield from (f"disk/{disk.disk}" for disk in (self.root, *self.disks))
+            yield from (f"disk/{disk.disk}" for disk in self.all_disks)
 
     @property
     def held(self) -> Held:
