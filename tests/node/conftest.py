@@ -3,11 +3,18 @@
 from __future__ import annotations
 
 import ctypes
+import os
+import signal
 import subprocess
-from collections.abc import Iterator
+from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 
 import pytest
+
+from guestnode import Node
+from hypervisor import Libvirt
+from zos.plan.items import Domain
+from zos.programs.guestbuild import build
 
 _HERE = Path(__file__).parent
 _NEWNS, _NEWNET = 0x00020000, 0x40000000  # linux/sched.h
@@ -54,3 +61,25 @@ def elsewhere() -> Iterator[None]:
         assert _LIBC.unshare(_NEWNET) == 0
         yield
         assert _LIBC.setns(own.fileno(), _NEWNET) == 0
+
+
+@pytest.fixture(scope="module")
+def libvirt() -> Iterator[Libvirt]:
+    libvirt = Libvirt()
+    yield libvirt
+    libvirt.close()
+
+
+@pytest.fixture(scope="module")
+def guest() -> Path:
+    return build(Path(os.environ.get("ZOS_CACHE", Path.home() / ".cache" / "zos")) / "guest")
+
+
+@pytest.fixture
+async def node(tmp_path: Path, libvirt: Libvirt, guest: Path) -> AsyncIterator[Node]:
+    node = Node(tmp_path / "state", libvirt, guest)
+    yield node
+    for key, seen in (await node.domains.observe([])).items():
+        if isinstance(seen.item, Domain) and seen.item.running:
+            os.kill(libvirt.qemu(key.removeprefix("domain/")), signal.SIGKILL)
+    await node.domains.close()

@@ -4,162 +4,23 @@ from __future__ import annotations
 
 import asyncio
 import dataclasses
-import hashlib
 import json
 import os
 import re
 import shutil
 import signal
 import time
-import uuid
-from collections.abc import AsyncIterator, Callable, Iterator
-from pathlib import Path
-from xml.etree import ElementTree
 
-import libvirt as libvirt_api
 import pytest
 
+from guestnode import DIGEST, MiB, Node, metadata
 from hypervisor import Libvirt
-from zos.drivers.disk import DiskDriver
-from zos.drivers.domain import DomainDriver
-from zos.drivers.domainxml import NAMESPACE
 from zos.drivers.image import directory_of
 from zos.drivers.virtiofsd import process_of
-from zos.plan.diff import Op, diff
-from zos.plan.facts import DomainFact
-from zos.plan.guest import GuestConfig, GuestFile, GuestInterface, GuestMount, GuestRoute
-from zos.plan.items import ContainerBoot, Disk, Domain, GuestDisk, GuestNic, Item
+from zos.plan.diff import Op
+from zos.plan.guest import GuestFile, GuestInterface, GuestMount, GuestRoute
+from zos.plan.items import Disk, Domain, GuestNic
 from zos.plan.restart import outdated
-from zos.programs.guestbuild import build
-
-MiB = 1 << 20
-DIGEST = "sha256:" + hashlib.sha256(b"busybox").hexdigest()
-TOOLS = ("sh", "echo", "sleep", "cat", "ip", "mount", "df", "env", "hostname", "id", "dd", "ls", "rm", "reboot", "kill", "seq")
-
-
-@pytest.fixture(scope="module")
-def libvirt() -> Iterator[Libvirt]:
-    libvirt = Libvirt()
-    yield libvirt
-    libvirt.close()
-
-
-@pytest.fixture(scope="module")
-def guest() -> Path:
-    return build(Path(os.environ.get("ZOS_CACHE", Path.home() / ".cache" / "zos")) / "guest")
-
-
-class Node:
-    """The drivers of a node and a place for its state."""
-
-    def __init__(self, state: Path, libvirt: Libvirt, guest: Path) -> None:
-        self.state, self.libvirt, self.guest = state, libvirt, guest
-        root = directory_of(state / "images", DIGEST) / "rootfs"
-        for name in ("bin", "etc"):
-            (root / name).mkdir(parents=True, exist_ok=True)
-        if not (root / "bin/busybox").exists():
-            shutil.copy("/bin/busybox", root / "bin/busybox")
-            for tool in TOOLS:
-                (root / "bin" / tool).symlink_to("busybox")
-            (root / "etc/passwd").write_text("root:x:0:0::/root:/bin/sh\nweb:x:33:34::/srv:/bin/sh\n")
-        self.start_agent()
-
-    def start_agent(self) -> None:
-        self.dirty = asyncio.Event()
-        self.domains = DomainDriver(
-            self.state,
-            self.state / "run",
-            self.guest,
-            uri=self.libvirt.uri,
-            accelerator="tcg",
-            libvirt_run=self.libvirt.base / "run" / "qemu",
-            libvirt_logs=self.libvirt.base / "log" / "qemu",
-            grace=15,
-        )
-        self.disks = DiskDriver(self.state / "disks", self.domains.resize_disk)
-        self.domains.watch(self.dirty.set)
-
-    async def restart_agent(self) -> None:
-        await self.domains.close()
-        self.start_agent()
-
-    async def converge(self, *wanted: Item) -> list[str]:
-        done = []
-        for driver, kind in ((self.disks, Disk), (self.domains, Domain)):
-            mine = [item for item in wanted if isinstance(item, kind)]
-            ops = diff(mine, await driver.observe(mine))
-            for op in ops:
-                await driver.apply(op)
-            done += [f"{op.verb} {op.key}" for op in ops]
-            await driver.observe(mine)
-        return done
-
-    async def fact(self, domain: Domain) -> DomainFact:
-        await self.domains.observe([domain])
-        return self.domains.facts()[domain.name]
-
-    async def ended(self, domain: Domain, seconds: float = 90) -> DomainFact:
-        """Waits, by the driver's own word, until it does not run."""
-        async with asyncio.timeout(seconds):
-            while True:
-                self.dirty.clear()
-                fact = await self.fact(domain)
-                if not fact.running:
-                    return fact
-                await self.dirty.wait()
-
-    def console(self, domain: Domain) -> str:
-        return (self.state / "machines" / domain.uuid / "console.log").read_text(errors="replace").replace("\r\n", "\n")
-
-    async def says(self, domain: Domain, words: str, seconds: float = 90) -> str:
-        deadline = time.monotonic() + seconds
-        while True:
-            try:
-                console = self.console(domain)
-            except FileNotFoundError:
-                console = ""
-            if words in console:
-                return console
-            assert time.monotonic() < deadline, console
-            await asyncio.sleep(0.05)
-
-    def domain(self, *argv: str, running: bool = True, mounts: tuple[GuestMount, ...] = (), taps: tuple[GuestNic, ...] = (),
-               identity: str = "", **config: object) -> Domain:  # fmt: skip
-        identity = identity or str(uuid.uuid4())
-        text = GuestConfig(hostname="web", argv=argv, mounts=mounts, **config).render()  # type: ignore[arg-type]
-        path = self.state / "machines" / identity / "config"
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.with_suffix(".new").write_text(text)
-        path.with_suffix(".new").rename(path)
-        return Domain(
-            name=f"zos-{identity[:8]}",
-            uuid=identity,
-            owner="w-1",
-            cpu=1,
-            memory=256 * MiB,
-            boot=ContainerBoot(
-                image=DIGEST,
-                root=GuestDisk(disk=f"root-{identity}", serial="zos-root"),
-                config=f"machines/{identity}/config",
-                config_digest=hashlib.sha256(text.encode()).hexdigest(),
-            ),
-            disks=tuple(GuestDisk(disk=f"mount-{mount.serial}", serial=mount.serial) for mount in mounts),
-            nics=taps,
-            running=running,
-        )
-
-    def root(self, domain: Domain, size: int = 64 * MiB) -> Disk:
-        return Disk(name=domain.boot.root.disk, size=size, format="ext4", owner="w-1")
-
-
-@pytest.fixture
-async def node(tmp_path: Path, libvirt: Libvirt, guest: Path) -> AsyncIterator[Node]:
-    node = Node(tmp_path / "state", libvirt, guest)
-    yield node
-    for key, seen in (await node.domains.observe([])).items():
-        if isinstance(seen.item, Domain) and seen.item.running:
-            os.kill(libvirt.qemu(key.removeprefix("domain/")), signal.SIGKILL)
-    await node.domains.close()
 
 
 async def test_a_guest_with_everything(node: Node, libvirt: Libvirt) -> None:
@@ -436,20 +297,6 @@ async def test_a_missing_directory_of_all_guests_hides_nothing(node: Node) -> No
     assert await node.converge() == [f"remove domain/{domain.name}"]
     shutil.rmtree(node.state / "machines", ignore_errors=True)
     assert await node.domains.observe([]) == {}
-
-
-def metadata(node: Node, domain: Domain, change: Callable[[str], str]) -> None:
-    """Rewrites what a running guest carries."""
-    connection = libvirt_api.open(node.libvirt.uri)
-    try:
-        guest = connection.lookupByName(domain.name)
-        kind, live = libvirt_api.VIR_DOMAIN_METADATA_ELEMENT, libvirt_api.VIR_DOMAIN_AFFECT_LIVE
-        element = ElementTree.fromstring(guest.metadata(kind, NAMESPACE))
-        new = ElementTree.Element("start")
-        new.text = change(element.text or "")
-        guest.setMetadata(kind, ElementTree.tostring(new, encoding="unicode"), "zos", NAMESPACE, live)
-    finally:
-        connection.close()
 
 
 def newer(text: str) -> str:

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from zos.plan.guest import GuestConfig, GuestFile, GuestInterface, GuestMount, GuestRoute
+from zos.plan.guest import GuestConfig, GuestFile, GuestInterface, GuestMount, GuestRoute, GuestShareMount
 from zos.programs import guestbuild
 
 SOURCES = Path(guestbuild.__file__).parent.parent / "guest"
@@ -44,8 +44,10 @@ int main(int argc, char **argv)
 			SAY("to", c.interfaces[i].routes[j].destination); SAY("via", c.interfaces[i].routes[j].gateway);
 		}
 	}
-	for (size_t i = 0; i < c.n_disks; i++) {
-		SAY("serial", c.disks[i].serial); SAY("format", c.disks[i].format); SAY("path", c.disks[i].path);
+	for (size_t i = 0; i < c.n_mounts; i++) {
+		SAY("source", c.mounts[i].source); SAY("path", c.mounts[i].path);
+		if (c.mounts[i].format) SAY("format", c.mounts[i].format);
+		else { printf("share %d\n", c.mounts[i].read_only); SAY("inside", c.mounts[i].inside); }
 	}
 	for (size_t i = 3; i < c.n_files; i++) { /* hostname, hosts and resolv.conf come first */
 		SAY("file", c.files[i].path); printf("mode %o\n", c.files[i].mode);
@@ -110,7 +112,11 @@ def test_init_reads_what_the_plan_writes(
             ),
             GuestInterface(mac="02:00:00:aa:00:02", mtu=1500, ipv6="slaac"),
         ),
-        mounts=tuple(GuestMount(serial=f"s{i}", path=path) for i, path in enumerate(paths)),
+        mounts=(
+            *(GuestMount(serial=f"s{i}", path=path) for i, path in enumerate(paths)),
+            *(GuestShareMount(tag=f"t{i}", path=path, read_only=i == 1, inside="f s" * i) for i, path in enumerate(paths)),
+            GuestMount(serial="last", path="/last", format="ext4"),
+        ),
         files=(GuestFile(path="/etc/a b%c", content=content, mode=0o640),),
         stop_signal=3,
         stop_seconds=9,
@@ -121,7 +127,10 @@ def test_init_reads_what_the_plan_writes(
     expected += said("to", "0.0.0.0/0") + said("via", "10.0.0.1") + said("to", "10.9.0.0/16") + said("via", "")
     expected += b"interface 02:00:00:aa:00:02 1500\n" + said("ipv6", "slaac")
     for i, path in enumerate(paths):
-        expected += said("serial", f"s{i}") + said("format", "btrfs") + said("path", path)
+        expected += said("source", f"s{i}") + said("path", path) + said("format", "btrfs")
+    for i, path in enumerate(paths):
+        expected += said("source", f"t{i}") + said("path", path) + f"share {int(i == 1)}\n".encode() + said("inside", "f s" * i)
+    expected += said("source", "last") + said("path", "/last") + said("format", "ext4")
     expected += said("file", "/etc/a b%c") + b"mode 640\n" + said("content", content)
     expected += b"".join(said("env", f"{name}={value}") for name, value in environment)
     expected += b"".join(said("arg", word) for word in argv)
@@ -138,6 +147,9 @@ def test_init_reads_what_the_plan_writes(
         (b"zos-guest 1\naddress 10.0.0.1/24\nend\n", b'a line of "address" with 1 fields'),
         (b"zos-guest 1\ndisk a b\nend\n", b'a line of "disk" with 2 fields'),
         (b"zos-guest 1\n" + b"disk a b /c\n" * 65 + b"end\n", b'more than 64 lines of "disk"'),
+        (b"zos-guest 1\n" + b"disk a b /c\n" * 64 + b"share a /b ro\n" * 17 + b"end\n", b'more than 16 lines of "share"'),
+        (b"zos-guest 1\nshare a /b\nend\n", b'a line of "share" with 2 fields'),
+        (b"zos-guest 1\nshare a /b rx\nend\n", b'a line of "share" with 3 fields'),
         (b"zos-guest 1\n" + b"env A=b\n" * 4097 + b"end\n", b'more than 4096 lines of "env"'),
     ],
 )

@@ -9,13 +9,14 @@ import subprocess
 import sys
 import tempfile
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import pytest
 
 from zos.drivers import virtiofsd
-from zos.drivers.virtiofsd import Watcher, process_of
+from zos.drivers.virtiofsd import Watched, Watcher, launcher, launcher_of, mount_options, process_of
+from zos.plan.items import GuestShare
 
 NAME = "zos-abcdefghij"
 _DAEMON = """
@@ -41,6 +42,18 @@ def start(script: str, *argv: str) -> subprocess.Popen[str]:
     return process
 
 
+def connected(base: Path, device: str) -> tuple[subprocess.Popen[str], subprocess.Popen[str]]:
+    """A daemon and the guest that it serves, as libvirt connects them."""
+    place = base / f"domain-7-{NAME}"
+    place.mkdir(exist_ok=True)
+    daemon = start(_DAEMON, str(place / f"{device}-fs.sock"))
+    guest = start(_GUEST, str(place / f"{device}-fs.sock"))
+    assert daemon.stdout is not None
+    assert daemon.stdout.readline() == "connected\n"
+    (base / f"7-{NAME}-{device}-fs.pid").write_text(f"{daemon.pid}\n")
+    return daemon, guest
+
+
 @dataclass
 class Pair:
     """A guest and its daemon, connected as libvirt connects them."""
@@ -57,22 +70,21 @@ class Pair:
 @pytest.fixture
 def pair() -> Iterator[Pair]:
     base = Path(tempfile.mkdtemp(prefix="zv-", dir="/tmp"))  # sockets: 108 bytes
-    place = base / f"domain-7-{NAME}"
-    place.mkdir()
-    daemon = start(_DAEMON, str(place / "fs0-fs.sock"))
-    guest = start(_GUEST, str(place / "fs0-fs.sock"))
-    assert daemon.stdout is not None
-    assert daemon.stdout.readline() == "connected\n"
+    daemon, guest = connected(base, "fs0")
     (base / f"{NAME}.pid").write_text(f"{guest.pid}")
-    (base / f"7-{NAME}-fs0-fs.pid").write_text(f"{daemon.pid}\n")
     pair = Pair(base, daemon, guest)
     yield pair
-    for process in (daemon, guest):
-        pair.end(process)
+    clear(daemon, guest)
+    shutil.rmtree(base)
+
+
+def clear(*processes: subprocess.Popen[str]) -> None:
+    for process in processes:
+        process.kill()
+        process.wait()
         for pipe in (process.stdin, process.stdout):
             assert pipe is not None
             pipe.close()
-    shutil.rmtree(base)
 
 
 @pytest.mark.parametrize("file", ["whole", "missing", "garbage", "empty", "another's"])
@@ -120,7 +132,7 @@ async def test_a_guest_is_not_called_lost_for_want_of_a_file(pair: Pair, monkeyp
         news.set()
 
     watcher = Watcher(pair.pids, note)
-    watcher.watch({NAME: "u"})
+    watcher.watch([Watched(NAME, "u")])
     with pytest.raises(TimeoutError):  # unsure, again and again, is no loss
         await asyncio.wait_for(news.wait(), 0.2)
     (pair.pids / f"{NAME}.pid").write_text(told)
@@ -130,6 +142,55 @@ async def test_a_guest_is_not_called_lost_for_want_of_a_file(pair: Pair, monkeyp
     await asyncio.wait_for(news.wait(), 5)
     assert lost == [(NAME, "u")]
     watcher.close()
+
+
+async def test_each_that_shares_with_a_guest_is_watched(pair: Pair) -> None:
+    second, other = connected(pair.pids, "fs1")
+    lost: asyncio.Queue[tuple[str, str]] = asyncio.Queue()
+    watcher = Watcher(pair.pids, lambda name, uuid: lost.put_nowait((name, uuid)))
+    watcher.watch([Watched(NAME, "u", 2)])
+    assert process_of(pair.pids, NAME, "fs1") == second.pid
+    assert lost.empty()
+    pair.end(second)
+    assert await asyncio.wait_for(lost.get(), 5) == (NAME, "u")
+    watcher.watch([Watched(NAME, "u", 2)])  # gone already, then
+    assert lost.get_nowait() == (NAME, "u")
+    watcher.watch([Watched(NAME, "u")])
+    assert lost.empty()
+    pair.end(pair.daemon)
+    assert await asyncio.wait_for(lost.get(), 5) == (NAME, "u")
+    watcher.close()
+    clear(second, other)
+
+
+def test_what_is_mounted_is_told_without_asking_it(tmp_path: Path) -> None:
+    place = tmp_path / "a place\\of its own"
+    place.mkdir()
+    link = tmp_path / "link"
+    link.symlink_to(tmp_path)
+    assert mount_options(place) is None
+    for options in ("nosuid,nodev,noexec", "nosuid,ro"):
+        subprocess.run(["mount", "-t", "tmpfs", "-o", options, "tmpfs", place], check=True)
+        for path in (place, link / place.name):
+            found = mount_options(path)
+            assert found is not None
+            assert set(options.split(",")) <= found, found
+    assert "noexec" not in found
+    subprocess.run(["umount", place, place], check=True)
+    assert mount_options(place) is None
+    assert mount_options(tmp_path / "absent") is None
+
+
+def test_each_kind_of_share_has_its_launcher(tmp_path: Path) -> None:
+    images = launcher(tmp_path / "libexec")
+    plain = GuestShare(tag="t", path="a/b", ground="volume/b")
+    kinds = [replace(plain, read_only=ro, mounted=mounted) for ro in (False, True) for mounted in (False, True)]
+    paths = {launcher_of(share, images) for share in kinds}
+    assert len(paths) == 3  # whether a mount is read-only is for who mounts it
+    assert {path.name for path in images.parent.iterdir()} == {path.name for path in {*paths, images}}
+    for path in {*paths, images}:
+        subprocess.run(["sh", "-n", path], check=True)
+        assert path.stat().st_mode & 0o777 == 0o755
 
 
 def test_sockets_of_others_are_not_taken_for_it(pair: Pair) -> None:

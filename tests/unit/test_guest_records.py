@@ -23,7 +23,7 @@ from zos.drivers.domainxml import (
     start_of,
     start_text,
 )
-from zos.plan.items import ContainerBoot, DiskBoot, Domain, GuestDisk, GuestNic
+from zos.plan.items import ContainerBoot, DiskBoot, Domain, GuestDisk, GuestNic, GuestShare
 from zos.plan.restart import outdated
 
 ITEM = Domain(
@@ -115,6 +115,56 @@ def test_disks_come_in_order_and_nothing_shares_a_place_on_the_bus() -> None:
     assert set(first) == {"on"}
     assert root.find("devices/disk/readonly") is not None  # the configuration
     assert {driver.get("discard") for driver in root.iterfind(".//disk/driver")} == {"ignore"}
+
+
+OWN = GuestShare(tag="own", path="volumes/own", ground="volume/own")
+SHARED = (
+    OWN,
+    replace(OWN, tag="seen", read_only=True),
+    GuestShare(tag="it", path="mounts/it/fs", ground="service/it", mounted=True),
+)
+
+
+def test_what_a_guest_is_given_moves_nothing_else() -> None:
+    given = replace(START, item=replace(ITEM, shares=SHARED))
+    root, plain = (ElementTree.fromstring(domain_xml(start, PLACES)) for start in (given, START))
+    devices = root.find("devices")
+    assert devices is not None
+    image, *shares = devices.findall("filesystem")
+    assert [(path(one, "binary", "path"), path(one, "source", "dir"), path(one, "target", "dir")) for one in shares] == [
+        ("/s/virtiofsd-rw", "/s/volumes/own", "own"),
+        ("/s/virtiofsd-ro", "/s/volumes/own", "seen"),
+        ("/s/virtiofsd-mount", "/s/mounts/it", "it"),
+    ]
+    assert {(path(one, "binary", "xattr"), one.find("binary/cache")) for one in shares} == {(None, None)}
+    places = [(address.get("slot"), address.get("function")) for address in root.iter("address")]
+    assert len(set(places)) == len(places)
+    assert path(image, "target", "dir") == "zos-image"
+    for share in shares:
+        devices.remove(share)
+    for tree in (root, plain):
+        carried = tree.find(f"metadata/{{{NAMESPACE}}}start")
+        assert carried is not None
+        carried.text = ""
+    assert ElementTree.tostring(root) == ElementTree.tostring(plain)
+
+
+def path(device: ElementTree.Element, part: str, attribute: str) -> str | None:
+    found = device.find(part)
+    assert found is not None
+    return found.get(attribute)
+
+
+def test_shares_are_written_down_where_there_are_any() -> None:
+    item = replace(ITEM, shares=SHARED)
+    assert item_of(json.loads(json.dumps(item_text(item)))) == item
+    assert item.recipe != ITEM.recipe
+    assert "shares" not in item_text(ITEM)
+    found = item_of_xml(domain_xml(replace(START, item=item), PLACES), PLACES.state)
+    assert [(share.tag, share.path, share.ground) for share in found.shares] == [
+        ("own", "volumes/own", ""), ("seen", "volumes/own", ""), ("it", "mounts/it", ""),
+    ]  # fmt: skip
+    assert found.boot.image == ITEM.boot.image
 
 
 def test_device_names() -> None:

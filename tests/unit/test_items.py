@@ -19,6 +19,7 @@ from zos.plan.items import (
     File,
     Firewall,
     GuestDisk,
+    GuestShare,
     Held,
     Image,
     Item,
@@ -36,6 +37,7 @@ from zos.plan.items import (
 from zos.plan.order import schedule
 from zos.plan.ownership import quarantine, spared
 
+SHARE = GuestShare(tag="t", path="mounts/s/fs", ground="service/s", mounted=True)
 EACH: tuple[Item, ...] = (
     Netns(name="r"),
     Sysctl(netns="r", path="net/ipv4/ip_forward", value="1"),
@@ -50,7 +52,7 @@ EACH: tuple[Item, ...] = (
     Disk(name="root-1", size=1, format="ext4"),
     File(path="f", content=""),
     Domain(
-        name="d", uuid="u", cpu=1, memory=1, disks=(), nics=(), running=True,
+        name="d", uuid="u", cpu=1, memory=1, disks=(), nics=(), running=True, shares=(SHARE,),
         boot=ContainerBoot(image="i", root=GuestDisk(disk="root-1", serial="r"), config="f", config_digest=""),
     ),
     Service(name="s", argv=("x",)),
@@ -152,6 +154,25 @@ def test_what_stands_on_it_keeps_it(known_as: str) -> None:
     assert spared(removals(shelf), seen(shelf, user)) == ([], {shelf.key: user.key})
     both = removals(shelf, user)
     assert spared(both, seen(shelf, user)) == (both, {}), "its user goes as well"
+
+
+def test_what_is_shared_with_a_guest_outlives_it() -> None:
+    guest, service = (item for item in EACH if isinstance(item, Domain | Service))
+    ops = removals(guest, service)
+    assert schedule(ops, {}, seen(guest, service)).after == {guest.key: frozenset(), service.key: frozenset({guest.key})}
+    assert isinstance(guest, Domain)
+    assert spared(removals(service), seen(guest, service)) == ([], {service.key: guest.key})
+    ended = replace(guest, running=False)
+    assert spared(removals(service), seen(ended, service)) == (removals(service), {})
+    given = replace(guest, shares=())
+    update = Op("update", guest.key, given, Observed(guest.key, guest))
+    assert schedule([update, *removals(service)], {guest.key: given}, seen(guest, service)).after[service.key] == {guest.key}
+
+
+def test_what_is_shared_of_a_mount_is_what_is_around_it() -> None:
+    assert (SHARE.shared, SHARE.inside) == ("mounts/s", "fs")
+    plain = replace(SHARE, mounted=False)
+    assert (plain.shared, plain.inside) == ("mounts/s/fs", "")
 
 
 def test_what_it_holds_is_counted_in_quarantine() -> None:

@@ -18,6 +18,7 @@ from zos.plan.items import (
     Firewall,
     GuestDisk,
     GuestNic,
+    GuestShare,
     Item,
     Netns,
     Route,
@@ -226,11 +227,14 @@ def test_the_next_holder_of_an_address_waits_for_the_last() -> None:
 def test_all_that_a_guest_is_started_with_is_another_chance() -> None:
     guest = domain(Disk(name="root", size=1, format="ext4"))
     more = GuestDisk(disk="more", serial="m")
+    share = GuestShare(tag="t", path="volumes/v", ground="volume/v")
     others: tuple[Domain, ...] = (
         replace(guest, cpu=2),
         replace(guest, memory=2),
         replace(guest, disks=(more,)),
         replace(guest, nics=(GuestNic(tap="t", mac="m"),)),
+        replace(guest, shares=(share,)),
+        replace(guest, shares=(replace(share, read_only=True),)),
         replace(guest, boot=replace(guest.boot, root=more)),
         replace(guest, boot=replace(guest.boot, config_digest="other")),
         replace(guest, boot=ContainerBoot(image="j", root=guest.boot.root, config="c", config_digest="")),

@@ -16,7 +16,7 @@ from zos.api.network import Network
 from zos.api.zmachine import ZMachine
 from zos.api.zmount import ZMount
 from zos.kinds.zmachine.part import MachineOnNode, MachineState
-from zos.plan.items import ContainerBoot, DiskBoot, Domain, GuestDisk, GuestNic
+from zos.plan.items import ContainerBoot, DiskBoot, Domain, GuestDisk, GuestNic, GuestShare
 from zos.plan.restart import outdated
 from zos.world.heartbeat import Heartbeat
 from zos.world.store import World
@@ -201,6 +201,9 @@ WAS = Domain(
 )  # fmt: skip
 
 
+SHARE = GuestShare(tag="t", path="volumes/v", ground="volume/v")
+
+
 def configured(digest: str, *fields: tuple[str, str]) -> Domain:
     return replace(WAS, boot=replace(BOOT, config_digest=digest, fields=fields))
 
@@ -222,6 +225,8 @@ def configured(digest: str, *fields: tuple[str, str]) -> Domain:
         (configured("e", ("network", "1"), ("env", "2"), ("entrypoint", "1")), ("env",)),
         (configured("e"), ("network", "env", "entrypoint")),
         (replace(WAS, disks=(GuestDisk(disk="a", serial="a"),)), ("disks",)),
+        (replace(WAS, shares=(SHARE,)), ("filesystems",)),
+        (replace(configured("e", *FIELDS, ("filesystems", "1")), shares=(SHARE,)), ("filesystems",)),
     ],
 )  # fmt: skip
 def test_what_changed_is_named_as_in_the_spec(now: Domain, words: tuple[str, ...]) -> None:

@@ -24,10 +24,10 @@ from zos.drivers.domainrun import Machine, Run, boot_of
 from zos.drivers.domainxml import NAMESPACE, Accelerator, Places, Start, container, domain_xml, item_of_xml, start_of
 from zos.drivers.hypervisor import Hypervisor, gone
 from zos.drivers.inotify import MODIFY, Inotify
-from zos.drivers.virtiofsd import Watcher, launcher
+from zos.drivers.virtiofsd import Watched, Watcher, launcher, mount_options
 from zos.plan.diff import Observed, Op
 from zos.plan.facts import DomainFact
-from zos.plan.items import Domain, Item
+from zos.plan.items import ContainerBoot, Domain, GuestShare, Item
 
 #: Seconds for a guest to end when asked to; and between two presses of its power button, which a booting guest overlooks.
 _GRACE = 30.0
@@ -73,7 +73,7 @@ class DomainDriver:
         self._launcher = launcher(state / "libexec")
         self._probe = AcceleratorProbe(accelerator, guest / "vmlinuz", guest / "initramfs", run_directory)
         self._hypervisor = Hypervisor(uri, self._changed)
-        self._watcher = Watcher(libvirt_run, self._lost_root)
+        self._watcher = Watcher(libvirt_run, self._lost_share)
         self._dirty: Callable[[], None] = lambda: None
         self._records = threading.Lock()
         self._ended: dict[str, asyncio.Event] = {}
@@ -103,9 +103,9 @@ class DomainDriver:
 
     async def observe(self, wanted: Sequence[Item]) -> Mapping[str, Observed]:
         asked = {item.name: item for item in wanted if isinstance(item, Domain)}
-        observed, watched = await self._hypervisor.call(self._observe, asked)
-        self._watcher.watch(watched)
-        self._await_boots(watched)
+        observed, up = await self._hypervisor.call(self._observe, asked)
+        self._watcher.watch(up)
+        self._await_boots(up)
         return observed
 
     async def apply(self, op: Op) -> None:
@@ -145,8 +145,8 @@ class DomainDriver:
 
     # --- looking
 
-    def _observe(self, wanted: Mapping[str, Domain]) -> tuple[dict[str, Observed], dict[str, str]]:
-        """What there is, and the guests that run: uuid by name."""
+    def _observe(self, wanted: Mapping[str, Domain]) -> tuple[dict[str, Observed], list[Watched]]:
+        """What there is, and the guests that run."""
         running = self._running()
         observed: dict[str, Observed] = {}
         facts: dict[str, DomainFact] = {}
@@ -171,7 +171,7 @@ class DomainDriver:
             with self._records:
                 run = self._adopt(machine, seen.start) if seen.start is not None else machine.run()
             was, now = self._started_as(seen, machine), wanted.get(name)
-            item = dataclasses.replace(seen.item, running=True)
+            item = dataclasses.replace(self._told_grounds(seen, machine), running=True)
             if now is not None and now.running and now.uuid == seen.item.uuid and self._same_run(was, now):
                 item = now
             observed[key] = Observed(key, item, item.owner, origin=Domain.origin_of(seen.uuid))
@@ -181,7 +181,7 @@ class DomainDriver:
             )
             images.add(boot.image)
         self._facts, self._images = facts, frozenset(images - {""})
-        return observed, {name: seen.uuid for name, seen in running.items() if seen.up}
+        return observed, [Watched(name, seen.uuid, _count(seen.item)) for name, seen in running.items() if seen.up]
 
     def _running(self) -> dict[str, Seen]:
         found: dict[str, Seen] = {}
@@ -205,6 +205,12 @@ class DomainDriver:
             return dataclasses.replace(seen.item, running=True)
         card = machine.card()
         return dataclasses.replace(seen.item, incarnation=card.incarnation) if card is not None else None
+
+    def _told_grounds(self, seen: Seen, machine: Machine) -> Domain:
+        """What a guest that does not tell itself was given shares of, by its card."""
+        card = machine.card() if seen.start is None and seen.item.shares else None
+        known = {share.tag: share for share in card.shares} if card is not None else {}
+        return dataclasses.replace(seen.item, shares=tuple(known.get(share.tag, share) for share in seen.item.shares))
 
     def _same_run(self, was: Domain | None, now: Domain) -> bool:
         """Whether no restart was asked for since the guest was started. Where that is not known nothing is restarted."""
@@ -257,6 +263,8 @@ class DomainDriver:
         image = container(start.item).image
         if not places.image(image).is_dir():
             raise DriverError(f"image {image} is not on this node any more")
+        for share in start.item.shares:
+            self._look_at_share(share)
         with self._records:
             run = self._settle(machine).begun(start)
             machine.clear_status()
@@ -265,6 +273,19 @@ class DomainDriver:
         self._hypervisor.connection().createXML(domain_xml(start, places), 0)
         with self._records:
             machine.write_run(run)
+
+    def _look_at_share(self, share: GuestShare) -> None:
+        """The daemon itself finds out as well, and later; but says it where nobody reads it."""
+        path = self._state / share.path
+        if share.mounted:  # first: who stands behind a mount may not answer
+            options = mount_options(path)
+            if options is None:
+                raise DriverError(f"{share.ground}: nothing is mounted at {path}, which is to be shared with the guest")
+            needed = {"nosuid", "nodev", "noexec"} | ({"ro"} if share.read_only else set())
+            if missing := needed - options:
+                raise DriverError(f"{share.ground}: {path} is mounted without {', '.join(sorted(missing))}: not for a guest")
+        if not path.is_dir():
+            raise DriverError(f"{share.ground}: there is no directory {path} to share with the guest")
 
     async def _stop(self, name: str, uuid: str, key: str) -> None:
         """Power button, time to react, power off."""
@@ -334,7 +355,7 @@ class DomainDriver:
             card = machine.card()
             if (card is not None and card.name == name) or machine.directory.name == uuid:
                 machine.remove()
-        for pattern in (f"{name}.log*", f"{name}-fs0-virtiofsd.log*"):
+        for pattern in (f"{name}.log*", f"{name}-fs*-virtiofsd.log*"):
             for log in self._libvirt_logs.glob(pattern):
                 log.unlink(missing_ok=True)
 
@@ -356,11 +377,12 @@ class DomainDriver:
 
     # --- being told
 
-    def _await_boots(self, guests: Mapping[str, str]) -> None:
+    def _await_boots(self, guests: Sequence[Watched]) -> None:
         """Has us told when the init of a guest that is booting says that the entrypoint runs."""
         if self._boots is None:
             return
-        booting = {self._machine(uuid) for name, uuid in guests.items() if name in self._facts and not self._facts[name].booted}
+        facts = self._facts
+        booting = {self._machine(guest.uuid) for guest in guests if guest.name in facts and not facts[guest.name].booted}
         self._boots.watch([machine.status_file for machine in booting], MODIFY)
         if any(machine.booted() for machine in booting):  # while we looked
             self._dirty()
@@ -370,8 +392,9 @@ class DomainDriver:
             self._ended[name].set()
         self._dirty()
 
-    def _lost_root(self, name: str, uuid: str) -> None:
-        """A guest whose virtiofsd died hangs for ever, while libvirt says that it runs: it has crashed."""
+    def _lost_share(self, name: str, uuid: str) -> None:
+        """Who touches what a virtiofsd that died has shared hangs for ever, while libvirt says that the guest runs: it has
+        crashed."""
 
         async def end() -> None:
             with contextlib.suppress(DriverError):  # the next look finds it again
@@ -420,6 +443,11 @@ def _fact(run: Run, machine: Machine, *, running: bool, tells: bool = True) -> D
         recipe=run.recipe,
         because=run.because,
     )
+
+
+def _count(item: Domain) -> int:
+    """How many directories a guest is given: a container's image is the first."""
+    return len(item.shares) + (1 if isinstance(item.boot, ContainerBoot) else 0)
 
 
 def _readable_start(metadata: str) -> Start | None:

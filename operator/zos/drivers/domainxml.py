@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import os
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,11 +14,14 @@ from xml.etree.ElementTree import Element, SubElement
 
 from zos.drivers import DriverError
 from zos.drivers.image import directory_of
-from zos.plan.items import ContainerBoot, DiskBoot, Domain, GuestDisk, GuestNic
+from zos.drivers.virtiofsd import launcher_of
+from zos.plan.items import ContainerBoot, DiskBoot, Domain, GuestDisk, GuestNic, GuestShare
 
 NAMESPACE = "https://zos.grid.tf/domain/v1alpha1"
 Accelerator = Literal["kvm", "tcg"]
 T = TypeVar("T")
+#: The tag under which a guest's init finds its image.
+_IMAGE = "zos-image"
 _BOOTS: Mapping[str, type[ContainerBoot | DiskBoot]] = {boot.MODE: boot for boot in (ContainerBoot, DiskBoot)}
 
 #: A kernel that fails ends at once, and with it the guest: the node sees a crash.
@@ -63,6 +67,8 @@ def item_text(item: Domain) -> dict[str, object]:
     it."""
     text = dataclasses.asdict(item) | {"needs": []}
     boot = text.pop("boot")
+    if not item.shares:
+        del text["shares"]
     return text | (boot if isinstance(item.boot, ContainerBoot) else {"boot": {"mode": item.boot.MODE, **boot}})
 
 
@@ -77,6 +83,7 @@ def item_of(text: dict[str, Any]) -> Domain:
     fields["boot"] = known(_BOOTS[boot.get("mode", ContainerBoot.MODE)], boot)
     fields["disks"] = tuple(known(GuestDisk, disk) for disk in text["disks"])
     fields["nics"] = tuple(known(GuestNic, nic) for nic in text["nics"])
+    fields["shares"] = tuple(known(GuestShare, share) for share in text.get("shares", ()))
     return known(Domain, fields)
 
 
@@ -98,7 +105,7 @@ def start_of(text: str) -> Start:
 
 def item_of_xml(text: str, state: Path) -> Domain:
     """A guest that runs as libvirt describes it: all that can be told where its metadata can't be read. It has no owner, no
-    configuration and no incarnation. Raises ValueError."""
+    configuration and no incarnation, and what its shares are of is not known. Raises ValueError."""
     try:
         root = ElementTree.fromstring(text)
         disks = [
@@ -106,7 +113,8 @@ def item_of_xml(text: str, state: Path) -> Domain:
             for disk in root.iterfind("devices/disk")
             if (source := _attribute(disk, "source", "file")) and Path(source).parent == state / "disks"
         ]
-        image = next((_attribute(shared, "source", "dir") for shared in root.iterfind("devices/filesystem")), "")
+        shared = {_attribute(one, "target", "dir"): one for one in root.iterfind("devices/filesystem")}
+        image = _attribute(shared.pop(_IMAGE), "source", "dir") if _IMAGE in shared else ""
         return Domain(
             name=root.findtext("name") or "",
             uuid=root.findtext("uuid") or "",
@@ -122,6 +130,10 @@ def item_of_xml(text: str, state: Path) -> Domain:
             nics=tuple(
                 GuestNic(tap=_attribute(nic, "target", "dev"), mac=_attribute(nic, "mac", "address"))
                 for nic in root.iterfind("devices/interface")
+            ),
+            shares=tuple(
+                GuestShare(tag=tag, path=os.path.relpath(_attribute(one, "source", "dir"), state), ground="")
+                for tag, one in shared.items()
             ),
             running=True,
         )
@@ -173,13 +185,9 @@ def _devices(devices: Element, item: Domain, places: Places) -> None:
     for index, (path, serial) in enumerate(disks):
         _disk(devices, index, path, serial, next(addresses))
     _disk(devices, len(disks), places.state / boot.config, "zos-config", next(addresses), readonly=True)
-    shared = SubElement(devices, "filesystem", type="mount", accessmode="passthrough")
-    SubElement(shared, "driver", type="virtiofs")
-    binary = SubElement(shared, "binary", path=str(places.virtiofsd), xattr="on")
+    binary = _filesystem(devices, places.image(boot.image), _IMAGE, places.virtiofsd, next(addresses))
+    binary.set("xattr", "on")
     SubElement(binary, "cache", mode="always")  # nobody changes an unpacked image
-    SubElement(shared, "source", dir=str(places.image(boot.image)))
-    SubElement(shared, "target", dir="zos-image")
-    shared.append(next(addresses))
     for nic in item.nics:
         interface = SubElement(devices, "interface", type="ethernet")
         SubElement(interface, "mac", address=nic.mac)
@@ -188,6 +196,8 @@ def _devices(devices: Element, item: Domain, places: Places) -> None:
         SubElement(interface, "driver", name="qemu")  # not every node has /dev/vhost-net
         SubElement(interface, "rom", enabled="no")
         interface.append(next(addresses))
+    for share in item.shares:
+        _filesystem(devices, places.state / share.shared, share.tag, launcher_of(share, places.virtiofsd), next(addresses))
     console = SubElement(devices, "serial", type="pty")
     SubElement(console, "log", file=str(places.machine / "console.log"), append="on")
     SubElement(console, "target", type="isa-serial", port="0")
@@ -206,6 +216,17 @@ def _disk(devices: Element, index: int, path: Path, serial: str, address: Elemen
     if readonly:
         SubElement(disk, "readonly")
     disk.append(address)
+
+
+def _filesystem(devices: Element, source: Path, tag: str, launcher: Path, address: Element) -> Element:
+    """Gives the part about the daemon that shares it."""
+    shared = SubElement(devices, "filesystem", type="mount", accessmode="passthrough")
+    SubElement(shared, "driver", type="virtiofs")
+    binary = SubElement(shared, "binary", path=str(launcher))
+    SubElement(shared, "source", dir=str(source))
+    SubElement(shared, "target", dir=tag)
+    shared.append(address)
+    return binary
 
 
 def device_name(index: int) -> str:

@@ -1,4 +1,4 @@
-"""The process that shares an image with a guest: read-only, and watched."""
+"""The processes that share directories of the node with a guest: its image, and what else it is given. All are watched."""
 
 from __future__ import annotations
 
@@ -6,8 +6,12 @@ import asyncio
 import contextlib
 import os
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
 from pathlib import Path
+from typing import NamedTuple
+
+from zos.plan.items import GuestShare
 
 #: libvirt 9.0 and QEMU's virtiofsd know no read-only share. So the daemon gets a mount namespace of its own, in which the
 #: shared directory is read-only; the mount is gone with the process. libvirt passes ``-o source=DIR,…``.
@@ -20,37 +24,114 @@ exec unshare --mount --propagation private sh -c '
 ' "$source" "$@"
 """
 
+#: A guest's root is root in what is shared with it: the daemon does as that asks, and this virtiofsd can't give it other users'
+#: ids. So what it leaves there counts for nothing on the node, as far as the daemon is concerned: no devices and capabilities
+#: (``modcaps``, no xattrs), and neither program nor device through the daemon's own mount. What is mounted below is not shared.
+#: Who has the directory on the node must mount it ``nosuid,nodev,noexec`` or let nobody in.
+_DIRECTORY = """#!/bin/sh
+for word; do
+  case $word in source=*) source=${word#source=}; source=${source%%,*};; esac
+done
+exec unshare --mount --propagation private sh -ec '
+  source=$1; shift
+  mount --bind "$source" "$source"
+  mount -o remount,bind,nosuid,nodev,noexec$0 "$source"
+  exec /usr/lib/qemu/virtiofsd "$@" -o modcaps=-mknod:-setfcap
+' "OPTIONS" "$source" "$@"
+"""
+
+#: A mount is shared with the directory around it, which has nothing else in it: where the mount goes, and another comes in its
+#: place, the daemon gets to see that (``slave``). The directory itself is read-only: nothing is written below a mount that is
+#: gone. It must be there where the daemon is, which may have other mounts than the agent.
+_MOUNT = """#!/bin/sh
+for word; do
+  case $word in source=*) source=${word#source=}; source=${source%%,*};; esac
+done
+exec unshare --mount --propagation slave sh -ec '
+  source=$0
+  for place in "$source"/*; do
+    mountpoint -q "$place" || { echo "nothing is mounted at $place" >&2; exit 1; }
+  done
+  mount --rbind "$source" "$source"
+  mount -o remount,bind,ro,nosuid,nodev,noexec "$source"
+  exec /usr/lib/qemu/virtiofsd "$@" -o modcaps=-mknod:-setfcap
+' "$source" "$@"
+"""
+
+
+_DIRECTORIES = {"virtiofsd-ro": ",ro", "virtiofsd-rw": ""}
+_MOUNTS = "virtiofsd-mount"
+
 
 def launcher(directory: Path) -> Path:
-    """The program that libvirt runs instead of virtiofsd, written into ``directory``."""
+    """The program that libvirt runs instead of virtiofsd for images, written into ``directory`` with those for shares."""
     directory.mkdir(parents=True, exist_ok=True, mode=0o755)
     path = directory / "virtiofsd"
-    if not path.exists() or path.read_text() != _LAUNCHER:
+    _write(path, _LAUNCHER)
+    for name, options in _DIRECTORIES.items():
+        _write(path.with_name(name), _DIRECTORY.replace("OPTIONS", options))
+    _write(path.with_name(_MOUNTS), _MOUNT)
+    return path
+
+
+def launcher_of(share: GuestShare, images: Path) -> Path:
+    """The one for a share, beside that for images."""
+    return images.with_name(_MOUNTS if share.mounted else f"virtiofsd-{'ro' if share.read_only else 'rw'}")
+
+
+def _write(path: Path, text: str) -> None:
+    if not path.exists() or path.read_text() != text:
         new = path.with_name(f".{path.name}.new")
-        new.write_text(_LAUNCHER)
+        new.write_text(text)
         new.chmod(0o755)
         new.rename(path)
-    return path
+
+
+def mount_options(path: Path) -> frozenset[str] | None:
+    """Those of what is mounted just there, None where nothing is. Asks nobody who may be behind it (proc_pid_mountinfo(5))."""
+    wanted = os.fsencode(os.path.realpath(path.parent) + "/" + path.name)
+    found = None
+    with open("/proc/self/mountinfo", "rb") as mounts:
+        for line in mounts:  # the last one is on top
+            fields = line.split(b" ", 6)
+            if _plain(fields[4]) == wanted:
+                found = frozenset(fields[5].decode().split(","))
+    return found
+
+
+def _plain(field: bytes) -> bytes:
+    return re.sub(rb"\\([0-7]{3})", lambda octal: bytes([int(octal[1], 8)]), field)
 
 
 #: Seconds until the next look for one of which it could not be told whether it runs.
 _AGAIN = 5.0
 
 
+@dataclass(frozen=True)
+class Watched:
+    """A guest with as many virtiofsds as it has shares, its image among them."""
+
+    name: str
+    uuid: str
+    shares: int = 1
+
+
 class Watcher:
-    """Calls ``lost(name, uuid)`` when the virtiofsd of a guest that is watched ends, or is gone already. A guest's own end ends
-    it as well. ``pids`` is libvirt's directory of process ids."""
+    """Calls ``lost(name, uuid)`` when a virtiofsd of a guest that is watched ends, or is gone already. A guest's own end ends
+    them as well. ``pids`` is libvirt's directory of process ids."""
 
     def __init__(self, pids: Path, lost: Callable[[str, str], None]) -> None:
         self._pids = pids
         self._lost = lost
-        self._wanted: frozenset[tuple[str, str]] = frozenset()
-        self._watched: dict[tuple[str, str], int] = {}
+        self._wanted: frozenset[_Daemon] = frozenset()
+        self._watched: dict[_Daemon, int] = {}
         self._again: asyncio.TimerHandle | None = None
 
-    def watch(self, guests: Mapping[str, str]) -> None:
-        """From now on these guests (uuid by name)."""
-        self._wanted = frozenset(guests.items())
+    def watch(self, guests: Iterable[Watched]) -> None:
+        """From now on these guests."""
+        self._wanted = frozenset(
+            _Daemon(guest.name, guest.uuid, f"fs{number}") for guest in guests for number in range(guest.shares)
+        )
         for key in self._watched.keys() - self._wanted:
             self._forget(key)
         self._look()
@@ -66,9 +147,9 @@ class Watcher:
         unsure = False
         for key in self._wanted - self._watched.keys():
             try:
-                pid = process_of(self._pids, key[0])
+                pid = process_of(self._pids, key.guest, key.device)
                 if pid is None:
-                    self._lost(*key)
+                    self._lost(key.guest, key.uuid)
                     continue
                 fd = os.pidfd_open(pid)
             except (OSError, ValueError, LookupError):  # a process or a file that is just vanishing, and so on
@@ -82,30 +163,36 @@ class Watcher:
         if unsure:
             self._again = asyncio.get_running_loop().call_later(_AGAIN, self._look)
 
-    def _ended(self, key: tuple[str, str]) -> None:
+    def _ended(self, key: _Daemon) -> None:
         self._forget(key)
-        self._lost(*key)
+        self._lost(key.guest, key.uuid)
 
-    def _forget(self, key: tuple[str, str]) -> None:
+    def _forget(self, key: _Daemon) -> None:
         fd = self._watched.pop(key)
         asyncio.get_running_loop().remove_reader(fd)
         os.close(fd)
 
 
-def process_of(pids: Path, name: str) -> int | None:
-    """The process that shares a guest's image; None: it was looked for, and is not there. Raises LookupError, OSError or
-    ValueError where that can't be told.
+class _Daemon(NamedTuple):
+    guest: str
+    uuid: str
+    device: str
+
+
+def process_of(pids: Path, name: str, device: str = "fs0") -> int | None:
+    """The process behind a device of a guest (the first is that of its image); None: it was looked for, and is not there.
+    Raises LookupError, OSError or ValueError where that can't be told.
 
     libvirt writes its id to ``<id>-<name>-<device>-fs.pid``. A file that is missing is no process that is: what the guest
     itself is connected to says more (proc_pid_net(5); libvirt's socket of it is ``domain-<id>-<name>/<device>-fs.sock``).
     """
-    for path in pids.glob(f"*-{name}-fs0-fs.pid"):
+    for path in pids.glob(f"*-{name}-{device}-fs.pid"):
         with contextlib.suppress(OSError, ValueError):
             pid = int(path.read_text())
             if Path(f"/proc/{pid}").exists():
                 return pid
     guest = int((pids / f"{name}.pid").read_text())
-    suffix = re.compile(rf"/domain-\d+-{re.escape(name[:20])}/fs0-fs\.sock$")
+    suffix = re.compile(rf"/domain-\d+-{re.escape(name[:20])}/{device}-fs\.sock$")
     connected = {
         f"socket:[{words[6]}]"
         for line in Path(f"/proc/{guest}/net/unix").read_text(errors="replace").splitlines()

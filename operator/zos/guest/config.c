@@ -83,7 +83,14 @@ static void take(struct config *config, char *word, char **field, size_t *length
 	} else if (IS("route", 2) && nic) {
 		nic->routes[room(nic->n_routes++, MAX_ROUTES, word)] = (struct route){field[0], field[1]};
 	} else if (IS("disk", 3)) {
-		config->disks[room(config->n_disks++, MAX_DISKS, word)] = (struct disk){field[0], field[1], field[2]};
+		room(config->n_disks++, MAX_DISKS, word);
+		config->mounts[config->n_mounts++] = (struct mount){.source = field[0], .format = field[1], .path = field[2]};
+	} else if ((IS("share", 3) || IS("share", 4)) && (strcmp(field[2], "ro") == 0 || strcmp(field[2], "rw") == 0)) {
+		room(config->n_shares++, MAX_SHARES, word);
+		config->mounts[config->n_mounts++] = (struct mount){
+			.source = field[0], .path = field[1], .read_only = strcmp(field[2], "ro") == 0,
+			.inside = n == 4 ? field[3] : NULL, .hidden = -1,
+		};
 	} else if (IS("file", 3)) {
 		config->files[room(config->n_files++, MAX_FILES, word)] =
 			(struct file){field[0], field[2], length[2], (unsigned)strtoul(field[1], NULL, 8)};

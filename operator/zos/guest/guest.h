@@ -6,7 +6,10 @@
 #include <stddef.h>
 #include <stdint.h>
 
-enum { MAX_INTERFACES = 16, MAX_ADDRESSES = 16, MAX_ROUTES = 32, MAX_DISKS = 64, MAX_FILES = 64, MAX_WORDS = 4096 };
+enum {
+	MAX_INTERFACES = 16, MAX_ADDRESSES = 16, MAX_ROUTES = 32, MAX_DISKS = 64, MAX_SHARES = 16, MAX_FILES = 64,
+	MAX_WORDS = 4096
+};
 
 struct route { char *destination, *gateway; };
 
@@ -18,16 +21,18 @@ struct interface {
 	size_t n_addresses, n_routes;
 };
 
-struct disk { char *serial, *format, *path; };
+/* A disk by its serial, or a share of the host by its tag: that has no format. Of a share, what is mounted may be a directory
+ * inside, which the host may replace; the share itself is then mounted out of everybody's sight. */
+struct mount { char *source, *format, *path, *inside; bool read_only; int hidden; };
 struct file { char *path, *content; size_t size; unsigned mode; };
 
 /* See operator/zos/plan/guest.py, the writer. */
 struct config {
 	char *hostname, *root, *workdir, *user;
 	struct interface interfaces[MAX_INTERFACES];
-	struct disk disks[MAX_DISKS];
+	struct mount mounts[MAX_DISKS + MAX_SHARES]; /* one after the other */
 	struct file files[MAX_FILES];
-	size_t n_interfaces, n_disks, n_files, n_env, n_args;
+	size_t n_interfaces, n_mounts, n_disks, n_shares, n_files, n_env, n_args;
 	char *env[MAX_WORDS + 1], *args[MAX_WORDS + 1]; /* NULL-terminated */
 	int stop_signal;
 	unsigned stop_seconds;
@@ -57,9 +62,10 @@ bool button_pressed(int fd);
 /* mounts.c */
 void mount_basics(void);
 void mount_root(const char *serial);
+void mount_hidden(struct config *config);
 void mount_enter(void);
 bool mount_switch(void);
-void mount_disks(const struct config *config);
+void mount_further(const struct config *config);
 void mount_grow(const char *device);
 void write_files(const struct config *config);
 void unmount_all(void);

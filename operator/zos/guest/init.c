@@ -209,8 +209,8 @@ int main(void)
 	if (!device)
 		fail("configuration: no disk with it");
 	config_read(device, config);
-	for (size_t i = 0; i < config->n_disks; i++)
-		if (strcmp(config->disks[i].format, "btrfs") == 0) {
+	for (size_t i = 0; i < config->n_mounts; i++)
+		if (config->mounts[i].format && strcmp(config->mounts[i].format, "btrfs") == 0) {
 			modules_load("/modules/btrfs");
 			break;
 		}
@@ -218,8 +218,9 @@ int main(void)
 		(void)!sethostname(config->hostname, strlen(config->hostname));
 	network_up(config);
 	mount_root(config->root ? config->root : "zos-root");
+	mount_hidden(config);
 	mount_enter();
-	mount_disks(config);
+	mount_further(config);
 	write_files(config);
 	pid_t entrypoint = process_start(config);
 	status("running");

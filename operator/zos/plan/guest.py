@@ -48,6 +48,17 @@ class GuestMount:
 
 
 @dataclass(frozen=True, kw_only=True)
+class GuestShareMount:
+    """A share by its tag, or the directory ``inside`` of it (both as the Domain's GuestShare has them), mounted at an absolute
+    path that is made if missing. What is in it is no program with other rights and no device, whatever it says of itself."""
+
+    tag: str
+    path: str
+    read_only: bool = False
+    inside: str = ""
+
+
+@dataclass(frozen=True, kw_only=True)
 class GuestFile:
     """A file that is written at every boot, over whatever is there. Parents are made."""
 
@@ -60,8 +71,8 @@ class GuestFile:
 class GuestConfig:
     """``argv`` is what runs, found through the PATH of ``environment``; its end is the guest's end. ``user`` is
     ``name-or-id[:group-or-id]`` as in an OCI config. A stop request sends ``stop_signal`` to it and kills it after
-    ``stop_seconds``. ``root`` is the serial of the disk that takes the writes. ``hosts`` are (address, names) pairs beside
-    localhost and the own name."""
+    ``stop_seconds``. ``root`` is the serial of the disk that takes the writes. ``mounts`` are made one after the other: what
+    goes into another stands behind it. ``hosts`` are (address, names) pairs beside localhost and the own name."""
 
     hostname: str
     argv: tuple[str, ...]
@@ -69,7 +80,7 @@ class GuestConfig:
     working_dir: str = "/"
     user: str = ""
     interfaces: tuple[GuestInterface, ...] = ()
-    mounts: tuple[GuestMount, ...] = ()
+    mounts: tuple[GuestMount | GuestShareMount, ...] = ()
     nameservers: tuple[str, ...] = ()
     search: tuple[str, ...] = ()
     hosts: tuple[tuple[str, str], ...] = ()
@@ -86,7 +97,7 @@ class GuestConfig:
             lines += [_line("ipv6", interface.ipv6)] if interface.ipv6 else []
             lines += [_line("address", address) for address in interface.addresses]
             lines += [_line("route", route.destination, route.gateway) for route in interface.routes]
-        lines += [_line("disk", mount.serial, mount.format, mount.path) for mount in self.mounts]
+        lines += [_mount(mount) for mount in self.mounts]
         for file in (*self._etc(), *self.files):
             lines.append(_line("file", file.path, f"{file.mode:o}", file.content))
         lines += [_line("env", f"{name}={value}") for name, value in self.environment]
@@ -106,6 +117,12 @@ class GuestConfig:
             GuestFile(path="/etc/hosts", content="".join(f"{address}\t{names}\n" for address, names in hosts)),
             GuestFile(path="/etc/resolv.conf", content="".join(f"{line}\n" for line in resolv)),
         )
+
+
+def _mount(mount: GuestMount | GuestShareMount) -> str:
+    if isinstance(mount, GuestMount):
+        return _line("disk", mount.serial, mount.format, mount.path)
+    return _line("share", mount.tag, mount.path, "ro" if mount.read_only else "rw", *([mount.inside] if mount.inside else []))
 
 
 def _line(word: str, *fields: str) -> str:

@@ -16,6 +16,7 @@ def outdated(was: Domain, now: Domain) -> tuple[str, ...]:
     else:
         found.append(_IMAGE)
     found += [_DISKS] if was.disks != now.disks else []
+    found += [_SHARES] if was.shares != now.shares else []
     found += _interfaces(was.nics, now.nics)
     if was.boot.config_digest != now.boot.config_digest:
         found += _configured(was, now) or [_ALL]
@@ -26,6 +27,7 @@ def outdated(was: Domain, now: Domain) -> tuple[str, ...]:
 
 _IMAGE = "image"  # which says how a machine boots
 _DISKS = "disks"
+_SHARES = "filesystems"
 _NETWORK = "network"
 _PUBLIC = "publicIP"
 

@@ -18,7 +18,7 @@ from zos.kinds.zmachine.lifecycle import course
 from zos.kinds.zmachine.part import ENV, DiskOnNode, MachineOnNode
 from zos.plan import wayout
 from zos.plan.facts import Facts, ImageFact, Unknown
-from zos.plan.guest import LIMIT, GuestConfig, GuestFile, GuestInterface, GuestMount, GuestRoute
+from zos.plan.guest import LIMIT, GuestConfig, GuestFile, GuestInterface, GuestMount, GuestRoute, GuestShareMount
 from zos.plan.items import (
     Bridge,
     ContainerBoot,
@@ -148,6 +148,8 @@ def _fields(guest: GuestConfig) -> tuple[tuple[str, str], ...]:
         "env": guest.environment,
         "sshAuthorizedKeys": guest.files,
     }
+    if shares := tuple(mount for mount in guest.mounts if isinstance(mount, GuestShareMount)):
+        parts |= {"disks": tuple(mount for mount in guest.mounts if isinstance(mount, GuestMount)), "filesystems": shares}
     return tuple((field, _digest(repr(part))[:16]) for field, part in parts.items())
 
 

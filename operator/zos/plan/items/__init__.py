@@ -7,7 +7,7 @@ removals, what it stands on, what it holds of the node) it tells itself: a new p
 
 from __future__ import annotations
 
-from zos.plan.items.domain import ContainerBoot, DiskBoot, Domain, GuestDisk, GuestNic
+from zos.plan.items.domain import ContainerBoot, DiskBoot, Domain, GuestDisk, GuestNic, GuestShare
 from zos.plan.items.item import Held, Item, Rank, rank_in
 from zos.plan.items.network import Bridge, Firewall, Netns, Route, Segment, Sysctl, Tap, Veth
 from zos.plan.items.service import Service
@@ -24,6 +24,7 @@ __all__ = [
     "Firewall",
     "GuestDisk",
     "GuestNic",
+    "GuestShare",
     "Held",
     "Image",
     "Item",

@@ -39,6 +39,30 @@ class GuestNic:
 
 
 @dataclass(frozen=True, kw_only=True)
+class GuestShare:
+    """A directory of the node that a guest is given by virtiofs, from its start on: the guest finds it by ``tag`` (36 bytes at
+    most). ``path`` is relative to the node's state directory; ``ground`` is the key of the item that it is of, which stays as
+    long as the guest runs. ``mounted``: a file system is mounted there, and may be mounted anew; it is alone in the directory
+    that it is in. Without it there is nothing to give (ADR 0018)."""
+
+    tag: str
+    path: str
+    ground: str
+    read_only: bool = False
+    mounted: bool = False
+
+    @property
+    def shared(self) -> str:
+        """The path of what the guest is really given: around a mount, so that the next one there is seen as well."""
+        return self.path.rpartition("/")[0] if self.mounted else self.path
+
+    @property
+    def inside(self) -> str:
+        """Where in that it is; empty for all of it."""
+        return self.path.rpartition("/")[2] if self.mounted else ""
+
+
+@dataclass(frozen=True, kw_only=True)
 class _Boot:
     """``root`` is the Disk that the guest's system writes to. ``config`` is the path of the File that tells the guest what it
     is; ``config_digest`` makes a changed file a changed domain, and ``fields`` are digests of what is in it by the field of the
@@ -97,6 +121,7 @@ class Domain(Item):
     boot: ContainerBoot | DiskBoot
     disks: tuple[GuestDisk, ...]
     nics: tuple[GuestNic, ...]
+    shares: tuple[GuestShare, ...] = ()
     running: bool
     incarnation: str = ""
 
@@ -113,7 +138,7 @@ class Domain(Item):
         what was the same for an earlier agent has to stay the same."""
         boot = self.boot
         system = (boot.image, boot.root) if isinstance(boot, ContainerBoot) else (boot.MODE, boot.firmware, boot.root)
-        whole = (self.cpu, self.memory, *system, self.disks, self.nics, boot.config_digest)
+        whole = (self.cpu, self.memory, *system, self.disks, self.nics, boot.config_digest, *self.shares)
         return hashlib.sha256(repr(whole).encode()).hexdigest()[:16]
 
     @property
@@ -123,11 +148,13 @@ class Domain(Item):
     def grounds(self) -> Iterator[str]:
         yield from (f"link//{nic.tap}" for nic in self.nics)
         yield from (f"disk/{disk.disk}" for disk in self.all_disks)
+        yield from (share.ground for share in self.shares)
         yield f"file/{self.boot.config}"
 
     def occupies(self) -> Iterator[str]:
         if self.running:
             yield from (f"disk/{disk.disk}" for disk in self.all_disks)
+            yield from (share.ground for share in self.shares)
 
     @property
     def held(self) -> Held:

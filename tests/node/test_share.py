@@ -1,0 +1,143 @@
+"""What a guest is given of its node: directories, and mounts that come and go."""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+import signal
+import subprocess
+from collections.abc import AsyncIterator
+
+import pytest
+
+from guestnode import Node, metadata
+from zos.drivers import DriverError
+from zos.drivers.virtiofsd import process_of
+from zos.plan.items import Domain, GuestShare
+
+
+class Shares:
+    """Directories of a node that guests are given: one of its own, and one with a mount in it."""
+
+    def __init__(self, node: Node) -> None:
+        self.node = node
+        self.own = node.state / "volumes" / "own"
+        self.around = node.state / "mounts" / "it"
+        self.mount = self.around / "fs"
+        for directory in (self.own, self.mount):
+            directory.mkdir(parents=True)
+        # As the node's root is where it has an init of its own: what is mounted there reaches who asks for it.
+        node.libvirt.run("sh", "-c", 'mount --bind "$1" "$1" && mount --make-shared "$1"', "sh", str(self.around))
+        self.given = {
+            "/own": GuestShare(tag="own", path="volumes/own", ground="volume/own"),
+            "/seen": GuestShare(tag="seen", path="volumes/own", ground="volume/own", read_only=True),
+            "/it": GuestShare(tag="it", path="mounts/it/fs", ground="service/it", mounted=True),
+        }
+
+    def put(self, words: str, options: str = "nosuid,nodev,noexec") -> None:
+        """Another file system, with these words in a file."""
+        script = 'mount -t tmpfs -o "$3" tmpfs "$1" && echo "$2" >"$1/words"'
+        self.node.libvirt.run("sh", "-c", script, "sh", str(self.mount), words, options)
+        subprocess.run(["mount", "-t", "tmpfs", "-o", options, "tmpfs", self.mount], check=True)  # for the agent to see
+
+    def take(self) -> None:
+        self.node.libvirt.run("umount", "-l", str(self.mount))
+        subprocess.run(["umount", "-l", self.mount], check=True)
+
+    def daemon(self, domain: Domain, number: int) -> int:
+        found = process_of(self.node.libvirt.base / "run" / "qemu", domain.name, f"fs{number}")
+        assert found is not None
+        return found
+
+
+@pytest.fixture
+async def shares(node: Node) -> AsyncIterator[Shares]:
+    shares = Shares(node)
+    shares.put("as first")
+    yield shares
+    while subprocess.run(["umount", "-l", shares.mount], stderr=subprocess.DEVNULL).returncode == 0:
+        pass
+
+
+async def test_directories_are_shared(node: Node, shares: Shares) -> None:
+    (shares.own / "given").write_text("of the node\n")
+    (shares.own / "program").write_text("#!/bin/sh\necho it runs\n")
+    (shares.own / "program").chmod(0o755)
+    (shares.own / "around" / "inner").mkdir(parents=True)
+    node.libvirt.run("mount", "-t", "tmpfs", "tmpfs", str(shares.own / "around"))
+    script = (
+        "cat /own/given /seen/given /it/words; /own/program; echo of the guest >/own/taken; echo of the guest >/it/taken;"
+        "echo no >/seen/taken; mount -o remount,rw /seen; echo no >/seen/taken; ls /own/around; mknod /own/disk b 252 0;"
+        "echo 1 >/own/suid; chmod 4755 /own/suid; mount; echo said all; while sleep 0.1; do cat /own/later; done"
+    )
+    domain = node.domain("sh", "-c", script, shares=shares.given)
+    assert await node.converge(domain, node.root(domain)) == [f"create disk/{domain.boot.root.disk}", f"create {domain.key}"]
+    console = await node.says(domain, "said all")
+    for words, times in (
+        ("of the node\n", 2), ("as first\n", 1), ("it runs\n", 1), ("Read-only file system", 2), ("inner", 1),
+        ("mknod: /own/disk: Operation not permitted", 1),
+        ("own on /own type virtiofs (rw,nosuid,nodev,relatime)", 1),
+        ("seen on /seen type virtiofs (ro,nosuid,nodev,relatime)", 0),
+        ("it on /it type virtiofs (rw,nosuid,nodev,relatime)", 1),
+    ):  # fmt: skip
+        assert console.count(words) == times or not times, (words, console)
+    assert (shares.own / "taken").read_text() == "of the guest\n"
+    assert ((shares.own / "taken").stat().st_uid, (shares.own / "suid").stat().st_mode & 0o7777) == (0, 0o4755)
+    assert list(shares.mount.iterdir()) == []  # here is another mount: it went where the daemon is
+    assert node.libvirt.run("cat", str(shares.mount / "taken")) == "of the guest\n"
+    (shares.own / "later").write_text("seen later\n")
+    await node.says(domain, "seen later")
+
+
+async def test_the_death_of_any_that_shares_is_a_crash(node: Node, shares: Shares) -> None:
+    domain = node.domain("sh", "-c", "cat /it/words; sleep 1000", shares=shares.given)
+    await node.converge(domain, node.root(domain))
+    for number in (1, 3):
+        await node.says(domain, "as first\n" * (1 if number == 1 else 2))
+        daemons = [shares.daemon(domain, each) for each in range(4)]
+        assert len(set(daemons)) == 4
+        await node.restart_agent()
+        assert await node.converge(domain, node.root(domain)) == []
+        assert [shares.daemon(domain, each) for each in range(4)] == daemons
+        os.kill(daemons[number], signal.SIGKILL)
+        assert (await node.ended(domain, 10)).ended == "crash"
+        assert await node.converge(domain, node.root(domain)) == [f"update {domain.key}"]
+
+
+async def test_what_is_not_there_is_not_shared(node: Node, shares: Shares) -> None:
+    domain = node.domain("sleep", "1000", shares=shares.given)
+    shares.take()
+    with pytest.raises(DriverError, match="service/it: nothing is mounted at"):
+        await node.converge(domain, node.root(domain))
+    shares.put("open to programs", "nosuid,nodev")
+    with pytest.raises(DriverError, match="is mounted without noexec"):
+        await node.converge(domain, node.root(domain))
+    shares.take()
+    shares.put("here")
+    node.libvirt.run("umount", str(shares.mount))  # but not where the daemon is
+    with pytest.raises(DriverError, match="fs3"):
+        await node.converge(domain, node.root(domain))
+    shares.own.rename(shares.own.with_name("other"))
+    with pytest.raises(DriverError, match="volume/own: there is no directory"):
+        await node.converge(domain, node.root(domain))
+    fact = await node.fact(domain)
+    assert (fact.running, fact.started_at) == (False, None)
+
+
+async def test_a_share_that_the_guest_does_not_find_is_its_problem(node: Node, shares: Shares) -> None:
+    domain = node.domain("sleep", "1000", shares=shares.given)
+    await node.converge(dataclasses.replace(domain, shares=domain.shares[1:]), node.root(domain))
+    assert (await node.ended(domain)).problem == "share own for /own: not there"
+
+
+async def test_what_a_guest_of_none_that_can_be_read_is_given_stays(node: Node, shares: Shares) -> None:
+    domain = node.domain("sleep", "1000", shares=shares.given)
+    await node.converge(domain, node.root(domain))
+    metadata(node, domain, lambda _: "garbage")
+    await node.restart_agent()
+    seen = (await node.domains.observe([]))[domain.key].item
+    assert isinstance(seen, Domain)
+    assert seen.shares == domain.shares
+    assert {"volume/own", "service/it"} <= set(seen.occupies())
+    os.kill(shares.daemon(domain, 2), signal.SIGKILL)
+    assert not (await node.ended(domain, 10)).running
