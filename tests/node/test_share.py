@@ -141,3 +141,24 @@ async def test_what_a_guest_of_none_that_can_be_read_is_given_stays(node: Node, 
     assert {"volume/own", "service/it"} <= set(seen.occupies())
     os.kill(shares.daemon(domain, 2), signal.SIGKILL)
     assert not (await node.ended(domain, 10)).running
+
+
+async def test_a_mount_that_is_made_anew_is_there_again(node: Node, shares: Shares) -> None:
+    script = "cd /it; while sleep 0.1; do echo $(cat /it/words) here: $(cat words); done"
+    domain = node.domain("sh", "-c", script, shares=shares.given)
+    await node.converge(domain, node.root(domain))
+    await node.says(domain, "as first here: as first\n")
+    assert (await node.fact(domain)).booted  # from now on it is told
+    pid, daemons = node.libvirt.qemu(domain.name), [shares.daemon(domain, each) for each in range(4)]
+    for words in ("as second", "as third"):
+        shares.take()
+        shares.put(words)
+        await node.says(domain, f"{words} here: as first\n")  # whose working directory it was has the old one
+    shares.take()
+    await node.restart_agent()
+    shares.put("while nobody looked")
+    await node.converge(domain, node.root(domain))
+    await node.says(domain, "while nobody looked here: as first\n")
+    assert (node.libvirt.qemu(domain.name), [shares.daemon(domain, each) for each in range(4)]) == (pid, daemons)
+    assert await node.converge(dataclasses.replace(domain, running=False), node.root(domain)) == [f"update {domain.key}"]
+    assert (await node.fact(domain)).ended == "stopped"

@@ -15,7 +15,7 @@ from pathlib import Path
 import pytest
 
 from zos.drivers import virtiofsd
-from zos.drivers.virtiofsd import Watched, Watcher, launcher, launcher_of, mount_options, process_of
+from zos.drivers.virtiofsd import Watched, Watcher, launcher, launcher_of, process_of
 from zos.plan.items import GuestShare
 
 NAME = "zos-abcdefghij"
@@ -161,24 +161,6 @@ async def test_each_that_shares_with_a_guest_is_watched(pair: Pair) -> None:
     assert await asyncio.wait_for(lost.get(), 5) == (NAME, "u")
     watcher.close()
     clear(second, other)
-
-
-def test_what_is_mounted_is_told_without_asking_it(tmp_path: Path) -> None:
-    place = tmp_path / "a place\\of its own"
-    place.mkdir()
-    link = tmp_path / "link"
-    link.symlink_to(tmp_path)
-    assert mount_options(place) is None
-    for options in ("nosuid,nodev,noexec", "nosuid,ro"):
-        subprocess.run(["mount", "-t", "tmpfs", "-o", options, "tmpfs", place], check=True)
-        for path in (place, link / place.name):
-            found = mount_options(path)
-            assert found is not None
-            assert set(options.split(",")) <= found, found
-    assert "noexec" not in found
-    subprocess.run(["umount", place, place], check=True)
-    assert mount_options(place) is None
-    assert mount_options(tmp_path / "absent") is None
 
 
 def test_each_kind_of_share_has_its_launcher(tmp_path: Path) -> None:

@@ -16,12 +16,12 @@ from zos.api.zmachine import minimum_root_size
 from zos.kinds.kind import Here
 from zos.kinds.registry import KINDS
 from zos.kinds.zmachine.lifecycle import LOOP
-from zos.kinds.zmachine.lower import lower
+from zos.kinds.zmachine.lower import fields_of, lower
 from zos.kinds.zmachine.part import DiskOnNode, ImagePull, MachineOnNode
 from zos.kinds.zmachine.state import report
 from zos.plan.facts import DomainFact, Facts, ImageFact, Pulled
-from zos.plan.guest import LIMIT
-from zos.plan.items import Disk, Domain, File
+from zos.plan.guest import LIMIT, GuestConfig, GuestMount, GuestShareMount
+from zos.plan.items import Disk, DiskBoot, Domain, File
 from zos.plan.outcome import Outcome
 
 GUEST = names.domain("uid-vm")
@@ -74,6 +74,31 @@ def test_a_pull_is_told_to_machines_that_waited_for_it(created: str, told: bool)
     assert said is not None
     assert said.image_pull == (ImagePull(seconds=4, size=5 << 20) if told else None)
     assert said.started_because == "a\ufffd[31mb"
+
+
+def test_its_mode_is_that_of_what_runs() -> None:
+    wanted = guest_of(machine())
+    disk = DiskBoot(root=wanted.boot.root, config=wanted.boot.config, config_digest="d")
+    for boot, mode, outdated in ((wanted.boot, "container", False), (disk, "vm", True)):
+        runs = replace(wanted, running=True, boot=boot)
+        facts = replace(FACTS, domains={GUEST: DomainFact(running=True, booted=True, image="sha256:1", runs=runs)})
+        said = report(machine(), facts, lower(machine(), facts), Outcome())
+        assert said.machine is not None
+        assert said.machine.mode == mode
+        assert [found.message.split(" changed")[0] for found in said.conditions if found.type == "RestartRequired"] == (
+            ["image"] if outdated else []
+        )
+
+
+def test_shares_are_a_field_of_their_own() -> None:
+    disks = (GuestMount(serial="a", path="/a"), GuestMount(serial="b", path="/s/b"))
+    plain = GuestConfig(hostname="vm", argv=("x",), mounts=disks)
+    given = replace(plain, mounts=(disks[0], GuestShareMount(tag="s", path="/s"), disks[1]))
+    before, after = dict(fields_of(plain)), dict(fields_of(given))
+    assert set(after) == {*before, "filesystems"}
+    assert {field: after[field] for field in before} == before
+    lines = [line for line in given.render().splitlines() if line.startswith(("disk", "share"))]
+    assert lines == ["disk a btrfs /a", "share s /s rw", "disk b btrfs /s/b"]
 
 
 def test_a_configuration_that_is_too_large_touches_nothing() -> None:

@@ -11,23 +11,24 @@ import contextlib
 import dataclasses
 import threading
 import time
-from collections.abc import Callable, Coroutine, Mapping, Sequence
+from collections.abc import Callable, Coroutine, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, ClassVar, Literal
 from xml.etree import ElementTree
 
 import libvirt
 
-from zos.drivers import DriverError, unused
+from zos.drivers import DriverError, shares, unused
 from zos.drivers.accelerator import AcceleratorProbe
-from zos.drivers.domainrun import Machine, Run, boot_of
+from zos.drivers.domainrun import SECTOR, Machine, Run, boot_of
 from zos.drivers.domainxml import NAMESPACE, Accelerator, Places, Start, container, domain_xml, item_of_xml, start_of
 from zos.drivers.hypervisor import Hypervisor, gone
 from zos.drivers.inotify import MODIFY, Inotify
-from zos.drivers.virtiofsd import Watched, Watcher, launcher, mount_options
+from zos.drivers.mounts import Remounts
+from zos.drivers.virtiofsd import Watched, Watcher, launcher
 from zos.plan.diff import Observed, Op
 from zos.plan.facts import DomainFact
-from zos.plan.items import ContainerBoot, Domain, GuestShare, Item
+from zos.plan.items import Domain, Item
 
 #: Seconds for a guest to end when asked to; and between two presses of its power button, which a booting guest overlooks.
 _GRACE = 30.0
@@ -74,6 +75,7 @@ class DomainDriver:
         self._probe = AcceleratorProbe(accelerator, guest / "vmlinuz", guest / "initramfs", run_directory)
         self._hypervisor = Hypervisor(uri, self._changed)
         self._watcher = Watcher(libvirt_run, self._lost_share)
+        self._remounts = Remounts(self._mounted_anew)
         self._dirty: Callable[[], None] = lambda: None
         self._records = threading.Lock()
         self._ended: dict[str, asyncio.Event] = {}
@@ -106,6 +108,7 @@ class DomainDriver:
         observed, up = await self._hypervisor.call(self._observe, asked)
         self._watcher.watch(up)
         self._await_boots(up)
+        self._remounts.watch(self._given_mounts(up))
         return observed
 
     async def apply(self, op: Op) -> None:
@@ -128,6 +131,7 @@ class DomainDriver:
     async def close(self) -> None:
         self._dirty = lambda: None
         self._watcher.close()
+        self._remounts.close()
         if self._boots is not None:
             self._boots.close()
             self._boots = None
@@ -181,7 +185,7 @@ class DomainDriver:
             )
             images.add(boot.image)
         self._facts, self._images = facts, frozenset(images - {""})
-        return observed, [Watched(name, seen.uuid, _count(seen.item)) for name, seen in running.items() if seen.up]
+        return observed, [Watched(name, seen.uuid, shares.count(seen.item)) for name, seen in running.items() if seen.up]
 
     def _running(self) -> dict[str, Seen]:
         found: dict[str, Seen] = {}
@@ -264,7 +268,7 @@ class DomainDriver:
         if not places.image(image).is_dir():
             raise DriverError(f"image {image} is not on this node any more")
         for share in start.item.shares:
-            self._look_at_share(share)
+            shares.check(self._state, share)
         with self._records:
             run = self._settle(machine).begun(start)
             machine.clear_status()
@@ -273,19 +277,6 @@ class DomainDriver:
         self._hypervisor.connection().createXML(domain_xml(start, places), 0)
         with self._records:
             machine.write_run(run)
-
-    def _look_at_share(self, share: GuestShare) -> None:
-        """The daemon itself finds out as well, and later; but says it where nobody reads it."""
-        path = self._state / share.path
-        if share.mounted:  # first: who stands behind a mount may not answer
-            options = mount_options(path)
-            if options is None:
-                raise DriverError(f"{share.ground}: nothing is mounted at {path}, which is to be shared with the guest")
-            needed = {"nosuid", "nodev", "noexec"} | ({"ro"} if share.read_only else set())
-            if missing := needed - options:
-                raise DriverError(f"{share.ground}: {path} is mounted without {', '.join(sorted(missing))}: not for a guest")
-        if not path.is_dir():
-            raise DriverError(f"{share.ground}: there is no directory {path} to share with the guest")
 
     async def _stop(self, name: str, uuid: str, key: str) -> None:
         """Power button, time to react, power off."""
@@ -402,6 +393,38 @@ class DomainDriver:
 
         self._begin(end())
 
+    def _given_mounts(self, guests: Iterable[Watched]) -> dict[tuple[str, str], frozenset[Path]]:
+        """Of the guests that listen: before its entrypoint runs, one has yet to look itself."""
+        given: dict[tuple[str, str], frozenset[Path]] = {}
+        for guest in guests:
+            fact = self._facts.get(guest.name)
+            if fact is not None and fact.booted and fact.runs is not None:
+                mounts = shares.mounts_of(self._state, fact.runs)
+                given |= {(guest.name, guest.uuid): mounts} if mounts else {}
+        return given
+
+    def _mounted_anew(self, name: str, uuid: str) -> None:
+        async def tell() -> None:
+            try:
+                await self._hypervisor.call(self._knock, name, self._machine(uuid))
+            except DriverError:
+                self._remounts.forget(name, uuid)
+
+        self._begin(tell())
+
+    def _knock(self, name: str, machine: Machine) -> None:
+        """Makes a guest look at its shares again: its init hears that a disk grows, and of this one it means that."""
+        domain: Any = self._hypervisor.find(name)
+        if domain is None or domain.UUIDString() != machine.directory.name:
+            return
+        path = str(machine.status_file)
+        try:
+            size, _, _ = domain.blockInfo(path)
+            domain.blockResize(path, size + SECTOR, libvirt.VIR_DOMAIN_BLOCK_RESIZE_BYTES)
+        except libvirt.libvirtError as error:
+            if not gone(error):
+                raise
+
     async def _warm_up(self) -> None:
         """What would take seconds of the first guest's start: trying KVM, and libvirt's look at what QEMU can do."""
         known = self._probe.found()
@@ -443,11 +466,6 @@ def _fact(run: Run, machine: Machine, *, running: bool, tells: bool = True) -> D
         recipe=run.recipe,
         because=run.because,
     )
-
-
-def _count(item: Domain) -> int:
-    """How many directories a guest is given: a container's image is the first."""
-    return len(item.shares) + (1 if isinstance(item.boot, ContainerBoot) else 0)
 
 
 def _readable_start(metadata: str) -> Start | None:

@@ -17,7 +17,7 @@ from zos.plan.items import Domain
 
 #: Ends that nobody asked for, of which the times are remembered.
 _CRASHES = 10
-_SECTOR = 512
+SECTOR = 512
 _ABSENT = (FileNotFoundError, NotADirectoryError, IsADirectoryError)
 
 
@@ -138,11 +138,11 @@ class Machine:
     def status(self) -> str:
         """The last word of the guest's init."""
         with contextlib.suppress(*_ABSENT), open(self.status_file, "rb") as file:
-            return file.read(_SECTOR).split(b"\0")[0].decode(errors="replace").strip()
+            return file.read(SECTOR).split(b"\0")[0].decode(errors="replace").strip()
         return ""
 
     def clear_status(self) -> None:
-        _replace(self.status_file, "\0" * _SECTOR)
+        _replace(self.status_file, "\0" * SECTOR)
 
     def remove(self) -> None:
         for pattern in ("status", "run.json", "console.log*", ".*.new", "domain.json"):  # the card last: it is found by that

@@ -87,22 +87,6 @@ def _write(path: Path, text: str) -> None:
         new.rename(path)
 
 
-def mount_options(path: Path) -> frozenset[str] | None:
-    """Those of what is mounted just there, None where nothing is. Asks nobody who may be behind it (proc_pid_mountinfo(5))."""
-    wanted = os.fsencode(os.path.realpath(path.parent) + "/" + path.name)
-    found = None
-    with open("/proc/self/mountinfo", "rb") as mounts:
-        for line in mounts:  # the last one is on top
-            fields = line.split(b" ", 6)
-            if _plain(fields[4]) == wanted:
-                found = frozenset(fields[5].decode().split(","))
-    return found
-
-
-def _plain(field: bytes) -> bytes:
-    return re.sub(rb"\\([0-7]{3})", lambda octal: bytes([int(octal[1], 8)]), field)
-
-
 #: Seconds until the next look for one of which it could not be told whether it runs.
 _AGAIN = 5.0
 

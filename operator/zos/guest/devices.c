@@ -8,6 +8,7 @@
 #include <linux/netlink.h>
 #include <poll.h>
 #include <stdio.h>
+#include <stdlib.h>
 #include <string.h>
 #include <sys/ioctl.h>
 #include <sys/socket.h>
@@ -90,9 +91,10 @@ int uevents_open(void)
 	return fd;
 }
 
-void uevents_read(int fd)
+bool uevents_read(int fd, const char *device)
 {
 	char buffer[8193];
+	bool found = false;
 	ssize_t size;
 	while ((size = read(fd, buffer, sizeof buffer - 1)) > 0) {
 		bool resized = false;
@@ -104,9 +106,14 @@ void uevents_read(int fd)
 			else if (strncmp(part, "DEVNAME=", 8) == 0)
 				name = part + 8;
 		}
-		if (resized && name)
-			mount_grow(text("/dev/%s", name));
+		if (resized && name) {
+			char *path = text("/dev/%s", name);
+			mount_grow(path);
+			found |= device && strcmp(path, device) == 0;
+			free(path);
+		}
 	}
+	return found;
 }
 
 int button_open(void)

@@ -53,8 +53,8 @@ void modules_load(const char *list);
 /* Path of the block device with this serial (static memory); waits for it a while. NULL: there is none. */
 const char *disk_find(const char *serial);
 int uevents_open(void);
-/* Handles what the kernel says: a disk that grew. */
-void uevents_read(int fd);
+/* Handles what the kernel says: a disk that grew. True: it was (also) this device. */
+bool uevents_read(int fd, const char *device);
 /* The power button's event device, or -1. */
 int button_open(void);
 bool button_pressed(int fd);
@@ -62,7 +62,6 @@ bool button_pressed(int fd);
 /* mounts.c */
 void mount_basics(void);
 void mount_root(const char *serial);
-void mount_hidden(struct config *config);
 void mount_enter(void);
 bool mount_switch(void);
 void mount_further(const struct config *config);
@@ -70,6 +69,12 @@ void mount_grow(const char *device);
 void write_files(const struct config *config);
 void unmount_all(void);
 void make_parents(const char *path, unsigned mode);
+
+/* shares.c. Of shares with something inside the whole is mounted before the image is entered. */
+void shares_hide(struct config *config);
+void share_mount(const struct mount *share);
+/* In the entrypoint's mount namespace `view`: what shares have inside by now. */
+void shares_renew(const struct config *config, int view);
 
 /* network.c */
 void network_up(const struct config *config);

@@ -2,7 +2,8 @@
  *
  * How the guest stands is written into the first sector of the disk "zos-status", in one line:
  *   "running", "stopping", "exited <code>", "stopped <code>", "rebooted <code>", "failed <why>".
- * The host reads it when the guest is gone; without a word about the end there, the guest crashed. */
+ * The host reads it when the guest is gone; without a word about the end there, the guest crashed. It makes that disk larger to
+ * say that it has mounted something anew inside a share. */
 #include "guest.h"
 
 #include <errno.h>
@@ -24,6 +25,7 @@
 enum { SECTOR = 512, LAST_WORDS_SECONDS = 3 };
 
 static int status_fd = -1;
+static char *status_device;
 
 void *must_alloc(size_t size)
 {
@@ -121,9 +123,10 @@ static void end_processes(void)
 }
 
 /* Waits for the end of the entrypoint; gives the word for how it ended. */
-static const char *supervise(const struct config *config, pid_t entrypoint, int signals, int *code)
+static const char *supervise(const struct config *config, pid_t entrypoint, int signals, int uevents, int *code)
 {
-	int button = button_open(), uevents = uevents_open(), timer = timerfd_create(CLOCK_MONOTONIC, TFD_CLOEXEC);
+	int button = button_open(), timer = timerfd_create(CLOCK_MONOTONIC, TFD_CLOEXEC);
+	int view = open(text("/proc/%d/ns/mnt", entrypoint), O_RDONLY | O_CLOEXEC);
 	const char *word = "exited";
 	struct pollfd waits[] = {{signals, POLLIN, 0}, {uevents, POLLIN, 0}, {timer, POLLIN, 0}, {button, POLLIN, 0}};
 	for (;;) {
@@ -145,8 +148,8 @@ static const char *supervise(const struct config *config, pid_t entrypoint, int 
 				stop = true;
 			}
 		}
-		if (waits[1].revents & POLLIN)
-			uevents_read(uevents);
+		if ((waits[1].revents & POLLIN) && uevents_read(uevents, status_device) && view >= 0)
+			shares_renew(config, view);
 		if (waits[2].revents & POLLIN)
 			kill(entrypoint, SIGKILL);
 		if (button >= 0 && (waits[3].revents & POLLIN) && button_pressed(button)) {
@@ -202,8 +205,10 @@ int main(void)
 		power_off();
 	modules_load("/modules/always");
 	device = disk_find("zos-status");
-	if (device)
+	if (device) {
+		status_device = text("%s", device);
 		status_fd = open(device, O_WRONLY | O_DIRECT | O_SYNC | O_CLOEXEC);
+	}
 	status("booting");
 	device = disk_find("zos-config");
 	if (!device)
@@ -218,13 +223,14 @@ int main(void)
 		(void)!sethostname(config->hostname, strlen(config->hostname));
 	network_up(config);
 	mount_root(config->root ? config->root : "zos-root");
-	mount_hidden(config);
+	shares_hide(config);
 	mount_enter();
 	mount_further(config);
 	write_files(config);
 	pid_t entrypoint = process_start(config);
+	int uevents = uevents_open(); /* from "running" on the host may count on being heard */
 	status("running");
-	const char *word = supervise(config, entrypoint, signals, &code);
+	const char *word = supervise(config, entrypoint, signals, uevents, &code);
 	end_processes();
 	unmount_all();
 	status("%s %d", word, code);

@@ -13,13 +13,9 @@
 #include <sys/ioctl.h>
 #include <sys/mount.h>
 #include <sys/stat.h>
-#include <time.h>
 #include <unistd.h>
 
 #define EXT4_IOC_RESIZE_FS _IOW('f', 16, uint64_t)
-
-/* Tenths of a second. */
-enum { SHARE_TRIES = 50 };
 
 /* What is mounted from a disk, so that it can follow the disk's growth. The first is the root's upper layer. */
 static struct { char *device, *format; int fd; } mounted[MAX_DISKS + 1];
@@ -160,43 +156,6 @@ void make_parents(const char *path, unsigned mode)
 	free(copy);
 }
 
-/* What others write there has no rights here. The device is there, as the image's is; if it is not, that is waited for. */
-static void mount_share(const struct mount *share, const char *path)
-{
-	unsigned long flags = MS_NOSUID | MS_NODEV | (share->read_only ? MS_RDONLY : 0);
-	struct timespec moment = {0, 100 * 1000 * 1000};
-	mkdir(path, 0755);
-	for (int tries = 0; mount(share->source, path, "virtiofs", flags, NULL) < 0; tries++) {
-		if (errno != EINVAL || tries == SHARE_TRIES) /* EINVAL: no device has this tag */
-			fail("share %s for %s: %s", share->source, share->path, errno == EINVAL ? "not there" : strerror(errno));
-		nanosleep(&moment, NULL);
-	}
-}
-
-/* Beside the image: where the entrypoint doesn't come. */
-void mount_hidden(struct config *config)
-{
-	for (size_t i = 0; i < config->n_mounts; i++) {
-		struct mount *share = &config->mounts[i];
-		char *path = text("/share-%zu", i);
-		if (!share->inside)
-			continue;
-		mount_share(share, path);
-		share->hidden = open(path, O_PATH | O_DIRECTORY | O_CLOEXEC);
-		if (share->hidden < 0)
-			fail("share %s for %s: %s", share->source, share->path, strerror(errno));
-	}
-}
-
-static void mount_inside(const struct mount *share)
-{
-	mkdir(share->path, 0755);
-	int tree = open_tree(share->hidden, share->inside, OPEN_TREE_CLONE | OPEN_TREE_CLOEXEC | AT_SYMLINK_NOFOLLOW);
-	if (tree < 0 || move_mount(tree, "", AT_FDCWD, share->path, MOVE_MOUNT_F_EMPTY_PATH) < 0)
-		fail("share %s for %s: %s", share->source, share->path, strerror(errno));
-	close(tree);
-}
-
 void mount_further(const struct config *config)
 {
 	for (size_t i = 0; i < config->n_mounts; i++) {
@@ -204,10 +163,8 @@ void mount_further(const struct config *config)
 		make_parents(further->path, 0755);
 		if (further->format)
 			mount_disk(further->source, further->format, further->path);
-		else if (further->inside)
-			mount_inside(further);
 		else
-			mount_share(further, further->path);
+			share_mount(further);
 	}
 }
 

@@ -11,21 +11,21 @@ _ALL = "configuration"
 def outdated(was: Domain, now: Domain) -> tuple[str, ...]:
     """What of ``now`` a guest that was started as ``was`` gets at its next start: names like ``network.ip``, none twice."""
     found = [field for field in ("cpu", "memory") if getattr(was, field) != getattr(now, field)]
-    if type(was.boot) is type(now.boot):
-        found += [word for field, word in now.boot.WORDS.items() if getattr(was.boot, field) != getattr(now.boot, field)]
-    else:
-        found.append(_IMAGE)
+    alike = type(was.boot) is type(now.boot)
+    words = now.boot.WORDS.items() if alike else ()
+    found += [word for field, word in words if getattr(was.boot, field) != getattr(now.boot, field)]
+    found += [] if alike else [_IMAGE]
     found += [_DISKS] if was.disks != now.disks else []
     found += [_SHARES] if was.shares != now.shares else []
     found += _interfaces(was.nics, now.nics)
-    if was.boot.config_digest != now.boot.config_digest:
+    if alike and was.boot.config_digest != now.boot.config_digest:
         found += _configured(was, now) or [_ALL]
     if any(word != _NETWORK and word.startswith(_NETWORK) for word in found):
         found = [word for word in found if word != _NETWORK]  # its addresses are in the configuration as well
     return tuple(dict.fromkeys(found))
 
 
-_IMAGE = "image"  # which says how a machine boots
+_IMAGE = "image"  # it says how a machine boots, and all else that is otherwise then comes of that
 _DISKS = "disks"
 _SHARES = "filesystems"
 _NETWORK = "network"

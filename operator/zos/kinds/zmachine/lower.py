@@ -116,7 +116,7 @@ def _with_image(here: Here[MachineOnNode], image: Image) -> Lowered:
             root=GuestDisk(disk=root.name, serial=_ROOT),
             config=path,
             config_digest=_digest(text),
-            fields=_fields(guest),
+            fields=fields_of(guest),
         ),
         disks=tuple(GuestDisk(disk=f"mount-{disk.mount_uid}", serial=_serial(disk.mount_uid)) for disk in machine.disks),
         nics=wanted,
@@ -139,7 +139,7 @@ def _digest(text: str) -> str:
     return hashlib.sha256(text.encode()).hexdigest()
 
 
-def _fields(guest: GuestConfig) -> tuple[tuple[str, str], ...]:
+def fields_of(guest: GuestConfig) -> tuple[tuple[str, str], ...]:
     """Digests of a guest's configuration by the field of the user's spec that it comes from."""
     parts: dict[str, object] = {
         "network": (guest.hostname, guest.interfaces, guest.nameservers),
