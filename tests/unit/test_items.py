@@ -31,6 +31,7 @@ from zos.plan.items import (
     Sysctl,
     Tap,
     Veth,
+    Volume,
     WireGuard,
     rank_in,
 )
@@ -50,6 +51,7 @@ EACH: tuple[Item, ...] = (
     WireGuard(netns="r", name="w", public_key="k", listen_port=1, mtu=1420, addresses=(), routes=(), peers=()),
     Image(ref="oci://r/i:1"),
     Disk(name="root-1", size=1, format="ext4"),
+    Volume(name="volume-1", size=1, user="u"),
     File(path="f", content=""),
     Domain(
         name="d", uuid="u", cpu=1, memory=1, disks=(), nics=(), running=True, shares=(SHARE,),
@@ -120,10 +122,11 @@ def test_each_item_has_its_family_and_its_place(item: Item) -> None:
 
 
 def test_what_is_too_broken_to_say_has_the_rank_of_its_family() -> None:
-    assert [rank_in(family) for family in ("domain", "netns", "image", "disk")] == [
+    assert [rank_in(family) for family in ("domain", "netns", "image", "disk", "volume")] == [
         Rank.GUEST,
         Rank.NETNS,
         Rank.IMAGE,
+        Rank.DATA,
         Rank.DATA,
     ]
     assert rank_in("link") == Rank.LINK, "after ports, before bridges"

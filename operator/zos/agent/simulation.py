@@ -9,7 +9,7 @@ from dataclasses import dataclass, field, replace
 from typing import ClassVar, NamedTuple
 
 from zos.drivers import DriverError
-from zos.drivers.disk import as_asked, here_already, missing, nothing_to_adopt, used_meanwhile
+from zos.drivers.keeping import as_asked, here_already, missing, nothing_to_adopt, refuse_to_shrink, used_meanwhile
 from zos.plan.diff import Observed, Op
 from zos.plan.facts import DomainFact, ImageFact
 from zos.plan.items import (
@@ -27,6 +27,7 @@ from zos.plan.items import (
     Sysctl,
     Tap,
     Veth,
+    Volume,
     WireGuard,
 )
 
@@ -35,8 +36,8 @@ from zos.plan.items import (
 class Node:
     """What exists on a simulated node, and how it behaves. ``faults``: key → the error that operating on it gives. ``blind``:
     item class → the error that looking gives to the driver that serves it. ``delay``: seconds an operation of a slow driver
-    takes. ``starts``: how often each guest was started. ``unused``: names of disks that no guest ever had. It outlives the
-    agents that run on it."""
+    takes. ``starts``: how often each guest was started. ``unused``: names of disks and volumes in which nothing ever was. It
+    outlives the agents that run on it."""
 
     things: dict[str, Item] = field(default_factory=dict)
     faults: dict[str, str] = field(default_factory=dict)
@@ -165,47 +166,49 @@ class Images(_DictDriver):
 
 
 class Disks(_DictDriver):
-    ITEMS: ClassVar[tuple[type[Item], ...]] = (Disk,)
+    """Disks and volumes: what holds data."""
+
+    ITEMS: ClassVar[tuple[type[Item], ...]] = (Disk, Volume)
 
     def _see(self, key: str, item: Item, wanted: Sequence[Item]) -> Observed:
-        assert isinstance(item, Disk)
-        asked = next((one for one in wanted if isinstance(one, Disk) and one.name == item.name), None)
-        shown = item if asked is None else as_asked(item, asked, f"disk/{asked.adopted}" in self.node.things)
+        assert isinstance(item, Disk | Volume)
+        asked = next((one for one in wanted if isinstance(one, type(item)) and one.name == item.name), None)
+        shown = item if asked is None else as_asked(item, asked, asked.adoptee in self.node.things)
         unused = item.name in self.node.unused
-        return Observed(key, shown, item.owner, holds_data=True, origin=item.origin or Disk.origin_of(item.name), unused=unused)
+        return Observed(key, shown, item.owner, holds_data=True, origin=item.origin or item.origin_of(item.name), unused=unused)
 
     def unused(self) -> frozenset[str]:
-        return frozenset(self.node.unused)
+        return frozenset(name for name in self.node.unused if f"disk/{name}" in self.node.things)
 
     def _do(self, op: Op) -> None:
-        if isinstance(op.item, Disk):
+        family, _, name = op.key.partition("/")
+        if isinstance(op.item, Disk | Volume):
             there = self.node.things.get(op.key)
             if there is None and op.item.adopt:
                 there = self._adopted(op.item)
             elif there is None and op.item.must_exist:
                 raise DriverError(missing(op.item))
-            elif there is not None and op.item.adopt and f"disk/{op.item.adopted}" in self.node.things:
+            elif there is not None and op.item.adopt and op.item.adoptee in self.node.things:
                 raise DriverError(here_already(op.item))
             elif there is None:
-                self.node.unused.add(op.item.name)
-            if isinstance(there, Disk) and there.format != op.item.format:
-                raise DriverError(f"disk {op.item.name} is formatted as {there.format} and keeps what it holds")
-            if isinstance(there, Disk) and there.size > op.item.size:
-                raise DriverError(f"disk {op.item.name} can't shrink from {there.size} to {op.item.size}")
+                self.node.unused.add(name)
+            if isinstance(there, Disk) and isinstance(op.item, Disk) and there.format != op.item.format:
+                raise DriverError(f"disk {name} is formatted as {there.format} and keeps what it holds")
+            if isinstance(there, Disk | Volume):
+                refuse_to_shrink(op.item, there.size)
         else:
-            name = op.key.removeprefix("disk/")
             if op.observed is not None and op.observed.unused and name not in self.node.unused:
-                raise DriverError(used_meanwhile(name))
+                raise DriverError(used_meanwhile(family, name))
             self.node.unused.discard(name)
         super()._do(op)
 
-    def _adopted(self, item: Disk) -> Item:
-        if f"disk/{item.adopted}" not in self.node.things:
+    def _adopted(self, item: Disk | Volume) -> Item:
+        if item.adoptee not in self.node.things:
             raise DriverError(nothing_to_adopt(item))
         if (user := self.node.user_of(item.adopted)) is not None:
-            raise DriverError(f"guest {user} runs with disk {item.adopted}: it is taken over when that has ended")
+            raise DriverError(f"guest {user} runs with {item.adoptee}: it is taken over when that has ended")
         self.node.unused.discard(item.adopted)
-        return self.node.things.pop(f"disk/{item.adopted}")
+        return self.node.things.pop(item.adoptee)
 
 
 class Domains(_DictDriver):

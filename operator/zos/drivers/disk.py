@@ -9,13 +9,11 @@ Whose a disk is stands on its card; where that is lost, the uid in its name says
 from __future__ import annotations
 
 import asyncio
-import ctypes
-import errno
 import json
 import os
 import re
 from collections.abc import Awaitable, Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import ClassVar, Literal
 
@@ -25,7 +23,18 @@ from zos import files
 from zos.api.nodeworkload import Owner
 from zos.drivers import DriverError, unused
 from zos.drivers.inotify import DELETE, Inotify
+from zos.drivers.keeping import (
+    BLOCK,
+    as_asked,
+    here_already,
+    in_blocks,
+    missing,
+    nothing_to_adopt,
+    refuse_to_shrink,
+    used_meanwhile,
+)
 from zos.drivers.process import run
+from zos.drivers.reservation import amount, reserve
 from zos.drivers.thread import in_thread
 from zos.plan.diff import Observed, Op
 from zos.plan.items import Disk, Item
@@ -37,19 +46,14 @@ InUse = Callable[[Path], Awaitable[bool]]
 Format = Literal["btrfs", "ext4"]
 
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,127}")
-_KEEP_SIZE = 1  # FALLOC_FL_KEEP_SIZE, linux/falloc.h
 #: Below this btrfs wants data and metadata mixed, below the second it can't be made at all (mkfs.btrfs(8)).
 _BTRFS_PLAIN = 256 << 20
 _SMALLEST = {"btrfs": 16 << 20, "ext4": 1 << 20}
-#: QEMU shows a file's last sector to the guest whole, and makes the file longer when it is written: a disk has whole blocks.
-_BLOCK = 4096
 #: Linux resizes no btrfs to less (btrfs_ioctl_resize): the guest would see nothing of the growth.
 _BTRFS_GROWN = 256 << 20
 
 #: Where a file system says what it is: offset and bytes (libblkid's superblocks).
 _MAGIC: tuple[tuple[Format, int, bytes], ...] = (("ext4", 0x438, b"\x53\xef"), ("btrfs", 0x10040, b"_BHRfS_M"))
-
-_libc = ctypes.CDLL(None, use_errno=True)
 
 
 @dataclass(frozen=True)
@@ -96,9 +100,9 @@ class DiskDriver:
                 never_used = op.observed is not None and op.observed.unused
                 await in_thread(self._remove, op.key.removeprefix("disk/"), never_used)
             elif op.observed is None:
-                await self._create(_in_blocks(op.item))
+                await self._create(in_blocks(op.item))
             else:
-                await self._update(_in_blocks(op.item))
+                await self._update(in_blocks(op.item))
         except OSError as error:
             raise DriverError(f"{op.key}: {error.strerror or error}") from error
 
@@ -143,7 +147,7 @@ class DiskDriver:
         if not _NAME.fullmatch(item.name):
             raise DriverError(f"{item.name!r} can't be the name of a disk")
         if item.size < _SMALLEST[item.format]:
-            raise DriverError(f"{item.size} bytes are too small for {item.format}: at least {_amount(_SMALLEST[item.format])}")
+            raise DriverError(f"{item.size} bytes are too small for {item.format}: at least {amount(_SMALLEST[item.format])}")
         if self.path(item.name).exists():  # since the last look; whatever it is, it is not empty
             await self._update(item)
             return
@@ -164,7 +168,7 @@ class DiskDriver:
     def _reserve_new(self, new: Path, item: Disk) -> None:
         fd = os.open(new, os.O_RDWR | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o600)
         try:
-            self._reserve(fd, item, 0)
+            reserve(fd, 0, item.size, f"disk {item.name}")
             os.ftruncate(fd, item.size)
         finally:
             os.close(fd)
@@ -226,31 +230,17 @@ class DiskDriver:
     def _reserve_more(self, path: Path, item: Disk, size: int) -> None:
         fd = os.open(path, os.O_RDWR | os.O_CLOEXEC)
         try:
-            self._reserve(fd, item, size)
+            reserve(fd, size, item.size, f"disk {item.name}")
         except DriverError:
             os.ftruncate(fd, size)  # gives back what was got of it
             raise
         finally:
             os.close(fd)
 
-    def _reserve(self, fd: int, item: Disk, start: int) -> None:
-        room = os.fstatvfs(fd)
-        free, more = room.f_bavail * room.f_frsize, item.size - start - _beyond(fd, start)
-        full = f"disk {item.name}: {_amount(item.size - start)} asked, {_amount(free)} free on the node's file system"
-        if more > free:
-            raise DriverError(full)
-        if _libc.fallocate(fd, _KEEP_SIZE, ctypes.c_long(start), ctypes.c_long(item.size - start)) != 0:
-            code = ctypes.get_errno()
-            if code in (errno.ENOSPC, errno.EDQUOT):
-                raise DriverError(full)
-            if code in (errno.EOPNOTSUPP, errno.ENOSYS):
-                raise DriverError(f"the file system of {self._directory} can't reserve space; use ext4, XFS or btrfs")
-            raise OSError(code, os.strerror(code))
-
     def _remove(self, name: str, never_used: bool) -> None:
         path = self.path(name)
         if never_used and path.exists() and not unused.is_unused(path):
-            raise DriverError(used_meanwhile(name))
+            raise DriverError(used_meanwhile("disk", name))
         path.unlink(missing_ok=True)
         unused.end(path)
         (self._directory / f"{name}.json").unlink(missing_ok=True)
@@ -260,39 +250,6 @@ class DiskDriver:
         origin = {"origin": item.origin.wire()} if item.origin is not None else {}
         card = {"owner": item.owner, "format": item.format, **origin}
         files.write(self._directory / f"{item.name}.json", json.dumps(card), files.Durability.DURABLE)
-
-
-def as_asked(there: Disk, asked: Disk, old_is_here: bool) -> Disk:
-    """A disk that is there, in the words of the wish: that it must exist is fulfilled, and what was to become it has, unless
-    that is still there as well."""
-    size = asked.size if there.size == _in_blocks(asked).size else there.size
-    return replace(there, size=size, must_exist=asked.must_exist, adopt="" if old_is_here else asked.adopt)
-
-
-def _in_blocks(item: Disk) -> Disk:
-    return replace(item, size=-(-item.size // _BLOCK) * _BLOCK)
-
-
-def missing(item: Disk) -> str:
-    return (
-        f"disk {item.name} holds data and is not on this node; an empty one is not made in its place. Bring its file back, or, "
-        "if the data is lost, delete the object and make it anew"
-    )
-
-
-def nothing_to_adopt(item: Disk) -> str:
-    return f"disk {item.adopted} is not on this node: there is nothing to take over; take giveTo back for an empty disk"
-
-
-def used_meanwhile(name: str) -> str:
-    return f"disk {name} was used since the node looked last"
-
-
-def here_already(item: Disk) -> str:
-    return (
-        f"disk {item.name} is here already and keeps what it holds, so {item.adopted} stays in quarantine: "
-        "give it to an object that has no disk yet"
-    )
 
 
 def _format_of(path: Path) -> Format | None:
@@ -307,19 +264,12 @@ def _format_of(path: Path) -> Format | None:
 
 def _can_become(item: Disk, size: int) -> None:
     """Raises DriverError for a disk of a size that can't have the one asked for."""
-    if item.size < size:
-        raise DriverError(f"disk {item.name} has {_amount(size)} and can't shrink to {_amount(item.size)}")
-    if item.format == "btrfs" and size + _BLOCK <= item.size < _BTRFS_GROWN:
+    refuse_to_shrink(item, size)
+    if item.format == "btrfs" and size + BLOCK <= item.size < _BTRFS_GROWN:
         raise DriverError(
-            f"disk {item.name} has {_amount(size)} and can't grow to {_amount(item.size)}: its file system grows to "
-            f"{_amount(_BTRFS_GROWN)} or more only; ask for that, or for {_amount(size)} again"
+            f"disk {item.name} has {amount(size)} and can't grow to {amount(item.size)}: its file system grows to "
+            f"{amount(_BTRFS_GROWN)} or more only; ask for that, or for {amount(size)} again"
         )
-
-
-def _beyond(fd: int, size: int) -> int:
-    """Bytes that are reserved already behind the file's end, by a growth that was cut off."""
-    info = os.fstat(fd)
-    return max(0, info.st_blocks * 512 - size) if size else 0
 
 
 def _mkfs(item: Disk) -> tuple[str, ...]:
@@ -327,11 +277,3 @@ def _mkfs(item: Disk) -> tuple[str, ...]:
     if item.format == "ext4":
         return ("mkfs.ext4", "-q", "-F", "-m", "0", "-E", "nodiscard,assume_storage_prezeroed=1")
     return ("mkfs.btrfs", "-q", "-f", "-K", *(("--mixed",) if item.size < _BTRFS_PLAIN else ()))
-
-
-def _amount(size: int) -> str:
-    """For people: a binary unit where it is exact enough."""
-    for unit, factor in (("Gi", 1 << 30), ("Mi", 1 << 20)):
-        if size >= factor:
-            return f"{size / factor:.4g}{unit}"
-    return f"{size} bytes"

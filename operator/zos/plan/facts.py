@@ -109,6 +109,16 @@ class DomainFact:
 
 
 @dataclass(frozen=True, kw_only=True)
+class VolumeFact:
+    """A volume that is here. ``size`` is what its directory can hold and ``used`` what it does, in bytes, as it was when it was
+    mounted last (``used`` to a hundredth of the size). ``problem``: why it can't be used as it is; empty where it can."""
+
+    size: int
+    used: int
+    problem: str = ""
+
+
+@dataclass(frozen=True, kw_only=True)
 class Facts:
     """``images`` by ref; ``image_problems`` by ref (why an image can't be used); ``secrets`` are opened sealed values by
     workload and what the kind calls them; ``lost_keys`` are WireGuard public keys that a workload names and whose private half

@@ -11,7 +11,7 @@ from zos.plan.items.domain import ContainerBoot, DiskBoot, Domain, GuestDisk, Gu
 from zos.plan.items.item import Held, Item, Rank, rank_in
 from zos.plan.items.network import Bridge, Firewall, Netns, Route, Segment, Sysctl, Tap, Veth
 from zos.plan.items.service import Service
-from zos.plan.items.storage import Disk, File, Image
+from zos.plan.items.storage import Disk, File, Image, Volume
 from zos.plan.items.wireguard import WireGuard, WireGuardPeer
 
 __all__ = [
@@ -36,6 +36,7 @@ __all__ = [
     "Sysctl",
     "Tap",
     "Veth",
+    "Volume",
     "WireGuard",
     "WireGuardPeer",
     "rank_in",

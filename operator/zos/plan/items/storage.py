@@ -1,4 +1,4 @@
-"""What lies on the node's file system: images, disks, files."""
+"""What lies on the node's file system: images, disks, volumes, files."""
 
 from __future__ import annotations
 
@@ -66,6 +66,55 @@ class Disk(Item):
         """Whose a disk is by its name alone."""
         prefix, _, uid = name.partition("-")
         return Owner(kind=_OWNERS[prefix], namespace="", name="", uid=uid) if prefix in _OWNERS and uid else None
+
+
+@dataclass(frozen=True, kw_only=True)
+class Volume(Item):
+    """A directory for a program of the node's, of ``size`` bytes in all and no more, really reserved. Grows, never shrinks.
+
+    ``user`` names the account that it belongs to. ``must_exist``, ``adopt`` and ``origin`` as of a Disk. ``whole`` is the
+    driver's to deny: what is there can't be used as it is (it is not mounted, or not all of it is reserved)."""
+
+    name: str  # "<what>-<uid>"
+    size: int
+    user: str
+    must_exist: bool = False
+    adopt: str = ""
+    whole: bool = True
+    origin: Owner | None = field(default=None, compare=False)
+
+    HOLDS_DATA: ClassVar[bool] = True
+    FAMILY: ClassVar[str] = "volume"
+    RANK: ClassVar[int] = Rank.DATA
+
+    @property
+    def key(self) -> str:
+        return f"{self.FAMILY}/{self.name}"
+
+    @property
+    def path(self) -> str:
+        """The directory, relative to the node's state directory. It exists only while the volume is mounted: nobody writes to
+        the node's own file system instead."""
+        return f"volumes/{self.name}/data"
+
+    @property
+    def adopted(self) -> str:
+        """Name of the volume that becomes this one; empty where none does."""
+        return f"{self.name.partition('-')[0]}-{self.adopt}" if self.adopt else ""
+
+    @property
+    def adoptee(self) -> str:
+        return f"{self.FAMILY}/{self.adopted}" if self.adopt else ""
+
+    @property
+    def held(self) -> Held:
+        return Held(storage=self.size)
+
+    @staticmethod
+    def origin_of(name: str) -> Owner | None:
+        """Whose a volume is by its name alone: it tells the uid, and not of which kind."""
+        _, _, uid = name.partition("-")
+        return Owner(kind="", namespace="", name="", uid=uid) if uid else None
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -1,0 +1,262 @@
+"""File systems in files: mounted through loop devices that go with their mounts (loop(4), ``LO_FLAGS_AUTOCLEAR``).
+
+Nothing is left behind by whoever dies in between: a loop device that nobody has open or mounted is no more. All calls block.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import ctypes
+import errno
+import fcntl
+import os
+import re
+import select
+import stat
+import struct
+import threading
+import time
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from zos.drivers import DriverError
+
+# linux/loop.h
+_CONFIGURE, _SET_CAPACITY, _GET_STATUS64, _CTL_GET_FREE = 0x4C0A, 0x4C07, 0x4C05, 0x4C82
+_AUTOCLEAR, _DIRECT_IO = 4, 16
+_CONFIG = struct.Struct("=II52xI176x64x")  # fd, block size, flags; of which 232 bytes are a struct loop_info64
+_INFO = struct.Struct("=QQ216x")  # the file's device and inode
+# linux/mount.h
+_RDONLY, _NOSUID, _NODEV, _NOEXEC, _NOATIME = 1, 2, 4, 8, 1024
+_FLAGS = _NOSUID | _NODEV | _NOEXEC | _NOATIME
+_NOFOLLOW = 8  # UMOUNT_NOFOLLOW
+#: The kernel's own words for a file system that it no longer writes to; the last two since Linux 6.14.
+_READ_ONLY = frozenset({"ro", "emergency_ro", "shutdown"})
+_BLOCK = 4096
+_TRIES, _RELEASE = 20, 1.0
+
+_taking = threading.Lock()
+
+_libc = ctypes.CDLL(None, use_errno=True)
+
+#: Which file something is, whatever it is called and whoever looks: device and inode.
+File = tuple[int, int]
+
+
+@dataclass(frozen=True)
+class Loop:
+    """A loop device that has a file. ``number`` is the device's, as mounts name it (``7:3``)."""
+
+    name: str
+    number: str
+
+    @property
+    def path(self) -> Path:
+        """Made where it is missing: a container's /dev knows only those that were there when it began."""
+        path = Path("/dev", self.name)
+        if not path.exists():
+            major, minor = map(int, self.number.split(":"))
+            with contextlib.suppress(FileExistsError):
+                os.mknod(path, 0o600 | stat.S_IFBLK, os.makedev(major, minor))
+        return path
+
+    def grown(self) -> None:
+        """Its file has another size."""
+        with _opened(self.path, os.O_RDWR) as fd:
+            fcntl.ioctl(fd, _SET_CAPACITY, 0)
+
+
+@dataclass(frozen=True)
+class Mount:
+    """What is mounted at a place, on top. ``number`` is the device's; ``read_only``: the file system takes no more writes."""
+
+    number: str
+    read_only: bool
+
+
+def attached() -> dict[File, Loop]:
+    """The loop devices that have a file, whoever gave it to them."""
+    found: dict[File, Loop] = {}
+    for place in Path("/sys/block").glob("loop*"):
+        try:
+            if (place / "loop").exists():
+                loop = Loop(place.name, (place / "dev").read_text().strip())
+                with _opened(loop.path, os.O_RDONLY) as fd:
+                    found[_INFO.unpack(fcntl.ioctl(fd, _GET_STATUS64, bytes(_INFO.size)))] = loop
+        except OSError as error:
+            if error.errno not in (errno.ENXIO, errno.ENOENT, errno.ENODEV):  # gone meanwhile
+                raise
+    return found
+
+
+def file_of(path: Path) -> File:
+    info = path.stat()
+    return info.st_dev, info.st_ino
+
+
+def mounts(below: Path) -> dict[Path, Mount]:
+    """What is mounted below a directory, by where."""
+    return {
+        place: Mount(number, bool(_READ_ONLY & set(options)))
+        for _, number, place, options in _table(Path("/proc/self/mountinfo"))
+        if below in place.parents
+    }
+
+
+def mount(image: Path, target: Path, options: str, *, read_only: bool = False) -> None:
+    """Mounts the ext4 file system in ``image``, with all of its space kept. Raises OSError, DriverError."""
+    flags = _FLAGS | (_RDONLY if read_only else 0)
+    loop = attached().get(file_of(image))  # somebody in another mount namespace still has it: it is one file system then
+    if loop is not None:
+        _mount(str(loop.path), target, flags, options)
+        return
+    with _opened(image, os.O_RDWR) as fd, _attach(fd) as loop:
+        with contextlib.suppress(OSError):  # whatever trims file systems gives nothing of it back; or the next look does
+            Path("/sys/block", loop.name, "queue/discard_max_bytes").write_text("0")
+        _mount(str(loop.path), target, flags, options)
+
+
+def unmount(target: Path) -> None:
+    """Never lazily. Raises OSError: EBUSY where it is used."""
+    if _libc.umount2(os.fsencode(target), _NOFOLLOW) != 0:
+        raise _error(str(target))
+
+
+def released(image: Path) -> Loop | None:
+    """Waits until no loop device has the file any more; gives the one that still has it, for whoever has that mounted."""
+    deadline = time.monotonic() + _RELEASE
+    while (loop := attached().get(file_of(image))) is not None and time.monotonic() < deadline:
+        time.sleep(0.02)
+    return loop
+
+
+def users(number: str, target: Path) -> list[str]:
+    """Who keeps the file system on a device from being unmounted from ``target``, as far as that can be told: other mounts, and
+    programs."""
+    table = [(own, place) for _, own, place, _ in _table(Path("/proc/self/mountinfo")) if place != target]
+    found = [f"the mount at {place}" for own, place in table if own == number or target in place.parents]
+    for process in sorted(Path("/proc").glob("[0-9]*"), key=lambda path: int(path.name)):
+        try:
+            if _uses(process, number):
+                found.append(f"{(process / 'comm').read_text().strip()} (process {process.name})")
+        except OSError:
+            continue  # it has ended
+    return found
+
+
+def _uses(process: Path, number: str) -> bool:
+    here = [(mount_id, place) for mount_id, own, place, _ in _table(process / "mountinfo") if own == number]
+    if not here:
+        return False
+    if os.readlink(process / "ns/mnt") != os.readlink("/proc/self/ns/mnt"):
+        return True
+    ids = {f"mnt_id:\t{mount_id}\n" for mount_id, _ in here}
+    for fd in (process / "fdinfo").iterdir():
+        with contextlib.suppress(FileNotFoundError), open(fd) as file:
+            if ids & set(file):
+                return True
+    places = {Path(os.readlink(process / what)) for what in ("cwd", "root")}
+    if any(place == base or base in place.parents for place in places for _, base in here):
+        return True
+    major, minor = map(int, number.split(":"))
+    return f" {major:02x}:{minor:02x} " in (process / "maps").read_text()
+
+
+class MountWatch:
+    """Calls ``changed`` when what is mounted below a directory is not what it was. (The kernel tells only that some mount came
+    or went, and on a node they do all day.)"""
+
+    def __init__(self, changed: Callable[[], None], below: Path) -> None:
+        self._changed = changed
+        self._below = below
+        self._seen: Mapping[Path, Mount] = mounts(below)
+        self._table = open("/proc/self/mountinfo", "rb")  # noqa: SIM115
+        self._epoll = select.epoll()  # the event loop's own listens for input only, and this is told as an exception
+        self._epoll.register(self._table.fileno(), select.EPOLLPRI)
+        asyncio.get_running_loop().add_reader(self._epoll.fileno(), self._heard)
+
+    def close(self) -> None:
+        if not self._epoll.closed:
+            asyncio.get_running_loop().remove_reader(self._epoll.fileno())
+            self._epoll.close()
+            self._table.close()
+
+    def _heard(self) -> None:
+        self._epoll.poll(0)
+        seen = mounts(self._below)
+        if seen != self._seen:
+            self._seen = seen
+            self._changed()
+
+
+@contextlib.contextmanager
+def _attach(image: int) -> Iterator[Loop]:
+    """A loop device with the file. It goes with the last who has it open or mounted."""
+    with _taking:
+        loop, fd = _take(image)
+    try:
+        yield loop
+    finally:
+        os.close(fd)
+
+
+def _take(image: int) -> tuple[Loop, int]:
+    for _ in range(_TRIES):
+        with _control() as control:
+            name = f"loop{fcntl.ioctl(control, _CTL_GET_FREE)}"
+        loop = Loop(name, Path("/sys/block", name, "dev").read_text().strip())
+        fd = os.open(loop.path, os.O_RDWR | os.O_CLOEXEC)
+        try:
+            fcntl.ioctl(fd, _CONFIGURE, _CONFIG.pack(image, _BLOCK, _AUTOCLEAR | _DIRECT_IO))
+        except OSError as error:
+            os.close(fd)
+            if error.errno != errno.EBUSY:  # another process was quicker
+                raise
+        else:
+            return loop, fd
+    raise DriverError("no loop device stays free for long enough to be taken")
+
+
+def _mount(source: str, target: Path, flags: int, options: str) -> None:
+    if _libc.mount(source.encode(), os.fsencode(target), b"ext4", ctypes.c_ulong(flags), options.encode()) != 0:
+        raise _error(str(target))
+
+
+def _table(file: Path) -> Iterator[tuple[str, str, Path, list[str]]]:
+    """Id, device number, place and the file system's own options of each mount (proc(5)); what lies on top comes last."""
+    for line in file.read_text(errors="surrogateescape").splitlines():
+        before, _, after = line.partition(" - ")
+        words = before.split(" ")
+        place = re.sub(r"\\([0-7]{3})", lambda octal: chr(int(octal[1], 8)), words[4])
+        yield words[0], words[2], Path(place), after.split(" ")[-1].split(",")
+
+
+@contextlib.contextmanager
+def _opened(path: Path, flags: int) -> Iterator[int]:
+    fd = os.open(path, flags | os.O_CLOEXEC)
+    try:
+        yield fd
+    finally:
+        os.close(fd)
+
+
+@contextlib.contextmanager
+def _control() -> Iterator[int]:
+    """Opening it loads the module, where the kernel has one."""
+    path = Path("/dev/loop-control")
+    with contextlib.suppress(FileExistsError):
+        os.mknod(path, 0o600 | stat.S_IFCHR, os.makedev(10, 237))  # LOOP_CTRL_MINOR, linux/miscdevice.h
+    try:
+        with _opened(path, os.O_RDWR) as fd:
+            yield fd
+    except OSError as error:
+        if error.errno not in (errno.ENODEV, errno.ENXIO):
+            raise
+        raise DriverError("this node's kernel has no loop devices (module loop)") from error
+
+
+def _error(about: str) -> OSError:
+    code = ctypes.get_errno()
+    return OSError(code, os.strerror(code), about)

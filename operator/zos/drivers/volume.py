@@ -1,0 +1,325 @@
+"""Volumes: directories that hold so much and no more, each an ext4 file system in a file that is reserved to its last byte.
+
+Its user writes files, never the image: what the node's kernel parses is what it has written itself. How volumes lie on the
+node: `zos.drivers.volumefiles`; why they are what they are: ADR 0017.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import errno
+import os
+import re
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import ClassVar
+
+from zos.drivers import DriverError, ext4, loopmount
+from zos.drivers.inotify import DELETE, MOVED_FROM, Inotify
+from zos.drivers.keeping import as_asked, here_already, in_blocks, missing, nothing_to_adopt, refuse_to_shrink, used_meanwhile
+from zos.drivers.reservation import amount, reserve
+from zos.drivers.thread import in_thread
+from zos.drivers.volumefiles import Card, Seen, VolumeFiles, clear, size_told
+from zos.plan.diff import Observed, Op
+from zos.plan.facts import VolumeFact
+from zos.plan.items import Item, Volume
+
+_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]{0,127}")
+#: Its use is told anew when it has changed by this part of its size.
+_NOTABLE = 100
+
+
+class VolumeDriver:
+    """Volume items. Mounts outlive the agent, and are made again after a reboot. Nobody tells when what keeps a volume from
+    being unmounted has ended: such an operation is tried again soon."""
+
+    ITEMS: ClassVar[tuple[type[Item], ...]] = (Volume,)
+    SLOW: ClassVar[bool] = False
+    LAST_RETRY = 15.0
+
+    def __init__(self, state: Path, uid_of: Callable[[str], int]) -> None:
+        """``uid_of`` gives each user the number that is its own, the same for ever. It may raise DriverError."""
+        self._at = VolumeFiles(state / "volumes")
+        self._uid_of = uid_of
+        self._facts: Mapping[str, VolumeFact] = {}
+        self._files: Inotify | None = None
+        self._mounts: loopmount.MountWatch | None = None
+
+    def data(self, name: str) -> Path:
+        """The directory of a volume."""
+        return self._at.data(name)
+
+    def facts(self) -> Mapping[type, Mapping[str, object]]:
+        return {VolumeFact: self._facts}
+
+    def accounts(self) -> Iterable[tuple[str, int]]:
+        """Users and their numbers, as cards tell them. Raises OSError."""
+        cards = [self._at.card(name) for name in self._at.names()]
+        return [(card.user, card.uid) for card in cards if card is not None and card.user]
+
+    async def observe(self, wanted: Sequence[Item]) -> Mapping[str, Observed]:
+        return await asyncio.to_thread(self._observe, {item.name: item for item in wanted if isinstance(item, Volume)})
+
+    async def apply(self, op: Op) -> None:
+        try:
+            if not isinstance(op.item, Volume):
+                never_used = op.observed is not None and op.observed.unused
+                await in_thread(self._remove, op.key.removeprefix("volume/"), never_used)
+            elif op.observed is None:
+                await self._create(in_blocks(op.item))
+            else:
+                await self._update(in_blocks(op.item))
+        except OSError as error:
+            raise DriverError(f"{op.key}: {error.strerror or error}") from error
+
+    def watch(self, dirty: Callable[[], None]) -> None:
+        """What is heard of is that files go, and that mounts come and go."""
+        self._files = Inotify(dirty)
+        self._files.watch([self._at.directory], DELETE | MOVED_FROM)
+        self._mounts = loopmount.MountWatch(dirty, self._at.directory)
+
+    async def close(self) -> None:
+        for listener in (self._files, self._mounts):
+            if listener is not None:
+                listener.close()
+        self._files = self._mounts = None
+
+    # -- looking -------------------------------------------------------------------------------------------------------
+
+    def _observe(self, wanted: Mapping[str, Volume]) -> dict[str, Observed]:
+        loops, mounts = loopmount.attached(), loopmount.mounts(self._at.directory)
+        names = {*self._at.names(), *(place.name for place in mounts if place.parent == self._at.directory)}
+        observed: dict[str, Observed] = {}
+        facts: dict[str, VolumeFact] = {}
+        for name in sorted(names):
+            seen = self._at.look(name, loops, mounts.get(self._at.place(name)))
+            if seen is not None:
+                facts[name] = self._fact(name, seen)
+                observed[f"volume/{name}"] = self._observed(name, seen, wanted.get(name))
+        self._facts = facts
+        return observed
+
+    def _observed(self, name: str, seen: Seen, asked: Volume | None) -> Observed:
+        card = self._at.card(name)
+        owner, user = (card.owner, card.user) if card is not None else ("", "")
+        origin = (card.origin if card is not None else None) or Volume.origin_of(name)
+        whole = not seen.problem and not seen.spare
+        if asked is not None:
+            whole = whole and card is not None and user == asked.user and seen.uid == self._uid_of(user)
+        item = Volume(name=name, size=seen.size, user=user, whole=whole, owner=owner, origin=origin)
+        if asked is not None:
+            item = as_asked(item, asked, self._at.image(asked.adopted).exists())
+        return Observed(item.key, item, owner, holds_data=True, origin=origin, unused=not seen.stored)
+
+    def _fact(self, name: str, seen: Seen) -> VolumeFact:
+        """What is stored changes all the time, and each change of a fact is a pass of its own: small ones are none."""
+        before = self._facts.get(name, VolumeFact(size=seen.size, used=0))
+        if seen.capacity is None:
+            return replace(before, problem=seen.problem)
+        same = before.size == seen.capacity and abs(before.used - seen.used) * _NOTABLE < seen.capacity
+        return VolumeFact(size=seen.capacity, used=before.used if same else seen.used, problem=seen.problem)
+
+    # -- making --------------------------------------------------------------------------------------------------------
+
+    async def _create(self, item: Volume) -> None:
+        if not _NAME.fullmatch(item.name):
+            raise DriverError(f"{item.name!r} can't be the name of a volume")
+        if item.size < ext4.SMALLEST:
+            raise DriverError(f"{item.size} bytes are too small for a volume: at least {amount(ext4.SMALLEST)}")
+        if not await in_thread(self._is_here, item.name):  # since the last look; whatever it is, it is not empty then
+            if item.adopt:
+                await in_thread(self._adopt, item)
+            elif item.must_exist:
+                raise DriverError(missing(item))
+            else:
+                await self._make(item)
+        await self._update(item)
+
+    def _is_here(self, name: str) -> bool:
+        return self._at.image(name).exists() or self._at.place(name) in loopmount.mounts(self._at.directory)
+
+    async def _make(self, item: Volume) -> None:
+        new = self._at.directory / f".new-{item.name}.img"
+        content = new.with_suffix("")
+        try:
+            await in_thread(self._begin, new, content, item)
+            await ext4.make(new, content)
+            await in_thread(self._finish, new, item)
+        finally:
+            for half in (new, content):
+                await in_thread(clear, half)
+
+    def _begin(self, new: Path, content: Path, item: Volume) -> None:
+        for half in (new, content):
+            clear(half)
+        fd = os.open(new, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
+        try:
+            reserve(fd, 0, item.size, f"volume {item.name}")
+            os.ftruncate(fd, item.size)
+        finally:
+            os.close(fd)
+        uid = self._uid_of(item.user)
+        (content / "data").mkdir(parents=True, mode=0o700)
+        os.chown(content / "data", uid, uid)
+        os.utime(content / "data", (0, 0))  # `VolumeFiles.stored`
+
+    def _finish(self, new: Path, item: Volume) -> None:
+        with open(new, "rb") as file:
+            os.fsync(file.fileno())
+        self._at.write_card(item.name, self._card_of(item))
+        self._at.named(new, item.name)
+
+    def _adopt(self, item: Volume) -> None:
+        """Takes a volume over that belongs to nobody any more, with all that is in it."""
+        old = self._at.image(item.adopted)
+        if not old.exists():
+            raise DriverError(nothing_to_adopt(item))
+        refuse_to_shrink(item, size_told(old.stat().st_size, ext4.size_of(old)), item.adopted)
+        self._unmount(item.adopted)
+        # At each step it has exactly one name, and one card that says whose it is by that name.
+        self._at.write_card(item.name, self._card_of(item))
+        self._at.named(old, item.name)
+        self._at.forget(item.adopted)
+
+    def _card_of(self, item: Volume) -> Card:
+        return Card(item.owner, item.user, self._uid_of(item.user), item.origin)
+
+    # -- mending -------------------------------------------------------------------------------------------------------
+
+    async def _update(self, item: Volume) -> None:
+        """Has it be as asked, whatever was done of that before."""
+        image = self._at.image(item.name)
+        if not image.exists():
+            raise DriverError(f"volume {item.name}: its image file is gone, and an empty one is not made in its place: {image}")
+        if item.adopt:
+            if self._at.image(item.adopted).exists():
+                raise DriverError(here_already(item))
+            await in_thread(self._at.forget, item.adopted)  # taking it over was cut off just before
+        loop = await self._mount(item.name)
+        await in_thread(self._hand_over, item)
+        size, taken = image.stat().st_size, ext4.size_of(loop.path)
+        refuse_to_shrink(item, size_told(size, taken))
+        await in_thread(self._reserve, image, item)
+        short = taken is not None and item.size - taken >= ext4.SLACK
+        if item.size != size:
+            await in_thread(loop.grown)
+        if (item.size != size or short) and not await in_thread(ext4.grow, self._at.place(item.name), item.size) and short:
+            await self._grow_unmounted(item)
+
+    async def _mount(self, name: str) -> loopmount.Loop:
+        """Mounted in its place, after all that could be mended by itself was."""
+        image, place = self._at.image(name), self._at.place(name)
+        loop, there = await in_thread(self._mounted, name)
+        if there is not None and (loop is None or loop.number != there.number):
+            raise DriverError(f"volume {name}: something else is mounted at {place}; unmount that")
+        if there is not None and there.read_only:
+            await in_thread(self._unmount, name)
+            there = loop = None
+        try:
+            if loop is None:
+                await ext4.check(image)
+            if there is None:
+                await in_thread(self._mount_at, image, place)
+                loop, _ = await in_thread(self._mounted, name)
+        except DriverError as error:
+            raise DriverError(f"volume {name}: {error}") from error
+        if loop is None:
+            raise DriverError(f"volume {name}: it was unmounted again at once")
+        return loop
+
+    def _mounted(self, name: str) -> tuple[loopmount.Loop | None, loopmount.Mount | None]:
+        """The loop device that has its image, and what is mounted in its place."""
+        mount = loopmount.mounts(self._at.directory).get(self._at.place(name))
+        return loopmount.attached().get(loopmount.file_of(self._at.image(name))), mount
+
+    def _mount_at(self, image: Path, place: Path, *, read_only: bool = False) -> None:
+        place.mkdir(exist_ok=True)
+        try:
+            loopmount.mount(image, place, ext4.OPTIONS, read_only=read_only)
+        except OSError as error:
+            said = error.strerror or str(error)
+            raise DriverError(f"its file system can't be mounted, and stays as it is: {said} ({image})") from error
+        if not read_only:
+            place.chmod(0o711)  # users pass through
+
+    def _hand_over(self, item: Volume) -> None:
+        """What was the former user's is its user's; what a guest has written as somebody else stays so. The directory itself
+        comes last, so that what was cut off is seen and done again."""
+        data, card = self._at.data(item.name), self._card_of(item)
+        info = data.stat()
+        if (info.st_uid, info.st_gid) != (card.uid, card.uid):
+            for _, folders, files, at in os.fwalk(data, follow_symlinks=False):
+                for entry in (*folders, *files):
+                    if os.stat(entry, dir_fd=at, follow_symlinks=False).st_uid == info.st_uid:
+                        os.chown(entry, card.uid, card.uid, dir_fd=at, follow_symlinks=False)
+            os.chown(data, card.uid, card.uid)
+        if info.st_mode & 0o7777 != 0o700:
+            data.chmod(0o700)
+        there = self._at.card(item.name)
+        if there is None or (there.user, there.uid) != (card.user, card.uid):
+            self._at.write_card(item.name, card)
+
+    def _reserve(self, image: Path, item: Volume) -> None:
+        """All of it, holes included, and then its size: until that changes a crash leaves only a reservation."""
+        fd = os.open(image, os.O_RDWR | os.O_CLOEXEC)
+        try:
+            info = os.fstat(fd)
+            if info.st_blocks * 512 < info.st_size:
+                reserve(fd, 0, info.st_size, f"volume {item.name}")
+            if item.size > info.st_size:
+                reserve(fd, info.st_size, item.size, f"volume {item.name}")
+            os.ftruncate(fd, item.size)
+        except DriverError:
+            os.ftruncate(fd, info.st_size)  # gives back what was got of it
+            raise
+        finally:
+            os.close(fd)
+
+    async def _grow_unmounted(self, item: Volume) -> None:
+        """Where the agent may not do it under who uses it."""
+        try:
+            await in_thread(self._unmount, item.name)
+        except DriverError as error:
+            raise DriverError(
+                f"{error}; it grows when that ends, as this agent lacks CAP_SYS_RESOURCE to do it before"
+            ) from error
+        await ext4.grow_unmounted(self._at.image(item.name))
+        await self._mount(item.name)
+
+    # -- taking away ---------------------------------------------------------------------------------------------------
+
+    def _remove(self, name: str, never_used: bool) -> None:
+        self._unmount(name)
+        if never_used and self._at.image(name).exists():
+            self._still_unused(name)
+        self._at.erase(name)
+
+    def _still_unused(self, name: str) -> None:
+        """Nobody has it any more, and nobody can write to it while it is looked at. Raises DriverError."""
+        image, place = self._at.image(name), self._at.place(name)
+        self._mount_at(image, place, read_only=True)
+        try:
+            stored = self._at.stored(name)
+        finally:
+            self._unmount(name)
+        if stored:
+            self._mount_at(image, place)
+            raise DriverError(used_meanwhile("volume", name))
+
+    def _unmount(self, name: str) -> None:
+        """Everywhere. Raises DriverError where somebody uses it, and says who."""
+        place, image = self._at.place(name), self._at.image(name)
+        while (there := loopmount.mounts(self._at.directory).get(place)) is not None:
+            try:
+                loopmount.unmount(place)
+            except OSError as error:
+                if error.errno != errno.EBUSY:
+                    raise
+                raise DriverError(_busy(name, loopmount.users(there.number, place))) from error
+        if image.exists() and (loop := loopmount.released(image)) is not None:
+            raise DriverError(_busy(name, loopmount.users(loop.number, place)))
+
+
+def _busy(name: str, users: Sequence[str]) -> str:
+    return f"volume {name} is in use by {', '.join(users[:3]) or 'something on this node that can not be told'}"
