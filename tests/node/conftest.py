@@ -13,6 +13,7 @@ import pytest
 
 from guestnode import Node
 from hypervisor import Libvirt
+from services import Bench
 from zos.plan.items import Domain
 from zos.programs.guestbuild import build
 
@@ -83,3 +84,12 @@ async def node(tmp_path: Path, libvirt: Libvirt, guest: Path) -> AsyncIterator[N
         if isinstance(seen.item, Domain) and seen.item.running:
             os.kill(libvirt.qemu(key.removeprefix("domain/")), signal.SIGKILL)
     await node.domains.close()
+
+
+@pytest.fixture
+async def bench() -> AsyncIterator[Bench]:
+    """Services under a supervisor of the test's own."""
+    made = Bench()
+    await made.start_svscan()
+    yield made
+    await made.close()

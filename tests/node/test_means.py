@@ -15,17 +15,18 @@ from pathlib import Path
 import pytest
 
 from imageworks import driver_of
-from zos.drivers import unused
+from zos.drivers import servicedir, unused
+from zos.drivers.accounts import Accounts
 from zos.drivers.disk import DiskDriver
 from zos.drivers.domainrun import Machine, Run
 from zos.drivers.file import FileDriver
 from zos.drivers.image import _Card, directory_of
 from zos.drivers.means import raise_descriptors, raise_inotify, short_of_means
 from zos.drivers.process import ProcessError, run
-from zos.drivers.service import Supervised, Supervisor
+from zos.drivers.service import ServiceDriver
 from zos.drivers.sysctl import SysctlDriver
 from zos.plan.diff import Op
-from zos.plan.items import Disk, File, Image, Sysctl
+from zos.plan.items import Disk, File, Image, Service, Sysctl
 
 DIGEST = "sha256:" + "0" * 64
 
@@ -114,9 +115,13 @@ async def setting(state: Path) -> Callable[[], Awaitable[object]]:
 
 
 async def service(state: Path) -> Callable[[], Awaitable[object]]:
-    supervisor = Supervisor(state, state / "logs", "zos-svc-")
-    supervisor._make(state / "zos-svc-x", Supervised("x", ("true",), owner="w"))
-    return supervisor.services
+    accounts = Accounts(state / "accounts")
+    (state / "accounts").mkdir()
+    item = Service(name="x", argv=("true",), owner="w")
+    (state / "zos-svc-x").mkdir()
+    servicedir.fill(state / "zos-svc-x", state / "zos-svc-x", item, accounts.uid("x"), "group")
+    driver = ServiceDriver(state, state / "logs", accounts)
+    return lambda: driver.observe([item])
 
 
 @pytest.mark.parametrize("made", [image, disk, file, guest, setting, service])

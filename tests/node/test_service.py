@@ -1,182 +1,241 @@
-"""Services under a real s6-svscan of the test's own."""
+"""Services under a real s6-svscan of the test's own: made, changed, ended, healed."""
 
 from __future__ import annotations
 
 import asyncio
+import dataclasses
 import os
 import signal
 import subprocess
 import time
-from collections.abc import AsyncIterator, Callable
 from pathlib import Path
 
 import pytest
 
-from bound import TOLD
+from services import Bench, commands_of, converge, until, writer
 from zos.drivers import DriverError
+from zos.drivers.accounts import Accounts
 from zos.drivers.service import ServiceDriver
-from zos.plan.diff import Op, diff
-from zos.plan.items import Service
+from zos.plan.diff import Op
+from zos.plan.facts import ServiceFact
+from zos.plan.items import Service, ServiceFile
 
 
-@pytest.fixture
-async def scan(tmp_path: Path) -> AsyncIterator[Path]:
-    directory = tmp_path / "scan"
-    directory.mkdir()
-    process = subprocess.Popen([*TOLD, "s6-svscan", str(directory)], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
-    while not (directory / ".s6-svscan" / "control").exists():
-        await asyncio.sleep(0.02)
-    yield directory
-    subprocess.run(["s6-svscanctl", "-t", str(directory)], check=False)
-    process.wait(20)
-
-
-@pytest.fixture
-async def driver(scan: Path, tmp_path: Path) -> AsyncIterator[ServiceDriver]:
-    driver = ServiceDriver(scan, tmp_path / "logs")
-    yield driver
-    await driver.close()
-
-
-async def converge(driver: ServiceDriver, *wanted: Service) -> list[str]:
-    ops = diff(wanted, await driver.observe(wanted))
-    await asyncio.gather(*(driver.apply(op) for op in ops))
-    return sorted(f"{op.verb} {op.key}" for op in ops)
-
-
-async def until(condition: Callable[[], bool], seconds: float = 30) -> None:
-    deadline = time.monotonic() + seconds
-    while not condition():
-        assert time.monotonic() < deadline, "not within the time"
-        await asyncio.sleep(0.02)
-
-
-def writer(tmp_path: Path, word: str = "one", *, name: str = "writer", owner: str = "w-1") -> Service:
-    """Writes its process id and its variable to a file, a line to its log, and stays."""
-    file = tmp_path / name
-    script = f'echo "$$ {word} $WORD" > {file}.new; mv {file}.new {file}; echo said {word}; exec sleep 1000'
-    return Service(name=name, argv=("sh", "-c", script), environment=(("WORD", "it's $HOME"),), owner=owner)
-
-
-def pid_in(path: Path) -> int:
-    return int(path.read_text().split()[0])
-
-
-async def test_a_service_runs_with_its_environment_and_logs(driver: ServiceDriver, tmp_path: Path) -> None:
-    service = writer(tmp_path)
-    assert await converge(driver, service) == ["create service/writer"]
-    await until((tmp_path / "writer").exists)
-    assert (tmp_path / "writer").read_text().split(maxsplit=1)[1] == "one it's $HOME\n"
-    log = tmp_path / "logs" / "zos-svc-writer" / "current"
+async def test_a_service_runs_with_its_environment_and_logs(bench: Bench) -> None:
+    service = writer()
+    assert await converge(bench.driver, service) == ["create service/writer"]
+    await bench.written("writer")
+    assert bench.text("writer").split(maxsplit=1)[1] == "one it's $HOME\n"
+    log = bench.logs / "zos-svc-writer" / "current"
     await until(lambda: log.exists() and "said one" in log.read_text())
-    assert await converge(driver, service) == []
-    observed = await driver.observe([])
+    assert await converge(bench.driver, service) == []
+    observed = await bench.driver.observe([])
     assert observed["service/writer"].owner == "w-1"
 
 
-async def test_it_comes_back_by_itself(driver: ServiceDriver, tmp_path: Path) -> None:
-    await converge(driver, writer(tmp_path))
-    await until((tmp_path / "writer").exists)
-    first = pid_in(tmp_path / "writer")
+async def test_it_comes_back_by_itself(bench: Bench) -> None:
+    await converge(bench.driver, writer())
+    first = await bench.written("writer")
     os.kill(first, signal.SIGKILL)
-    await until(lambda: pid_in(tmp_path / "writer") != first)
-    assert await converge(driver, writer(tmp_path)) == []
+    await until(lambda: bench.pid("writer") != first)
+    assert await converge(bench.driver, writer()) == []
+    fact = await bench.fact("writer")
+    assert (fact.up, fact.restarts, len(fact.crashes)) == (True, 1, 1)
+    assert fact.last_exit is not None
+    assert (fact.last_exit.signal, fact.last_exit.code, fact.last_exit.asked) == ("SIGKILL", None, False)
+    assert fact.since is not None
+    assert fact.crashes[0] <= fact.since <= time.time()
 
 
-async def test_a_changed_command_restarts_and_an_unchanged_one_does_not(driver: ServiceDriver, tmp_path: Path) -> None:
-    await converge(driver, writer(tmp_path))
-    await until((tmp_path / "writer").exists)
-    first = pid_in(tmp_path / "writer")
-    assert await converge(driver, writer(tmp_path, owner="w-2")) == []  # the owner is no difference
-    assert await converge(driver, writer(tmp_path, "two")) == ["update service/writer"]
-    await until(lambda: "two" in (tmp_path / "writer").read_text())
+async def test_a_changed_command_restarts_and_an_unchanged_one_does_not(bench: Bench) -> None:
+    await converge(bench.driver, writer())
+    first = await bench.written("writer")
+    assert await converge(bench.driver, writer(owner="w-2")) == []  # the owner is no difference
+    assert await converge(bench.driver, writer("two")) == ["update service/writer"]
+    await until(lambda: "two" in bench.text("writer"))
     assert not Path(f"/proc/{first}").exists()
+    fact = await bench.fact("writer")
+    assert (fact.restarts, fact.crashes) == (0, ())  # that was no crash of what it is now
 
 
-async def test_removal_leaves_nothing(driver: ServiceDriver, tmp_path: Path, scan: Path) -> None:
-    stubborn = Service(name="stubborn", argv=("sh", "-c", f"trap '' TERM; echo $$ > {tmp_path}/s; while :; do sleep 1; done"))
-    await converge(driver, writer(tmp_path), stubborn)
-    await until(lambda: (tmp_path / "writer").exists() and (tmp_path / "s").exists())
-    pids = [pid_in(tmp_path / "writer"), pid_in(tmp_path / "s")]
-    assert await converge(driver) == ["remove service/stubborn", "remove service/writer"]
+async def test_removal_leaves_nothing(bench: Bench) -> None:
+    stubborn = Service(name="stubborn", argv=("sh", "-c", "trap '' TERM; echo $$ > {run}/stubborn; while :; do sleep 1; done"))
+    await converge(bench.driver, writer(), stubborn)
+    pids = [await bench.written("writer"), await bench.written("stubborn")]
+    assert await converge(bench.driver) == ["remove service/stubborn", "remove service/writer"]
     assert not any(Path(f"/proc/{pid}").exists() for pid in pids)
-    assert [path.name for path in scan.iterdir()] == [".s6-svscan"]
-    assert list((tmp_path / "logs").iterdir()) == []
-    ours = subprocess.run(["pgrep", "-f", f"s6-log.*{tmp_path}"], capture_output=True, text=True)
+    assert [path.name for path in bench.scan.iterdir()] == [".s6-svscan"]
+    assert list(bench.logs.iterdir()) == []
+    ours = subprocess.run(["pgrep", "-f", f"s6-log.*{bench.logs}"], capture_output=True, text=True)
     assert ours.stdout == ""
-    assert await converge(driver) == []
+    assert await converge(bench.driver) == []
 
 
-async def test_services_that_end_slowly_hold_up_nobody(driver: ServiceDriver, tmp_path: Path, scan: Path) -> None:
+async def test_what_a_program_leaves_behind_ends_with_it(bench: Bench) -> None:
+    """A child in a session of its own, that heeds no signal that can be caught, and is nobody's child any more."""
+    child = "trap '' TERM HUP; echo $$ > {run}/child.new; mv {run}/child.new {run}/child; while :; do sleep 1; done"
+    script = f'setsid sh -c "{child.replace("$", chr(92) + "$")}" & echo $$ > {{run}}/forks; exec sleep 1000'
+    service = Service(name="forks", argv=("sh", "-c", script))
+    await converge(bench.driver, service)
+    parent = await bench.written("forks")
+    child_pid = await bench.written("forks", "child")
+    os.kill(parent, signal.SIGKILL)
+    await until(lambda: not Path(f"/proc/{child_pid}").exists())
+    await until(lambda: bench.pid("forks", "child") != child_pid)
+    await converge(bench.driver)
+    assert commands_of(bench.uid("forks")) == []
+
+
+async def test_services_that_end_slowly_hold_up_nobody(bench: Bench) -> None:
     """One takes five seconds to be killed: three take no longer, others are looked after meanwhile, and the end is told."""
     dirty = asyncio.Event()
-    driver.watch(dirty.set)
+    bench.driver.watch(dirty.set)
     names = ("one", "two", "three")
-    script = "trap '' TERM; echo $$ > {0}; while :; do sleep 1; done"
-    stubborn = [Service(name=name, argv=("sh", "-c", script.format(tmp_path / name)), owner="w-1") for name in names]
-    await converge(driver, *stubborn)
-    await until(lambda: all((tmp_path / name).exists() for name in names))
+    script = "trap '' TERM; echo $$ > {run}/out; while :; do sleep 1; done"
+    stubborn = [Service(name=name, argv=("sh", "-c", script), owner="w-1") for name in names]
+    await converge(bench.driver, *stubborn)
     for name in names:
-        directory = scan / f".gone-zos-svc-{name}-x"
+        await bench.written(name, "out")
+    for name in names:
+        directory = bench.scan / f".gone-zos-svc-{name}-x"
         directory.mkdir()
-        (scan / f"zos-svc-{name}").rename(directory / "service")  # as an agent leaves them that is stopped just then
+        (bench.scan / f"zos-svc-{name}").rename(directory / "service")  # as an agent leaves them that is stopped just then
     began = time.monotonic()
-    dying = {f"service/{name}": (None, "w-1") for name in names}
-    assert {key: (thing.item, thing.owner) for key, thing in (await driver.observe([])).items()} == dying
-    await driver.apply(Op("create", "service/writer", writer(tmp_path)))
-    seen = await driver.observe([])
-    assert seen.keys() == {*dying, "service/writer"}
+    dying = {f"service/{name}" for name in names}
+    seen = await bench.driver.observe([])
+    assert {key: thing.owner for key, thing in seen.items()} == dict.fromkeys(dying, "w-1")
+    assert all(thing.item not in stubborn for thing in seen.values())
+    await bench.driver.apply(Op("create", "service/writer", writer()))
+    assert (await bench.driver.observe([])).keys() == {*dying, "service/writer"}
     assert time.monotonic() - began < 4
-    while len(await driver.observe([])) > 1:
+    while len(await bench.driver.observe([])) > 1:
         dirty.clear()
         await asyncio.wait_for(dirty.wait(), 10)
     assert time.monotonic() - began < 13
 
 
-async def test_what_a_person_stopped_or_broke_is_mended(driver: ServiceDriver, tmp_path: Path, scan: Path) -> None:
-    await converge(driver, writer(tmp_path))
-    await until((tmp_path / "writer").exists)
-    subprocess.run(["s6-svc", "-wD", "-d", str(scan / "zos-svc-writer")], check=True)
-    (tmp_path / "writer").unlink()
-    assert await converge(driver, writer(tmp_path)) == ["update service/writer"]
-    await until((tmp_path / "writer").exists)
-    (scan / "zos-svc-writer" / "zos.json").write_text("{")
-    assert await converge(driver, writer(tmp_path)) == ["update service/writer"]
-    assert await converge(driver, writer(tmp_path)) == []
+async def test_what_a_person_stopped_or_broke_is_mended(bench: Bench) -> None:
+    await converge(bench.driver, writer())
+    await bench.written("writer")
+    path = bench.scan / "zos-svc-writer"
+    subprocess.run(["s6-svc", "-wD", "-d", str(path)], check=True)
+    (path / "var" / "writer").unlink()
+    assert await converge(bench.driver, writer()) == ["update service/writer"]
+    await bench.written("writer")
+    for broken in ("zos.json", "launch.json", "run", "finish"):
+        (path / broken).write_text("{")
+        assert await converge(bench.driver, writer()) == ["update service/writer"]
+        assert await converge(bench.driver, writer()) == []
 
 
-async def test_a_half_made_and_a_half_removed_service_are_cleared(driver: ServiceDriver, tmp_path: Path, scan: Path) -> None:
-    await converge(driver, writer(tmp_path))
-    await until((tmp_path / "writer").exists)
-    (scan / ".new-zos-svc-x-1").mkdir()
-    (scan / ".gone-zos-svc-writer-abc").mkdir()
-    (scan / "zos-svc-writer").rename(scan / ".gone-zos-svc-writer-abc" / "service")  # and here the agent died
-    again = ServiceDriver(scan, tmp_path / "logs")
-    assert [thing.item for thing in (await again.observe([])).values()] == [None]  # on its way
+async def test_an_agent_with_another_interpreter_disturbs_nothing(bench: Bench) -> None:
+    await converge(bench.driver, writer())
+    first = await bench.written("writer")
+    run = bench.scan / "zos-svc-writer" / "run"
+    right = run.read_text()
+    run.write_text("#!/bin/sh\nexec /an/earlier/python launch.py start\n")
+    assert await converge(bench.driver, writer()) == ["update service/writer"]
+    assert run.read_text() == right
+    assert (bench.pid("writer"), Path(f"/proc/{first}").exists()) == (first, True)
+
+
+async def test_a_half_made_and_a_half_removed_service_are_cleared(bench: Bench) -> None:
+    await converge(bench.driver, writer())
+    pid = await bench.written("writer")
+    (bench.scan / ".new-zos-svc-x-1").mkdir()
+    (bench.scan / ".gone-zos-svc-writer-abc").mkdir()
+    (bench.scan / "zos-svc-writer").rename(bench.scan / ".gone-zos-svc-writer-abc" / "service")  # and here the agent died
+    again = bench.another_driver()
+    assert [thing.item in (None, writer()) for thing in (await again.observe([])).values()] == [False]  # on its way
     while await again.observe([]):
         await asyncio.sleep(0.02)
-    assert [path.name for path in scan.iterdir()] == [".s6-svscan"]
-    assert not Path(f"/proc/{pid_in(tmp_path / 'writer')}").exists()
+    assert [path.name for path in bench.scan.iterdir()] == [".s6-svscan"]
+    assert not Path(f"/proc/{pid}").exists()
 
 
-async def test_changes_are_noticed(driver: ServiceDriver, tmp_path: Path, scan: Path) -> None:
+async def test_another_agent_finds_all_as_it_is_and_writes_nothing(bench: Bench) -> None:
+    service = dataclasses.replace(writer(), files=(ServiceFile(path="a/b", content="x"),))
+    await converge(bench.driver, service)
+    pid = await bench.written("writer")
+    await until(lambda: (bench.scan / "zos-svc-writer" / "history.json").exists())
+    before = bench.times()
+    again = bench.another_driver()
+    assert await converge(again, service) == []
+    assert bench.times() == before
+    assert bench.pid("writer") == pid
+    assert again.facts()[ServiceFact].keys() == {"writer"}
+
+
+async def test_changes_are_noticed(bench: Bench) -> None:
     dirty = asyncio.Event()
-    driver.watch(dirty.set)
-    await converge(driver, writer(tmp_path))
-    await until((tmp_path / "writer").exists)
-    await driver.observe([])
-    await asyncio.sleep(0.3)
-    dirty.clear()
-    subprocess.run(["s6-svc", "-d", str(scan / "zos-svc-writer")], check=True)
-    await asyncio.wait_for(dirty.wait(), 2)
-    await converge(driver, writer(tmp_path))
-    await asyncio.sleep(0.5)
-    dirty.clear()
+    bench.driver.watch(dirty.set)
+    await converge(bench.driver, writer())
+    first = await bench.written("writer")
+    await bench.quiet(dirty)
+    os.kill(first, signal.SIGKILL)
+    while (await bench.fact("writer")).restarts == 0:
+        dirty.clear()
+        await asyncio.wait_for(dirty.wait(), 10)
+    while not (await bench.fact("writer")).up:
+        dirty.clear()
+        await asyncio.wait_for(dirty.wait(), 10)
+    await bench.quiet(dirty)
+    subprocess.run(["s6-svc", "-d", str(bench.scan / "zos-svc-writer")], check=True)
+    await asyncio.wait_for(dirty.wait(), 10)
+    await converge(bench.driver, writer())
+    await bench.until_fact("writer", lambda fact: fact.up)
+    await bench.quiet(dirty)
     await asyncio.sleep(0.5)
     assert not dirty.is_set()  # nothing happens: nothing wakes
 
 
+async def test_two_services_never_have_one_account(bench: Bench) -> None:
+    one = dataclasses.replace(writer(), user="somebody")
+    two = dataclasses.replace(writer(name="other"), user="somebody")
+    await converge(bench.driver, one)
+    with pytest.raises(DriverError, match="somebody is that of service writer"):
+        await converge(bench.driver, one, two)
+    assert await converge(bench.driver, one) == []
+    await converge(bench.driver)
+    assert await converge(bench.driver, two) == ["create service/other"]
+
+
 async def test_without_a_supervisor_it_says_so(tmp_path: Path) -> None:
     (tmp_path / "scan").mkdir()
+    driver = ServiceDriver(tmp_path / "scan", tmp_path / "logs", Accounts(tmp_path))
     with pytest.raises(DriverError, match="no supervisor"):
-        await converge(ServiceDriver(tmp_path / "scan", tmp_path / "logs"), writer(tmp_path))
+        await converge(driver, writer())
+
+
+async def test_the_supervisor_is_killed(bench: Bench) -> None:
+    """s6-supervise ends, and the program with it: at no time are there two."""
+    await converge(bench.driver, writer())
+    first = await bench.written("writer")
+    uid = bench.uid("writer")
+    watch = bench.count_of(uid)
+    os.kill(bench.supervisor("writer"), signal.SIGKILL)
+    await until(lambda: bench.pid("writer") != first)
+    await until(lambda: not Path(f"/proc/{first}").exists())
+    assert watch() == 1
+    while not (fact := await bench.fact("writer")).up:
+        await asyncio.sleep(0.02)
+    assert fact.restarts == 1
+    assert await converge(bench.driver, writer()) == []
+
+
+async def test_the_first_supervisor_is_killed(bench: Bench) -> None:
+    """s6-svscan ends, everything else goes on, and another one takes it over."""
+    await converge(bench.driver, writer())
+    first = await bench.written("writer")
+    bench.kill_svscan()
+    assert await converge(bench.driver, writer()) == []
+    with pytest.raises(DriverError, match="no supervisor"):
+        await converge(bench.driver, writer(), writer(name="other"))
+    await bench.start_svscan()
+    while await converge(bench.driver, writer(), writer(name="other")):
+        await asyncio.sleep(0.05)
+    await bench.written("other")
+    assert bench.pid("writer") == first
+    assert Path(f"/proc/{first}").exists()
+    await converge(bench.driver)
+    assert [path.name for path in bench.scan.iterdir()] == [".s6-svscan"]

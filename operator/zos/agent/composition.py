@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from zos.agent.settings import Settings
 from zos.api.gridnode import NodeFeatures
 from zos.drivers import DiskSource, DomainSource, Driver, ImageSource, PeerSource, PrefixSource, WayOutSource
+from zos.drivers.accounts import Accounts
 from zos.drivers.disk import DiskDriver
 from zos.drivers.domain import DomainDriver
 from zos.drivers.file import FileDriver
@@ -18,7 +19,7 @@ from zos.drivers.link import LinkDriver
 from zos.drivers.meter import Limits
 from zos.drivers.prefixes import PrefixDriver
 from zos.drivers.segment import SegmentDriver
-from zos.drivers.service import ServiceDriver
+from zos.drivers.service import ServiceDriver, told_accounts
 from zos.drivers.sources import Registries, Sources
 from zos.drivers.sysctl import SysctlDriver
 from zos.drivers.wayout import WayOutDriver
@@ -43,6 +44,7 @@ class Equipment:
 async def equip(settings: Settings, keyring: Keyring) -> Equipment:
     """Opens what the node has. Raises OSError where the node lacks something an agent can't do without."""
     logs = settings.state / "log"
+    accounts = Accounts(settings.state, lambda: told_accounts(settings.service_dir))
     kind = await probe()
     domains = DomainDriver(
         settings.state, settings.run, settings.guest_dir, uri=settings.libvirt_uri, accelerator=settings.accelerator
@@ -66,7 +68,7 @@ async def equip(settings: Settings, keyring: Keyring) -> Equipment:
         FirewallDriver(settings.run),
         wireguard,
         FileDriver(settings.state),
-        ServiceDriver(settings.service_dir, logs),
+        ServiceDriver(settings.service_dir, logs, accounts),
         images,
         disks,
         domains,

@@ -1,312 +1,293 @@
-"""Long-running processes under s6 (skarnet.org/software/s6): they outlive the agent and are restarted when they die."""
+"""Service items: programs that run beside the guests, each as a user of its own, under s6 and a launcher of ours."""
 
 from __future__ import annotations
 
 import asyncio
 import contextlib
-import fcntl
-import json
-import logging
 import os
-import re
-import shlex
-import shutil
-import struct
-import tempfile
-from collections.abc import Callable, Mapping, Sequence
+import time
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import ClassVar
+from typing import Any, ClassVar
 
-from zos.drivers import DriverError
+from zos.drivers import DriverError, servicedir
+from zos.drivers.accounts import Accounts
 from zos.drivers.inotify import Inotify
-from zos.drivers.looks import Looks
+from zos.drivers.netns import NETNS, is_namespace
 from zos.drivers.process import run
+from zos.drivers.servicedir import Kept
+from zos.drivers.servicelog import last_lines
+from zos.drivers.supervisor import MARK, ScanDirectory, Status, status, write
 from zos.plan.diff import Observed, Op
-from zos.plan.items import Item, Service
+from zos.plan.facts import ServiceEnd, ServiceFact
+from zos.plan.items import Item, MetricsEndpoint, Service
 
-log = logging.getLogger("zos.services")
-
-_MARK = "zos.json"
-_NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]*")
-#: Milliseconds between the polite and the impolite end of a process; seconds in which all of it is over.
-_GRACE_MS = 5000
-_STOP_TIMEOUT = 12.0
-_START_TIMEOUT = 5.0
-_FLOCK = struct.Struct("hhqqi4x")  # struct flock, fcntl(2)
+PREFIX = "zos-svc-"
+_SIGNALS = {"HUP": "-h", "USR1": "-1", "USR2": "-2"}
+#: Seconds beyond its grace in which a program and all that it left behind are gone.
+_STOP_TIMEOUT = 30.0
 
 
 @dataclass(frozen=True)
-class Supervised:
-    """A service as it stands in the scan directory. ``up`` is whether the supervisor runs it and keeps it running."""
+class Endpoint:
+    """Where the metrics of a service that runs are, and whose service it is: ``owner`` is the NodeWorkload's name. At a socket
+    nobody but ``uid`` is listened to."""
 
-    name: str
-    argv: tuple[str, ...]
-    environment: tuple[tuple[str, str], ...] = ()
-    owner: str = ""
-    up: bool = True
+    service: str
+    owner: str
+    netns: str
+    uid: int
+    where: MetricsEndpoint
 
 
-class Supervisor:
-    """The services in an s6 scan directory whose names begin with ``prefix``. Each logs into a bounded directory of its own
-    under ``logs``, which goes with it."""
+@dataclass(frozen=True)
+class _Seen:
+    """``item`` is what is wanted there only if all of it is right. ``due``: when the service is overdue, if nothing happens."""
 
-    def __init__(self, scan: Path, logs: Path, prefix: str) -> None:
-        self._scan = scan
-        self._logs = logs
-        self._prefix = prefix
-        self._inotify: Inotify | None = None
-        self._dirty: Callable[[], None] = lambda: None
-        self._burials: dict[Path, asyncio.Task[None]] = {}
-        self._looks = Looks(self._look)
-        for half in (*scan.glob(f".new-{prefix}*"),):
-            shutil.rmtree(half, ignore_errors=True)
-
-    async def services(self) -> dict[str, Supervised | None]:
-        """By name; None for one whose directory is too broken to say what it is. One that is being ended is not up. Raises
-        DriverError or OSError where it can't be told what there is."""
-        directories = sorted(path for path in self._scan.glob(f"{self._prefix}*") if path.is_dir())
-        if self._inotify is not None:
-            self._inotify.watch([self._scan, *directories, *(path / "supervise" for path in directories)])
-        found = await self._looks.see([path.name for path in directories])
-        for gone in self._scan.glob(f".gone-{self._prefix}*"):
-            if self._burial(gone) is not None and (name := _name_of(gone)) not in found:
-                dying = await asyncio.to_thread(_read, gone / "service")
-                found[name] = replace(dying, up=False) if dying is not None else None
-        return {name.removeprefix(self._prefix): seen for name, seen in found.items()}
-
-    async def ensure(self, service: Supervised) -> None:
-        """Makes the service, or makes it what is asked; restarts it only when its command changes. Raises DriverError."""
-        if not _NAME.fullmatch(service.name):
-            raise DriverError(f"{service.name!r} can't be the name of a service")
-        path = self._path(service.name)
-        await self._end_of(path)
-        if not path.exists():
-            await asyncio.to_thread(self._make, path, service)
-            await self._control("-a")
-            await self._taken_up(path)
-            self._looks.stir(path.name)
-            return
-        seen = await self._look(path.name)
-        if seen is None or (seen.argv, seen.environment) != (service.argv, service.environment):
-            await self.remove(service.name)
-            await self.ensure(service)
-        else:
-            if seen.owner != service.owner:
-                _write(path / _MARK, _mark(service), 0o600)
-            await self._control("-a")
-            await run("s6-svc", "-u", str(path), check=False)
-            await self._taken_up(path)
-            self._looks.stir(path.name)
-
-    async def remove(self, name: str) -> None:
-        """Stops the service and leaves nothing of it. Gone already: fine."""
-        path = self._path(name)
-        if path.exists():
-            # Out of the supervisor's sight first: from here on a crash of ours can't bring it up again.
-            gone = Path(tempfile.mkdtemp(prefix=f".gone-{path.name}-", dir=self._scan))
-            path.rename(gone / "service")  # with no look in between, which would take the new directory for an empty one
-            self._looks.stir(path.name)
-        await self._end_of(path)
-
-    def watch(self, dirty: Callable[[], None]) -> None:
-        self._dirty = dirty
-        self._inotify = Inotify(dirty, self._counts)
-        self._looks.keep()
-
-    def distrust(self) -> None:
-        self._looks.doubt()
-
-    def close(self) -> None:
-        self._dirty = lambda: None
-        for burial in self._burials.values():
-            burial.cancel()
-        if self._inotify is not None:
-            self._inotify.close()
-
-    def _counts(self, directory: Path | None, name: str) -> bool:
-        """Others have services in the same directory."""
-        if directory == self._scan and name:
-            self._looks.stir(name)
-            return name.startswith(self._prefix)
-        place = directory.parent if directory is not None and directory.name == "supervise" else directory
-        self._looks.stir(place.name if place is not None and place != self._scan else None)
-        return True
-
-    def _path(self, name: str) -> Path:
-        return self._scan / f"{self._prefix}{name}"
-
-    async def _look(self, name: str) -> Supervised | None:
-        seen = await asyncio.to_thread(_read, self._scan / name)
-        if seen is None:
-            return None
-        # Fails where nobody supervises it.
-        state = await run("s6-svstat", "-o", "wantedup", str(self._scan / name), check=False)
-        return replace(seen, up=state.code == 0 and state.stdout.strip() == "true")
-
-    async def _taken_up(self, path: Path) -> None:
-        """The supervisor does what it is told a moment later; who looks before that sees a service that is down. (Nobody is
-        asked, by a program of its own, before there is somebody to ask.)"""
-        try:
-            async with asyncio.timeout(_START_TIMEOUT):
-                while (  # noqa: ASYNC110 - another process
-                    _supervisor_of(path) is None or (seen := await self._look(path.name)) is None or not seen.up
-                ):
-                    await asyncio.sleep(0.01)
-        except TimeoutError:
-            raise DriverError(f"its supervisor does not start {path.name}") from None
-
-    def _make(self, path: Path, service: Supervised) -> None:
-        self._logs.mkdir(parents=True, exist_ok=True)
-        new = Path(tempfile.mkdtemp(prefix=f".new-{path.name}-", dir=self._scan))
-        log = self._logs / path.name
-        exports = "".join(f"export {key}={shlex.quote(value)}\n" for key, value in service.environment)
-        _write(new / "run", f"#!/bin/sh\nexec 2>&1\n{exports}exec {shlex.join(service.argv)}\n", 0o700)
-        _write(new / "timeout-kill", f"{_GRACE_MS}\n", 0o600)
-        _write(new / _MARK, _mark(service), 0o600)
-        (new / "log").mkdir()
-        # Three old files of 256 kB and the current one; each line with its time.
-        _write(new / "log" / "run", f"#!/bin/sh\nexec s6-log -b -- n3 s262144 T {shlex.quote(str(log))}\n", 0o700)
-        new.chmod(0o700)
-        new.rename(path)
-
-    async def _end_of(self, path: Path) -> None:
-        """Until nothing is left of what was taken out of the scan directory under this name. Raises DriverError or
-        TimeoutError."""
-        for gone in self._scan.glob(f".gone-{path.name}-*"):
-            if _name_of(gone) == path.name and (burial := self._burial(gone)) is not None:
-                await asyncio.shield(burial)
-
-    def _burial(self, gone: Path) -> asyncio.Task[None] | None:
-        """Goes on beside everything else, as a process may take its time to end; None: it is over already."""
-        burial = self._burials.get(gone)
-        if burial is None and gone.exists():
-            burial = self._burials[gone] = asyncio.create_task(self._bury(gone), name=f"bury {gone.name}")
-            burial.add_done_callback(lambda done: self._over(gone, done))
-        return burial
-
-    def _over(self, gone: Path, burial: asyncio.Task[None]) -> None:
-        del self._burials[gone]
-        if not burial.cancelled() and (error := burial.exception()) is None:
-            self._dirty()
-        elif not burial.cancelled():
-            log.warning("%s does not end, which is tried again: %s", gone.name, error or type(error).__name__)
-
-    async def _bury(self, gone: Path) -> None:
-        """Ends the processes of a service that was taken out of the scan directory, then deletes it."""
-        service = gone / "service"
-        await self._control("-an")
-        # The supervisor ends its service, then its logger at the end of the pipe, each supervised by a process of its own.
-        for directory in (service, service / "log"):
-            async with asyncio.timeout(_STOP_TIMEOUT):
-                await _unsupervised(directory)
-        name = _name_of(gone)
-        if not (self._scan / name).exists():
-            await asyncio.to_thread(shutil.rmtree, self._logs / name, ignore_errors=True)
-        await asyncio.to_thread(shutil.rmtree, gone, ignore_errors=True)
-
-    async def _control(self, command: str) -> None:
-        result = await run("s6-svscanctl", command, str(self._scan), check=False)
-        if result.code != 0:
-            raise DriverError(f"no supervisor on {self._scan}: {result.stderr.strip()}")
+    item: Service
+    uid: int
+    fact: ServiceFact
+    due: float | None
 
 
 class ServiceDriver:
-    """Service items."""
+    """``scan`` is the node's scan directory; ``clock`` gives seconds since the epoch."""
 
     ITEMS: ClassVar[tuple[type[Item], ...]] = (Service,)
     SLOW: ClassVar[bool] = False
 
-    def __init__(self, scan: Path, logs: Path) -> None:
-        self._supervisor = Supervisor(scan, logs, "zos-svc-")
+    def __init__(self, scan: Path, logs: Path, accounts: Accounts, clock: Callable[[], float] = time.time) -> None:
+        self._scan: ScanDirectory[_Seen | None] = ScanDirectory(scan, logs, PREFIX, self._look, ("files",), self._leave_nothing)
+        self._place = scan
+        self._accounts = accounts
+        self._clock = clock
+        self._seen: Mapping[str, _Seen | None] = {}
+        self._making: dict[int, str] = {}
+        self._dirty: Callable[[], None] = lambda: None
+        self._spaces: Inotify | None = None
+        self._alarm: asyncio.TimerHandle | None = None
 
     async def observe(self, wanted: Sequence[Item]) -> Mapping[str, Observed]:
+        if self._spaces is not None:
+            self._spaces.watch([Path(NETNS)])
+        self._seen = await self._scan.see()
+        self._await_overdue()
         observed: dict[str, Observed] = {}
-        for name, seen in (await self._supervisor.services()).items():
-            item = None
-            if seen is not None and seen.up:
-                item = Service(name=seen.name, argv=seen.argv, environment=seen.environment, owner=seen.owner)
-            observed[f"service/{name}"] = Observed(f"service/{name}", item, seen.owner if seen is not None else "")
+        for name, seen in self._seen.items():
+            key = f"service/{name}"
+            observed[key] = Observed(key, seen.item, seen.item.owner) if seen is not None else Observed(key, None)
+        for name, directory in self._scan.ending().items():
+            if name not in self._seen:
+                kept = await asyncio.to_thread(servicedir.read, directory, self._accounts.uid)
+                key = f"service/{name}"
+                observed[key] = Observed(key, _wrong(kept.item), kept.item.owner) if kept is not None else Observed(key, None)
         return observed
+
+    def facts(self) -> Mapping[type, Mapping[str, object]]:
+        """By type and name. From memory, as of the last ``observe``; ``dirty`` is called whenever they change."""
+        return {ServiceFact: {name: seen.fact for name, seen in self._seen.items() if seen is not None}}
+
+    def endpoints(self) -> tuple[Endpoint, ...]:
+        """Of the services that run and tell metrics. From memory, as of the last ``observe``."""
+        found = []
+        for name, seen in self._seen.items():
+            if seen is not None and seen.fact.up and (where := seen.item.metrics) is not None:
+                socket = servicedir.within(self._scan.path(name), where.socket)
+                found.append(Endpoint(name, seen.item.owner, seen.item.netns, seen.uid, replace(where, socket=socket)))
+        return tuple(found)
 
     async def apply(self, op: Op) -> None:
         try:
-            if op.item is None:
-                await self._supervisor.remove(op.key.removeprefix("service/"))
+            if isinstance(op.item, Service):
+                await self._ensure(op.item)
             else:
-                assert isinstance(op.item, Service)
-                item = op.item
-                await self._supervisor.ensure(Supervised(item.name, item.argv, item.environment, item.owner))
+                await self._scan.take_out(op.key.removeprefix("service/"))
         except TimeoutError:
             raise DriverError(f"{op.key}: its processes don't end") from None
         except OSError as error:
             raise DriverError(f"{op.key}: {error}") from error
 
     def watch(self, dirty: Callable[[], None]) -> None:
-        self._supervisor.watch(dirty)
+        self._dirty = dirty
+        self._scan.watch(dirty)
+        self._spaces = Inotify(dirty, self._space_changed)
 
     def distrust(self) -> None:
-        self._supervisor.distrust()
+        self._scan.distrust()
 
     async def close(self) -> None:
-        self._supervisor.close()
+        self._scan.close()
+        if self._spaces is not None:
+            self._spaces.close()
+        if self._alarm is not None:
+            self._alarm.cancel()
 
+    # -- looking -------------------------------------------------------------------------------------------------------
 
-def _name_of(gone: Path) -> str:
-    """Of the service directory that was moved there."""
-    return gone.name.removeprefix(".gone-").rsplit("-", 1)[0]
+    async def _look(self, path: Path) -> _Seen | None:
+        name = path.name.removeprefix(PREFIX)
+        kept = await asyncio.to_thread(servicedir.read, path, self._accounts.uid)
+        if kept is None:
+            return None
+        state = await status(path)
+        moved = kept.runs(state) and _moved(kept.item, state.pid)
+        right = state.wanted_up and not kept.odd and kept.informed(kept.settings) and not moved
+        fact = fact_of(kept, state, self._clock())
+        if fact.crashes:
+            said = await asyncio.to_thread(last_lines, self._scan.log(name), fact.crashes[-1])
+            fact = replace(fact, said=said)
+        ready, due = kept.item.ready, None
+        if ready is not None and fact.since is not None and not fact.ready and not fact.overdue:
+            due = fact.since + ready.timeout
+        item = kept.item if right else _wrong(kept.item)
+        return _Seen(item, kept.uid, replace(fact, log=str(self._scan.log(name))), due)
 
+    def _space_changed(self, _: Path | None, name: str) -> bool:
+        """A namespace was made or removed; whoever lives in one of that name may live in another one now."""
+        lives = [service for service, seen in self._seen.items() if seen is not None and seen.item.netns]
+        moved = [service for service in lives if (seen := self._seen[service]) is not None and name in ("", seen.item.netns)]
+        for service in moved:
+            self._scan.stir(service)
+        return bool(moved)
 
-def _read(directory: Path) -> Supervised | None:
-    """As it was made, None where that is not written there. Raises OSError where that can't be read: then it is not known."""
-    try:
-        mark = json.loads((directory / _MARK).read_text())
-        environment = tuple((name, value) for name, value in mark["environment"])
-        return Supervised(mark["name"], tuple(mark["argv"]), environment, mark["owner"])
-    except (FileNotFoundError, NotADirectoryError, IsADirectoryError, ValueError, KeyError, TypeError):
-        return None
+    def _await_overdue(self) -> None:
+        """Nothing happens when a service is not ready in time, so that it has to be looked for."""
+        if self._alarm is not None:
+            self._alarm.cancel()
+            self._alarm = None
+        due = {name: seen.due for name, seen in self._seen.items() if seen is not None and seen.due is not None}
+        if due and self._spaces is not None:
+            first = min(due, key=lambda name: due[name])
+            delay = max(0.05, due[first] - self._clock() + 0.01)
+            self._alarm = asyncio.get_running_loop().call_later(delay, self._overdue, first)
 
+    def _overdue(self, name: str) -> None:
+        self._scan.stir(name)
+        self._dirty()
 
-async def _unsupervised(directory: Path) -> None:
-    """Until the process that supervises a service directory has ended."""
-    while (process := await asyncio.to_thread(_supervisor_of, directory)) is not None:
+    # -- making --------------------------------------------------------------------------------------------------------
+
+    async def _ensure(self, item: Service) -> None:
+        path = self._scan.path(item.name)
+        if item.netns and not is_namespace(f"{NETNS}/{item.netns}"):
+            raise DriverError(f"no network namespace {item.netns}")
+        uid = await asyncio.to_thread(self._accounts.uid, item.account)
+        if self._making.setdefault(uid, item.name) != item.name:
+            raise DriverError(f"the account {item.account} is that of service {self._making[uid]}")
         try:
-            fd = os.pidfd_open(process)
-        except ProcessLookupError:
-            continue
-        ended = asyncio.Event()
-        loop = asyncio.get_running_loop()
-        try:
-            if _supervisor_of(directory) == process:  # still: so the number was not given to another one in between
-                loop.add_reader(fd, ended.set)
-                await ended.wait()
+            await asyncio.to_thread(self._alone, item, uid)
+            await self._scan.end_of(item.name)
+            kept = await asyncio.to_thread(servicedir.read, path, self._accounts.uid)
+            if kept is not None:
+                await self._change(path, kept, item, uid)
+                await self._scan.take_up(item.name)
+                return
+            if path.exists():
+                await self._scan.take_out(item.name)
+            await self._scan.put(item.name, lambda new: servicedir.fill(new, path, item, uid, self._group(item.name)))
         finally:
-            loop.remove_reader(fd)
-            os.close(fd)
+            self._making.pop(uid, None)
+            self._scan.stir(item.name)
+
+    async def _change(self, path: Path, kept: Kept, item: Service, uid: int) -> None:
+        """Makes a service another one in its place. What the launcher is told comes first: from then on until the program was
+        started again, or told, the service is seen to be wrong, should this be cut short."""
+        files = kept.item.files != item.files
+        generation = kept.generation + files
+        told = servicedir.launch(path, item, uid, self._group(item.name), generation)
+        settings = servicedir.settings_of(told)
+
+        def put() -> None:
+            if kept.odd or kept.settings != settings or files:
+                write(path / "launch.json", told, 0o600)
+            if kept.uid != uid:
+                os.chown(path / "var", uid, uid)
+            if files or kept.uid != uid:
+                servicedir.write_files(path, item, uid)
+            servicedir.put_scripts(path, item)
+            if servicedir.mark(kept.item) != servicedir.mark(item):
+                write(path / MARK, servicedir.mark(item), 0o600)
+
+        await asyncio.to_thread(put)
+        state = await status(path)
+        same = kept.runs(state) and kept.settled_as(settings) and not _moved(item, state.pid)
+        if same and replace(kept, generation=generation).informed(settings):
+            return
+        if same and item.change == "reload" and (state.ready or item.ready is None):  # before it may not know the signal
+            await run("s6-svc", _SIGNALS[item.reload], str(path))
+            write(path / "reloaded", f"{generation}\n", 0o600)
+        elif kept.runs(state) or files or kept.settings != settings:
+            await _stop(path, item.grace)
+
+    def _alone(self, item: Service, uid: int) -> None:
+        """Whoever has a user number to himself can be ended by it."""
+        for directory in (*self._place.glob(f"{PREFIX}*"), *self._place.glob(f".gone-{PREFIX}*/service")):
+            told = servicedir.told(directory)
+            if told is not None and told[1] == uid and told[2] != item.name:
+                raise DriverError(f"the account {item.account} is that of service {told[2]}")
+
+    async def _leave_nothing(self, directory: Path) -> None:
+        """Whatever has become of it. Raises ProcessError where something of it still runs."""
+        name = directory.parent.name.removeprefix(f".gone-{PREFIX}").rpartition("-")[0]
+        kept = await asyncio.to_thread(servicedir.read, directory, self._accounts.uid)
+        account = await asyncio.to_thread(servicedir.told, directory)
+        uid = account[1] if account is not None else await asyncio.to_thread(self._accounts.uid, name)
+        mount = kept.item.mount if kept is not None else ""
+        await run(*servicedir.launcher("end", str(uid), mount, self._group(name)), timeout=_STOP_TIMEOUT)
+
+    def _group(self, name: str) -> str:
+        """Control groups are the machine's: other nodes may be on it."""
+        place = self._place.stat()
+        return f"zos-service-{place.st_dev:x}-{place.st_ino:x}-{name}"
 
 
-def _supervisor_of(directory: Path) -> int | None:
-    """The process that holds the lock of s6-supervise(8)."""
-    try:
-        lock = os.open(directory / "supervise" / "lock", os.O_RDONLY | os.O_CLOEXEC)
-    except (FileNotFoundError, NotADirectoryError):
-        return None
-    try:
-        kind, _, _, _, process = _FLOCK.unpack(fcntl.fcntl(lock, fcntl.F_GETLK, _FLOCK.pack(fcntl.F_WRLCK, 0, 0, 0, 0)))
-    finally:
-        os.close(lock)
-    return int(process) if kind != fcntl.F_UNLCK else None
+def fact_of(kept: Kept, state: Status, now: float) -> ServiceFact:
+    """What the supervisor and the launcher tell."""
+    run = kept.started if kept.runs(state) else None
+    ready = run is not None and (kept.item.ready is None or state.ready)
+    ends = [_end(end) for end in kept.ends]
+    return ServiceFact(
+        up=run is not None,
+        ready=ready,
+        overdue=run is not None and not ready and kept.item.ready is not None and now >= run.at + kept.item.ready.timeout,
+        since=run.at if run is not None else None,
+        next_start=kept.next_start if run is None else None,
+        restarts=max(0, kept.starts - 1),
+        last_exit=ends[-1] if ends else None,
+        crashes=tuple(end.at for end in ends if not end.asked),
+    )
 
 
-def _mark(service: Supervised) -> str:
-    return json.dumps({"name": service.name, "argv": service.argv, "environment": service.environment, "owner": service.owner})
+def told_accounts(scan: Path) -> Iterable[tuple[str, int]]:
+    """Accounts and their numbers, as the services that there are tell of them."""
+    found = (servicedir.told(directory) for directory in scan.glob(f"{PREFIX}*"))
+    return [(told[0], told[1]) for told in found if told is not None]
 
 
-def _write(path: Path, text: str, mode: int) -> None:
-    new = path.with_name(f".{path.name}.new")
-    with contextlib.suppress(FileNotFoundError):
-        new.unlink()
-    new.touch(mode=mode)
-    new.chmod(mode)
-    new.write_text(text)
-    new.rename(path)
+def _end(told: Mapping[str, Any]) -> ServiceEnd:
+    return ServiceEnd(at=float(told["at"]), code=told["code"], signal=str(told["signal"]), asked=bool(told["asked"]))
+
+
+def _wrong(item: Service) -> Service:
+    """One that nobody can want: it is not as it should be, and still stands where it stands."""
+    return replace(item, argv=())
+
+
+def _moved(item: Service, pid: int) -> bool:
+    """Whether a program lives in another network namespace than the one that has the name now."""
+    if not item.netns:
+        return False
+    with contextlib.suppress(FileNotFoundError, ProcessLookupError):
+        there, named = os.stat(f"/proc/{pid}/ns/net"), os.stat(f"{NETNS}/{item.netns}")
+        return (there.st_dev, there.st_ino) != (named.st_dev, named.st_ino)
+    return True
+
+
+async def _stop(path: Path, grace: int) -> None:
+    """Until all of it has ended; it is not a crash."""
+    write(path / "asked", "", 0o600)
+    wait = grace + _STOP_TIMEOUT
+    done = await run("s6-svc", "-wD", "-T", str(int(wait * 1000)), "-d", str(path), timeout=wait + 5, check=False)
+    if done.code == 99:
+        raise TimeoutError

@@ -27,7 +27,7 @@ from zos.drivers.looks import Looks
 from zos.drivers.means import short_of_means
 from zos.drivers.news import News, Watch
 from zos.drivers.process import ProcessError, run
-from zos.drivers.service import Supervised, Supervisor
+from zos.drivers.supervisor import Supervised, Supervisor
 from zos.drivers.udpport import holder
 from zos.drivers.wgcalls import Calls, Silent
 from zos.drivers.wgfiles import Card, Files, digest

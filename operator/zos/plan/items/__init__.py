@@ -10,7 +10,7 @@ from __future__ import annotations
 from zos.plan.items.domain import ContainerBoot, DiskBoot, Domain, GuestDisk, GuestNic, GuestShare
 from zos.plan.items.item import Held, Item, Rank, rank_in
 from zos.plan.items.network import Bridge, Firewall, Netns, Route, Segment, Sysctl, Tap, Veth
-from zos.plan.items.service import Service
+from zos.plan.items.service import MetricsEndpoint, Readiness, Service, ServiceFile, ServiceLimits
 from zos.plan.items.storage import Disk, File, Image, Volume
 from zos.plan.items.wireguard import WireGuard, WireGuardPeer
 
@@ -28,11 +28,15 @@ __all__ = [
     "Held",
     "Image",
     "Item",
+    "MetricsEndpoint",
     "Netns",
     "Rank",
+    "Readiness",
     "Route",
     "Segment",
     "Service",
+    "ServiceFile",
+    "ServiceLimits",
     "Sysctl",
     "Tap",
     "Veth",
