@@ -79,7 +79,7 @@ async def test_it_sees_nothing_of_the_others(bench: Bench) -> None:
 
 async def test_a_secret_is_in_its_file_and_nowhere_else(bench: Bench) -> None:
     file = ServiceFile(path="etc/key", content=SECRET)
-    script = "cp {files}/etc/key copy; cat {files}/etc/key | wc -c > size; exec sleep 1000"
+    script = "cat {files}/etc/key > copy; cat {files}/etc/key | wc -c > size; exec sleep 1000"
     service = Service(name="x", argv=("sh", "-c", script), files=(file,))
     assert SECRET not in repr(service)
     await converge(bench.driver, service)

@@ -17,6 +17,7 @@ import hashlib
 import json
 import os
 import shlex
+import shutil
 import stat
 import sys
 from collections.abc import Callable, Iterator, Mapping
@@ -107,14 +108,17 @@ def write_files(path: Path, item: Service, uid: int) -> None:
     wanted = {_place(top, file): file for file in item.files}
     for place, file in wanted.items():
         for parent in reversed(place.relative_to(top).parents[:-1]):
-            if not (top / parent).is_dir():
+            if not _is_directory(top / parent):
                 (top / parent).unlink(missing_ok=True)
             _directory(top / parent, uid)
         if _file(place, uid) != (file.content, file.mode):
             _replace(place, file, uid)
     for place in _walk(top):
-        if place not in wanted:
-            place.unlink() if not place.is_dir() or place.is_symlink() else _remove_empty(place)
+        if _is_directory(place):
+            with contextlib.suppress(OSError):  # something wanted is in it
+                place.rmdir()
+        elif place not in wanted:
+            place.unlink()
 
 
 def read(path: Path, uid_of: Callable[[str], int]) -> Kept | None:
@@ -216,10 +220,8 @@ def _directory(path: Path, uid: int) -> None:
 
 
 def _replace(place: Path, file: ServiceFile, uid: int) -> None:
-    if place.is_dir() and not place.is_symlink():
-        for inner in _walk(place):
-            inner.rmdir() if inner.is_dir() and not inner.is_symlink() else inner.unlink()
-        place.rmdir()
+    if _is_directory(place):
+        shutil.rmtree(place)
     new = place.with_name(f".{place.name}.new")
     new.unlink(missing_ok=True)
     fd = os.open(new, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
@@ -238,14 +240,13 @@ def _walk(top: Path) -> Iterator[Path]:
     except FileNotFoundError:
         return
     for path in found:
-        if path.is_dir() and not path.is_symlink():
+        if _is_directory(path):
             yield from _walk(path)
         yield path
 
 
-def _remove_empty(place: Path) -> None:
-    with contextlib.suppress(OSError):
-        place.rmdir()
+def _is_directory(path: Path) -> bool:
+    return path.is_dir() and not path.is_symlink()
 
 
 def _file(place: Path, uid: int) -> tuple[str, int] | None:
@@ -256,18 +257,20 @@ def _file(place: Path, uid: int) -> tuple[str, int] | None:
         if short_of_means(error):
             raise
         return None
-    with open(fd, "rb") as file:
+    try:
         info = os.fstat(fd)
         if not stat.S_ISREG(info.st_mode) or (info.st_uid, info.st_gid) != (uid, uid):
             return None
-        content = file.read(_LARGEST + 1)
+        content = os.read(fd, _LARGEST + 1)
+    finally:
+        os.close(fd)
     return content.decode(errors="surrogateescape"), stat.S_IMODE(info.st_mode)
 
 
 def _read_files(top: Path, uid: int) -> tuple[ServiceFile, ...]:
     found = []
     for place in _walk(top):
-        if place.is_dir() and not place.is_symlink():
+        if _is_directory(place):
             continue
         content, mode = _file(place, uid) or ("", 0)
         found.append(ServiceFile(path=str(place.relative_to(top)), content=content, mode=mode))

@@ -102,11 +102,15 @@ class ScanDirectory(Generic[T]):
         def make() -> None:
             self._logs.mkdir(parents=True, exist_ok=True)
             new = Path(tempfile.mkdtemp(prefix=f".new-{path.name}-", dir=self._scan))
-            fill(new)
-            (new / "log").mkdir(exist_ok=True)
-            # Three old files of 256 kB and the current one; each line with its time.
-            write(new / "log" / "run", f"#!/bin/sh\nexec s6-log -b -- n3 s262144 T {shlex.quote(str(self.log(name)))}\n", 0o700)
-            new.rename(path)
+            try:
+                fill(new)
+                (new / "log").mkdir(exist_ok=True)
+                # Three old files of 256 kB and the current one; each line with its time.
+                command = f"s6-log -b -- n3 s262144 T {shlex.quote(str(self.log(name)))}"
+                write(new / "log" / "run", f"#!/bin/sh\nexec {command}\n", 0o700)
+                new.rename(path)
+            finally:
+                shutil.rmtree(new, ignore_errors=True)
 
         await asyncio.to_thread(make)
         await self._control("-a")
