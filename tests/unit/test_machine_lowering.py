@@ -82,9 +82,9 @@ def test_its_mode_is_that_of_what_runs() -> None:
     for boot, mode, outdated in ((wanted.boot, "container", False), (disk, "vm", True)):
         runs = replace(wanted, running=True, boot=boot)
         facts = replace(FACTS, domains={GUEST: DomainFact(running=True, booted=True, image="sha256:1", runs=runs)})
-        said = report(machine(), facts, lower(machine(), facts), Outcome())
-        assert said.machine is not None
-        assert said.machine.mode == mode
+        said = report(here(machine(), facts), lower(here(machine(), facts)), Outcome())
+        assert said.state is not None
+        assert said.state.mode == mode
         assert [found.message.split(" changed")[0] for found in said.conditions if found.type == "RestartRequired"] == (
             ["image"] if outdated else []
         )

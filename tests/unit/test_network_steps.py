@@ -7,7 +7,6 @@ import itertools
 from typing import Any
 
 from nacl.public import PrivateKey
-from zos.controller.registry import indexes
 
 from fixpoint import resolve, settle
 from zos.api.core import Secret
@@ -18,6 +17,7 @@ from zos.kinds.network import judging, ranges, serving
 from zos.kinds.network.problems import Problem, Rank
 from zos.kinds.network.reports import NodeReport
 from zos.kinds.network.topology import Member
+from zos.kinds.registry import KINDS
 from zos.world.heartbeat import Heartbeat
 from zos.world.store import World
 
@@ -80,7 +80,7 @@ def test_a_node_whose_agent_is_away_is_not_ready_whatever_it_said_last() -> None
 
 
 def test_the_file_with_a_laptops_key_is_left_alone_while_its_secret_has_none_whatever_else_is_wrong() -> None:
-    world = World([*indexes()])
+    world = World(KINDS.indexes())
     offered = {"prekeys": [base64.b64encode(bytes(PrivateKey.generate().public_key)).decode()], "agentVersion": "0.2"}
     place = {"endpoint": {"ipv4": "198.51.100.1"}}
     world.put(GridNode.model_validate({"metadata": {"name": "n1", "uid": "u-n1"}, "spec": place, "status": offered}))
