@@ -77,7 +77,7 @@ class Node:
 
     async def fact(self, domain: Domain) -> DomainFact:
         await self.domains.observe([domain])
-        return self.domains.facts()[domain.name]
+        return self.domains.facts()[DomainFact][domain.name]
 
     async def ended(self, domain: Domain, seconds: float = 90) -> DomainFact:
         """Waits, by the driver's own word, until it does not run."""

@@ -24,7 +24,7 @@ from zos.drivers.image import ImageDriver
 from zos.drivers.meter import Limits
 from zos.drivers.sources import Registries, Sources
 from zos.plan.diff import diff
-from zos.plan.facts import ImageFact
+from zos.plan.facts import ImageFact, ImageProblem
 from zos.plan.items import Image
 
 
@@ -68,12 +68,12 @@ async def converge(driver: ImageDriver, *refs: str) -> list[str]:
 async def problem(driver: ImageDriver, ref: str) -> str:
     with pytest.raises(DriverError) as caught:
         await converge(driver, ref)
-    assert driver.facts()[ref] == str(caught.value)
+    assert driver.facts()[ImageProblem][ref] == ImageProblem(str(caught.value))
     return str(caught.value)
 
 
 def fact(driver: ImageDriver, ref: str) -> ImageFact:
-    found = driver.facts()[ref]
+    found = driver.facts()[ImageFact][ref]
     assert isinstance(found, ImageFact), found
     return found
 

@@ -99,14 +99,14 @@ class _Watches:
 
 class Home:
     """A node, its state directory and its API server; agents come and go (`agent`), with a ``connection`` each. ``links`` is
-    what ``ip`` says of the node's addresses, ``prefixes`` and ``shut`` what its drivers say of its networks."""
+    what ``ip`` says of the node's addresses."""
 
     NAME = "n"
 
     def __init__(self, state: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         self.server = Server()
         self.client = MemoryClient(self.server)
-        self.node = Node()
+        self.node = Node(prefixes=("192.168.7.0/24",))
         self.watching: list[Callable[[str | None, Key, Raw], None]] = []
         self.connection = self.client
         self.links: list[Raw] | Exception = [{"addr_info": [{"local": "8.8.4.4"}]}]
@@ -114,9 +114,6 @@ class Home:
         self.kinds = KINDS
         self.served: Any = None
         self.closed: list[str] = []
-        self.prefixes: tuple[str, ...] = ("192.168.7.0/24",)
-        self.shut: dict[str, str] = {}
-        self.silent: dict[str, frozenset[str]] = {}
         self._last: dict[Key, Raw] = {}
         self.server.hears.append(self._changed)
         self.settings = Settings(
@@ -261,12 +258,6 @@ class Home:
             self._tell_of_closing(driver)
         return SimpleNamespace(
             drivers=tuple(served),
-            images=served.images,
-            domains=served.domains,
-            disks=served.disks,
-            prefixes=SimpleNamespace(prefixes=lambda: self.prefixes),
-            way_out=SimpleNamespace(shut=lambda: self.shut),
-            peers=SimpleNamespace(silent=lambda: self.silent),
             features=lambda: NodeFeatures(wireguard="kernel", accelerator="kvm"),
         )
 

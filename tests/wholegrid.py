@@ -16,6 +16,7 @@ from nacl.exceptions import CryptoError
 from nacl.public import PrivateKey, SealedBox
 
 from memory import MemoryClient, Request, Server
+from zos.agent import knowledge
 from zos.agent.converge import Converger, Pass
 from zos.agent.simulation import Node, drivers
 from zos.agent.statuses import Statuses
@@ -30,7 +31,7 @@ from zos.controller.ledger import Ledger, Lost
 from zos.controller.main import resolved, watched
 from zos.kinds.registry import KINDS
 from zos.kube.client import ApiError, Raw, Unavailable, path_of
-from zos.plan.facts import Facts, ImageFact
+from zos.plan.facts import Facts, LostKeyFact
 from zos.world.heartbeat import Heartbeat
 from zos.world.store import World
 
@@ -46,7 +47,7 @@ class Agent:
         self.grid = grid
         self.name = name
         self.namespace = names.node_namespace(name)
-        self.node = Node()
+        self.node = Node(prefixes=("192.0.2.0/24",))
         self.idle = False
         self.lost_keys: frozenset[str] = frozenset()
         self.workloads: dict[str, NodeWorkload] = {}
@@ -71,20 +72,13 @@ class Agent:
         return base64.b64encode(bytes(self.key.public_key)).decode()
 
     def _facts(self, workloads: Mapping[str, NodeWorkload]) -> Facts:
-        images = self._served.images.facts()
-        blind = self.converger.blind()
         return Facts(
             node=self.name,
             now=self.grid.time,
             nameservers=("9.9.9.9",),
-            prefixes=("192.0.2.0/24",),
-            images={ref: fact for ref, fact in images.items() if isinstance(fact, ImageFact)},
-            image_problems={ref: fact for ref, fact in images.items() if isinstance(fact, str)},
-            domains=self._served.domains.facts(),
             secrets=self._opened(workloads),
-            lost_keys=self.lost_keys,
-            unused_disks=self._served.disks.unused(),
-            unknown={"image": blind[self._served.images]} if self._served.images in blind else {},
+            known={**knowledge.known(self._served), LostKeyFact: dict.fromkeys(self.lost_keys, LostKeyFact())},
+            unknown=knowledge.unseen(self.converger.blind()),
         )
 
     def _opened(self, workloads: Mapping[str, NodeWorkload]) -> dict[tuple[str, str], str]:

@@ -74,9 +74,6 @@ class Grid:
             client,
             served,
             keyring=Keyring(state / "keys"),
-            images=served.images,
-            domains=served.domains,
-            disks=served.disks,
         )
         try:
             await agent.run()

@@ -82,7 +82,7 @@ class Grid:
         keyring = Keyring(self.state / "keys")
         agent = Agent(
             settings, client, served, keyring=keyring,
-            images=served.images, domains=served.domains, disks=served.disks, wall=wall,
+            wall=wall,
         )  # fmt: skip
         task = asyncio.create_task(agent.run())
         try:

@@ -17,6 +17,7 @@ import yaml
 
 from cases import load, world_of
 from fixpoint import carried_out, resolve
+from known import facts as known_facts
 from zos.api.meta import Object, Reason
 from zos.api.nodeworkload import NodeWorkload
 from zos.kinds.kind import Here, OnNode
@@ -58,7 +59,7 @@ def resolved(objects: list[Object]) -> dict[str, Any]:
 
 
 def lowered(workload: NodeWorkload, facts: dict[str, Any]) -> dict[str, Any]:
-    known = Facts(
+    known = known_facts(
         node="n1",
         now=1000.0,
         nameservers=tuple(facts.get("nameservers", ())),
@@ -77,11 +78,11 @@ def lowered(workload: NodeWorkload, facts: dict[str, Any]) -> dict[str, Any]:
         unknown={family: why for family, why in facts.get("unknown", {}).items() if family != "connected"},
     )
     started = {name: fact["runs"] for name, fact in facts.get("domains", {}).items() if "runs" in fact}
-    known = dataclasses.replace(
+    known = known_facts(
         known,
         domains={
             name: dataclasses.replace(fact, runs=runs(workload, known, started[name]) if name in started else None)
-            for name, fact in known.domains.items()
+            for name, fact in known.known[DomainFact].items()
         },
     )
     try:

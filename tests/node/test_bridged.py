@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 
+from known import facts
 from zos.api import names
 from zos.api.nodeworkload import Owner
 from zos.drivers.firewall import FirewallDriver
@@ -20,14 +21,14 @@ from zos.kinds.zmachine.lower import lower
 from zos.kinds.zmachine.part import MachineOnNode, PublicNic
 from zos.kinds.zmachine.state import report
 from zos.plan.diff import Op, diff
-from zos.plan.facts import DomainFact, Facts, ImageFact
+from zos.plan.facts import DomainFact, Facts, ImageFact, ShutFact
 from zos.plan.items import Firewall
 from zos.plan.outcome import Outcome
 
 UID = f"test-bridged-{os.getpid()}"
 TAP, GUARD, MAC = names.tap(UID, 0), names.guard(names.tap(UID, 0)), "02:00:00:00:00:09"
 GUEST, SEGMENT = f"br-{os.getpid()}-guest", f"br-{os.getpid()}-seg"
-FACTS = Facts(node="n", now=0.0, images={"oci://r/i:1": ImageFact(digest="sha256:1", entrypoint=("/bin/app",))})
+FACTS = facts(images={"oci://r/i:1": ImageFact(digest="sha256:1", entrypoint=("/bin/app",))})
 #: The machine's own addresses, and the router's, which is greeted; by family.
 OWN = {"ip": "203.0.113.18", "ip6": "2001:db8:1::ff:fe00:9"}
 OTHERS = {"ip": "203.0.113.17", "ip6": "2001:db8:1::1"}
@@ -60,8 +61,8 @@ class Node:
         """What the machine's condition says."""
         await self.way_out.look()
         running = {names.domain(UID): DomainFact(running=True, booted=True)}
-        facts = Facts(node="n", now=0.0, images=FACTS.images, domains=running, shut=self.way_out.shut())
-        found = report(here(facts), lower(here(facts)), Outcome()).conditions
+        known = facts(FACTS, domains=running, shut={name: fact.by for name, fact in self.way_out.facts()[ShutFact].items()})
+        found = report(here(known), lower(here(known)), Outcome()).conditions
         return next((condition.message for condition in found if condition.type == "PublicAddressBlocked"), "")
 
 

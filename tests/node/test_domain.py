@@ -18,6 +18,7 @@ from hypervisor import Libvirt
 from zos.drivers.image import directory_of
 from zos.drivers.virtiofsd import process_of
 from zos.plan.diff import Op
+from zos.plan.facts import UnusedDiskFact
 from zos.plan.guest import GuestFile, GuestInterface, GuestMount, GuestRoute
 from zos.plan.items import Disk, Domain, GuestNic
 from zos.plan.restart import outdated
@@ -134,10 +135,10 @@ async def test_a_disk_grows_under_a_running_guest(node: Node) -> None:
     data = Disk(name="mount-disk1", size=300 * MiB, format="btrfs", owner="w-2")
     await node.disks.apply(Op("create", data.key, data))
     await node.disks.observe([])
-    assert node.disks.unused() == {data.name}
+    assert node.disks.facts() == {UnusedDiskFact: {data.name: UnusedDiskFact()}}
     await node.converge(domain, node.root(domain), data)
     await node.disks.observe([])
-    assert node.disks.unused() == frozenset()  # from before its start
+    assert node.disks.facts() == {UnusedDiskFact: {}}  # from before its start
     await node.says(domain, " 300 ")
     grown = (node.root(domain, 128 * MiB), dataclasses.replace(data, size=400 * MiB))
     assert await node.converge(domain, *grown) == [f"update disk/{domain.boot.root.disk}", "update disk/mount-disk1"]

@@ -28,7 +28,7 @@ from zos.kinds.network.lower import lower
 from zos.kinds.network.part import EgressOnNode, NetworkOnNode
 from zos.kinds.registry import KINDS
 from zos.plan.diff import diff
-from zos.plan.facts import Facts
+from zos.plan.facts import ConnectedFact, Facts, ShutFact
 from zos.plan.items import WireGuard
 from zos.plan.order import schedule
 
@@ -52,6 +52,14 @@ def sh(command: str) -> str:
     return done.stdout
 
 
+def networks(driver: PrefixDriver) -> tuple[str, ...]:
+    return driver.facts()[ConnectedFact][""].networks  # type: ignore[no-any-return]
+
+
+def shut(driver: WayOutDriver) -> dict[str, str]:
+    return {name: fact.by for name, fact in driver.facts()[ShutFact].items()}
+
+
 class Node:
     """The test's own thread is on the node: what drivers do here, they do there."""
 
@@ -62,7 +70,7 @@ class Node:
 
     async def facts(self, **more: tuple[str, ...]) -> Facts:
         await self.prefixes.observe([])
-        return Facts(node="n", now=0.0, prefixes=self.prefixes.prefixes(), **more)
+        return Facts(node="n", now=0.0, known=self.prefixes.facts(), **more)
 
     async def network(self, said: EgressOnNode, facts: Facts, uid: str = UID, port: int = 52007) -> None:
         workload = KINDS.workload.model_validate(
@@ -186,7 +194,7 @@ async def node(tmp_path: Path, elsewhere: None) -> AsyncIterator[Node]:
 
 
 async def test_closed_is_what_only_the_node_should_reach(node: Node) -> None:
-    assert set(node.prefixes.prefixes() or ()) == {"192.168.77.0/24", "203.0.113.16/28"}  # no uplinks, no single hosts
+    assert set(networks(node.prefixes) or ()) == {"192.168.77.0/24", "203.0.113.16/28"}  # no uplinks, no single hosts
     assert await reached("192.0.2.10", "198.51.100.7", "203.0.113.18") == {
         "192.0.2.10": "open",
         "198.51.100.7": "open",  # the internet
@@ -310,12 +318,12 @@ async def test_what_runs_in_the_network_itself_is_held_the_same(node: Node) -> N
 async def test_the_node_gets_another_network(node: Node) -> None:
     told = asyncio.Event()
     node.prefixes.watch(told.set)
-    before = node.prefixes.prefixes()
+    before = networks(node.prefixes)
     sh("ip addr add 192.0.2.99/28 dev lan0")
     async with asyncio.timeout(5):
         await told.wait()
     facts = await node.facts()
-    assert facts.prefixes == ("192.0.2.96/28", *(before or ()))
+    assert facts.connected() == ("192.0.2.96/28", *(before or ()))
     sh(f"ip -n {HOME} addr add 192.0.2.100/32 dev eth0; ip -n {HOME} route add 192.0.2.99 dev eth0")
     with await listening(HOME, "192.0.2.100", 80):
         assert await reached("192.0.2.100") == {"192.0.2.100": "open"}  # the rules don't know yet
@@ -326,7 +334,7 @@ async def test_the_node_gets_another_network(node: Node) -> None:
         + ROUTER
     )
     sh("ip route add 0.0.0.0/1 dev lan0")  # a way to the world
-    assert (await node.facts()).prefixes == ("10.7.0.0/16", "10.9.8.8/32", "10.9.9.9/32", *facts.prefixes)
+    assert (await node.facts()).connected() == ("10.7.0.0/16", "10.9.8.8/32", "10.9.9.9/32", *facts.connected())
 
 
 def forward(*rules: str, family: str = "inet", policy: str = "drop") -> None:
@@ -352,14 +360,14 @@ async def test_what_stops_guests_in_the_nodes_own_firewall_is_told(
 ) -> None:
     router = names.router(UID)
     await node.way_out.look()
-    assert node.way_out.shut() == {}
+    assert shut(node.way_out) == {}
     forward(*rules, family=family, policy=policy)
     assert await reached("192.0.2.10") == {"192.0.2.10": "closed" if told else "open"}
     await node.way_out.look()
-    assert node.way_out.shut() == ({router: told} if told else {})
+    assert shut(node.way_out) == ({router: told} if told else {})
     sh(f"nft delete table {family} theirs")
     await node.way_out.look()
-    assert node.way_out.shut() == {}
+    assert shut(node.way_out) == {}
 
 
 async def test_the_question_never_leaves_the_node(node: Node) -> None:
@@ -374,11 +382,11 @@ async def test_the_question_never_leaves_the_node(node: Node) -> None:
     forward()
     await node.network(SAID.model_copy(update={"deny": ("0.0.0.0/0",)}), await node.facts())
     await node.way_out.look()
-    assert node.way_out.shut() == {}
+    assert shut(node.way_out) == {}
     await node.network(SAID, await node.facts())
     sh("ip route del default")
     await node.way_out.look()
-    assert node.way_out.shut() == {}
+    assert shut(node.way_out) == {}
 
 
 def questions() -> int:
@@ -393,7 +401,7 @@ async def test_a_firewall_that_changes_is_asked_soon_and_not_for_each_change(nod
     forward()
     async with asyncio.timeout(30):
         await changed.wait()
-    assert names.router(UID) in node.way_out.shut()
+    assert names.router(UID) in shut(node.way_out)
     changed.clear()
     before, began = questions(), time.monotonic()
     for number in range(50):
@@ -401,7 +409,7 @@ async def test_a_firewall_that_changes_is_asked_soon_and_not_for_each_change(nod
         await asyncio.sleep(0.05)
     sh("nft delete table inet theirs")
     async with asyncio.timeout(30):  # one that asked before it is told of too, if it got another answer than the last
-        while node.way_out.shut():
+        while shut(node.way_out):
             changed.clear()
             await changed.wait()
     assert 0 < questions() - before <= 2 + (time.monotonic() - began) / wayout._PAUSE
@@ -418,5 +426,5 @@ async def test_a_change_that_nobody_tells_of_is_found_at_the_resync(node: Node) 
         await node.way_out.observe([])
         async with asyncio.timeout(30):
             await changed.wait()
-        assert (names.router(UID) in node.way_out.shut()) == shut
+        assert (names.router(UID) in shut(node.way_out)) == shut
         changed.clear()

@@ -26,6 +26,7 @@ from zos.drivers.process import ProcessError, run
 from zos.drivers.service import ServiceDriver
 from zos.drivers.sysctl import SysctlDriver
 from zos.plan.diff import Op
+from zos.plan.facts import ImageFact
 from zos.plan.items import Disk, File, Image, Service, Sysctl
 
 DIGEST = "sha256:" + "0" * 64
@@ -74,7 +75,7 @@ async def image(state: Path) -> Callable[[], Awaitable[object]]:
     driver._remember(_Card(ref, DIGEST, "", None))
 
     async def look() -> object:
-        return await driver.observe([Image(ref=ref)]), driver.facts()[ref]
+        return await driver.observe([Image(ref=ref)]), driver.facts()[ImageFact][ref]
 
     return look
 

@@ -20,6 +20,7 @@ import pytest
 import frames
 from frames import BROADCAST
 from harness import until
+from known import facts
 from zos.api import names
 from zos.api.nodeworkload import Owner
 from zos.drivers import Driver
@@ -33,7 +34,7 @@ from zos.kinds.zmachine.lower import lower as machine
 from zos.kinds.zmachine.part import MachineOnNode, Nic
 from zos.plan import ownership
 from zos.plan.diff import Op, diff
-from zos.plan.facts import Facts, ImageFact
+from zos.plan.facts import ImageFact
 from zos.plan.items import Bridge, Firewall, Item, Netns, Sysctl, Tap, Veth
 from zos.plan.order import schedule
 
@@ -140,7 +141,7 @@ def network_items() -> list[Item]:
         public_key="k",
     )  # fmt: skip
     owner = Owner(kind="Network", namespace="default", name="net", uid=UID)
-    items = network(Here(owner, "w-net", part, Facts(node="n", now=0.0, prefixes=()))).items
+    items = network(Here(owner, "w-net", part, facts(prefixes=()))).items
     return [item for item in items if isinstance(item, Netns | Sysctl | Bridge | Veth | Firewall)]
 
 
@@ -149,8 +150,8 @@ def machine_items(guest: Guest) -> list[Item]:
     part = MachineOnNode(hostname="vm", image="oci://r/i:1", cpu=1, memory=2**28, root_size=2**29, nics=(nic,))
     owner = Owner(kind="ZMachine", namespace="default", name="vm", uid=guest.uid)
     image = ImageFact(digest="sha256:1", entrypoint=("/bin/app",))
-    facts = Facts(node="n", now=0.0, images={"oci://r/i:1": image})
-    items = machine(Here(owner, f"w-vm{guest.number}", part, facts)).items
+    known = facts(images={"oci://r/i:1": image})
+    items = machine(Here(owner, f"w-vm{guest.number}", part, known)).items
     return [item for item in items if isinstance(item, Tap | Veth | Firewall)]
 
 

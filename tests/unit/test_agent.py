@@ -28,7 +28,7 @@ from zos.kinds.registry import KINDS
 from zos.kinds.zmachine.part import MachineState
 from zos.kinds.zmount.part import MountOnNode, MountState
 from zos.kube.client import path_of
-from zos.plan.facts import Facts
+from zos.plan.facts import ConnectedFact, Facts, ImageFact, ImageProblem, ShutFact, SilentFact, UnusedDiskFact
 from zos.plan.items import Disk, Domain, File, Image
 from zos.plan.lowered import Lowered
 from zos.world.resolution import ready
@@ -546,7 +546,7 @@ async def test_what_lowering_may_know(home: Home, monkeypatch: pytest.MonkeyPatc
     home.kinds = Kinds([replace(KINDS["ZMount"], node=OnNode(MountOnNode, MountState, lower, lambda *_: Report(ready())))])
     home.settings = replace(home.settings, egress_deny=("10.96.0.0/12",))
     home.node.faults["image/oci://r/bad:1"] = "not found"
-    home.shut, home.silent = {"router": "a rule"}, {"w-1": frozenset("k")}
+    home.node.shut, home.node.silent = {"router": "a rule"}, {"w-1": frozenset("k")}
     home.node.things["disk/root-uid-x"] = Disk(name="root-uid-x", size=1, format="ext4")
     home.node.unused.add("root-uid-x")
 
@@ -555,14 +555,18 @@ async def test_what_lowering_may_know(home: Home, monkeypatch: pytest.MonkeyPatc
     async with home.agent():
         await asyncio.sleep(5)
         facts = known[-1]
-        assert (facts.node, facts.nameservers, facts.prefixes) == ("n", ("9.9.9.9",), ("192.168.7.0/24",))
+        assert (facts.node, facts.nameservers, facts.connected()) == ("n", ("9.9.9.9",), ("192.168.7.0/24",))
         assert EPOCH + 1000 <= facts.now <= EPOCH + 1005
-        assert (facts.shut, facts.egress_deny) == ({"router": "a rule"}, ("10.96.0.0/12",))
-        assert facts.silent == {"w-1": frozenset("k")}
-        assert set(facts.images) == {"oci://r/good:1"}
-        assert facts.image_problems == {"oci://r/bad:1": "not found"}
-        assert facts.unused_disks == {"root-uid-x"}
-        assert (facts.unknown, facts.lost_keys, facts.secrets, facts.domains) == ({}, frozenset(), {}, {})
+        assert facts.egress_deny == ("10.96.0.0/12",)
+        assert {of: about for of, about in facts.known.items() if about} == {
+            ConnectedFact: {"": ConnectedFact(("192.168.7.0/24",))},
+            ShutFact: {"router": ShutFact("a rule")},
+            SilentFact: {"w-1": SilentFact(frozenset("k"))},
+            ImageFact: {"oci://r/good:1": facts.get(ImageFact, "oci://r/good:1")},
+            ImageProblem: {"oci://r/bad:1": ImageProblem("not found")},
+            UnusedDiskFact: {"root-uid-x": UnusedDiskFact()},
+        }
+        assert (facts.unknown, facts.secrets) == ({}, {})
 
 
 @virtual
@@ -628,7 +632,7 @@ async def test_leaving_disturbs_nothing_and_leaves_nobody_behind(home: Home) -> 
         await asyncio.sleep(5)
         before = clock()
     assert clock() < before + 1
-    assert sorted(home.closed) == ["Disks", "Domains", "Images", "Quick"]
+    assert sorted(home.closed) == ["Disks", "Domains", "Images", "Quick", "Services", "Surroundings"]
     assert home.node.watchers == []
     await asyncio.sleep(100)
     assert set(home.node.things) == {"disk/mount-uid-a"}  # the pull was called off
@@ -670,7 +674,7 @@ async def test_what_it_serves_is_what_it_counts_and_ends_with_it(home: Home, mon
         assert registry is home.metrics.registry
         assert home.settings.state.stat().st_mode & 0o777 == 0o700
         hung = asyncio.get_running_loop().create_future()
-        home.served.quick.distrust = lambda: None
+        home.served[0].distrust = lambda: None
         monkeypatch.setattr("zos.agent.owners.Owners.learn", lambda *_: None)
         monkeypatch.setattr("zos.agent.converge.Converger.converge", lambda *_, **__: hung)
         await asyncio.sleep(60 + 290)

@@ -10,6 +10,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from zos.agent import knowledge
 from zos.agent.converge import Converger, Pass
 from zos.agent.simulation import Node, digest_of, drivers
 from zos.api.gridnode import Quarantined, QuarantineOrder, Recipient
@@ -87,15 +88,8 @@ class Bench:
         served = drivers(self.node)
 
         def facts(workloads: Mapping[str, NodeWorkload]) -> Facts:
-            images = served.images.facts()
-            blind = self.converger.blind()
-            return Facts(
-                node="n",
-                now=self.time,
-                images={ref: f for ref, f in images.items() if isinstance(f, ImageFact)},
-                domains=served.domains.facts(),
-                unknown={"image": blind[served.images]} if served.images in blind else {},
-            )
+            known, unseen = knowledge.known(served), knowledge.unseen(self.converger.blind())
+            return Facts(node="n", now=self.time, known=known, unknown=unseen)
 
         self.converger = Converger(
             served,
@@ -360,7 +354,7 @@ async def test_a_driver_that_can_not_look_when_the_agent_begins_takes_nothing_do
 
     def machine(facts: Facts) -> Lowered:
         image = Image(ref="oci://r/i:1")
-        if facts.image(image.ref) is None:
+        if facts.get(ImageFact, image.ref) is None:
             return Lowered((image,), whole=False)
         return Lowered((image, Disk(name="root-uid-vm", size=1, format="ext4"), guest))
 
@@ -505,7 +499,7 @@ async def test_slow_work_runs_beside_and_its_end_goes_on_with_the_rest(bench: Be
 
     def machine(facts: Facts) -> Lowered:
         items: tuple[Item, ...] = (replace(image, owner="vm"),)
-        if image.ref in facts.images:
+        if facts.get(ImageFact, image.ref) is not None:
             items += (Disk(name="root-uid-vm", size=1, format="ext4", owner="vm"),)
         return Lowered(items)
 
@@ -528,14 +522,14 @@ async def test_a_new_agent_takes_nothing_down_that_it_only_does_not_know_yet(ben
 
     def machine(facts: Facts) -> Lowered:
         items: tuple[Item, ...] = (replace(image, owner="vm"),)
-        if image.ref in facts.images:
+        if facts.get(ImageFact, image.ref) is not None:
             items += (Netns(name="r", owner="vm"),)
         return Lowered(items)
 
     bench.wants("vm", machine)
     await bench.settled()
     bench.restart()
-    images = bench.converger._drivers[1]
+    (images,) = (driver for driver in bench.converger._drivers if Image in driver.ITEMS)
     observe, facts = images.observe, images.facts  # type: ignore[attr-defined]
 
     async def asked(wanted: Sequence[Item]) -> Mapping[str, Observed]:
@@ -544,7 +538,9 @@ async def test_a_new_agent_takes_nothing_down_that_it_only_does_not_know_yet(ben
         return {key: seen for key, seen in (await observe(wanted)).items() if key.removeprefix("image/") in served}
 
     images.observe = asked  # type: ignore[method-assign]
-    images.facts = lambda: {ref: fact for ref, fact in facts().items() if ref in served}  # type: ignore[attr-defined]
+    images.facts = lambda: {  # type: ignore[attr-defined]
+        of: {ref: fact for ref, fact in about.items() if ref in served} for of, about in facts().items()
+    }
     writes = bench.node.writes
     result = await bench.settled()
     assert bench.node.writes == writes
@@ -616,7 +612,7 @@ async def test_what_does_not_stick_does_not_spin(bench: Bench) -> None:
 
 async def test_what_is_slow_and_does_not_stick_does_not_spin_either(bench: Bench) -> None:
     bench.want("w", Image(ref="oci://a"))
-    images = bench.converger._drivers[1]
+    (images,) = (driver for driver in bench.converger._drivers if Image in driver.ITEMS)
 
     async def pretend(op: Op) -> None:
         bench.node.writes += 1

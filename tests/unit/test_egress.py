@@ -8,10 +8,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as some
 
+from known import facts
 from zos.agent.settings import parse
 from zos.kinds.network import egress
 from zos.kinds.network.part import EgressOnNode
-from zos.plan.facts import Facts, Unknown
+from zos.plan.facts import Unknown
 
 ADDRESSES = some.integers(2**24, 2**24 + 600)
 
@@ -32,15 +33,15 @@ def addresses(rule: str) -> set[int]:
 @given(some.lists(some.tuples(ADDRESSES, some.integers(0, 40)), min_size=1, max_size=8))
 def test_a_set_has_what_its_ranges_have(ranges: list[tuple[int, int]]) -> None:
     texts = tuple(f"{IPv4Address(first)}-{IPv4Address(first + more)}" for first, more in ranges)
-    rules = egress.rules(EgressOnNode(allow=texts), Facts(node="n", now=0.0, prefixes=()))
+    rules = egress.rules(EgressOnNode(allow=texts), facts(prefixes=()))
     allowed = next(rule for rule in rules if rule.endswith("return"))
     assert addresses(allowed) == {first + number for first, more in ranges for number in range(more + 1)}
 
 
 def test_the_strongest_word_comes_first() -> None:
     said = EgressOnNode(deny=("10.1.0.0/16",), allow=("10.2.0.1/32",), public=("10.3.0.1-10.3.0.6",))
-    facts = Facts(node="n", now=0.0, prefixes=("10.0.0.0/8",), nameservers=("10.4.0.1",), egress_deny=("10.5.0.0/16",))
-    rules = egress.rules(said, facts)
+    known = facts(prefixes=("10.0.0.0/8",), nameservers=("10.4.0.1",), egress_deny=("10.5.0.0/16",))
+    rules = egress.rules(said, known)
     order = [
         next(number for number, rule in enumerate(rules) if text in rule)
         for text in ("10.2.0.1", "10.4.0.1", "10.1.0.0", "10.3.0.1")
@@ -51,20 +52,20 @@ def test_the_strongest_word_comes_first() -> None:
 
 
 def test_ipv6_has_no_way_out_whatever_is_said() -> None:
-    rules = egress.rules(EgressOnNode(allow=("::/0",)), Facts(node="n", now=0.0, prefixes=()))
+    rules = egress.rules(EgressOnNode(allow=("::/0",)), facts(prefixes=()))
     assert rules[0] == "meta nfproto ipv6 drop"
     assert not any("return" in rule for rule in rules)
 
 
 def test_what_the_node_is_connected_to_must_be_known() -> None:
     with pytest.raises(Unknown, match="networks it is connected to"):
-        egress.rules(EgressOnNode(), Facts(node="n", now=0.0))
+        egress.rules(EgressOnNode(), facts())
 
 
 @pytest.mark.parametrize("text", ["10.0.0.0/8; flush ruleset", "10.0.0.0/8 }", "10.0.0.1-", "10.0.0.9-10.0.0.1 accept", "x"])
 def test_what_is_no_range_never_gets_into_rules(text: str) -> None:
     with pytest.raises(ValueError):  # noqa: PT011 - the lowering fails and what is there stays
-        egress.rules(EgressOnNode(deny=(text,)), Facts(node="n", now=0.0, prefixes=()))
+        egress.rules(EgressOnNode(deny=(text,)), facts(prefixes=()))
 
 
 def test_an_agent_is_told_what_is_closed_everywhere() -> None:

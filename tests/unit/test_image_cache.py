@@ -15,7 +15,7 @@ import pytest
 from zos.drivers import DriverError, image
 from zos.drivers.image import KEEP, ImageDriver, directory_of
 from zos.plan.diff import Op
-from zos.plan.facts import ImageFact, Pulled
+from zos.plan.facts import ImageFact, ImageProblem, Pulled
 from zos.plan.items import Image
 
 REF = "oci://registry.example/app:1"
@@ -84,7 +84,7 @@ async def test_what_the_system_refuses_is_told_of_the_image(tmp_path: Path, monk
     monkeypatch.setattr(tempfile, "mkdtemp", refused)
     with pytest.raises(DriverError, match="Read-only file system"):
         await driver.apply(Op("create", f"image/{REF}", item=Image(ref=REF)))
-    assert driver.facts()[REF] == f"image {REF}: Read-only file system"
+    assert driver.facts()[ImageProblem][REF] == ImageProblem(f"image {REF}: Read-only file system")
 
 
 async def test_how_an_image_came_is_remembered_with_the_name_that_it_came_by(tmp_path: Path) -> None:
@@ -101,7 +101,7 @@ async def test_how_an_image_came_is_remembered_with_the_name_that_it_came_by(tmp
         card.write_text(json.dumps({"ref": REF, "digest": DIGEST, "source": "", "pulled": written}))
         driver = ImageDriver(tmp_path)
         await driver.observe([Image(ref=REF)])
-        fact = driver.facts()[REF]
+        fact = driver.facts()[ImageFact][REF]
         assert isinstance(fact, ImageFact)
         assert fact.pulled == pulled
 

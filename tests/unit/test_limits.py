@@ -13,6 +13,7 @@ import pytest
 import cases
 from cases import MODELS, world_of
 from fixpoint import resolve, settle
+from known import facts
 from limits import LABEL, LIMITS, NAME, Limit
 from zos.api import names
 from zos.api.gridnode import GridNode
@@ -25,7 +26,7 @@ from zos.kinds.network.laptops import secret_name
 from zos.kinds.network.part import NetworkOnNode
 from zos.kinds.registry import KINDS
 from zos.kinds.zmachine.part import MachineOnNode
-from zos.plan.facts import Facts, ImageFact
+from zos.plan.facts import ImageFact
 from zos.plan.items import Bridge, Domain, Tap, Veth, WireGuard
 from zos.world.store import World
 
@@ -58,8 +59,8 @@ def lowered(workload: NodeWorkload) -> list[Any]:
     part, network = workload.part(MachineOnNode), workload.part(NetworkOnNode)
     image = part.image if part is not None else ""
     known = {(workload.name, sealed.name): "x" for sealed in workload.spec.secrets}
-    facts = Facts(node="n1", now=0.0, nameservers=("9.9.9.9",), prefixes=(), images={image: IMAGE}, secrets=known)
-    found = kind.lower(Here.of(workload, workload.spec.part, facts))
+    known_of = facts(node="n1", nameservers=("9.9.9.9",), prefixes=(), images={image: IMAGE}, secrets=known)
+    found = kind.lower(Here.of(workload, workload.spec.part, known_of))
     assert network is None or found.items
     return [*found.items]
 

@@ -9,6 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from known import facts
 from zos.api import names
 from zos.api.meta import Meta, Reason
 from zos.api.nodeworkload import NodeWorkload, Owner
@@ -25,7 +26,8 @@ from zos.plan.items import Disk, DiskBoot, Domain, File
 from zos.plan.outcome import Outcome
 
 GUEST = names.domain("uid-vm")
-FACTS = Facts(node="n", now=1000.0, images={"oci://r/i:1": ImageFact(digest="sha256:1", entrypoint=("/bin/app",))})
+IMAGE = ImageFact(digest="sha256:1", entrypoint=("/bin/app",))
+FACTS = facts(now=1000.0, images={"oci://r/i:1": IMAGE})
 
 
 def machine(**more: object) -> NodeWorkload:
@@ -49,28 +51,28 @@ def test_a_crash_loop_is_one_until_something_is_mended() -> None:
     ends = tuple(1000.0 - number for number in reversed(range(LOOP)))
     looping = DomainFact(running=False, ended="exit", exit_code=1, ended_at=1000.0, crashes=ends)
     same = replace(looping, recipe=guest_of(machine()).recipe)
-    low = lower(here(machine(), replace(FACTS, domains={GUEST: same})))
+    low = lower(here(machine(), facts(FACTS, domains={GUEST: same})))
     assert low.problem is not None
     assert low.problem.reason is Reason.CRASH_LOOP
     assert low.whole
-    assert not guest_of(machine(), replace(FACTS, domains={GUEST: same})).running
-    assert guest_of(machine(), replace(FACTS, domains={GUEST: replace(looping, recipe="another")})).running
-    due = replace(FACTS, now=1100.0, domains={GUEST: same})
+    assert not guest_of(machine(), facts(FACTS, domains={GUEST: same})).running
+    assert guest_of(machine(), facts(FACTS, domains={GUEST: replace(looping, recipe="another")})).running
+    due = facts(FACTS, now=1100.0, domains={GUEST: same})
     assert guest_of(machine(), due).running, "it is tried again"
     again = replace(same, running=True, started_at=1100.0, runs=guest_of(machine(), due))
-    low = lower(here(machine(), replace(due, now=1101.0, domains={GUEST: again})))
+    low = lower(here(machine(), facts(due, now=1101.0, domains={GUEST: again})))
     assert low.problem is not None
     assert low.problem.reason is Reason.CRASH_LOOP
-    assert guest_of(machine(), replace(due, now=1101.0, domains={GUEST: again})).running, "and is left running"
+    assert guest_of(machine(), facts(due, now=1101.0, domains={GUEST: again})).running, "and is left running"
 
 
 @pytest.mark.parametrize(("created", "told"), [("1970-01-01T00:10:00Z", True), ("1970-01-01T00:20:00Z", False), ("", True)])
 def test_a_pull_is_told_to_machines_that_waited_for_it(created: str, told: bool) -> None:
-    image = replace(FACTS.images["oci://r/i:1"], pulled=Pulled(at=900.0, seconds=3.2, size=5 << 20))
+    image = replace(IMAGE, pulled=Pulled(at=900.0, seconds=3.2, size=5 << 20))
     asked = machine()
     asked = asked.model_copy(update={"metadata": asked.metadata.model_copy(update={"creation_timestamp": created})})
-    facts = replace(FACTS, images={"oci://r/i:1": image}, domains={GUEST: DomainFact(running=True, because="a\x1b[31mb")})
-    said = report(here(asked, facts), lower(here(asked, facts)), Outcome()).state
+    known = facts(FACTS, images={"oci://r/i:1": image}, domains={GUEST: DomainFact(running=True, because="a\x1b[31mb")})
+    said = report(here(asked, known), lower(here(asked, known)), Outcome()).state
     assert said is not None
     assert said.image_pull == (ImagePull(seconds=4, size=5 << 20) if told else None)
     assert said.started_because == "a\ufffd[31mb"
@@ -81,8 +83,8 @@ def test_its_mode_is_that_of_what_runs() -> None:
     disk = DiskBoot(root=wanted.boot.root, config=wanted.boot.config, config_digest="d")
     for boot, mode, outdated in ((wanted.boot, "container", False), (disk, "vm", True)):
         runs = replace(wanted, running=True, boot=boot)
-        facts = replace(FACTS, domains={GUEST: DomainFact(running=True, booted=True, image="sha256:1", runs=runs)})
-        said = report(here(machine(), facts), lower(here(machine(), facts)), Outcome())
+        known = facts(FACTS, domains={GUEST: DomainFact(running=True, booted=True, image="sha256:1", runs=runs)})
+        said = report(here(machine(), known), lower(here(machine(), known)), Outcome())
         assert said.state is not None
         assert said.state.mode == mode
         assert [found.message.split(" changed")[0] for found in said.conditions if found.type == "RestartRequired"] == (
@@ -102,7 +104,7 @@ def test_shares_are_a_field_of_their_own() -> None:
 
 
 def test_a_configuration_that_is_too_large_touches_nothing() -> None:
-    runs = replace(FACTS, domains={GUEST: DomainFact(running=True, booted=True, image="sha256:1")})
+    runs = facts(FACTS, domains={GUEST: DomainFact(running=True, booted=True, image="sha256:1")})
     low = lower(here(machine(env={"A": "x" * LIMIT}), runs))
     assert not low.whole
     assert [item.key for item in low.items] == ["image/oci://r/i:1"]
@@ -124,7 +126,7 @@ def test_a_root_that_was_written_to_is_never_made_empty() -> None:
         (DomainFact(running=True, started_at=900.0), True),
         (DomainFact(running=False, started_at=900.0, ended="stopped"), True),
     ):
-        assert root(replace(FACTS, domains={GUEST: fact})).must_exist == written
+        assert root(facts(FACTS, domains={GUEST: fact})).must_exist == written
 
 
 @pytest.mark.parametrize("character", ["x", " ", "é", "\n"])
@@ -150,13 +152,9 @@ def test_a_disk_inside_another_is_mounted_after_it() -> None:
     assert mounted("/b/long/one", "/a", "/bb", "/b") == ["/b", "/b/long/one", "/a", "/bb"]
 
 
-LINKED = replace(
+LINKED = facts(
     FACTS,
-    images={
-        "oci://r/i:1": replace(
-            FACTS.images["oci://r/i:1"], links={"/var/run": "/run", "/loop": "loop", "/app": "usr/bin", "/up": ".."}
-        )
-    },
+    images={"oci://r/i:1": replace(IMAGE, links={"/var/run": "/run", "/loop": "loop", "/app": "usr/bin", "/up": ".."})},
 )
 
 
@@ -201,7 +199,7 @@ def test_anything_that_it_is_started_with_otherwise_is_another_chance_and_nothin
     """Of a guest in a crash loop."""
     ends = tuple(1000.0 - number for number in reversed(range(LOOP)))
     looping = DomainFact(running=False, ended="exit", exit_code=1, ended_at=1000.0, crashes=ends)
-    tried = replace(FACTS, domains={GUEST: replace(looping, recipe=guest_of(machine()).recipe)})
+    tried = facts(FACTS, domains={GUEST: replace(looping, recipe=guest_of(machine()).recipe)})
     part = machine().part(MachineOnNode)
     assert part is not None
     for change in ({"cpu": 2}, {"memory": 2**29}, {"env": {"A": "b"}}, {"entrypoint": ("/bin/other",)}):
@@ -210,7 +208,7 @@ def test_anything_that_it_is_started_with_otherwise_is_another_chance_and_nothin
         )
         assert guest_of(other, tried).running, change
     assert not guest_of(machine(), tried).running
-    unknown = replace(FACTS, domains={GUEST: replace(looping, recipe="")})  # what it was tried with last is not known
+    unknown = facts(FACTS, domains={GUEST: replace(looping, recipe="")})  # what it was tried with last is not known
     assert not guest_of(machine(), unknown).running
 
 

@@ -10,6 +10,7 @@ from collections.abc import Callable, Mapping, Sequence
 from datetime import UTC, datetime
 from typing import Any
 
+from zos.agent import knowledge
 from zos.agent.cluster import Cluster
 from zos.agent.converge import Converger, Pass, as_told
 from zos.agent.metrics import Metrics
@@ -25,7 +26,7 @@ from zos.api.core import Lease
 from zos.api.gridnode import GridNode, NodeFeatures, QuarantineOrder
 from zos.api.meta import Key, Reason
 from zos.api.nodeworkload import NodeWorkload
-from zos.drivers import DiskSource, DomainSource, Driver, ImageSource, PeerSource, PrefixSource, WayOutSource
+from zos.drivers import Driver
 from zos.drivers.keyring import Keyring
 from zos.kinds.kind import Kinds, Report
 from zos.kinds.registry import KINDS
@@ -34,7 +35,7 @@ from zos.kube.client import ApiError, Client, Raw, Unavailable
 from zos.kube.informer import Informer
 from zos.kube.watches import Watched
 from zos.plan.diff import Op
-from zos.plan.facts import Facts, Family, ImageFact
+from zos.plan.facts import Facts, LostKeyFact
 from zos.world.resolution import waiting
 
 log = logging.getLogger("zos.agent")
@@ -68,12 +69,6 @@ class Agent:
         *,
         kinds: Kinds = KINDS,
         keyring: Keyring,
-        images: ImageSource | None = None,
-        domains: DomainSource | None = None,
-        disks: DiskSource | None = None,
-        prefixes: PrefixSource | None = None,
-        way_out: WayOutSource | None = None,
-        peers: PeerSource | None = None,
         features: Callable[[], NodeFeatures] = NodeFeatures,
         metrics: Metrics | None = None,
         wall: Callable[[], float] = time.time,
@@ -82,12 +77,6 @@ class Agent:
         self._wall = wall
         self._client = client
         self._keyring = keyring
-        self._images = images
-        self._domains = domains
-        self._disks = disks
-        self._prefixes = prefixes
-        self._way_out = way_out
-        self._peers = peers
         self.metrics = metrics or Metrics()
         self.namespace = names.node_namespace(settings.node)
         self._workloads = Workloads(kinds.workload)
@@ -123,6 +112,7 @@ class Agent:
         self._node = NodeStatus(client, settings, keyring, features, time.monotonic, self._due.set)
         self.metrics.refused.set_function(lambda: self._statuses.refused + self._node.refused)
         self._drivers = frozenset(type(driver).__name__ for driver in drivers)
+        self._knowing = tuple(drivers)
         self._converger = Converger(
             drivers, kinds.on_node, self._facts, changed=self._due.set, slow_done=self._slow_done,
             clock=time.monotonic, wall=wall,
@@ -274,33 +264,19 @@ class Agent:
     # -- facts ---------------------------------------------------------------------------------------------------------
 
     def _facts(self, workloads: Mapping[str, NodeWorkload]) -> Facts:
-        images = self._images.facts() if self._images is not None else {}
         return Facts(
             node=self._settings.node,
             now=self._wall(),
             nameservers=self._node.nameservers,
-            prefixes=self._prefixes.prefixes() if self._prefixes is not None else (),
-            shut=self._way_out.shut() if self._way_out is not None else {},
-            silent=self._peers.silent() if self._peers is not None else {},
             egress_deny=self._settings.egress_deny,
-            images={ref: fact for ref, fact in images.items() if isinstance(fact, ImageFact)},
-            image_problems={ref: fact for ref, fact in images.items() if isinstance(fact, str)},
-            domains=self._domains.facts() if self._domains is not None else {},
             secrets=self._unsealed(workloads),
-            lost_keys=self._lost_keys(workloads),
-            unused_disks=self._disks.unused() if self._disks is not None else frozenset(),
-            unknown=self._unknown(),
+            known={**knowledge.known(self._knowing), LostKeyFact: self._lost_keys(workloads)},
+            unknown=knowledge.unseen(self._converger.blind()),
         )
 
-    def _unknown(self) -> dict[Family, str]:
-        """Of what nobody could look, and why."""
-        sources: tuple[tuple[Family, object], ...] = (("image", self._images), ("domain", self._domains))
-        blind = {id(driver): why for driver, why in self._converger.blind().items()}
-        return {family: blind[id(source)] for family, source in sources if id(source) in blind}
-
-    def _lost_keys(self, workloads: Mapping[str, NodeWorkload]) -> frozenset[str]:
+    def _lost_keys(self, workloads: Mapping[str, NodeWorkload]) -> dict[str, LostKeyFact]:
         parts = (workload.spec.part for workload in workloads.values())
-        return frozenset(key for part in parts if part is not None for key in part.keys if self._keyring.lacks(key))
+        return {key: LostKeyFact() for part in parts if part is not None for key in part.keys if self._keyring.lacks(key)}
 
     def _unsealed(self, workloads: Mapping[str, NodeWorkload]) -> dict[tuple[str, str], str]:
         opened: dict[tuple[str, str, str], str] = {}

@@ -54,12 +54,6 @@ async def _run(settings: Settings, kinds: Kinds) -> None:
         equipment.drivers,
         kinds=kinds,
         keyring=keyring,
-        images=equipment.images,
-        domains=equipment.domains,
-        disks=equipment.disks,
-        prefixes=equipment.prefixes,
-        way_out=equipment.way_out,
-        peers=equipment.peers,
         features=equipment.features,
         metrics=metrics,
     )

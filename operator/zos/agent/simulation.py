@@ -6,12 +6,24 @@ import asyncio
 import hashlib
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import ClassVar, NamedTuple
+from typing import ClassVar
 
 from zos.drivers import DriverError
 from zos.drivers.keeping import as_asked, here_already, missing, nothing_to_adopt, refuse_to_shrink, used_meanwhile
 from zos.plan.diff import Observed, Op
-from zos.plan.facts import DomainFact, ImageFact
+from zos.plan.facts import (
+    ConnectedFact,
+    DomainFact,
+    Fact,
+    ImageFact,
+    ImageProblem,
+    Known,
+    ServiceFact,
+    ShutFact,
+    SilentFact,
+    UnusedDiskFact,
+    VolumeFact,
+)
 from zos.plan.items import (
     Bridge,
     Disk,
@@ -36,10 +48,13 @@ from zos.plan.items import (
 class Node:
     """What exists on a simulated node, and how it behaves. ``faults``: key → the error that operating on it gives. ``blind``:
     item class → the error that looking gives to the driver that serves it. ``delay``: seconds an operation of a slow driver
-    takes. ``starts``: how often each guest was started. ``unused``: names of disks and volumes in which nothing ever was. It
-    outlives the agents that run on it."""
+    takes. ``starts``: how often each guest was started. ``unused``: names of disks and volumes in which nothing ever was.
+    ``prefixes``, ``shut`` and ``silent`` are what is seen of its networks. It outlives the agents that run on it."""
 
     things: dict[str, Item] = field(default_factory=dict)
+    prefixes: tuple[str, ...] = ()
+    shut: dict[str, str] = field(default_factory=dict)
+    silent: dict[str, frozenset[str]] = field(default_factory=dict)
     faults: dict[str, str] = field(default_factory=dict)
     blind: dict[type[Item], str] = field(default_factory=dict)
     delay: float = 0.0
@@ -131,8 +146,32 @@ class Quick(_DictDriver):
         Firewall,
         WireGuard,
         File,
-        Service,
     )
+
+
+class Services(_DictDriver):
+    """They are ready as soon as they are there."""
+
+    ITEMS: ClassVar[tuple[type[Item], ...]] = (Service,)
+    FACTS: ClassVar[tuple[type[Fact], ...]] = (ServiceFact,)
+
+    def facts(self) -> Known:
+        things = self.node.things.values()
+        return {ServiceFact: {item.name: ServiceFact(up=True, ready=True) for item in things if isinstance(item, Service)}}
+
+
+class Surroundings(_DictDriver):
+    """What is seen of the node's networks."""
+
+    FACTS: ClassVar[tuple[type[Fact], ...]] = (ConnectedFact, ShutFact, SilentFact)
+
+    def facts(self) -> Known:
+        node = self.node
+        return {
+            ConnectedFact: {"": ConnectedFact(node.prefixes)},
+            ShutFact: {name: ShutFact(by) for name, by in node.shut.items()},
+            SilentFact: {name: SilentFact(peers) for name, peers in node.silent.items()},
+        }
 
 
 class Images(_DictDriver):
@@ -140,35 +179,38 @@ class Images(_DictDriver):
 
     ITEMS: ClassVar[tuple[type[Item], ...]] = (Image,)
     SLOW = True
+    FACTS: ClassVar[tuple[type[Fact], ...]] = (ImageFact, ImageProblem)
 
     def __init__(self, node: Node) -> None:
         super().__init__(node)
-        self._facts: dict[str, ImageFact | str] = {}
+        self._facts: dict[str, ImageFact] = {}
+        self._problems: dict[str, ImageProblem] = {}
 
     async def observe(self, wanted: Sequence[Item]) -> Mapping[str, Observed]:
         seen = await super().observe(wanted)
         refs = [item.ref for item in wanted if isinstance(item, Image)]
-        self._facts = {ref: self._facts[ref] for ref in refs if isinstance(self._facts.get(ref), str)}
-        for ref in refs:
-            if f"image/{ref}" in seen:
-                self._facts[ref] = ImageFact(digest=digest_of(ref), entrypoint=("/bin/init",))
+        self._facts = {
+            ref: ImageFact(digest=digest_of(ref), entrypoint=("/bin/init",)) for ref in refs if f"image/{ref}" in seen
+        }
+        self._problems = {ref: self._problems[ref] for ref in refs if ref in self._problems and ref not in self._facts}
         return seen
 
     async def apply(self, op: Op) -> None:
         try:
             await super().apply(op)
         except DriverError as error:
-            self._facts[op.key.removeprefix("image/")] = str(error)
+            self._problems[op.key.removeprefix("image/")] = ImageProblem(str(error))
             raise
 
-    def facts(self) -> Mapping[str, ImageFact | str]:
-        return self._facts
+    def facts(self) -> Known:
+        return {ImageFact: self._facts, ImageProblem: self._problems}
 
 
 class Disks(_DictDriver):
     """Disks and volumes: what holds data."""
 
     ITEMS: ClassVar[tuple[type[Item], ...]] = (Disk, Volume)
+    FACTS: ClassVar[tuple[type[Fact], ...]] = (UnusedDiskFact, VolumeFact)
 
     def _see(self, key: str, item: Item, wanted: Sequence[Item]) -> Observed:
         assert isinstance(item, Disk | Volume)
@@ -177,8 +219,12 @@ class Disks(_DictDriver):
         unused = item.name in self.node.unused
         return Observed(key, shown, item.owner, holds_data=True, origin=item.origin or item.origin_of(item.name), unused=unused)
 
-    def unused(self) -> frozenset[str]:
-        return frozenset(name for name in self.node.unused if f"disk/{name}" in self.node.things)
+    def facts(self) -> Known:
+        things = self.node.things
+        return {
+            UnusedDiskFact: {name: UnusedDiskFact() for name in self.node.unused if f"disk/{name}" in things},
+            VolumeFact: {item.name: VolumeFact(size=item.size, used=0) for item in things.values() if isinstance(item, Volume)},
+        }
 
     def _do(self, op: Op) -> None:
         family, _, name = op.key.partition("/")
@@ -216,6 +262,7 @@ class Domains(_DictDriver):
 
     ITEMS: ClassVar[tuple[type[Item], ...]] = (Domain,)
     SLOW = True
+    FACTS: ClassVar[tuple[type[Fact], ...]] = (DomainFact,)
 
     def __init__(self, node: Node) -> None:
         super().__init__(node)
@@ -225,8 +272,8 @@ class Domains(_DictDriver):
         self._facts = {}
         return await super().observe(wanted)
 
-    def facts(self) -> Mapping[str, DomainFact]:
-        return self._facts
+    def facts(self) -> Known:
+        return {DomainFact: self._facts}
 
     def _see(self, key: str, item: Item, wanted: Sequence[Item]) -> Observed:
         assert isinstance(item, Domain)
@@ -264,12 +311,5 @@ class Domains(_DictDriver):
         super()._do(op)
 
 
-class Drivers(NamedTuple):
-    quick: Quick
-    images: Images
-    domains: Domains
-    disks: Disks
-
-
-def drivers(node: Node) -> Drivers:
-    return Drivers(Quick(node), Images(node), Domains(node), Disks(node))
+def drivers(node: Node) -> tuple[_DictDriver, ...]:
+    return (Quick(node), Services(node), Surroundings(node), Images(node), Domains(node), Disks(node))

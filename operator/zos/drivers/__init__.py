@@ -9,7 +9,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import ClassVar, Protocol, runtime_checkable
 
 from zos.plan.diff import Observed, Op
-from zos.plan.facts import DomainFact, ImageFact
+from zos.plan.facts import Fact, Known
 from zos.plan.items import Item
 
 
@@ -57,36 +57,11 @@ class Remembering(Protocol):
         """It looks again although it was told of nothing: everywhere where there is little, else at another part each time."""
 
 
-class ImageSource(Protocol):
-    def facts(self) -> Mapping[str, ImageFact | str]:
-        """By ref: what is known of an unpacked image, or why the image can't be used. From memory, as of the last
-        ``observe`` or ``apply``."""
+@runtime_checkable
+class Knowing(Protocol):
+    """A driver that facts come from. ``FACTS`` are their types."""
 
+    FACTS: ClassVar[tuple[type[Fact], ...]]
 
-class PrefixSource(Protocol):
-    def prefixes(self) -> tuple[str, ...] | None:
-        """The networks that the node is connected to, in CIDR form. From memory, as of the last ``observe`` that succeeded;
-        None: there was none yet."""
-
-
-class WayOutSource(Protocol):
-    def shut(self) -> Mapping[str, str]:
-        """By router, and by the guard of a public interface: what in the node's firewall stops the guests. From memory;
-        ``dirty`` is called whenever it changes."""
-
-
-class PeerSource(Protocol):
-    def silent(self) -> Mapping[str, frozenset[str]]:
-        """By WireGuard interface: the public keys of peers that were called and have never answered. From memory, as of the
-        last ``observe``."""
-
-
-class DiskSource(Protocol):
-    def unused(self) -> frozenset[str]:
-        """Names of the disks that no guest ever had. From memory, as of the last ``observe``; ``dirty`` is called whenever one
-        is used."""
-
-
-class DomainSource(Protocol):
-    def facts(self) -> Mapping[str, DomainFact]:
-        """By domain name. From memory, as of the last ``observe``; ``dirty`` is called whenever they change."""
+    def facts(self) -> Known:
+        """From memory, as of the last ``observe`` or ``apply``; ``dirty`` is called whenever they change."""

@@ -37,6 +37,7 @@ from zos.drivers.process import run
 from zos.drivers.reservation import amount, reserve
 from zos.drivers.thread import in_thread
 from zos.plan.diff import Observed, Op
+from zos.plan.facts import Fact, Known, UnusedDiskFact
 from zos.plan.items import Disk, Item
 
 #: Tells a running guest of a disk's new size (bytes), and by that sets the file's size; False: no guest runs with it.
@@ -70,6 +71,7 @@ class DiskDriver:
 
     ITEMS: ClassVar[tuple[type[Item], ...]] = (Disk,)
     SLOW: ClassVar[bool] = False
+    FACTS: ClassVar[tuple[type[Fact], ...]] = (UnusedDiskFact,)
 
     def __init__(self, directory: Path, resize: Resize | None = None, in_use: InUse | None = None) -> None:
         """``directory`` is the disks' own and is made. Disks half made by an agent that died are cleared."""
@@ -86,8 +88,8 @@ class DiskDriver:
     def path(self, name: str) -> Path:
         return self._directory / f"{name}.raw"
 
-    def unused(self) -> frozenset[str]:
-        return self._unused
+    def facts(self) -> Known:
+        return {UnusedDiskFact: dict.fromkeys(self._unused, UnusedDiskFact())}
 
     async def observe(self, wanted: Sequence[Item]) -> Mapping[str, Observed]:
         seen = await asyncio.to_thread(self._observe, {item.name: item for item in wanted if isinstance(item, Disk)})

@@ -27,7 +27,7 @@ from zos.drivers.inotify import MODIFY, Inotify
 from zos.drivers.mounts import Remounts
 from zos.drivers.virtiofsd import Watched, Watcher, launcher
 from zos.plan.diff import Observed, Op
-from zos.plan.facts import DomainFact
+from zos.plan.facts import DomainFact, Fact, Known
 from zos.plan.items import Domain, Item
 
 #: Seconds for a guest to end when asked to; and between two presses of its power button, which a booting guest overlooks.
@@ -51,6 +51,7 @@ class DomainDriver:
 
     ITEMS: ClassVar[tuple[type[Item], ...]] = (Domain,)
     SLOW: ClassVar[bool] = True
+    FACTS: ClassVar[tuple[type[Fact], ...]] = (DomainFact,)
 
     def __init__(
         self,
@@ -97,8 +98,8 @@ class DomainDriver:
         """Digests that guests stand on or will be started from, as of the last look; None: there was none yet."""
         return self._images
 
-    def facts(self) -> Mapping[str, DomainFact]:
-        return self._facts
+    def facts(self) -> Known:
+        return {DomainFact: self._facts}
 
     def progress(self, key: str) -> str:
         return self._progress.get(key, "")

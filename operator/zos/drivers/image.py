@@ -37,7 +37,7 @@ from zos.drivers.sources import Pull, Sources
 from zos.drivers.thread import in_thread
 from zos.files import Durability, clear, write
 from zos.plan.diff import Observed, Op
-from zos.plan.facts import ImageFact, Pulled
+from zos.plan.facts import Fact, ImageFact, ImageProblem, Known, Pulled
 from zos.plan.items import Image, Item
 
 #: Seconds for which an image is kept that nobody wants, and the share of the file system that must be free for that.
@@ -66,6 +66,10 @@ class ImageDriver:
 
     ITEMS: ClassVar[tuple[type[Item], ...]] = (Image,)
     SLOW: ClassVar[bool] = True
+    FACTS: ClassVar[tuple[type[Fact], ...]] = (
+        ImageFact,
+        ImageProblem,
+    )
     #: Seconds; an image that is published later should be found soon.
     LAST_RETRY: ClassVar[float] = 30.0
 
@@ -82,7 +86,7 @@ class ImageDriver:
         self._fence = Fence(self._sources.networks)
         self._in_use = in_use
         self._keep = keep
-        self._facts: dict[str, ImageFact | str] = {}
+        self._facts: dict[str, ImageFact | ImageProblem] = {}
         self._progress: dict[str, str] = {}
         self._locks: WeakValueDictionary[str, asyncio.Lock] = WeakValueDictionary()
         self._refused: dict[str, tuple[float, str]] = {}
@@ -96,8 +100,9 @@ class ImageDriver:
         for half in (*directory.glob(".new-*"), *directory.glob(".gone-*")):
             shutil.rmtree(half, ignore_errors=True)
 
-    def facts(self) -> Mapping[str, ImageFact | str]:
-        return self._facts
+    def facts(self) -> Known:
+        facts = self._facts.items()
+        return {of: {ref: fact for ref, fact in facts if isinstance(fact, of)} for of in (ImageFact, ImageProblem)}
 
     def progress(self, key: str) -> str:
         return self._progress.get(key, "")
@@ -129,7 +134,8 @@ class ImageDriver:
 
     def _failed(self, ref: str, why: str) -> DriverError:
         said = f"image {ref}: {why}"[:_LONGEST]
-        self._facts[ref] = text = "".join(letter if letter.isprintable() else "\ufffd" for letter in said)
+        text = "".join(letter if letter.isprintable() else "\ufffd" for letter in said)
+        self._facts[ref] = ImageProblem(text)
         return DriverError(text)
 
     def _observe(self, wanted: set[str]) -> dict[str, Observed]:

@@ -10,6 +10,7 @@ from zos.drivers import netns, news
 from zos.drivers.devices import Link
 from zos.drivers.news import News, Watch
 from zos.plan.diff import Observed, Op
+from zos.plan.facts import ConnectedFact, Fact, Known
 from zos.plan.items import Item
 
 _AF_INET = 2
@@ -24,6 +25,7 @@ class PrefixDriver:
 
     ITEMS: ClassVar[tuple[type[Item], ...]] = ()
     SLOW: ClassVar[bool] = False
+    FACTS: ClassVar[tuple[type[Fact], ...]] = (ConnectedFact,)
 
     def __init__(self) -> None:
         self._watch: Watch | None = None
@@ -31,10 +33,10 @@ class PrefixDriver:
         self._carrying: frozenset[int] = frozenset()  # interfaces of others that a network is known by
         self._known: tuple[str, ...] | None = None
 
-    def prefixes(self) -> tuple[str, ...] | None:
+    def facts(self) -> Known:
         """IPv4 networks but loopback, sorted, none inside another, the node's own addresses within; as of the last look that
         succeeded. None: there was none yet."""
-        return self._known
+        return {ConnectedFact: {"": ConnectedFact(self._known)}} if self._known is not None else {}
 
     async def observe(self, wanted: Sequence[Item]) -> Mapping[str, Observed]:
         async with netns.netlink("") as sock:

@@ -20,7 +20,7 @@ from zos.drivers.servicedir import Kept
 from zos.drivers.servicelog import last_lines
 from zos.drivers.supervisor import MARK, ScanDirectory, Status, status, write
 from zos.plan.diff import Observed, Op
-from zos.plan.facts import ServiceEnd, ServiceFact
+from zos.plan.facts import Fact, Known, ServiceEnd, ServiceFact
 from zos.plan.items import Item, MetricsEndpoint, Service
 
 PREFIX = "zos-svc-"
@@ -56,6 +56,7 @@ class ServiceDriver:
 
     ITEMS: ClassVar[tuple[type[Item], ...]] = (Service,)
     SLOW: ClassVar[bool] = False
+    FACTS: ClassVar[tuple[type[Fact], ...]] = (ServiceFact,)
 
     def __init__(self, scan: Path, logs: Path, accounts: Accounts, clock: Callable[[], float] = time.time) -> None:
         self._scan: ScanDirectory[_Seen | None] = ScanDirectory(scan, logs, PREFIX, self._look, ("files",), self._leave_nothing)
@@ -84,7 +85,7 @@ class ServiceDriver:
                 observed[key] = Observed(key, _wrong(kept.item), kept.item.owner) if kept is not None else Observed(key, None)
         return observed
 
-    def facts(self) -> Mapping[type, Mapping[str, object]]:
+    def facts(self) -> Known:
         """By type and name. From memory, as of the last ``observe``; ``dirty`` is called whenever they change."""
         return {ServiceFact: {name: seen.fact for name, seen in self._seen.items() if seen is not None}}
 

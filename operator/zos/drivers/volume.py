@@ -22,7 +22,7 @@ from zos.drivers.reservation import amount, reserve
 from zos.drivers.thread import in_thread
 from zos.drivers.volumefiles import Card, Seen, VolumeFiles, clear, size_told
 from zos.plan.diff import Observed, Op
-from zos.plan.facts import VolumeFact
+from zos.plan.facts import Fact, Known, VolumeFact
 from zos.plan.items import Item, Volume
 
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]{0,127}")
@@ -36,6 +36,7 @@ class VolumeDriver:
 
     ITEMS: ClassVar[tuple[type[Item], ...]] = (Volume,)
     SLOW: ClassVar[bool] = False
+    FACTS: ClassVar[tuple[type[Fact], ...]] = (VolumeFact,)
     LAST_RETRY = 15.0
 
     def __init__(self, state: Path, uid_of: Callable[[str], int]) -> None:
@@ -50,7 +51,7 @@ class VolumeDriver:
         """The directory of a volume."""
         return self._at.data(name)
 
-    def facts(self) -> Mapping[type, Mapping[str, object]]:
+    def facts(self) -> Known:
         return {VolumeFact: self._facts}
 
     def accounts(self) -> Iterable[tuple[str, int]]:

@@ -17,6 +17,7 @@ from zos.drivers.means import short_of_means
 from zos.drivers.news import Watch
 from zos.drivers.process import ProcessError, run
 from zos.plan.diff import Observed, Op
+from zos.plan.facts import Fact, Known, ShutFact
 from zos.plan.items import Item
 from zos.plan.wayout import BRIDGED, PASSED, PORT, SENT, TARGET, TTL
 
@@ -41,6 +42,7 @@ class WayOutDriver:
 
     ITEMS: ClassVar[tuple[type[Item], ...]] = ()
     SLOW: ClassVar[bool] = False
+    FACTS: ClassVar[tuple[type[Fact], ...]] = (ShutFact,)
 
     def __init__(self) -> None:
         self._shut: Mapping[str, str] = {}  # by router
@@ -52,9 +54,11 @@ class WayOutDriver:
         self._watches: list[Watch] = []
         self._task: asyncio.Task[None] | None = None
 
-    def shut(self) -> Mapping[str, str]:
-        """By router, and by the guard of a public interface: what stops the guests' packets. From memory; those whose packets
-        get through are not in it, nor those that could not be tried."""
+    def facts(self) -> Known:
+        """Those whose packets get through are not in it, nor those that could not be tried."""
+        return {ShutFact: {name: ShutFact(by) for name, by in self._stopping().items()}}
+
+    def _stopping(self) -> dict[str, str]:
         return {**self._shut, **self._public.shut}
 
     async def observe(self, wanted: Sequence[Item]) -> Mapping[str, Observed]:
@@ -121,13 +125,13 @@ class WayOutDriver:
             await self._due.wait()
             await asyncio.sleep(_PAUSE)
             self._due.clear()
-            known, changed, self._changed = self.shut(), self._changed, False
+            known, changed, self._changed = self._stopping(), self._changed, False
             try:
                 await (self.look() if changed else self._glance())
             except Exception as error:
                 log.warning("nobody can tell whether guests get to the Internet: %s", error)
                 self._changed = True
-            if self.shut() != known:
+            if self._stopping() != known:
                 dirty()
 
     def _told(self) -> None:

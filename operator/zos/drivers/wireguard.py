@@ -34,6 +34,7 @@ from zos.drivers.wgfiles import Card, Files, digest
 from zos.drivers.wgprobe import Kind
 from zos.drivers.wgtext import LAUNCHER, Live, callable_peers, parse_dump, parse_uapi, same_peers
 from zos.plan.diff import Observed, Op
+from zos.plan.facts import Fact, Known, SilentFact
 from zos.plan.items import Item, WireGuard
 
 log = logging.getLogger("zos.wireguard")
@@ -54,6 +55,7 @@ class WireGuardDriver:
 
     ITEMS: ClassVar[tuple[type[Item], ...]] = (WireGuard,)
     SLOW: ClassVar[bool] = False
+    FACTS: ClassVar[tuple[type[Fact], ...]] = (SilentFact,)
     #: Seconds; a port that somebody has may be free soon.
     LAST_RETRY: ClassVar[float] = 30.0
 
@@ -124,9 +126,9 @@ class WireGuardDriver:
                 self._calls.begin(mine, again)
         return Observed(key, right, owner)
 
-    def silent(self) -> Mapping[str, frozenset[str]]:
-        """By interface: the public keys of those who were called and have never answered. From memory."""
-        return self._silent.told()
+    def facts(self) -> Known:
+        """By interface."""
+        return {SilentFact: {name: SilentFact(peers) for name, peers in self._silent.told().items()}}
 
     async def apply(self, op: Op) -> None:
         name = op.key.rpartition("/")[2]

@@ -11,7 +11,7 @@ from zos.kinds.kind import Here, Report
 from zos.kinds.network import egress
 from zos.kinds.network.part import NetworkOnNode, NetworkState
 from zos.plan import wayout
-from zos.plan.facts import Facts
+from zos.plan.facts import Facts, LostKeyFact, ShutFact, SilentFact
 from zos.plan.items import Bridge, Firewall, Item, Netns, Route, Sysctl, Veth, WireGuard, WireGuardPeer
 from zos.plan.lowered import Lowered
 from zos.plan.outcome import Outcome
@@ -90,7 +90,7 @@ def lower(here: Here[NetworkOnNode]) -> Lowered:
 
 def report(here: Here[NetworkOnNode], lowered: Lowered, outcome: Outcome) -> Report[NetworkState]:
     network, facts = here.part, here.facts
-    if network.public_key in facts.lost_keys:
+    if facts.get(LostKeyFact, network.public_key) is not None:
         message = f"the private half of {network.public_key} is not on this node any more: the controller takes another key"
         return Report(waiting(Reason.PROGRESSING, message), NetworkState(lost_key=network.public_key))
     if lowered.problem is not None:
@@ -103,10 +103,10 @@ def report(here: Here[NetworkOnNode], lowered: Lowered, outcome: Outcome) -> Rep
             return Report(waiting(Reason.PROGRESSING, f"{item.key}: {outcome.pending[item.key]}"))
         if item.key in outcome.blocked:
             return Report(waiting(Reason.PROGRESSING, f"{item.key} waits for {outcome.blocked[item.key]}"))
-    shut = facts.shut.get(names.router(here.owner.uid))
-    silent = facts.silent.get(names.wireguard(here.owner.uid), frozenset())
-    state = NetworkState(silent=tuple(sorted(silent)[:_MOST_SILENT])) if silent else None
-    return Report(ready(), state, (_shut(shut),) if shut is not None else ())
+    shut = facts.get(ShutFact, names.router(here.owner.uid))
+    silent = facts.get(SilentFact, names.wireguard(here.owner.uid))
+    state = NetworkState(silent=tuple(sorted(silent.peers)[:_MOST_SILENT])) if silent is not None else None
+    return Report(ready(), state, (_shut(shut.by),) if shut is not None else ())
 
 
 def _shut(by: str) -> Condition:

@@ -17,7 +17,7 @@ from zos.kinds.zmachine import guard
 from zos.kinds.zmachine.lifecycle import course
 from zos.kinds.zmachine.part import ENV, DiskOnNode, MachineOnNode
 from zos.plan import wayout
-from zos.plan.facts import Facts, ImageFact, Unknown
+from zos.plan.facts import DomainFact, Facts, ImageFact, ImageProblem, Unknown
 from zos.plan.guest import LIMIT, GuestConfig, GuestFile, GuestInterface, GuestMount, GuestRoute, GuestShareMount
 from zos.plan.items import (
     Bridge,
@@ -58,10 +58,10 @@ def _as_it_is(image: Image, problem: Problem | None) -> Lowered:
 
 def _with_image(here: Here[MachineOnNode], image: Image) -> Lowered:
     machine, facts, uid, owner = here.part, here.facts, here.owner.uid, here.name
-    fact = facts.image(machine.image)
+    fact = facts.get(ImageFact, machine.image)
     if fact is None:
-        told = facts.image_problems.get(machine.image)
-        return _as_it_is(image, Problem(Reason.IMAGE_INVALID, told) if told else None)
+        told = facts.get(ImageProblem, machine.image)
+        return _as_it_is(image, Problem(Reason.IMAGE_INVALID, told.why) if told is not None else None)
     if fact.has_disk_image:
         return _as_it_is(
             image, Problem(Reason.IMAGE_INVALID, "the image is a virtual machine's (/image.raw): not supported yet")
@@ -81,7 +81,7 @@ def _with_image(here: Here[MachineOnNode], image: Image) -> Lowered:
                 "env, keys and entrypoint together, those of the image too, are too large: make them smaller",
             ),
         )
-    known = facts.domain(names.domain(uid))
+    known = facts.get(DomainFact, names.domain(uid))
     path = f"machines/{uid}/config"
     config = File(owner=owner, path=path, content=text)
     root = Disk(

@@ -13,7 +13,7 @@ from zos.api.nodeworkload import Owner, Run, RunningNic, RunningPublicNic
 from zos.api.zmachine import RunPolicy
 from zos.kinds.kind import Here, Report
 from zos.kinds.zmachine.part import ImagePull, MachineOnNode, MachineState
-from zos.plan.facts import DomainFact, Facts, ImageFact
+from zos.plan.facts import DomainFact, Facts, ImageFact, ImageProblem, ShutFact
 from zos.plan.items import ContainerBoot, Disk, Domain, Firewall, Image
 from zos.plan.lowered import Lowered
 from zos.plan.outcome import Outcome
@@ -24,8 +24,8 @@ from zos.world.resolution import Verdict, ready, waiting
 def report(here: Here[MachineOnNode], lowered: Lowered, outcome: Outcome) -> Report[MachineState]:
     """Raises Unknown where nobody could look at the node's guests."""
     machine, facts = here.part, here.facts
-    fact = facts.domain(names.domain(here.owner.uid))
-    image = facts.images.get(machine.image) if "image" not in facts.unknown else None
+    fact = facts.get(DomainFact, names.domain(here.owner.uid))
+    image = facts.get(ImageFact, machine.image) if ImageFact not in facts.unknown else None
     image = image if image is not None and not image.has_disk_image else None
     verdict = _verdict(machine, lowered, outcome, fact)
     if fact is not None and fact.running and not lowered.whole and not verdict.ready:
@@ -149,11 +149,12 @@ def _word(machine: MachineOnNode, fact: DomainFact) -> str:
 def _image_ready(ref: str, image: ImageFact | None, facts: Facts, lowered: Lowered) -> Condition:
     if image is not None:
         return Condition(type="ImageReady", status="True", reason=Reason.SUCCEEDED, message=image.digest)
-    if "image" in facts.unknown:
-        return Condition(type="ImageReady", status="Unknown", reason=Reason.PROGRESSING, message=facts.unknown["image"])
+    if (unseen := facts.unknown.get(ImageFact)) is not None:
+        return Condition(type="ImageReady", status="Unknown", reason=Reason.PROGRESSING, message=unseen)
     problem = lowered.problem
     told = problem.message if problem is not None and problem.reason is Reason.IMAGE_INVALID else ""
-    if told := told or facts.image_problems.get(ref, ""):
+    known = facts.get(ImageProblem, ref)
+    if told := told or (known.why if known is not None else ""):
         return Condition(type="ImageReady", status="False", reason=Reason.IMAGE_INVALID, message=told)
     return Condition(type="ImageReady", status="False", reason=Reason.IMAGE_PULLING)
 
@@ -180,7 +181,7 @@ def _conditions(owner: Owner, fact: DomainFact | None, facts: Facts, lowered: Lo
     if fact is not None and running and (why := _to_restart(owner, fact, lowered)):
         found.append(Condition(type="RestartRequired", status="True", reason=Reason.RESTART_REQUIRED, message=why))
     guards = [item.name for item in lowered.items if isinstance(item, Firewall)]
-    if shut := "; ".join(facts.shut[name] for name in guards if name in facts.shut):
+    if shut := "; ".join(seen.by for name in guards if (seen := facts.get(ShutFact, name)) is not None):
         found.append(
             Condition(type="PublicAddressBlocked", status="True", reason=Reason.NODE_FIREWALL, message=_way_through(shut))
         )

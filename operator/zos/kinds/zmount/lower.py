@@ -5,6 +5,7 @@ from __future__ import annotations
 from zos.api.meta import Reason
 from zos.kinds.kind import Here, Report
 from zos.kinds.zmount.part import MountOnNode, MountState
+from zos.plan.facts import UnusedDiskFact
 from zos.plan.items import Disk
 from zos.plan.lowered import Lowered
 from zos.plan.outcome import Outcome
@@ -32,4 +33,4 @@ def report(here: Here[MountOnNode], lowered: Lowered, outcome: Outcome) -> Repor
         return Report(waiting(Reason.FAILED, outcome.failed[disk.key]))
     if disk.key in outcome.pending or disk.key in outcome.blocked:
         return Report(waiting(Reason.PROGRESSING, outcome.pending.get(disk.key, "waiting")))
-    return Report(ready(), MountState(size=disk.size, used=disk.name not in here.facts.unused_disks))
+    return Report(ready(), MountState(size=disk.size, used=here.facts.get(UnusedDiskFact, disk.name) is None))
