@@ -19,6 +19,7 @@ from zos.plan.items import (
     File,
     Firewall,
     GuestDisk,
+    GuestNic,
     GuestShare,
     Held,
     Image,
@@ -54,7 +55,8 @@ EACH: tuple[Item, ...] = (
     Volume(name="volume-1", size=1, user="u"),
     File(path="f", content=""),
     Domain(
-        name="d", uuid="u", cpu=1, memory=1, disks=(), nics=(), running=True, shares=(SHARE,),
+        name="d", uuid="u", cpu=1, memory=1, disks=(), running=True, shares=(SHARE,),
+        nics=(GuestNic(tap="t", mac="02:00:00:00:00:01"),),
         boot=ContainerBoot(image="i", root=GuestDisk(disk="root-1", serial="r"), config="f", config_digest=""),
     ),
     Service(name="s", argv=("x",)),
@@ -119,6 +121,54 @@ def test_each_item_has_its_family_and_its_place(item: Item) -> None:
     assert item.key not in {*item.grounds(), *item.occupies(), *item.heirs()}
     # What it can't do without is what it stands on.
     assert set(item.occupies()) <= set(item.grounds())
+
+
+def test_what_an_owner_has_is_removed_from_the_guest_down_to_the_ground() -> None:
+    port = Veth(name="v", peer_netns="r", peer_name="t", mtu=1500, peer_bridge="lan")
+    assert port.rank == Rank.PORT, "before its guard"
+    assert [type(item).__name__ for item in sorted(EACH, key=lambda item: item.rank)] == [
+        "Domain",
+        "Service",
+        "Tap",
+        "Sysctl",
+        "Route",
+        "WireGuard",
+        "Firewall",
+        "Veth",
+        "Segment",
+        "Bridge",
+        "Netns",
+        "File",
+        "Disk",
+        "Volume",
+        "Image",
+    ]
+
+
+def test_what_each_holds_of_its_node() -> None:
+    held = {type(item).__name__: item.held for item in EACH if item.held != Held()}
+    assert held == {
+        "Netns": Held(alive=True),
+        "WireGuard": Held(alive=True, ports=(1,), public_keys=("k",)),
+        "Disk": Held(storage=1),
+        "Volume": Held(storage=1),
+        "Domain": Held(alive=True, cpu=1, memory=1, macs=("02:00:00:00:00:01",)),
+        "Service": Held(alive=True),
+    }
+    (guest,) = (item for item in EACH if isinstance(item, Domain))
+    stopped = replace(guest, running=False)
+    assert (stopped.held, [*stopped.occupies()]) == (Held(), [])
+    (tunnel,) = (item for item in EACH if isinstance(item, WireGuard))
+    assert replace(tunnel, listen_port=0).held.ports == (), "which it has is not known"
+
+
+def test_whose_a_thing_is_by_its_name_alone() -> None:
+    assert Domain.origin_of("u-1") == Owner(kind="ZMachine", namespace="", name="", uid="u-1")
+    assert Disk.origin_of("root-u-1") == Owner(kind="ZMachine", namespace="", name="", uid="u-1")
+    assert Disk.origin_of("mount-u-1") == Owner(kind="ZMount", namespace="", name="", uid="u-1")
+    assert [Disk.origin_of(name) for name in ("mount-", "other-u-1", "mount")] == [None, None, None]
+    assert Disk(name="mount-u-2", size=1, format="ext4", adopt="u-1").adoptee == "disk/mount-u-1"
+    assert Disk(name="mount-u-2", size=1, format="ext4").adoptee == ""
 
 
 def test_what_is_too_broken_to_say_has_the_rank_of_its_family() -> None:

@@ -6,6 +6,7 @@ import base64
 import itertools
 from typing import Any
 
+import pytest
 from nacl.public import PrivateKey
 
 from fixpoint import resolve, settle
@@ -13,7 +14,7 @@ from zos.api.core import Secret
 from zos.api.gridnode import GridNode
 from zos.api.meta import Reason
 from zos.api.network import Network, NetworkStatus
-from zos.kinds.network import judging, ranges, serving
+from zos.kinds.network import judging, ranges, seats, serving
 from zos.kinds.network.problems import Problem, Rank
 from zos.kinds.network.reports import NodeReport
 from zos.kinds.network.topology import Member
@@ -45,6 +46,77 @@ def test_who_asks_for_anothers_sub_range_gets_none_and_the_others_theirs() -> No
     (problem,) = problems
     assert problem.reason is Reason.CONFLICT
     assert problem.message == "sub-range 10.20.2.0/24 asked for node n1 belongs to laptop bob"
+
+
+def test_a_sub_range_is_for_life() -> None:
+    spec = {"ipRange": "10.20.0.0/16", "nodes": [{"name": "n1", "subnet": "10.20.7.0/24"}]}
+    found, problems = ranges.allocate(network(spec, {"nodes": [{"name": "n1", "subnet": "10.20.2.0/24"}]}), ("n1",))
+    assert dict(found.nodes) == {"n1": "10.20.2.0/24"}
+    assert [(problem.rank, problem.reason, problem.message) for problem in problems] == [
+        (
+            Rank.RANGES,
+            Reason.CONFLICT,
+            "node n1 has sub-range 10.20.2.0/24 for the network's life: it can't change to 10.20.7.0/24",
+        )
+    ]
+
+
+MINE, OTHERS, FRESH = (base64.b64encode(bytes([number]) * 32).decode() for number in (1, 2, 3))
+
+
+@pytest.mark.parametrize(
+    ("held", "said", "port", "key"),
+    [
+        (None, NodeReport(), 51821, FRESH),
+        ((51899, MINE), NodeReport(), 51899, MINE),
+        ((51820, OTHERS), NodeReport(), 51820, OTHERS),  # what is held stays, whatever else is
+        (None, NodeReport(listen_port=51899, public_key=MINE), 51899, MINE),  # a GridNode made anew learns of it
+        (None, NodeReport(listen_port=51820, public_key=MINE), 51821, FRESH),
+        (None, NodeReport(listen_port=51899, public_key=OTHERS), 51899, FRESH),
+        ((51899, MINE), NodeReport(lost_key=MINE), 51899, FRESH),
+    ],
+)
+def test_a_network_keeps_its_seat_and_takes_nobody_elses(
+    held: tuple[int, str] | None, said: NodeReport, port: int, key: str
+) -> None:
+    holds: list[dict[str, Any]] = [{"uid": "u-other", "owner": "Network d/other", "listenPort": 51820, "publicKey": OTHERS}]
+    if held is not None:
+        holds.append({"uid": "u-net", "owner": "Network d/net", "listenPort": held[0], "publicKey": held[1]})
+    world = World(KINDS.indexes())
+    status = {"holds": holds, "prekeys": [OTHERS, FRESH], "agentVersion": "0.2"}
+    spec = {"endpoint": {"ipv4": "198.51.100.1"}, "wireguardPorts": {"from": 51820, "to": 51830}}
+    world.put(GridNode.model_validate({"metadata": {"name": "n1", "uid": "u-n1"}, "spec": spec, "status": status}))
+    net = network({"ipRange": "10.20.0.0/16"})
+    found, problems = seats.take(net, ["n1"], {"n1": said}, world.reader(net.key))
+    assert problems == ()
+    assert (found["n1"].port, found["n1"].public_key) == (port, key)
+    assert (found["n1"].notice is not None) == (said.lost_key is not None)
+
+
+def test_a_node_that_is_full_and_one_that_offers_nothing_say_so() -> None:
+    world = World(KINDS.indexes())
+    other = {"uid": "u-other", "owner": "Network d/other", "listenPort": 51820, "publicKey": OTHERS}
+    for name, holds in (("full", [other]), ("mute", [])):
+        spec = {"wireguardPorts": {"from": 51820, "to": 51820}}
+        meta = {"name": name, "uid": f"u-{name}"}
+        world.put(GridNode.model_validate({"metadata": meta, "spec": spec, "status": {"holds": holds, "agentVersion": "0.2"}}))
+    net = network({"ipRange": "10.20.0.0/16"})
+    names = ["full", "mute", "gone"]
+    found, problems = seats.take(net, names, dict.fromkeys(names, NodeReport()), world.reader(net.key))
+    assert not found
+    assert [problem.reason for problem in problems] == [
+        Reason.INSUFFICIENT_CAPACITY,
+        Reason.DEPENDENCY_NOT_READY,
+        Reason.DEPENDENCY_NOT_READY,
+    ]
+
+
+def test_a_node_that_failed_is_more_than_late() -> None:
+    told = {"a": NodeReport(done=True), "b": NodeReport(failed=True, message="no port")}
+    found = judging.nodes({"a": "10.20.2.0/24", "b": "10.20.3.0/24"}, {}, set(), {}, told)
+    verdict = judging.verdict(found, (), {}, told, ())
+    assert (verdict.reason, verdict.message) == (Reason.FAILED, "1 of 2 nodes ready, waiting for b: no port")
+    assert judging.verdict(found[:1], (), {}, told, ()).message == "1 node connected"
 
 
 def test_the_relay_stays_until_it_dies_and_a_hidden_node_says_when_there_is_none() -> None:

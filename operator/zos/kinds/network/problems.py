@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from enum import IntEnum
+from enum import IntEnum, unique
 
 from zos.api.meta import Reason
 
@@ -12,6 +12,7 @@ from zos.api.meta import Reason
 _SHOWN = 3
 
 
+@unique
 class Rank(IntEnum):
     """Which problem is told first, and whose reason is the network's: that from which others may follow."""
 

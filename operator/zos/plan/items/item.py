@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass, field
-from enum import IntEnum
+from enum import IntEnum, unique
 from statistics import median_low
 from typing import ClassVar
 
 
+@unique
 class Rank(IntEnum):
     """In which order an owner's things are removed, the lowest first."""
 
