@@ -10,6 +10,7 @@ import contextlib
 import ctypes
 import errno
 import fcntl
+import mmap
 import os
 import re
 import select
@@ -112,7 +113,7 @@ def mount(image: Path, target: Path, options: str, *, read_only: bool = False) -
     if loop is not None:
         _mount(str(loop.path), target, flags, options)
         return
-    with _opened(image, os.O_RDWR) as fd, _attach(fd) as loop:
+    with _opened(image, os.O_RDWR) as fd, _attach(fd, _DIRECT_IO if _is_direct(image) else 0) as loop:
         with contextlib.suppress(OSError):  # whatever trims file systems gives nothing of it back; or the next look does
             Path("/sys/block", loop.name, "queue/discard_max_bytes").write_text("0")
         _mount(str(loop.path), target, flags, options)
@@ -191,25 +192,34 @@ class MountWatch:
             self._changed()
 
 
+def _is_direct(image: Path) -> bool:
+    """Whether the file can be read past the page cache. Some say that they can (overlayfs), and then every read fails."""
+    try:
+        with _opened(image, os.O_RDONLY | os.O_DIRECT) as fd, mmap.mmap(-1, _BLOCK) as aligned:
+            return os.preadv(fd, [aligned], 0) == _BLOCK
+    except OSError:
+        return False
+
+
 @contextlib.contextmanager
-def _attach(image: int) -> Iterator[Loop]:
+def _attach(image: int, flags: int) -> Iterator[Loop]:
     """A loop device with the file. It goes with the last who has it open or mounted."""
     with _taking:
-        loop, fd = _take(image)
+        loop, fd = _take(image, flags)
     try:
         yield loop
     finally:
         os.close(fd)
 
 
-def _take(image: int) -> tuple[Loop, int]:
+def _take(image: int, flags: int) -> tuple[Loop, int]:
     for _ in range(_TRIES):
         with _control() as control:
             name = f"loop{fcntl.ioctl(control, _CTL_GET_FREE)}"
         loop = Loop(name, Path("/sys/block", name, "dev").read_text().strip())
         fd = os.open(loop.path, os.O_RDWR | os.O_CLOEXEC)
         try:
-            fcntl.ioctl(fd, _CONFIGURE, _CONFIG.pack(image, _BLOCK, _AUTOCLEAR | _DIRECT_IO))
+            fcntl.ioctl(fd, _CONFIGURE, _CONFIG.pack(image, _BLOCK, _AUTOCLEAR | flags))
         except OSError as error:
             os.close(fd)
             if error.errno != errno.EBUSY:  # another process was quicker

@@ -203,10 +203,10 @@ class VolumeDriver:
         refuse_to_shrink(item, size_told(size, taken))
         await in_thread(self._reserve, image, item)
         short = taken is not None and item.size - taken >= ext4.SLACK
-        if item.size != size:
+        if item.size != size or short:  # after a crash the device may have the old size, and the file the new one
             await in_thread(loop.grown)
-        if (item.size != size or short) and not await in_thread(ext4.grow, self._at.place(item.name), item.size) and short:
-            await self._grow_unmounted(item)
+            if not await in_thread(ext4.grow, self._at.place(item.name), item.size) and short:
+                await self._grow_unmounted(item)
 
     async def _mount(self, name: str) -> loopmount.Loop:
         """Mounted in its place, after all that could be mended by itself was."""

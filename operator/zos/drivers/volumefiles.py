@@ -17,6 +17,7 @@ from pathlib import Path
 
 from pydantic import ValidationError
 
+from zos import files
 from zos.api.nodeworkload import Owner
 from zos.drivers import ext4, loopmount
 
@@ -54,6 +55,7 @@ class VolumeFiles:
         directory.mkdir(parents=True, exist_ok=True)
         directory.chmod(0o711)  # users pass through
         self.directory = directory.resolve()
+        files.clear(self.directory)
         for half in self.directory.glob(".new-*"):
             clear(half)
         for erased in self.directory.glob(".erased-*.img"):
@@ -82,25 +84,21 @@ class VolumeFiles:
             return None
 
     def write_card(self, name: str, card: Card) -> None:
-        new = self.directory / f".new-{name}.json"
-        with open(new, "w", encoding="utf-8") as file:
-            origin = {"origin": card.origin.wire()} if card.origin is not None else {}
-            json.dump({"owner": card.owner, "user": card.user, "uid": card.uid, **origin}, file)
-            file.flush()
-            os.fsync(file.fileno())
-        new.rename(self.directory / f"{name}.json")
+        origin = {"origin": card.origin.wire()} if card.origin is not None else {}
+        text = json.dumps({"owner": card.owner, "user": card.user, "uid": card.uid, **origin})
+        files.write(self.directory / f"{name}.json", text, files.Durability.DURABLE)
 
     def named(self, image: Path, name: str) -> None:
         """A complete image, or that of another volume, is that of this one from now on."""
         image.rename(self.image(name))
-        self._sync()
+        files.sync(self.directory)
 
     def erase(self, name: str) -> None:
         """It loses its name first: no crash leaves half of it to be taken for somebody's data."""
         erased = self.directory / f".erased-{name}.img"
         with contextlib.suppress(FileNotFoundError):
             self.image(name).rename(erased)
-        self._sync()
+        files.sync(self.directory)
         self._erased(name, erased)
 
     def _erased(self, name: str, erased: Path) -> None:
@@ -112,7 +110,7 @@ class VolumeFiles:
         with contextlib.suppress(OSError):  # it may be gone, and what somebody has put into it is not ours
             self.place(name).rmdir()
         (self.directory / f"{name}.json").unlink(missing_ok=True)
-        self._sync()
+        files.sync(self.directory)
 
     def look(self, name: str, loops: Mapping[loopmount.File, loopmount.Loop], mount: loopmount.Mount | None) -> Seen | None:
         """None: it is gone since it was listed."""
@@ -146,13 +144,6 @@ class VolumeFiles:
         """Whether anything was ever stored in it: by itself it tells, empty and last changed at the epoch, as it was made."""
         with os.scandir(self.data(name)) as entries:
             return self.data(name).stat().st_mtime_ns != 0 or any(True for _ in entries)
-
-    def _sync(self) -> None:
-        fd = os.open(self.directory, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-        try:
-            os.fsync(fd)
-        finally:
-            os.close(fd)
 
 
 def size_told(image: int, taken: int | None) -> int:
