@@ -304,6 +304,9 @@ class Domains(_DictDriver):
             for disk in op.item.all_disks:
                 if f"disk/{disk.disk}" not in self.node.things:
                     raise DriverError(f"no disk {disk.disk}")
+            for share in op.item.shares:
+                if share.ground not in self.node.things:
+                    raise DriverError(f"no {share.ground}")
             if used := self.node.unused & {disk.disk for disk in op.item.all_disks}:
                 self.node.unused -= used
                 self.node.stir()

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
 
+from zos.files import Durability, write
 from zos.plan.items import GuestShare
 
 #: libvirt 9.0 and QEMU's virtiofsd know no read-only share. So the daemon gets a mount namespace of its own, in which the
@@ -81,10 +82,7 @@ def launcher_of(share: GuestShare, images: Path) -> Path:
 
 def _write(path: Path, text: str) -> None:
     if not path.exists() or path.read_text() != text:
-        new = path.with_name(f".{path.name}.new")
-        new.write_text(text)
-        new.chmod(0o755)
-        new.rename(path)
+        write(path, text, Durability.VOLATILE, 0o755)  # looked at again at every start
 
 
 #: Seconds until the next look for one of which it could not be told whether it runs.
