@@ -31,7 +31,7 @@ class Shares:
         self.given = {
             "/own": GuestShare(tag="own", path="volumes/own", ground="volume/own"),
             "/seen": GuestShare(tag="seen", path="volumes/own", ground="volume/own", read_only=True),
-            "/it": GuestShare(tag="it", path="mounts/it/fs", ground="service/it", mounted=True),
+            "/it": GuestShare(tag="it", path="mounts/it", ground="service/it", inside="fs"),
         }
 
     def put(self, words: str, options: str = "nosuid,nodev,noexec") -> None:
@@ -106,6 +106,7 @@ async def test_the_death_of_any_that_shares_is_a_crash(node: Node, shares: Share
 
 
 async def test_what_is_not_there_is_not_shared(node: Node, shares: Shares) -> None:
+    own_mount = dataclasses.replace(shares.given["/own"], mounted=True)
     domain = node.domain("sleep", "1000", shares=shares.given)
     shares.take()
     with pytest.raises(DriverError, match="service/it: nothing is mounted at"):
@@ -117,6 +118,17 @@ async def test_what_is_not_there_is_not_shared(node: Node, shares: Shares) -> No
     shares.put("here")
     node.libvirt.run("umount", str(shares.mount))  # but not where the daemon is
     with pytest.raises(DriverError, match="libvirt: "):
+        await node.converge(domain, node.root(domain))
+    with pytest.raises(DriverError, match="volume/own: nothing is mounted at"):
+        await node.converge(dataclasses.replace(domain, shares=(own_mount,)), node.root(domain))
+    subprocess.run(["mount", "--bind", shares.own, shares.own], check=True)  # here, and not where the daemon is
+    try:
+        with pytest.raises(DriverError, match="libvirt: "):
+            await node.converge(dataclasses.replace(domain, shares=(own_mount,)), node.root(domain))
+    finally:
+        subprocess.run(["umount", shares.own], check=True)
+    (shares.around / "more").mkdir()
+    with pytest.raises(DriverError, match="there is more in"):
         await node.converge(domain, node.root(domain))
     shares.own.rename(shares.own.with_name("other"))
     with pytest.raises(DriverError, match="volume/own: there is no directory"):

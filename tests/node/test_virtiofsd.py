@@ -19,6 +19,7 @@ from zos.drivers.virtiofsd import Watched, Watcher, launcher, launcher_of, proce
 from zos.plan.items import GuestShare
 
 NAME = "zos-abcdefghij"
+PLAIN = GuestShare(tag="t", path="a/b", ground="volume/b")
 _DAEMON = """
 import socket, sys
 with socket.socket(socket.AF_UNIX) as listener:
@@ -165,14 +166,29 @@ async def test_each_that_shares_with_a_guest_is_watched(pair: Pair) -> None:
 
 def test_each_kind_of_share_has_its_launcher(tmp_path: Path) -> None:
     images = launcher(tmp_path / "libexec")
-    plain = GuestShare(tag="t", path="a/b", ground="volume/b")
-    kinds = [replace(plain, read_only=ro, mounted=mounted) for ro in (False, True) for mounted in (False, True)]
+    kinds = [replace(PLAIN, read_only=ro, mounted=mounted) for ro in (False, True) for mounted in (False, True)]
+    kinds += [replace(PLAIN, read_only=ro, inside="fs") for ro in (False, True)]
     paths = {launcher_of(share, images) for share in kinds}
-    assert len(paths) == 3  # whether a mount is read-only is for who mounts it
+    assert len(paths) == 5  # whether what is inside is read-only is for who mounts it
     assert {path.name for path in images.parent.iterdir()} == {path.name for path in {*paths, images}}
     for path in {*paths, images}:
         subprocess.run(["sh", "-n", path], check=True)
         assert path.stat().st_mode & 0o777 == 0o755
+
+
+@pytest.mark.parametrize("there", ["", "a", "a b"])
+def test_what_is_around_a_mount_is_shared_with_nothing_else_in_it(tmp_path: Path, there: str) -> None:
+    around, path = tmp_path / "around", launcher_of(replace(PLAIN, inside="a"), launcher(tmp_path / "libexec"))
+    around.mkdir()
+    for name in there.split():
+        (around / name).mkdir()
+    subprocess.run(["mount", "--bind", around, around], check=True)  # which is a mount, but not the one
+    try:
+        done = subprocess.run(["timeout", "10", path, "-o", f"source={around},x"], capture_output=True, text=True)
+        assert done.returncode in (1, 2)
+        assert "nothing is mounted there" in done.stderr or "inside: parameter" in done.stderr
+    finally:
+        subprocess.run(["umount", around], check=True)
 
 
 def test_sockets_of_others_are_not_taken_for_it(pair: Pair) -> None:

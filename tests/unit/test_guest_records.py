@@ -121,7 +121,7 @@ OWN = GuestShare(tag="own", path="volumes/own", ground="volume/own")
 SHARED = (
     OWN,
     replace(OWN, tag="seen", read_only=True),
-    GuestShare(tag="it", path="mounts/it/fs", ground="service/it", mounted=True),
+    GuestShare(tag="it", path="mounts/it", ground="service/it", inside="fs"),
 )
 
 
@@ -132,9 +132,9 @@ def test_what_a_guest_is_given_moves_nothing_else() -> None:
     assert devices is not None
     image, *shares = devices.findall("filesystem")
     assert [(path(one, "binary", "path"), path(one, "source", "dir"), path(one, "target", "dir")) for one in shares] == [
-        ("/s/virtiofsd-rw", "/s/volumes/own", "own"),
-        ("/s/virtiofsd-ro", "/s/volumes/own", "seen"),
-        ("/s/virtiofsd-mount", "/s/mounts/it", "it"),
+        ("/s/virtiofsd-directory-rw", "/s/volumes/own", "own"),
+        ("/s/virtiofsd-directory-ro", "/s/volumes/own", "seen"),
+        ("/s/virtiofsd-around", "/s/mounts/it", "it"),
     ]
     assert {(path(one, "binary", "xattr"), one.find("binary/cache")) for one in shares} == {(None, None)}
     places = [(address.get("slot"), address.get("function")) for address in root.iter("address")]

@@ -39,7 +39,7 @@ from zos.plan.items import (
 from zos.plan.order import schedule
 from zos.plan.ownership import quarantine, spared
 
-SHARE = GuestShare(tag="t", path="mounts/s/fs", ground="service/s", mounted=True)
+SHARE = GuestShare(tag="t", path="mounts/s", ground="service/s", inside="fs")
 EACH: tuple[Item, ...] = (
     Netns(name="r"),
     Sysctl(netns="r", path="net/ipv4/ip_forward", value="1"),
@@ -222,10 +222,10 @@ def test_what_is_shared_with_a_guest_outlives_it() -> None:
     assert schedule([update, *removals(service)], {guest.key: given}, seen(guest, service)).after[service.key] == {guest.key}
 
 
-def test_what_is_shared_of_a_mount_is_what_is_around_it() -> None:
-    assert (SHARE.shared, SHARE.inside) == ("mounts/s", "fs")
-    plain = replace(SHARE, mounted=False)
-    assert (plain.shared, plain.inside) == ("mounts/s/fs", "")
+def test_where_something_must_be_mounted() -> None:
+    assert SHARE.mount == "mounts/s/fs"
+    assert replace(SHARE, inside="").mount == ""
+    assert replace(SHARE, inside="", mounted=True).mount == "mounts/s"
 
 
 def test_what_it_holds_is_counted_in_quarantine() -> None:

@@ -197,7 +197,7 @@ def _devices(devices: Element, item: Domain, places: Places) -> None:
         SubElement(interface, "rom", enabled="no")
         interface.append(next(addresses))
     for share in item.shares:
-        _filesystem(devices, places.state / share.shared, share.tag, launcher_of(share, places.virtiofsd), next(addresses))
+        _filesystem(devices, places.state / share.path, share.tag, launcher_of(share, places.virtiofsd), next(addresses))
     console = SubElement(devices, "serial", type="pty")
     SubElement(console, "log", file=str(places.machine / "console.log"), append="on")
     SubElement(console, "target", type="isa-serial", port="0")

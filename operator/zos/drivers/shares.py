@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 from zos.drivers import DriverError
 from zos.drivers.mounts import mounts_at
 from zos.plan.items import ContainerBoot, Domain, GuestShare
 
-#: Without them something that a guest has made could count on the node (ADR 0018).
+#: The daemon's own view of a directory has them, but what is mounted inside comes as it is (ADR 0018).
 _HARMLESS = frozenset({"nosuid", "nodev", "noexec"})
 
 
@@ -16,14 +17,20 @@ def check(state: Path, share: GuestShare) -> None:
     """Raises DriverError where there is nothing to share, or nothing that may be. The daemon's launcher finds out as well, and
     later; but says it where nobody reads it."""
     path = state / share.path
-    if share.mounted:  # first: who stands behind a mount may not answer
-        mount = mounts_at([path]).get(path)
+    if share.mount:  # first: who stands behind a mount may not answer
+        place = state / share.mount
+        mount = mounts_at([place]).get(place)
         if mount is None:
-            raise DriverError(f"{share.ground}: nothing is mounted at {path}, which is to be shared with the guest")
-        if missing := _HARMLESS.union({"ro"} if share.read_only else ()) - mount.options:
-            raise DriverError(f"{share.ground}: {path} is mounted without {', '.join(sorted(missing))}: not for a guest")
+            raise DriverError(f"{share.ground}: nothing is mounted at {place}, which is to be shared with the guest")
+        needed = _HARMLESS.union({"ro"} if share.read_only else ()) if share.inside else frozenset()
+        if missing := needed - mount.options:
+            raise DriverError(f"{share.ground}: {place} is mounted without {', '.join(sorted(missing))}: not for a guest")
     if not path.is_dir():
         raise DriverError(f"{share.ground}: there is no directory {path} to share with the guest")
+    if share.inside and os.listdir(path) != [share.inside]:
+        raise DriverError(
+            f"{share.ground}: there is more in {path} than {share.inside}, and all would be shared with the guest"
+        )
 
 
 def count(item: Domain) -> int:
@@ -32,5 +39,5 @@ def count(item: Domain) -> int:
 
 
 def mounts_of(state: Path, item: Domain) -> frozenset[Path]:
-    """Where on the node what is mounted is a guest's as well."""
-    return frozenset(state / share.path for share in item.shares if share.mounted)
+    """Where on the node what is mounted, and may be mounted anew, is a guest's as well."""
+    return frozenset(state / share.mount for share in item.shares if share.inside)

@@ -6,7 +6,7 @@ import asyncio
 import contextlib
 import os
 import re
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
@@ -27,41 +27,33 @@ exec unshare --mount --propagation private sh -c '
 
 #: A guest's root is root in what is shared with it: the daemon does as that asks, and this virtiofsd can't give it other users'
 #: ids. So what it leaves there counts for nothing on the node, as far as the daemon is concerned: no devices and capabilities
-#: (``modcaps``, no xattrs), and neither program nor device through the daemon's own mount. What is mounted below is not shared.
-#: Who has the directory on the node must mount it ``nosuid,nodev,noexec`` or let nobody in.
-_DIRECTORY = """#!/bin/sh
+#: (``modcaps``, no xattrs), and neither program nor device through the daemon's own mount. Who has the directory on the node
+#: must mount it ``nosuid,nodev,noexec`` or let nobody in (ADR 0018).
+_SHARE = """#!/bin/sh
 for word; do
   case $word in source=*) source=${word#source=}; source=${source%%,*};; esac
 done
-exec unshare --mount --propagation private sh -ec '
-  source=$1; shift
-  mount --bind "$source" "$source"
-  mount -o remount,bind,nosuid,nodev,noexec$0 "$source"
-  exec /usr/lib/qemu/virtiofsd "$@" -o modcaps=-mknod:-setfcap
-' "OPTIONS" "$source" "$@"
-"""
-
-#: A mount is shared with the directory around it, which has nothing else in it: where the mount goes, and another comes in its
-#: place, the daemon gets to see that (``slave``). The directory itself is read-only: nothing is written below a mount that is
-#: gone. It must be there where the daemon is, which may have other mounts than the agent.
-_MOUNT = """#!/bin/sh
-for word; do
-  case $word in source=*) source=${word#source=}; source=${source%%,*};; esac
-done
-exec unshare --mount --propagation slave sh -ec '
+exec unshare --mount --propagation PROPAGATION sh -ec '
   source=$0
-  for place in "$source"/*; do
-    mountpoint -q "$place" || { echo "nothing is mounted at $place" >&2; exit 1; }
-  done
-  mount --rbind "$source" "$source"
-  mount -o remount,bind,ro,nosuid,nodev,noexec "$source"
+  LOOK
+  mount --BIND "$source" "$source"
+  mount -o remount,bind,nosuid,nodev,noexec,ACCESS "$source"
   exec /usr/lib/qemu/virtiofsd "$@" -o modcaps=-mknod:-setfcap
 ' "$source" "$@"
 """
-
-
-_DIRECTORIES = {"virtiofsd-ro": ",ro", "virtiofsd-rw": ""}
-_MOUNTS = "virtiofsd-mount"
+#: That something is mounted must be so where the daemon is, which may have other mounts than the agent.
+_LOOK = 'mountpoint -q "PLACE" || { echo "PLACE: nothing is mounted there" >&2; exit 1; }'
+#: What is mounted below a directory that is shared is not shared with it.
+_WHOLE = {"PROPAGATION": "private", "BIND": "bind"}
+#: What is mounted inside is, and so is what will be mounted there next; it must be alone there. The directory itself is
+#: read-only: nothing is written below a mount that is gone.
+_INSIDE = {
+    "PROPAGATION": "slave",
+    "BIND": "rbind",
+    "ACCESS": "ro",
+    "LOOK": 'inside=$(ls -A "$source"); ' + _LOOK.replace("PLACE", "$source/${inside:?}"),
+}
+_AROUND = "virtiofsd-around"
 
 
 def launcher(directory: Path) -> Path:
@@ -69,15 +61,27 @@ def launcher(directory: Path) -> Path:
     directory.mkdir(parents=True, exist_ok=True, mode=0o755)
     path = directory / "virtiofsd"
     _write(path, _LAUNCHER)
-    for name, options in _DIRECTORIES.items():
-        _write(path.with_name(name), _DIRECTORY.replace("OPTIONS", options))
-    _write(path.with_name(_MOUNTS), _MOUNT)
+    _write(path.with_name(_AROUND), _filled(_INSIDE))
+    for access in ("ro", "rw"):
+        for look in ("", _LOOK.replace("PLACE", "$source")):
+            _write(path.with_name(_whole(access, bool(look))), _filled({**_WHOLE, "ACCESS": access, "LOOK": look}))
     return path
 
 
 def launcher_of(share: GuestShare, images: Path) -> Path:
     """The one for a share, beside that for images."""
-    return images.with_name(_MOUNTS if share.mounted else f"virtiofsd-{'ro' if share.read_only else 'rw'}")
+    return images.with_name(_AROUND if share.inside else _whole("ro" if share.read_only else "rw", share.mounted))
+
+
+def _whole(access: str, mounted: bool) -> str:
+    return f"virtiofsd-{'mount' if mounted else 'directory'}-{access}"
+
+
+def _filled(words: Mapping[str, str]) -> str:
+    text = _SHARE
+    for name, word in words.items():
+        text = text.replace(name, word)
+    return text
 
 
 def _write(path: Path, text: str) -> None:

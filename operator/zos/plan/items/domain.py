@@ -42,24 +42,21 @@ class GuestNic:
 class GuestShare:
     """A directory of the node that a guest is given by virtiofs, from its start on: the guest finds it by ``tag`` (36 bytes at
     most). ``path`` is relative to the node's state directory; ``ground`` is the key of the item that it is of, which stays as
-    long as the guest runs. ``mounted``: a file system is mounted there, and may be mounted anew; it is alone in the directory
-    that it is in. Without it there is nothing to give (ADR 0018)."""
+    long as the guest runs. ``mounted``: a file system is mounted there, without which there is nothing to give. ``inside``: the
+    guest sees that of it alone, a file system that may be mounted anew while it runs; nothing else is in the directory
+    (ADR 0018)."""
 
     tag: str
     path: str
     ground: str
     read_only: bool = False
     mounted: bool = False
+    inside: str = ""
 
     @property
-    def shared(self) -> str:
-        """The path of what the guest is really given: around a mount, so that the next one there is seen as well."""
-        return self.path.rpartition("/")[0] if self.mounted else self.path
-
-    @property
-    def inside(self) -> str:
-        """Where in that it is; empty for all of it."""
-        return self.path.rpartition("/")[2] if self.mounted else ""
+    def mount(self) -> str:
+        """The path where something must be mounted; empty for nowhere."""
+        return f"{self.path}/{self.inside}" if self.inside else self.path if self.mounted else ""
 
 
 @dataclass(frozen=True, kw_only=True)
