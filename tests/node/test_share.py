@@ -144,7 +144,7 @@ async def test_a_share_that_the_guest_does_not_find_is_its_problem(node: Node, s
 
 
 async def test_what_a_guest_of_none_that_can_be_read_is_given_stays(node: Node, shares: Shares) -> None:
-    domain = node.domain("sleep", "1000", shares=shares.given)
+    domain = node.domain("sh", "-c", "while sleep 0.1; do cat /it/words; done", shares=shares.given)
     await node.converge(domain, node.root(domain))
     metadata(node, domain, lambda _: "garbage")
     await node.restart_agent()
@@ -152,6 +152,11 @@ async def test_what_a_guest_of_none_that_can_be_read_is_given_stays(node: Node, 
     assert isinstance(seen, Domain)
     assert seen.shares == domain.shares
     assert {"volume/own", "service/it"} <= set(seen.occupies())
+    await node.says(domain, "as first\n")
+    assert (await node.fact(domain)).booted
+    shares.take()
+    shares.put("as second")
+    await node.says(domain, "as second\n")
     os.kill(shares.daemon(domain, 2), signal.SIGKILL)
     assert not (await node.ended(domain, 10)).running
 

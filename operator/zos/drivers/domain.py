@@ -175,8 +175,9 @@ class DomainDriver:
             machine = self._machine(seen.uuid)
             with self._records:
                 run = self._adopt(machine, seen.start) if seen.start is not None else machine.run()
+            seen = dataclasses.replace(seen, item=self._with_shares(seen, machine))
             was, now = self._started_as(seen, machine), wanted.get(name)
-            item = dataclasses.replace(self._told_grounds(seen, machine), running=True)
+            item = dataclasses.replace(seen.item, running=True)
             if now is not None and now.running and now.uuid == seen.item.uuid and self._same_run(was, now):
                 item = now
             observed[key] = Observed(key, item, item.owner, origin=Domain.origin_of(seen.uuid))
@@ -211,8 +212,8 @@ class DomainDriver:
         card = machine.card()
         return dataclasses.replace(seen.item, incarnation=card.incarnation) if card is not None else None
 
-    def _told_grounds(self, seen: Seen, machine: Machine) -> Domain:
-        """What a guest that does not tell itself was given shares of, by its card."""
+    def _with_shares(self, seen: Seen, machine: Machine) -> Domain:
+        """What a guest runs with; for one that does not tell itself what it was given shares of, as its card has them."""
         card = machine.card() if seen.start is None and seen.item.shares else None
         known = {share.tag: share for share in card.shares} if card is not None else {}
         return dataclasses.replace(seen.item, shares=tuple(known.get(share.tag, share) for share in seen.item.shares))
