@@ -79,15 +79,19 @@ class Bench:
         return self._others[-1]
 
     def text(self, service: str, file: str = "") -> str:
-        return (self.scan / f"zos-svc-{service}" / "var" / (file or service)).read_text()
+        """What a service wrote since it was started; empty: nothing yet."""
+        try:
+            return (self.scan / f"zos-svc-{service}" / "var" / (file or service)).read_text()
+        except FileNotFoundError:
+            return ""
 
     def pid(self, service: str, file: str = "") -> int:
-        return int(self.text(service, file).split()[0])
+        """The process id that it wrote, 0 before it has."""
+        return int((self.text(service, file).split() or ["0"])[0])
 
     async def written(self, service: str, file: str = "") -> int:
         """The process id that a service has written, once it has."""
-        path = self.scan / f"zos-svc-{service}" / "var" / (file or service)
-        await until(lambda: path.exists() and path.read_text().strip() != "")
+        await until(lambda: self.pid(service, file) != 0)
         return self.pid(service, file)
 
     async def fact(self, service: str) -> ServiceFact:

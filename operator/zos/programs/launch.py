@@ -89,6 +89,7 @@ def _start(told: dict[str, Any]) -> NoReturn:
         history["next_start"] = now + wait
         _write_history(history)
         time.sleep(wait)
+    _make_anew(told["run"], told["uid"])
     _enter_netns(told["netns"])
     if told["ready"] is not None and told["ready"]["by"] != "notification":
         _tell_when_ready(told["ready"])  # before the next line: who has a FUSE file system's descriptor keeps it alive
@@ -239,6 +240,14 @@ def _kill_all(uid: int) -> None:
 
 
 # -- its surroundings ------------------------------------------------------------------------------------------------------
+
+
+def _make_anew(directory: str, uid: int) -> None:
+    """So that no socket of an earlier run is in the way of this one. (By rm: the program may have nested it deeper than Python
+    can follow.)"""
+    os.spawnvpe(os.P_WAIT, "rm", ["rm", "-rf", "--one-file-system", "--", directory], {"PATH": _PATH})
+    os.mkdir(directory, 0o700)
+    os.chown(directory, uid, uid)
 
 
 def _check(result: int, what: str) -> None:

@@ -11,8 +11,8 @@ from zos.plan.items.item import Held, Item, Rank
 
 @dataclass(frozen=True, kw_only=True)
 class ServiceFile:
-    """A file in a service's own directory, which its program may read (0400), or write to as well (0600). The only place for a
-    secret. ``path`` is relative to that directory."""
+    """A file in a service's own directory, that its program alone may read. The only place for a secret. ``path`` is relative
+    to that directory; ``mode`` is 0400, or 0600 for programs that want it so, though what they write there is undone."""
 
     path: str
     content: str = field(repr=False)
@@ -56,9 +56,9 @@ class Service(Item):
 
     It runs as ``user``, an account of the node that no other service has (empty: one called as the service), without any
     rights, in the network namespace ``netns``. In ``argv``, the values of ``environment``, ``ready`` and ``metrics`` the word
-    ``{files}`` stands for the directory of ``files`` and ``{run}`` for one that the program may write to, its working
-    directory; both are this service's alone. The environment is no place for secrets. ``mount`` is a directory on which a FUSE
-    file system is mounted for the program to serve, which finds it at ``{fuse}`` (``/dev/fd/<n>``, as libfuse takes it).
+    ``{files}`` stands for the directory of ``files`` and ``{run}`` for one that the program may write to, empty at each start,
+    its working directory; both are this service's alone. The environment is no place for secrets. ``mount`` is a directory on
+    which a FUSE file system is mounted for the program to serve, at ``{fuse}`` (``/dev/fd/<n>``, as libfuse takes it).
 
     Whatever changes, the service is started again; where only files change and ``change`` is "reload", its program gets the
     signal ``reload`` instead. When it is to end it is told so (SIGTERM), and has ``grace`` seconds."""
