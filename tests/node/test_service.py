@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from services import Bench, commands_of, converge, until, writer
+from services import PYTHON, Bench, commands_of, converge, until, writer
 from zos.drivers import DriverError
 from zos.drivers.accounts import Accounts
 from zos.drivers.service import ServiceDriver
@@ -86,6 +86,18 @@ async def test_what_a_program_leaves_behind_ends_with_it(bench: Bench) -> None:
     assert commands_of(bench.uid("forks")) == []
 
 
+async def test_however_deep_a_program_has_nested_directories_it_starts_again_and_goes(bench: Bench) -> None:
+    program = "import os, time\nopen('deep', 'w').write(str(os.getpid()))\nfor _ in range(3000): os.mkdir('d'), os.chdir('d')\n"
+    program += "open(os.environ['HOME'] + '/done', 'w').write('1')\ntime.sleep(1000)"
+    await converge(bench.driver, Service(name="deep", argv=(PYTHON, "-I", "-S", "-c", program)))
+    await bench.written("deep", "done")
+    first = await bench.written("deep")
+    os.kill(first, signal.SIGKILL)
+    await until(lambda: bench.pid("deep") not in (0, first))
+    await converge(bench.driver)
+    assert [path.name for path in bench.scan.iterdir()] == [".s6-svscan"]
+
+
 async def test_services_that_end_slowly_hold_up_nobody(bench: Bench) -> None:
     """One takes five seconds to be killed: three take no longer, others are looked after meanwhile, and the end is told."""
     dirty = asyncio.Event()
@@ -118,9 +130,10 @@ async def test_what_a_person_stopped_or_broke_is_mended(bench: Bench) -> None:
     await converge(bench.driver, writer())
     await bench.written("writer")
     path = bench.scan / "zos-svc-writer"
+    first = bench.pid("writer")
     subprocess.run(["s6-svc", "-wD", "-d", str(path)], check=True)
     assert await converge(bench.driver, writer()) == ["update service/writer"]
-    await bench.written("writer")
+    await until(lambda: bench.pid("writer") not in (0, first))
     for broken in ("zos.json", "launch.json", "run", "finish"):
         (path / broken).write_text("{")
         assert await converge(bench.driver, writer()) == ["update service/writer"]

@@ -5,14 +5,13 @@ from __future__ import annotations
 import contextlib
 import json
 import os
-import sys
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
-from services import Bench, commands_of, converge, until
+from services import PYTHON, Bench, commands_of, converge, until
 from zos.drivers import DriverError
 from zos.plan.items import Service, ServiceFile, ServiceLimits
 
@@ -21,7 +20,7 @@ _MiB = 1 << 20
 
 
 def python(name: str, program: str, **more: object) -> Service:
-    return Service(name=name, argv=(os.path.realpath(sys.executable), "-I", "-S", "-c", program), **more)  # type: ignore[arg-type]
+    return Service(name=name, argv=(PYTHON, "-I", "-S", "-c", program), **more)  # type: ignore[arg-type]
 
 
 #: Tells the state of its process, then stays.

@@ -6,7 +6,6 @@ import asyncio
 import os
 import signal
 import subprocess
-import sys
 import time
 from collections.abc import Iterator
 from dataclasses import replace
@@ -14,13 +13,11 @@ from pathlib import Path
 
 import pytest
 
-from services import Bench, commands_of, converge, until, writer
+from services import PYTHON, Bench, commands_of, converge, until, writer
 from zos.drivers import DriverError
 from zos.drivers.netns import NETNS
 from zos.plan.diff import diff
 from zos.plan.items import Readiness, Service, ServiceFile
-
-PYTHON = os.path.realpath(sys.executable)
 
 #: Notes its number and what its file says at its start and at each SIGHUP.
 READER = """
@@ -86,6 +83,20 @@ async def test_a_changed_command_starts_again_even_one_that_reads_its_files(benc
     await until(lambda: bench.text("reader", "read").endswith(" two"))
     assert bench.pid("reader", "read") != first
     assert await converge(bench.driver, changed) == []
+
+
+async def test_another_user_has_nothing_of_the_one_before(bench: Bench) -> None:
+    script = "setsid sleep 1000 & cat {files}/conf > read; echo $$ > {run}/x; exec sleep 1000"
+    one = Service(name="x", argv=("sh", "-c", script), files=(ServiceFile(path="conf", content="c"),), user="one")
+    await converge(bench.driver, one)
+    first = await bench.written("x")
+    other = replace(one, user="other")
+    assert await converge(bench.driver, other) == ["update service/x"]
+    await until(lambda: bench.pid("x") not in (0, first) and bench.text("x", "read") == "c")
+    assert commands_of(bench.uid("one")) == []
+    await until(lambda: commands_of(bench.uid("other")) == ["sleep", "sleep"])
+    await bench.until_fact("x", lambda fact: fact.up)
+    assert await converge(bench.driver, other) == []
 
 
 async def test_what_only_the_agent_has_to_know_starts_nothing_again(bench: Bench) -> None:

@@ -3,16 +3,14 @@
 from __future__ import annotations
 
 import asyncio
-import os
 import subprocess
-import sys
 import time
 from collections.abc import Iterator
 
 import pytest
 from prometheus_client import CollectorRegistry, generate_latest
 
-from services import Bench, converge, until
+from services import PYTHON, Bench, converge, until
 from zos.agent.servicemetrics import ServiceMetrics
 from zos.api.nodeworkload import Owner
 from zos.plan.items import MetricsEndpoint, Readiness, Service
@@ -55,7 +53,7 @@ def space() -> Iterator[str]:
 def server(name: str, at: str, how: str, netns: str) -> Service:
     where = MetricsEndpoint(port=9100) if at == "port" else MetricsEndpoint(socket=at, path="/more/metrics")
     ready = Readiness(by="port", at="127.0.0.1:9100") if at == "port" else Readiness(by="socket", at=at)
-    argv = (os.path.realpath(sys.executable), "-I", "-S", "-c", SERVER, at, how)
+    argv = (PYTHON, "-I", "-S", "-c", SERVER, at, how)
     return Service(name=name, argv=argv, netns=netns, metrics=where, ready=ready, owner="w-1")
 
 

@@ -8,7 +8,8 @@ import pytest
 
 from zos.api.meta import Reason
 from zos.api.zmachine import RunPolicy
-from zos.kinds.zmachine.lifecycle import LOOP, SLOW, WINDOW, Course, course
+from zos.kinds.zmachine.lifecycle import Course, course
+from zos.plan.crashes import LOOP, SLOW, WINDOW
 from zos.plan.facts import DomainFact
 
 ALWAYS, ON_FAILURE, ONCE, HALTED = RunPolicy.ALWAYS, RunPolicy.ON_FAILURE, RunPolicy.ONCE, RunPolicy.HALTED

@@ -16,10 +16,10 @@ from zos.api.nodeworkload import NodeWorkload, Owner
 from zos.api.zmachine import minimum_root_size
 from zos.kinds.kind import Here
 from zos.kinds.registry import KINDS
-from zos.kinds.zmachine.lifecycle import LOOP
 from zos.kinds.zmachine.lower import fields_of, lower
 from zos.kinds.zmachine.part import DiskOnNode, ImagePull, MachineOnNode
 from zos.kinds.zmachine.state import report
+from zos.plan.crashes import LOOP
 from zos.plan.facts import DomainFact, Facts, ImageFact, Pulled
 from zos.plan.guest import LIMIT, GuestConfig, GuestMount, GuestShareMount
 from zos.plan.items import Disk, DiskBoot, Domain, File

@@ -202,14 +202,14 @@ class ServiceDriver:
         def put() -> None:
             if kept.odd or kept.settings != settings or files:
                 write(path / "launch.json", told, 0o600)
-            if kept.uid != uid:
-                os.chown(path / "var", uid, uid)
             if files or kept.uid != uid:
                 servicedir.write_files(path, item, uid)
             servicedir.put_scripts(path, item)
             if servicedir.mark(kept.item) != servicedir.mark(item):
                 write(path / MARK, servicedir.mark(item), 0o600)
 
+        if kept.uid != uid:  # what the user before left behind ends while the launcher still knows whose that is
+            await _stop(path, kept.item.grace)
         await asyncio.to_thread(put)
         state = await status(path)
         same = kept.runs(state) and kept.settled_as(settings) and not _moved(item, state.pid)

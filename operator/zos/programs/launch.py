@@ -317,6 +317,8 @@ def _join_group(told: dict[str, Any]) -> None:
         (group / whole).write_text(str(told["memory"]))
         with contextlib.suppress(OSError):  # no swap to speak of
             (group / more).write_text("0" if more == "memory.swap.max" else str(told["memory"]))
+        with contextlib.suppress(OSError):  # version 2 only
+            (group / "memory.oom.group").write_text("1")
         (group / "cgroup.procs").write_text(str(os.getpid()))
 
 

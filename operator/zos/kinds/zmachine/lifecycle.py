@@ -2,19 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
 from dataclasses import dataclass
 
 from zos.api.meta import Reason
 from zos.api.zmachine import RunPolicy
+from zos.plan.crashes import LOOP, SLOW, WINDOW, streak
 from zos.plan.facts import DomainFact
 from zos.plan.lowered import Problem
-
-#: Four ends within this many seconds are a crash loop.
-WINDOW = 120.0
-LOOP = 4
-#: Seconds between tries in a crash loop, before jitter.
-SLOW = 60.0
 
 
 @dataclass(frozen=True)
@@ -44,7 +38,7 @@ def course(policy: RunPolicy, fact: DomainFact | None, now: float, uid: str, *, 
     ended = fact.ended_at if fact.ended_at is not None else now
     if ended > now:  # the clock was set back since: nobody knows how long ago it ended
         return Course(True)
-    recent = _streak((*fact.crashes, ended), now)
+    recent = streak((*fact.crashes, ended), now)
     due = ended + _delay(recent, uid)
     if recent >= LOOP:
         problem = Problem(
@@ -63,7 +57,7 @@ def _on_trial(fact: DomainFact, now: float) -> Course:
     started, ends = fact.started_at, [end for end in fact.crashes if end <= now]
     if started is None or not ends or not max(ends) <= started <= now < started + WINDOW:
         return Course(True)  # also where the clock was set back since: nobody knows how long it runs
-    count = _streak(ends, now)
+    count = streak(ends, now)
     if count < LOOP or started - max(ends) > WINDOW + SLOW:
         return Course(True)
     message = f"it ended {count} times in a row and runs again: ready once it has run for {WINDOW:.0f} s; see its console log"
@@ -76,20 +70,6 @@ def _told(fact: DomainFact) -> str:
     if fact.ended == "crash" or fact.exit_code is None:
         return "the guest died"
     return f"the entrypoint ended with exit code {fact.exit_code}"
-
-
-def _streak(times: Iterable[float], now: float) -> int:
-    """How many of the last ends followed each other closely, slow tries of a loop included. What is yet to come by the present
-    clock says nothing."""
-    ends = sorted({time for time in times if time <= now})
-    count = 1
-    for earlier, later in zip(reversed(ends[:-1]), reversed(ends[1:]), strict=True):
-        gap = later - earlier
-        if gap > (WINDOW if count < LOOP else WINDOW + SLOW):
-            break
-        count += 1
-    within = sum(1 for end in ends if ends[-1] - end <= WINDOW)
-    return count if count >= LOOP and (within >= LOOP or count > LOOP) else min(count, LOOP - 1)
 
 
 def _delay(recent: int, uid: str) -> float:
