@@ -78,7 +78,7 @@ REFUSED = [
     ("NodeWorkload", WORKLOAD | {"erase": "uid d"}, "spec.erase"),
     ("NodeWorkload", WORKLOAD | {"owner": WORKLOAD["owner"] | {"kind": "Z Mount"}}, "spec.owner.kind"),
     ("NodeWorkload", WORKLOAD, "exactly one part"),
-    ("NodeWorkload", WORKLOAD | {"part": {"newer": {"size": "1Gi"}}}, "exactly one part"),
+    ("NodeWorkload", WORKLOAD | {"part": {}}, "exactly one part"),
     ("NodeWorkload", WORKLOAD | {"part": {"network": PART, "zmount": {"size": "1Gi"}}}, "exactly one part"),
     ("NodeWorkload", WORKLOAD | {"part": {"network": PART | {"publicKey": f"{KEY}\nx"}}}, "spec.part.network.publicKey"),
     ("NodeWorkload", WORKLOAD | {"part": {"network": PART | {"subnet": "10.20.5.0/24\nx"}}}, "spec.part.network.subnet"),

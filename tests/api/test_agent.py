@@ -492,13 +492,13 @@ async def test_a_guest_runs_on_whatever_its_image_becomes(grid: Grid) -> None:
         assert words["Ready"] == ("False", "ImageInvalid")
         assert words["Running"] == ("True", "Succeeded")
         assert words["ImageReady"] == ("False", "ImageInvalid")
-        assert status.machine == ready.model_copy(update={"root_size": None})  # which is not looked at
+        assert status.state == ready.model_copy(update={"root_size": None})  # which is not looked at
         await grid.change("vm", part={"zmachine": {"entrypoint": ["/bin/other"], "image": "oci://r/other:1"}})
         status = (await grid.ready("vm")).status
         restart = status.condition("RestartRequired")
         assert restart is not None
         assert "image, entrypoint changed" in restart.message
-        assert status.machine == ready  # it tells what runs
+        assert status.state == ready  # it tells what runs
         await grid.change("vm", part={"zmachine": {"entrypoint": None, "image": "oci://r/i:1"}})
         deadline = time.monotonic() + 10
         while (await grid.ready("vm")).status.condition("RestartRequired") is not None:

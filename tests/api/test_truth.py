@@ -8,12 +8,13 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import dataclasses
 import json
 import shutil
 from collections.abc import AsyncIterator, Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import pytest
 import yaml
@@ -27,15 +28,19 @@ from zos.api.farm import Farm
 from zos.api.gridnode import GridNode, Resources
 from zos.api.meta import ABANDON, Object
 from zos.api.network import Network
-from zos.api.nodeworkload import NodeWorkload
+from zos.api.nodeworkload import NodeWorkload, Part
 from zos.api.publicip import PublicIP
 from zos.api.zmachine import ZMachine
 from zos.api.zmount import ZMount
+from zos.kinds.kind import OnNode, Report
 from zos.kinds.registry import KINDS
 from zos.kube.client import ApiError, NotFound
+from zos.manifests.crd import manifest as definition
 from zos.plan.items import Disk, Domain, Firewall
+from zos.plan.lowered import Lowered
 from zos.simulation import Grid, manifest
 from zos.simulation import grid as simulated
+from zos.world.resolution import ready
 
 OURS: tuple[type[Object], ...] = (Network, ZMount, ZMachine)
 
@@ -511,17 +516,42 @@ async def test_an_address_stays_whose_guest_may_have_it(standing: Standing, publ
     assert senders(standing, public) == set()
 
 
+class Soon(Part):
+    word: str
+
+
+class Tomorrow(ZMount):
+    KIND: ClassVar[str] = "Tomorrow"
+
+
 async def test_objects_of_tomorrow_are_left_alone(standing: Standing) -> None:
-    """A controller that was rolled back: what it does not know is neither absent nor unwanted."""
-    client = standing.grid.client
+    """A controller and definitions that were rolled back: what is not known is neither absent nor unwanted."""
+    client, server = standing.grid.client, standing.server
+    nobody = OnNode(Soon, None, lambda here: Lowered(), lambda *_: Report(ready()))
+    newer = KINDS.plus(dataclasses.replace(KINDS["ZMount"], model=Tomorrow, node=nobody))
+    await asyncio.to_thread(server.kubectl, "apply", "--server-side", "-f", "-", stdin=definition(newer.workload))
     owner = {"kind": "Tomorrow", "namespace": "default", "name": "thing", "uid": "uid-tomorrow"}
     body = {
         "apiVersion": "zos.grid.tf/v1alpha1",
         "kind": "NodeWorkload",
         "metadata": {"name": "tomorrow", "namespace": "zos-node-n"},
-        "spec": {"owner": owner},
+        "spec": {"owner": owner, "part": {"tomorrow": {"word": "later"}}},
     }
-    await client.create(NodeWorkload, "zos-node-n", body)
+
+    async def taken() -> bool:
+        try:
+            return await client.create(NodeWorkload, "zos-node-n", body) is not None
+        except ApiError:
+            return False  # the new definition is not in effect yet
+
+    await until(taken)
+
+    async def said() -> bool:
+        raw = await client.get(NodeWorkload, "zos-node-n", "tomorrow")
+        return "too old for this kind" in json.dumps(raw)
+
+    await until(said)
+    await asyncio.to_thread(server.kubectl, "apply", "--server-side", "-f", "-", stdin=definition(KINDS.workload))
     claim = {
         "apiVersion": "zos.grid.tf/v1alpha1",
         "kind": "Claim",
@@ -542,6 +572,7 @@ async def test_objects_of_tomorrow_are_left_alone(standing: Standing) -> None:
     workload = await client.get(NodeWorkload, "zos-node-n", "tomorrow")
     assert workload is not None
     assert "deletionTimestamp" not in workload["metadata"]
+    assert workload["spec"]["owner"] == owner
     assert await client.request("GET", "/apis/zos.grid.tf/v1alpha1/claims/tomorrow")
     standing.untouched()
 
