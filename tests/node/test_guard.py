@@ -22,7 +22,7 @@ from harness import until
 from zos.api.publicip import slaac
 from zos.drivers import netns
 from zos.drivers.devices import GROUP_FORWARD
-from zos.kinds.zmachine import guard
+from zos.plan import guard
 
 T = TypeVar("T")
 Wires = tuple[socket.socket, socket.socket]

@@ -9,6 +9,7 @@ import os
 import select
 import struct
 import subprocess
+import sys
 import threading
 import time
 from collections.abc import AsyncIterator, Iterator, Sequence
@@ -32,7 +33,7 @@ from zos.kinds.network.lower import lower as network
 from zos.kinds.network.part import NetworkOnNode
 from zos.kinds.zmachine.lower import lower as machine
 from zos.kinds.zmachine.part import MachineOnNode, Nic
-from zos.plan import ownership
+from zos.plan import ownership, resident
 from zos.plan.diff import Op, diff
 from zos.plan.facts import ImageFact
 from zos.plan.items import Bridge, Firewall, Item, Netns, Sysctl, Tap, Veth
@@ -395,3 +396,62 @@ async def test_nothing_is_left_of_a_machine_and_of_its_network(node: Node, every
     await node.settle([])
     assert links() == {"lo", "up0", "up1"}
     assert ROUTER not in sh("ip netns")
+
+
+RESIDENT = Nic(
+    network_uid=UID, ip="10.20.4.9", prefixlen=24, mac=names.mac("uid-resident"), mtu=1420, gateway=GATEWAY,
+    ip_range="10.20.0.0/16",
+)  # fmt: skip
+ITS_SPACE = names.resident("uid-resident")
+
+
+@contextlib.contextmanager
+def serving(*ports: int) -> Iterator[None]:
+    """Somebody accepts at these ports in the resident's namespace."""
+    listen = ";".join(f"s{port} = socket.create_server(('0.0.0.0', {port}))" for port in ports)
+    script = f"import socket, sys; {listen}; print('up', flush=True); sys.stdin.read()"
+    program = subprocess.Popen(
+        ["ip", "netns", "exec", ITS_SPACE, sys.executable, "-c", script], stdin=subprocess.PIPE, stdout=subprocess.PIPE
+    )
+    assert program.stdout is not None
+    assert program.stdout.readline() == b"up\n"
+    try:
+        yield
+    finally:
+        program.communicate()
+
+
+def reached(port: int) -> bool:
+    """From the network's router."""
+    connect = f"import socket; socket.create_connection(('{RESIDENT.ip}', {port}), timeout=1)"
+    done = subprocess.run(["ip", "netns", "exec", ROUTER, sys.executable, "-c", connect], capture_output=True)
+    return done.returncode == 0
+
+
+async def test_a_program_with_an_address_of_its_own_is_reached_at_what_it_serves(node: Node, everything: list[Item]) -> None:
+    one = GUESTS[0]
+    home = resident.home("uid-resident", "w-resident", RESIDENT, (9900,))
+    await node.settle([*everything, *home])
+    one.hold()
+    with serving(9900, 9901):
+        assert one.asks(RESIDENT.ip) == RESIDENT.mac
+        assert reached(9900)
+        assert not reached(9901), "not what it serves"
+    for harm in (
+        f"ip -n {ITS_SPACE} link del eth0",
+        f"ip -n {ITS_SPACE} link set eth0 address 02:00:00:00:00:99",
+        f"ip -n {ITS_SPACE} addr flush dev eth0",
+        f"ip netns exec {ITS_SPACE} nft flush ruleset",
+        f"ip -n {ROUTER} link set {names.tap('uid-resident')} nomaster",
+        f"ip netns del {ITS_SPACE}",
+    ):
+        sh(harm)
+        if "netns del" in harm:
+            until(lambda: names.tap("uid-resident") not in sh(f"ip -n {ROUTER} -br link"), 5)
+        await node.settle([*everything, *home])
+        with serving(9900, 9901):
+            until(lambda: reached(9900), 5)
+            assert not reached(9901), harm
+    await node.settle(everything)
+    assert names.tap("uid-resident") not in sh(f"ip -n {ROUTER} link; ip netns exec {ROUTER} nft list tables")
+    assert ITS_SPACE not in sh("ip netns list")

@@ -93,6 +93,15 @@ def guard(tap: str) -> str:
     return f"zos-{tap.removeprefix('t-')}"
 
 
+#: What the interface of a resident is called in its own namespace.
+OWN_INTERFACE = "eth0"
+
+
+def resident(uid: str) -> str:
+    """Network namespace of a program that has an address in a network. Its port in the network's router is a `tap`."""
+    return f"zos-{ident(uid)}"
+
+
 def domain(machine_uid: str) -> str:
     """A machine's guest, for libvirt."""
     return f"zos-{ident(machine_uid)}"

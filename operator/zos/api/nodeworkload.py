@@ -18,7 +18,22 @@ from zos.api import olderform
 from zos.api.gridnode import QuarantinedNic
 from zos.api.meta import Model, Object, Quantity, Reason, Status
 from zos.api.schema import AGE, READY, REASON, Column, at_most
-from zos.api.text import Base64, Count, Ipv4, Ipv6, Kind, Label, Line, Mac, Name, SecretName, Uid
+from zos.api.text import (
+    Base64,
+    Cidr,
+    Count,
+    Ipv4,
+    Ipv6,
+    Kind,
+    Label,
+    Line,
+    Mac,
+    Mtu,
+    Name,
+    PrefixLength,
+    SecretName,
+    Uid,
+)
 
 
 class Owner(Model):
@@ -28,6 +43,25 @@ class Owner(Model):
     namespace: Label
     name: Name
     uid: Uid
+
+
+class Nic(Model):
+    """The interface of a machine or another resident in a private network. Addresses are IPv4 without prefix."""
+
+    network_uid: Uid
+    """Tells the network's bridge."""
+
+    mac: Mac
+    ip: Ipv4
+    prefixlen: PrefixLength
+    """The sub-range's, 24."""
+
+    gateway: Ipv4
+    """The node's own address in the sub-range."""
+
+    mtu: Mtu
+    ip_range: Cidr
+    """The whole network, reached through ``gateway``."""
 
 
 class RunningNic(Model):

@@ -66,7 +66,7 @@ class LinkDriver:
                 key = f"netns/{space.name}"
                 observed[key] = Observed(key, item, lo.owner if lo is not None else "")
             for link in space.links.values():
-                here = not space.name or link.kind == "bridge"
+                here = not space.name or link.kind == "bridge" or link.name == names.OWN_INTERFACE
                 if link.ours and here and (seen_item := link_of(link, spaces, plan)) is not None:
                     observed[seen_item.key] = seen_item
             for route in space.routes:
@@ -227,7 +227,8 @@ async def _make_veth(item: Veth) -> None:
             await sock.link("add", ifname=item.name, kind="veth", peer=far)
             link, peer = await need(sock, item.netns, item.name), await need(other, item.peer_netns, item.peer_name)
         if item.peer_bridge is not None:
-            await closed_to_the_node(item.netns, item.name)
+            if not item.addresses:
+                await closed_to_the_node(item.netns, item.name)
             await no_addresses_of_its_own(item.peer_netns, item.peer_name)
             await join(other, peer, await need(other, item.peer_netns, item.peer_bridge))
         elif not item.addresses:
@@ -237,6 +238,8 @@ async def _make_veth(item: Veth) -> None:
             master = (await need(sock, item.netns, item.bridge)).index
         if (link.master or 0) != master:
             await sock.link("set", index=link.index, master=master)
+        if item.mac is not None and link.mac != item.mac:
+            await sock.link("set", index=link.index, address=item.mac)
         await addresses.put(other, peer.index, item.peer_addresses)
         await other.link("set", index=peer.index, mtu=item.mtu, state="up", IFLA_IFALIAS=ALIAS + item.owner)
         await addresses.put(sock, link.index, item.addresses)

@@ -106,6 +106,7 @@ def _veth_of(link: Link, bridge: str | None, spaces: Mapping[str, Space], wanted
             peer_bridge=master.name if master is not None else None,
             addresses=spaces[link.space].addresses(link, near),
             peer_addresses=space.addresses(peer, far),
+            mac=link.mac if isinstance(wanted, Veth) and wanted.mac is not None else None,
         )
     return None
 

@@ -13,10 +13,9 @@ from zos.api.meta import Reason
 from zos.api.network import WIREGUARD_RANGE
 from zos.api.zmachine import NO_PLACE_FOR_A_DISK
 from zos.kinds.kind import Here
-from zos.kinds.zmachine import guard
 from zos.kinds.zmachine.lifecycle import course
 from zos.kinds.zmachine.part import ENV, DiskOnNode, MachineOnNode
-from zos.plan import wayout
+from zos.plan import guard, wayout
 from zos.plan.facts import DomainFact, Facts, ImageFact, ImageProblem, Unknown
 from zos.plan.guest import LIMIT, GuestConfig, GuestFile, GuestInterface, GuestMount, GuestRoute, GuestShareMount
 from zos.plan.items import (

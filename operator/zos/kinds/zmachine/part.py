@@ -8,7 +8,7 @@ from pydantic import Field
 
 from zos.api.gridnode import QuarantinedNic
 from zos.api.meta import Model, Quantity
-from zos.api.nodeworkload import Part, Run, RunningNic, RunningPublicNic, State
+from zos.api.nodeworkload import Nic, Part, Run, RunningNic, RunningPublicNic, State
 from zos.api.schema import at_most
 from zos.api.text import (
     Argument,
@@ -19,10 +19,8 @@ from zos.api.text import (
     Ipv4,
     Line,
     Mac,
-    Mtu,
     Name,
     Path,
-    PrefixLength,
     SshKey,
     Time,
     Uid,
@@ -33,25 +31,6 @@ from zos.api.zmachine import RunPolicy
 
 #: What a machine's secrets that are variables are called: this, and the variable's name.
 ENV = "env/"
-
-
-class Nic(Model):
-    """A machine's interface in a private network. Addresses are IPv4 without prefix."""
-
-    network_uid: Uid
-    """Tells the network's bridge."""
-
-    mac: Mac
-    ip: Ipv4
-    prefixlen: PrefixLength
-    """The sub-range's, 24."""
-
-    gateway: Ipv4
-    """The node's own address in the sub-range."""
-
-    mtu: Mtu
-    ip_range: Cidr
-    """The whole network, reached through ``gateway``."""
 
 
 class PublicNic(Model):

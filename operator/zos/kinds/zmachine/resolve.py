@@ -10,12 +10,12 @@ from zos.api import names
 from zos.api.gridnode import GUEST_OVERHEAD, GridNode, NodeHold, Resources
 from zos.api.meta import RESTARTED_AT, Condition, Reason
 from zos.api.network import Network, NetworkAddress
-from zos.api.nodeworkload import NodeWorkload, RunningNic
+from zos.api.nodeworkload import Nic, NodeWorkload, RunningNic
 from zos.api.text import host
 from zos.api.zmachine import RunPolicy, ZMachine, ZMachineStatus, minimum_root_size
 from zos.api.zmount import ZMount
 from zos.kinds.zmachine import environment, publicaddress
-from zos.kinds.zmachine.part import DiskOnNode, MachineOnNode, MachineState, Nic, PublicNic
+from zos.kinds.zmachine.part import DiskOnNode, MachineOnNode, MachineState, PublicNic
 from zos.kinds.zmachine.publicaddress import Public
 from zos.world import asking, guests, indexes, placement, quarantine
 from zos.world.guests import Guest

@@ -75,7 +75,7 @@ class Bridge(Item):
 class Veth(Item):
     """A pair of Ethernet interfaces, both up. ``addresses`` (CIDR) are of the near end, ``peer_addresses`` of the far end;
     ``bridge`` names a bridge in ``netns`` that the near end is joined to, ``peer_bridge`` one in ``peer_netns`` for the far
-    end."""
+    end. ``mac`` is the near end's; None: whatever it was made with."""
 
     netns: str = ""
     name: str
@@ -86,6 +86,7 @@ class Veth(Item):
     peer_bridge: str | None = None
     addresses: tuple[str, ...] = ()
     peer_addresses: tuple[str, ...] = ()
+    mac: str | None = None
 
     FAMILY: ClassVar[str] = "link"
     RANK: ClassVar[int] = Rank.LINK
@@ -96,7 +97,10 @@ class Veth(Item):
 
     @property
     def rank(self) -> int:
-        return Rank.PORT if self.peer_bridge is not None else self.RANK  # a machine's port goes before its guard
+        """A port goes before its guard; one that has addresses, after the routes through it, as a tunnel does."""
+        if self.peer_bridge is None:
+            return self.RANK
+        return Rank.TUNNEL if self.addresses else Rank.PORT
 
     def grounds(self) -> Iterator[str]:
         yield f"netns/{self.netns}"

@@ -1,4 +1,5 @@
-"""What may come out of a machine's tap: its own MAC and addresses, so that it can't take a neighbour's place.
+"""What may come out of the port of a machine or another resident: its own MAC and addresses, so that it can't take a
+neighbour's place.
 
 Only what is named here goes out. Nothing of it rests on finding a header behind other headers: each rule looks at fixed places
 of one plain form, and what has another form stays inside. So a chain of extension headers hides nothing, whatever the kernel
@@ -43,7 +44,7 @@ def body(tap: str, mac: str, ipv4: str | None, ipv6: str | None) -> str:
     own addresses and MAC, and it advertises no router. VLAN tags and every other protocol stay inside.
 
     The input hook is for frames that a bridge keeps for itself before prerouting, but learns the sender of all the same
-    (drivers/link.py, `GROUP_FORWARD`).
+    (drivers/devices.py, `GROUP_FORWARD`).
     """
     rules = [f"ether saddr != {mac} drop"]
     chains: list[str] = []
