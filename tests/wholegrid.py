@@ -264,7 +264,7 @@ class Grid:
             try:
                 reader = self.world.reader(key)
                 if KINDS[obj.KIND].finalized:  # as the controller does it
-                    reader.where_view(NodeWorkload, "owner", obj.uid, lambda w: (w.key, w.hindrance, w.deleting))
+                    reader.views(NodeWorkload, lambda w: (w.key, w.hindrance, w.deleting), owner=obj.uid)
                 await self.executor.carry_out(obj, resolved(KINDS[obj.KIND], obj, reader))
                 self.problems.pop(key, None)
             except (Lost, Refused, ApiError, Unavailable) as why:  # again after a moment, as the queue does it

@@ -113,7 +113,7 @@ async def test_a_restart_of_everything_writes_nothing(grid: Grid) -> None:
     async with grid.controller("another") as controller:
 
         async def works() -> bool:
-            return controller.leading and len(controller.world.find(GridNode, "*", "")) == 1
+            return controller.leading and len(controller.world.find(GridNode)) == 1
 
         await until(works)
         await quiet(grid, 3)

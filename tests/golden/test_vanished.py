@@ -125,13 +125,14 @@ def kept(obj: Any, resolution: Any, world: World, missing: Key) -> list[str]:
     lost: list[str] = []
     if resolution.workloads is not None:
         wanted = {f"zos-node-{workload.node}" for workload in resolution.workloads}
-        lost += [str(w.key) for w in READY.find(_model("NodeWorkload"), "owner", obj.uid) if w.namespace not in wanted]
+        lost += [str(w.key) for w in READY.find(_model("NodeWorkload"), owner=obj.uid) if w.namespace not in wanted]
     if resolution.claims is not None:
         wanted = {wish.name for wish in resolution.claims}
-        lost += [str(c.key) for c in READY.find(_model("Claim"), "holder", obj.uid) if c.name not in wanted]
+        lost += [str(c.key) for c in READY.find(_model("Claim"), holder=obj.uid) if c.name not in wanted]
     if resolution.secrets is not None:
         wanted = {secret.name for secret in resolution.secrets}
-        lost += [str(s.key) for s in READY.find(_model("Secret"), "owner", obj.uid) if s.name not in wanted]
+        owned = [s for s in READY.all("Secret") if any(owner.uid == obj.uid for owner in s.metadata.owner_references)]
+        lost += [str(s.key) for s in owned if s.name not in wanted]
     was: Any = READY.peek(obj.key)
     if resolution.status is not None and was is not None:
         lost += [name for name in HAS.get(obj.KIND, ()) if getattr(resolution.status, name) != getattr(was.status, name)]

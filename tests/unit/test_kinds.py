@@ -11,7 +11,7 @@ from zos.kinds.kind import Kinds, Writer
 from zos.kinds.registry import KINDS
 from zos.manifests.crd import files
 from zos.manifests.rbac import user_roles
-from zos.world.store import Indexes
+from zos.world.objects import Indexes
 
 
 def test_two_kinds_of_one_name_can_not_be_together() -> None:

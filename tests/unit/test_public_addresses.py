@@ -38,8 +38,9 @@ from zos.kinds.farm import resolve as farm
 from zos.kinds.namecontract import resolve as namecontract
 from zos.kinds.publicip import resolve as publicip
 from zos.kinds.zmachine.part import MachineOnNode, MachineState
+from zos.world.objects import Indexes
 from zos.world.resolution import Resolution
-from zos.world.store import Indexes, World
+from zos.world.store import World
 
 KINDS = {"Farm": farm, "Contract": contract, "Claim": claim, "NameContract": namecontract, "PublicIP": publicip}
 

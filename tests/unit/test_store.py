@@ -7,7 +7,8 @@ import pytest
 from zos.api.meta import Key, Meta
 from zos.api.network import Network, NetworkSpec
 from zos.api.zmount import ZMount, ZMountSpec
-from zos.world.store import Indexes, Unfetched, Unreadable, World
+from zos.world.objects import Indexes, Unfetched, Unreadable
+from zos.world.store import World
 
 READER = Key("ZMount", "default", "reader")
 
@@ -31,10 +32,10 @@ def test_an_unreadable_object_is_neither_absent_nor_what_it_was(world: World) ->
     with pytest.raises(Unreadable, match="of tomorrow"):
         world.reader(READER).view(Network, "default", "net", lambda found: found.uid)
     with pytest.raises(Unreadable):
-        world.reader(READER).get(Network, "default", "net")
+        world.reader(READER).view(Network, "default", "net", lambda found: found)
     with pytest.raises(Unreadable):
-        world.reader(READER).glance_at(Network, "default", "net", lambda found: found.uid)
-    assert world.find(Network, "range", "10.20.0.0/16") == ()
+        world.reader(READER).untracked.view(Network, "default", "net", lambda found: found.uid)
+    assert world.find(Network, range="10.20.0.0/16") == ()
     assert [key for key, _ in world.opaque("Network")] == [old.key]
 
 
@@ -65,11 +66,11 @@ def test_unreadable_objects_are_found_by_the_owner_on_their_label(world: World) 
 
 def test_a_view_asks_again_only_when_it_would_see_something_else(world: World) -> None:
     world.put(network())
-    world.reader(READER).where_view(Network, "range", "10.20.0.0/16", lambda found: found.name)
+    world.reader(READER).views(Network, lambda found: found.name, range="10.20.0.0/16")
     same = network().model_copy(update={"metadata": Meta(name="net", namespace="default", uid="uid-net", generation=2)})
     assert READER not in world.put(same)
     assert READER in world.put(network("other"))
-    world.reader(READER).where_view(Network, "range", "10.20.0.0/16", lambda found: found.name)
+    world.reader(READER).views(Network, lambda found: found.name, range="10.20.0.0/16")
     assert READER in world.remove(network().key)
     world.forget(READER)
     assert READER not in world.remove(network("other").key)
@@ -92,7 +93,7 @@ def test_what_is_held_on_demand_is_not_absent_before_it_was_fetched() -> None:
     for fetched, seen in ((lambda: world.put(network()), "uid-net"), (lambda: world.put_absent(key), None)):
         for read in (
             uid_seen,
-            lambda world: world.reader(READER).glance_at(Network, "default", "net", lambda found: found.uid),
+            lambda world: world.reader(READER).untracked.view(Network, "default", "net", lambda found: found.uid),
         ):
             with pytest.raises(Unfetched):
                 read(world)

@@ -12,7 +12,9 @@ from hypothesis import strategies as st
 from zos.api.meta import Key, Meta, Object
 from zos.api.network import Network, NetworkSpec
 from zos.api.zmount import ZMount
-from zos.world.store import Indexes, Reader, World
+from zos.world.objects import Indexes
+from zos.world.reader import Look, Reader
+from zos.world.store import World
 
 READER, OTHER = Key("ZMount", "default", "reader"), Key("ZMount", "default", "other")
 RANGE, ELSEWHERE = "10.20.0.0/16", "10.30.0.0/16"
@@ -28,13 +30,13 @@ def empty() -> World:
     return World([Indexes(Network, indexes), Indexes(ZMount)])
 
 
-READS: dict[str, Callable[[Reader], Any]] = {
-    "get": lambda reader: reader.get(Network, "default", "net"),
+READS: dict[str, Callable[[Look], Any]] = {
+    "view of the whole": lambda reader: reader.view(Network, "default", "net", lambda found: found),
     "view": lambda reader: reader.view(Network, "default", "net", lambda found: found.spec.mtu),
-    "where": lambda reader: reader.where(Network, "range", RANGE),
-    "where_view": lambda reader: reader.where_view(Network, "range", RANGE, lambda found: (found.name, found.spec.mtu)),
-    "parts": lambda reader: tuple(sorted(reader.parts(Network, "mtu", RANGE))),
-    "all_view": lambda reader: reader.all_view(Network, lambda found: found.spec.ip_range),
+    "views of the whole": lambda reader: reader.views(Network, lambda found: found, range=RANGE),
+    "views": lambda reader: reader.views(Network, lambda found: (found.name, found.spec.mtu), range=RANGE),
+    "parts": lambda reader: tuple(sorted(reader.parts(Network, mtu=RANGE))),
+    "views of a kind": lambda reader: reader.views(Network, lambda found: found.spec.ip_range),
 }
 STEPS = st.lists(
     st.tuples(
@@ -87,16 +89,15 @@ def test_what_is_found_is_what_is_there(steps: list[tuple[str, str, str, int, in
         if what == "put":
             there[name] = network(name, ip_range, mtu, generation)
         for one in (RANGE, ELSEWHERE):
-            assert {found.name for found in world.find(Network, "range", one)} == {
+            assert {found.name for found in world.find(Network, range=one)} == {
                 obj.name for obj in there.values() if obj.spec.ip_range == one
             }
-            parts = world.reader(OTHER).glance_parts(Network, "mtu", one)
+            parts = world.reader(OTHER).untracked.parts(Network, mtu=one)
             assert sorted(parts) == sorted(obj.spec.mtu for obj in there.values() if obj.spec.ip_range == one)
         assert world.counts()["Network"] == len(there)
     for name in list(there):
         world.remove(network(name).key)
-    assert world._members == {}
-    assert world._places == {}
+    assert world.remembered() == (0, 0)
 
 
 def test_an_object_that_moves_into_an_index_or_out_of_it_is_another_result_for_whoever_looks_there() -> None:
@@ -108,8 +109,8 @@ def test_an_object_that_moves_into_an_index_or_out_of_it_is_another_result_for_w
 
     world.put(network(ip_range=ELSEWHERE))
     for ip_range, told in ((RANGE, True), (RANGE, False), (ELSEWHERE, True)):
-        world.reader(READER).where_view(Network, "range", RANGE, nothing)
-        world.reader(OTHER).where_view(Network, "range", "10.99.0.0/16", nothing)
+        world.reader(READER).views(Network, nothing, range=RANGE)
+        world.reader(OTHER).views(Network, nothing, range="10.99.0.0/16")
         changed = world.put(network(ip_range=ip_range, mtu=1400 if ip_range == RANGE else 1420, generation=len(ip_range)))
         assert (READER in changed) == (told and changed != frozenset()), ip_range
         assert OTHER not in changed
@@ -119,7 +120,7 @@ def test_what_was_seen_is_compared_with_what_would_be_seen_and_not_which_object_
     world = empty()
     world.put(network())
     world.reader(READER).view(Network, "default", "net", lambda found: (found.spec.mtu, "made anew each time"))
-    world.reader(OTHER).where_view(Network, "range", RANGE, lambda found: [found.name])
+    world.reader(OTHER).views(Network, lambda found: [found.name], range=RANGE)
     assert world.put(network()) == frozenset(), "an equal object is no news"
     assert world.put(network(generation=2)) == {network().key}
     assert world.put(network(mtu=1400)) == {network().key, READER}
@@ -137,6 +138,7 @@ def test_whoever_saw_that_there_was_nothing_is_asked_only_when_there_is_somethin
 def test_nothing_is_kept_of_readers_that_are_forgotten() -> None:
     world = empty()
     world.put(network())
+    known, _ = world.remembered()
     for reader in (world.reader(READER), world.reader(OTHER)):
         for read in READS.values():
             read(reader)
@@ -147,25 +149,34 @@ def test_nothing_is_kept_of_readers_that_are_forgotten() -> None:
     assert OTHER in told, "of others everything is still known"
     world.forget(OTHER)
     world.forget(OTHER)
-    assert (world._readers, world._sources) == ({}, {})
+    assert world.remembered() == (known, 0)
 
 
 def test_a_new_reader_knows_nothing_of_what_was_read_before() -> None:
     world = empty()
-    world.reader(READER).get(Network, "default", "net")
+    world.reader(READER).view(Network, "default", "net", lambda found: found)
     world.reader(READER)
     assert READER not in world.put(network())
 
 
-def test_glances_are_not_remembered() -> None:
+@pytest.mark.parametrize("how", READS)
+def test_untracked_reads_give_the_same_and_are_not_remembered(how: str) -> None:
     world = empty()
     world.put(network())
     reader = world.reader(READER)
-    assert reader.glance(Network, lambda found: found.name) == ("net",)
-    assert reader.glance_at(Network, "default", "net", lambda found: found.name) == "net"
-    assert reader.glance_at(Network, "default", "absent", lambda found: found.name) is None
-    assert reader.glance_parts(Network, "mtu", RANGE) == (1420,)
+    assert READS[how](reader.untracked) == READS[how](world.reader(OTHER))
     assert READER not in world.remove(network().key)
+
+
+def test_an_index_that_no_kind_declared_is_an_error_and_not_empty() -> None:
+    reader = empty().reader(READER)
+    for look in (reader, reader.untracked):
+        with pytest.raises(LookupError, match="Network has no index color"):
+            look.views(Network, lambda found: found.name, color="red")
+        with pytest.raises(LookupError, match="Network has no index color"):
+            look.parts(Network, color="red")
+    with pytest.raises(LookupError, match="Network has no index color"):
+        empty().find(Network, color="red")
 
 
 def test_objects_come_oldest_first_then_by_name() -> None:
@@ -173,5 +184,5 @@ def test_objects_come_oldest_first_then_by_name() -> None:
     for name, time in (("c", "2026-01-01T00:00:01Z"), ("b", "2026-01-01T00:00:02Z"), ("a", "2026-01-01T00:00:02Z")):
         obj = network(name)
         world.put(obj.model_copy(update={"metadata": obj.metadata.model_copy(update={"creation_timestamp": time})}))
-    assert [found.name for found in world.reader(READER).all(Network)] == ["c", "a", "b"]
-    assert [found.name for found in world.find(Network, "range", RANGE)] == ["c", "a", "b"]
+    assert [found.name for found in world.reader(READER).views(Network, lambda found: found)] == ["c", "a", "b"]
+    assert [found.name for found in world.find(Network, range=RANGE)] == ["c", "a", "b"]

@@ -24,7 +24,7 @@ class Claims:
         self._before: dict[str, Claim] = {}  # what is being taken over, as it was
 
     def of(self, obj: Object) -> list[Claim]:
-        return [claim for claim in self._world.find(Claim, "holder", obj.uid) if isinstance(claim, Claim)]
+        return [*self._world.find(Claim, holder=obj.uid)]
 
     def take(self, obj: Object, wanted: tuple[ClaimWanted, ...]) -> list[Claim]:
         """Puts wanted claims that are missing into the World, and takes over those of an earlier object of the name; they are

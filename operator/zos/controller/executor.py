@@ -378,7 +378,7 @@ class Executor:
     # -- workloads
 
     def _owned(self, obj: Object) -> list[NodeWorkload]:
-        return [found for found in self._world.find(NodeWorkload, "owner", obj.uid) if isinstance(found, NodeWorkload)]
+        return [*self._world.find(NodeWorkload, owner=obj.uid)]
 
     def _leavers(self, obj: Object, resolution: Resolution) -> tuple[NodeWorkload, ...]:
         if resolution.workloads is None:

@@ -112,7 +112,7 @@ class Farewell:
         """The last of a GridNode: its namespace and its agent's rights. What is still to be erased on a node that was given up
         stays recorded in its namespace for the node's return. Gives what has to go first."""
         namespace = names.node_namespace(node.name)
-        there = [w for w in self._world.find(NodeWorkload, "namespace", namespace) if isinstance(w, NodeWorkload)]
+        there = self._world.find(NodeWorkload, namespace=namespace)
         first = [workload for workload in there if not workload.spec.unwanted]
         for workload in first:
             await self.part(workload, Word.NONE)
@@ -161,8 +161,7 @@ class Farewell:
         return f"the agent of node {node.name} ({node.status.agent_version}) would erase what has to stay: upgrade it"
 
     def _node_of(self, workload: NodeWorkload) -> GridNode | None:
-        found = self._world.find(GridNode, "namespace", workload.namespace)
-        return next((node for node in found if isinstance(node, GridNode)), None)
+        return next(iter(self._world.find(GridNode, namespace=workload.namespace)), None)
 
     def _unread_node_of(self, workload: NodeWorkload) -> str | None:
         unread = (key.name for key, _ in self._world.opaque(GridNode.KIND))

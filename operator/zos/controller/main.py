@@ -39,8 +39,10 @@ from zos.kube.lease import now
 from zos.kube.queue import Queue
 from zos.kube.watches import Watched
 from zos.world.heartbeat import Heartbeat
+from zos.world.objects import Unfetched, Unreadable
+from zos.world.reader import Reader
 from zos.world.resolution import Resolution, waiting
-from zos.world.store import Reader, Unfetched, Unreadable, World
+from zos.world.store import World
 
 log = logging.getLogger("zos.controller")
 
@@ -368,8 +370,8 @@ class Controller:
         try:
             reader = self.world.reader(obj.key)
             if self._kinds[obj.KIND].finalized:  # the executor goes by these: their coming and going is everyone's business
-                owned = reader.where_view(
-                    NodeWorkload, "owner", obj.uid, lambda workload: (workload.key, workload.hindrance, workload.deleting)
+                owned = reader.views(
+                    NodeWorkload, lambda workload: (workload.key, workload.hindrance, workload.deleting), owner=obj.uid
                 )
                 for key, *_ in owned if obj.deleting else ():
                     node = self._nodes.get(key.namespace, "")

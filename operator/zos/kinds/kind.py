@@ -16,8 +16,9 @@ from zos.api.nodeworkload import NodeWorkload, Owner, Part, State, envelope
 from zos.plan.facts import Facts
 from zos.plan.lowered import Lowered
 from zos.plan.outcome import Outcome
+from zos.world.objects import Indexes
+from zos.world.reader import Reader
 from zos.world.resolution import Notice, Resolution, Verdict
-from zos.world.store import Indexes, Reader
 
 
 class Writer(Enum):

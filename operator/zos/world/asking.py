@@ -5,8 +5,9 @@ from __future__ import annotations
 from zos.api.gridnode import GridNode
 from zos.api.meta import Reason
 from zos.api.nodeworkload import Part
+from zos.world.objects import Indexes
+from zos.world.reader import Reader
 from zos.world.resolution import SecretValue, Verdict, Workload, waiting
-from zos.world.store import Indexes, Reader
 
 INDEXES = (Indexes(GridNode),)
 

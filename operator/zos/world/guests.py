@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from zos.api import names
 from zos.api.nodeworkload import NodeWorkload, Run
 from zos.world import indexes
-from zos.world.store import Reader
+from zos.world.reader import Reader
 
 INDEXES = (indexes.WORKLOADS,)
 
@@ -21,7 +21,7 @@ def on_node(machine: str, node: str | None, world: Reader) -> NodeWorkload | Non
     if node is None:
         return None
     place = names.node_namespace(node)
-    seen = world.where_view(NodeWorkload, "owner", machine, _whole)
+    seen = world.views(NodeWorkload, _whole, owner=machine)
     return next((workload for workload in seen if workload.namespace == place), None)
 
 
@@ -66,7 +66,7 @@ def guest(workload: NodeWorkload | None) -> Guest | None:
 
 def may_have_disk(machine: str, disk: str, world: Reader) -> bool:
     """Whether a machine may run with a disk; both by uid."""
-    found = world.where_view(NodeWorkload, "owner", machine, lambda workload: _holds_disk(guest(workload), disk))
+    found = world.views(NodeWorkload, lambda workload: _holds_disk(guest(workload), disk), owner=machine)
     return any(found)
 
 

@@ -6,7 +6,7 @@ from zos.api.contract import Claim
 from zos.api.nodeworkload import NodeWorkload
 from zos.api.publicip import PublicIP
 from zos.world.heartbeat import Heartbeat
-from zos.world.store import Indexes
+from zos.world.objects import Indexes
 
 #: By the uid of the object that it is for, and by its node's namespace.
 WORKLOADS = Indexes(

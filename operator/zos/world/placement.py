@@ -9,8 +9,9 @@ from zos.api import names
 from zos.api.gridnode import GridNode, NodeHold, Resources
 from zos.api.meta import Reason, format_quantity
 from zos.world.heartbeat import Heartbeat
+from zos.world.objects import Indexes
+from zos.world.reader import Reader
 from zos.world.resolution import Verdict, waiting
-from zos.world.store import Indexes, Reader
 
 INDEXES = (
     Indexes(
@@ -37,7 +38,7 @@ class Candidate:
 
 def held_on(world: Reader, uid: str, chosen: str | None = None) -> str | None:
     """Name of the node on which an object holds something already. ``chosen``, which it was told of, goes before others."""
-    nodes = world.where_view(GridNode, "holder", uid, _name)
+    nodes = world.views(GridNode, _name, holder=uid)
     return chosen if chosen in nodes else next(iter(nodes), None)
 
 
@@ -50,7 +51,7 @@ def given_up(world: Reader, namespace: str) -> bool:
     """Whether the node with that namespace is known not to be in the grid any more, or to be given up."""
     if any(names.node_namespace(key.name) == namespace for key in world.unreadable(GridNode)):
         return False
-    return all(world.where_view(GridNode, "namespace", namespace, lambda node: node.abandoned))
+    return all(world.views(GridNode, lambda node: node.abandoned, namespace=namespace))
 
 
 def removed(node: str) -> Verdict:
@@ -63,7 +64,7 @@ def removed(node: str) -> Verdict:
 
 def holding(world: Reader, uid: str, node: str) -> NodeHold | None:
     """What an object holds on that node."""
-    holds = world.where_view(GridNode, "holder", uid, lambda found: (found.name, found.status.by_holder[uid]))
+    holds = world.views(GridNode, lambda found: (found.name, found.status.by_holder[uid]), holder=uid)
     return dict(holds).get(node)
 
 
@@ -89,7 +90,7 @@ def _left(world: Reader, uid: str, node: str) -> list[Resources]:
     def look(found: GridNode) -> tuple[str, list[Resources]]:
         return found.name, [left.held for left in found.status.quarantine if left.uid == uid]
 
-    return dict(world.where_view(GridNode, "left", uid, look)).get(node, [])
+    return dict(world.views(GridNode, look, left=uid)).get(node, [])
 
 
 # Every object on a node looks at that through these: as one function each, they are asked once for all.
@@ -141,7 +142,7 @@ def shortage(world: Reader, need: Resources, node: str) -> str | None:
     def look(found: GridNode) -> str | None:
         return lacks(need, candidate(found))
 
-    return world.view(GridNode, "", node, look) if world.glance_at(GridNode, "", node, look) else None
+    return world.view(GridNode, "", node, look) if world.untracked.view(GridNode, "", node, look) else None
 
 
 def best(world: Reader, need: Resources, preferred: Iterable[str] = (), farm: str | None = None) -> tuple[str | None, str]:
@@ -151,11 +152,11 @@ def best(world: Reader, need: Resources, preferred: Iterable[str] = (), farm: st
     every node with what it lacks.
     """
     first = frozenset(preferred)
-    alive = frozenset(world.where_view(Heartbeat, "alive", "yes", lambda heartbeat: heartbeat.name))
+    alive = frozenset(world.views(Heartbeat, lambda heartbeat: heartbeat.name, alive="yes"))
     # What is found stays (it becomes a hold), whatever happens to free capacity: only who found nothing waits for changes.
-    fitting = [node for node in world.glance(GridNode, candidate) if _unfit(node, alive, need, farm) is None]
+    fitting = [node for node in world.untracked.views(GridNode, candidate) if _unfit(node, alive, need, farm) is None]
     if not fitting:
-        reasons = [_unfit(node, alive, need, farm) for node in world.all_view(GridNode, candidate)]
+        reasons = [_unfit(node, alive, need, farm) for node in world.views(GridNode, candidate)]
         return None, "; ".join(reason for reason in reasons if reason) or "the grid has no nodes"
     return min(fitting, key=lambda node: (node.name not in first, -node.free.memory, node.name)).name, ""
 

@@ -14,7 +14,8 @@ from zos.api.farm import ipv4_of
 from zos.api.gridnode import GridNode, Quarantined, QuarantinedNic
 from zos.api.nodeworkload import NodeWorkload, Owner, RunningPublicNic
 from zos.world import guests, indexes, placement
-from zos.world.store import Indexes, Reader
+from zos.world.objects import Indexes
+from zos.world.reader import Look, Reader
 
 INDEXES = (
     *placement.INDEXES,
@@ -23,14 +24,14 @@ INDEXES = (
         NodeWorkload,
         {
             "public": lambda workload: _keys_of(workload),
-            "publicIPv4": lambda workload: {"": found} if (found := _number(workload)) else {},
+            "public_ipv4": lambda workload: {"": found} if (found := _number(workload)) else {},
         },
     ),
     Indexes(
         GridNode,
         {
             "public": lambda node: {key for entry in _running(node) for key in _keys(node, entry)},
-            "publicIPv4": lambda node: {node.spec.farm: numbers} if node.spec.farm and (numbers := _numbers(node)) else {},
+            "public_ipv4": lambda node: {node.spec.farm: numbers} if node.spec.farm and (numbers := _numbers(node)) else {},
         },
     ),
 )
@@ -66,17 +67,13 @@ class Left:
 
 def on_nodes(keys: Iterable[str], world: Reader) -> tuple[Occupant, ...]:
     """Machines that have an interface with one of these MACs or IPv4 addresses."""
-    found = {
-        workload: None for key in keys for workload in world.where_view(NodeWorkload, "public", key, partial(_on_node, key))
-    }
+    found = {workload: None for key in keys for workload in world.views(NodeWorkload, partial(_on_node, key), public=key)}
     return tuple(workload for workload in found if not _given_up(workload.going, workload.namespace, world))
 
 
 def unsettled(uid: str, world: Reader) -> bool:
     """Whether a machine may still run with what its node is not asked for any more: the agent has not said that it is gone."""
-    found = world.where_view(
-        NodeWorkload, "owner", uid, lambda workload: (_settled(workload), workload.going, workload.namespace)
-    )
+    found = world.views(NodeWorkload, lambda workload: (_settled(workload), workload.going, workload.namespace), owner=uid)
     return any(not settled and not _given_up(going, namespace, world) for settled, going, namespace in found)
 
 
@@ -84,17 +81,16 @@ def left(farm: str | None, keys: Iterable[str], world: Reader) -> Left | None:
     """A guest that runs on in the quarantine of one of the farm's nodes, of a machine with one of these uids, or with one of
     these MACs or IPv4 addresses."""
     for key in keys if farm is not None else ():
-        for name, entries in world.where_view(GridNode, "public", f"{farm}/{key}", lambda node: (node.name, _running(node))):
+        for name, entries in world.views(GridNode, lambda node: (node.name, _running(node)), public=f"{farm}/{key}"):
             for entry in entries:
                 if key == entry.uid or any(key in (nic.mac, nic.ipv4) for nic in _public(entry)):
                     return Left(name, entry)
     return None
 
 
-def numbers(farm: str, world: Reader, *, tracked: bool = False) -> frozenset[int]:
+def numbers(farm: str, look: Look) -> frozenset[int]:
     """IPv4 addresses that machines have on nodes, or the farm's nodes and guests in their quarantine; as numbers."""
-    look = world.parts if tracked else world.glance_parts
-    return frozenset[int]().union(*look(NodeWorkload, "publicIPv4", ""), *look(GridNode, "publicIPv4", farm))
+    return frozenset[int]().union(*look.parts(NodeWorkload, public_ipv4=""), *look.parts(GridNode, public_ipv4=farm))
 
 
 def _interfaces(workload: NodeWorkload) -> tuple[RunningPublicNic, ...]:

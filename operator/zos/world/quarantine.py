@@ -11,8 +11,9 @@ from zos.api.zmachine import ZMachine
 from zos.api.zmount import ZMount
 from zos.world import indexes
 from zos.world.heartbeat import Heartbeat
+from zos.world.objects import Indexes
+from zos.world.reader import Reader
 from zos.world.resolution import Verdict, waiting
-from zos.world.store import Indexes, Reader
 
 INDEXES = (
     Indexes(GridNode, {"quarantine": lambda node: _names(node)}),
@@ -38,17 +39,17 @@ class Inheritance:
 
 def own(obj: Object, world: Reader) -> str | None:
     """The node that has things of this very object, from before its NodeWorkload was lost: it takes them up again."""
-    return next(iter(world.where_view(GridNode, "quarantine", obj.uid, lambda node: node.name)), None)
+    return next(iter(world.views(GridNode, lambda node: node.name, quarantine=obj.uid)), None)
 
 
 def lingers(uid: str, node: str, world: Reader) -> bool:
     """Whether an object that is gone may still have things on its node: they are being taken down, or run on without its user's
     word. What other nodes say of it does not count; a node that does not answer can't say that they are gone."""
-    if world.where_view(NodeWorkload, "owner", uid, lambda workload: workload.key):
+    if world.views(NodeWorkload, lambda workload: workload.key, owner=uid):
         return True
     if world.view(Heartbeat, "", node, lambda heartbeat: heartbeat.alive) is False:
         return True
-    return node in world.where_view(GridNode, "quarantine", uid, lambda found: found.name)
+    return node in world.views(GridNode, lambda found: found.name, quarantine=uid)
 
 
 def private_addresses(node: str, network: str, uid: str, world: Reader) -> frozenset[str]:
@@ -66,7 +67,7 @@ def inherited(obj: Object, world: Reader) -> Inheritance | None:
     """What an object of the same kind, namespace and name left behind, or what an administrator gives to this one. A name alone
     gives nobody another's data."""
     name = f"{obj.KIND} {obj.namespace}/{obj.name}"
-    found = world.where_view(GridNode, "quarantine", name, lambda node: _of(node, name, obj.uid))
+    found = world.views(GridNode, lambda node: _of(node, name, obj.uid), quarantine=name)
     entries = [entry for entries in found for entry in entries if not (entry.adopt is not None and _lives(entry, world))]
     given = next((entry for entry in entries if entry.adopt is not None), None)
     return given or next(iter(entries), None)

@@ -9,8 +9,9 @@ from __future__ import annotations
 from zos.api.contract import Claim, Contract
 from zos.api.publicip import PublicIP
 from zos.world import indexes, publicuse
+from zos.world.objects import Indexes
+from zos.world.reader import Reader
 from zos.world.resolution import Resolution, ready
-from zos.world.store import Indexes, Reader
 
 INDEXES = (
     *publicuse.INDEXES,
@@ -40,7 +41,7 @@ def _waits(claim: Claim, world: Reader) -> bool:
     comes_to_it = world.view(Contract, holder.namespace, holder.name, look)
     if comes_to_it is not None:
         return comes_to_it
-    named = world.where_view(PublicIP, "contract", f"{holder.namespace}/{holder.name}", lambda ip: ip.uid)
+    named = world.views(PublicIP, lambda ip: ip.uid, contract=f"{holder.namespace}/{holder.name}")
     return (
         bool(named)
         or bool(publicuse.on_nodes([address], world))

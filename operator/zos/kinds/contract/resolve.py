@@ -19,8 +19,9 @@ from zos.api.farm import Farm, FarmSpec, ipv4_of
 from zos.api.meta import Reason
 from zos.api.publicip import PublicIP
 from zos.world import indexes, publicuse
+from zos.world.objects import Indexes, Unreadable
+from zos.world.reader import Look, Reader
 from zos.world.resolution import ClaimWanted, Resolution, Verdict, ready, waiting
-from zos.world.store import Indexes, Reader, Unreadable
 
 INDEXES = (
     *publicuse.INDEXES,
@@ -46,7 +47,7 @@ INDEXES = (
 
 
 def resolve(contract: Contract, world: Reader) -> Resolution:
-    own = dict(world.where_view(Claim, "holder", contract.uid, lambda claim: (ipv4_of(claim.spec.thing), bool(claim.uid))))
+    own = dict(world.views(Claim, lambda claim: (ipv4_of(claim.spec.thing), bool(claim.uid)), holder=contract.uid))
     held = _reserved(contract, own, world)
     users = _users(contract, world)
     if contract.deleting:
@@ -80,7 +81,7 @@ def _users(contract: Contract, world: Reader) -> dict[IPv4Address | str, str]:
     """Who uses the contract: address (or, without an IPv4 address, uid) → PublicIP by name."""
     found: dict[IPv4Address | str, str] = {}
     holders = {entry.uid: ipv4_of(entry.ip) for entry in contract.status.in_use}
-    users = world.where_view(PublicIP, "contract", f"{contract.namespace}/{contract.name}", lambda ip: (ip.uid, ip.name))
+    users = world.views(PublicIP, lambda ip: (ip.uid, ip.name), contract=f"{contract.namespace}/{contract.name}")
     for uid, name in users:
         found[holders.get(uid, uid)] = f"PublicIP {name}"
     for entry in contract.status.in_use:
@@ -138,8 +139,8 @@ def _grow(
     taking += _had_before(contract, spec, {*held, *taking}, world)[: missing - len(taking)]
     if len(taking) < missing:
         # Not tracked: what is found is taken hold of at once.
-        taken = set(world.glance_parts(Claim, "farm", name)) | _left_by_others(name, spec, world) | {*map(int, taking)}
-        taken |= _in_use(name, world)
+        taken = set(world.untracked.parts(Claim, farm=name)) | _left_by_others(name, spec, world) | {*map(int, taking)}
+        taken |= _in_use(name, world.untracked)
         free = spec.size - len(spec.given(taken))
         promised = sum(_ahead(contract, world, free))
         if missing - len(taking) > free - promised:
@@ -155,35 +156,34 @@ def _grow(
 def _had_before(contract: Contract, spec: FarmSpec, has: Container[IPv4Address], world: Reader) -> list[IPv4Address]:
     """Addresses that were an earlier contract's of its name, which went without a word; those that its PublicIPs have first."""
     name = f"{contract.namespace}/{contract.name}"
-    used = {ipv4_of(one) for one in world.glance_parts(PublicIP, "address", name)}
-    claims = world.where_view(Claim, "name", name, lambda claim: (claim.spec.holder, ipv4_of(claim.spec.thing)))
+    used = {ipv4_of(one) for one in world.untracked.parts(PublicIP, address=name)}
+    claims = world.views(Claim, lambda claim: (claim.spec.holder, ipv4_of(claim.spec.thing)), name=name)
     claimed = {ip for holder, ip in claims if holder.kind == contract.KIND and holder.uid != contract.uid}
     fit = [*sorted(used), *sorted(claimed - used)]
     return [ip for ip in fit if spec.gives(ip) and ip not in has and not _elsewhere(ip, contract, world)]
 
 
-def _in_use(farm: str, world: Reader, *, tracked: bool = False) -> set[int]:
+def _in_use(farm: str, look: Look) -> set[int]:
     """Addresses that PublicIPs or machines have, whatever became of the contracts that reserved them."""
-    look = world.parts if tracked else world.glance_parts
-    return {*look(PublicIP, "given", farm), *publicuse.numbers(farm, world, tracked=tracked)}
+    return {*look.parts(PublicIP, given=farm), *publicuse.numbers(farm, look)}
 
 
 def _left_by_others(farm: str, spec: FarmSpec, world: Reader) -> set[int]:
     """Addresses of this farm that were another's once and are held there still."""
-    left = world.glance(Farm, lambda other: () if other.name == farm else other.status.out_of_range)
+    left = world.untracked.views(Farm, lambda other: () if other.name == farm else other.status.out_of_range)
     return spec.among(chain.from_iterable(left))
 
 
 def _claimed(address: IPv4Address, world: Reader) -> bool:
-    return world.glance_at(Claim, "", claim_name(address), lambda _: True) is not None
+    return world.untracked.view(Claim, "", claim_name(address), lambda _: True) is not None
 
 
 def _exhausted(contract: Contract, world: Reader, held: int, free: int, promised: int) -> Verdict:
     # Wakes the contract when the farm's numbers change: one change for all that came free together. Where they tell of
     # something else than the claims known here, one of the two is about to change.
     if world.view(Farm, "", contract.spec.farm, lambda farm: farm.status.ipv4.free) != free:
-        world.parts(Claim, "farm", contract.spec.farm)
-        _in_use(contract.spec.farm, world, tracked=True)
+        world.parts(Claim, farm=contract.spec.farm)
+        _in_use(contract.spec.farm, world)
     available = f"{free} free" + (f" ({promised} of them promised to older contracts)" if promised else "")
     return waiting(
         Reason.INSUFFICIENT_CAPACITY,
@@ -194,7 +194,7 @@ def _exhausted(contract: Contract, world: Reader, held: int, free: int, promised
 
 def _ahead(contract: Contract, world: Reader, free: int) -> Iterator[int]:
     """How many of the free addresses each older contract of the farm is about to take."""
-    waiting_ = world.where_view(Contract, "farm", contract.spec.farm, _wish)
+    waiting_ = world.views(Contract, _wish, farm=contract.spec.farm)
     mine = (contract.metadata.creation_timestamp, contract.namespace, contract.name)
     for uid, age, missing in waiting_:
         if uid != contract.uid and age < mine and 0 < missing <= free:

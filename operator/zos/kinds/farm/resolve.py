@@ -12,8 +12,9 @@ from zos.api.gridnode import GridNode
 from zos.api.meta import Reason
 from zos.api.publicip import PublicIP
 from zos.world import indexes
+from zos.world.objects import Indexes
+from zos.world.reader import Reader
 from zos.world.resolution import Resolution, Verdict, ready, waiting
-from zos.world.store import Indexes, Reader
 
 INDEXES = (
     Indexes(Farm),
@@ -24,16 +25,16 @@ INDEXES = (
 
 
 def resolve(farm: Farm, world: Reader) -> Resolution:
-    held = frozenset(world.parts(Claim, "farm", farm.name))
+    held = frozenset(world.parts(Claim, farm=farm.name))
     if farm.deleting:
         return _deleting(farm, held)
     total = farm.spec.size
     given = farm.spec.given(held)
-    others = world.all_view(Farm, lambda other: () if other.name == farm.name else other.status.out_of_range)
+    others = world.views(Farm, lambda other: () if other.name == farm.name else other.status.out_of_range)
     lent = farm.spec.among(chain.from_iterable(others))  # another farm's once, and held there still
-    nodes = world.where_view(GridNode, "farm", farm.name, lambda node: (node.name, node.endpoint.ipv4))
+    nodes = world.views(GridNode, lambda node: (node.name, node.endpoint.ipv4), farm=farm.name)
     their_own = {number: name for name, ip in nodes if ip for number in farm.spec.among([ip])}
-    taken = world.where_view(PublicIP, "farm", farm.name, lambda ip: ip.status.ipv6 and ip.status.ipv6.address)
+    taken = world.views(PublicIP, lambda ip: ip.status.ipv6 and ip.status.ipv6.address, farm=farm.name)
     ipv6 = [IPv6Interface(address).ip for address in taken if address]
     prefixes = [prefix.network for prefix in farm.spec.public_ipv6]
     outside: list[IPv4Address | IPv6Address] = [*map(IPv4Address, sorted(held - given))]
@@ -97,7 +98,7 @@ def _inside(farm: Farm) -> Iterator[str]:
 
 
 def _between(farm: Farm, world: Reader) -> Iterator[str]:
-    for name, spec in world.all_view(Farm, lambda other: (other.name, other.spec)):
+    for name, spec in world.views(Farm, lambda other: (other.name, other.spec)):
         if name == farm.name:
             continue
         for mine, theirs in farm.spec.overlaps(spec):

@@ -10,8 +10,9 @@ from zos.api.nodeworkload import NodeWorkload
 from zos.kinds.gridnode.rights import agent_objects
 from zos.world import indexes
 from zos.world.heartbeat import Heartbeat
+from zos.world.objects import Indexes
+from zos.world.reader import Reader
 from zos.world.resolution import Resolution, Verdict, ready, waiting
-from zos.world.store import Indexes, Reader
 
 INDEXES = (
     Indexes(Heartbeat),
@@ -63,7 +64,7 @@ def resolve(node: GridNode, world: Reader) -> Resolution:
 def _deleting(node: GridNode, world: Reader, namespace: str, manifests: tuple[object, ...]) -> Resolution:
     """Waits for what holds data there, then for the rest to be taken down; the namespace and the agent's rights go last."""
     users = tuple(hold.owner for hold in node.status.holds if hold.storage and not _gone(hold, world))
-    left = world.where_view(NodeWorkload, "namespace", namespace, lambda w: (w.spec.owner.kind, w.spec.owner.name, w.deleting))
+    left = world.views(NodeWorkload, lambda w: (w.spec.owner.kind, w.spec.owner.name, w.deleting), namespace=namespace)
     unread = tuple(f"{key}, which can't be read by this controller" for key in world.unreadable(NodeWorkload, namespace))
     waits = users or tuple(f"{kind} {name}" for kind, name, _ in left) + unread
     if waits and not node.abandoned:
@@ -92,7 +93,7 @@ def _gone(hold: NodeHold, world: Reader) -> bool:
     namespace, _, name = place.partition("/")
     if world.lives(kind, namespace, name, hold.uid) is not False:
         return False
-    return not world.where_view(NodeWorkload, "owner", hold.uid, lambda workload: workload.key)  # the node has it still
+    return not world.views(NodeWorkload, lambda workload: workload.key, owner=hold.uid)  # the node has it still
 
 
 def _judge(node: GridNode, alive: bool | None) -> Verdict:
@@ -145,9 +146,7 @@ def _called_alike(node: GridNode, world: Reader) -> tuple[Condition, ...]:
     mine = node.spec.wireguard_ports
     said = []
     for address in _addresses(node):
-        for name, theirs in world.where_view(
-            GridNode, "address", address, lambda other: (other.name, other.spec.wireguard_ports)
-        ):
+        for name, theirs in world.views(GridNode, lambda other: (other.name, other.spec.wireguard_ports), address=address):
             low, high = max(mine.from_, theirs.from_), min(mine.to, theirs.to)
             if name != node.name and low <= high:
                 said.append(f"its endpoint {address} is GridNode {name}'s as well, with ports {low} to {high}")

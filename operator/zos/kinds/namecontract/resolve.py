@@ -5,8 +5,9 @@ from __future__ import annotations
 from zos.api.contract import Claim, NameContract, NameContractStatus
 from zos.api.meta import Reason
 from zos.world import indexes
+from zos.world.objects import Indexes
+from zos.world.reader import Reader
 from zos.world.resolution import ClaimWanted, Resolution, ready, waiting
-from zos.world.store import Indexes, Reader
 
 INDEXES = (
     indexes.CLAIMS,
@@ -27,8 +28,8 @@ def resolve(contract: NameContract, world: Reader) -> Resolution:
         first = next(
             (
                 (uid, namespace, other)
-                for uid, namespace, other, leaving in world.where_view(
-                    NameContract, "name", name, lambda other: (other.uid, other.namespace, other.name, other.deleting)
+                for uid, namespace, other, leaving in world.views(
+                    NameContract, lambda other: (other.uid, other.namespace, other.name, other.deleting), name=name
                 )
                 if not leaving
             ),

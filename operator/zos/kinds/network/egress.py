@@ -14,7 +14,8 @@ from zos.api.farm import Farm, PublicIPv4Range
 from zos.api.gridnode import Egress, GridNode
 from zos.kinds.network.part import EgressOnNode
 from zos.plan.facts import Facts
-from zos.world.store import Indexes, Reader
+from zos.world.objects import Indexes
+from zos.world.reader import Reader
 
 INDEXES = (Indexes(GridNode), Indexes(Farm))
 
@@ -30,7 +31,7 @@ _Span = tuple[int, int]
 def of_node(node: str, world: Reader) -> EgressOnNode:
     """What the grid says of a node."""
     said = world.view(GridNode, "", node, _said) or Egress()
-    given = _merged(span for spans in world.all_view(Farm, _given) for span in spans)
+    given = _merged(span for spans in world.views(Farm, _given) for span in spans)
     return EgressOnNode(deny=said.deny, allow=said.allow, public=tuple(map(_text, given)))
 
 

@@ -13,8 +13,9 @@ from zos.api.text import is_key, is_name
 from zos.kinds.network import keys
 from zos.kinds.network.problems import Problem, Problems, Rank
 from zos.kinds.network.topology import Member, laptop_file
+from zos.world.objects import Indexes
+from zos.world.reader import Reader
 from zos.world.resolution import PRIVATE_KEY, SecretWanted
-from zos.world.store import Indexes, Reader
 
 INDEXES = (Indexes(Secret),)
 

@@ -11,7 +11,8 @@ from zos.api.text import is_name
 from zos.api.zmachine import ZMachine
 from zos.kinds.network.problems import Problem, Problems, Rank
 from zos.world import quarantine
-from zos.world.store import Indexes, Reader, Unreadable
+from zos.world.objects import Indexes, Unreadable
+from zos.world.reader import Reader
 
 
 @dataclass(frozen=True)
@@ -37,7 +38,7 @@ INDEXES = (
 def machines(network: Network, world: Reader) -> tuple[tuple[Machine, ...], tuple[NetworkAddress, ...]]:
     """All machines of the network, and the addresses that are held: all but those of machines that are known to be gone, or to
     be in another network now."""
-    here = world.where_view(ZMachine, "network", f"{network.namespace}/{network.name}", _machine)
+    here = world.views(ZMachine, _machine, network=f"{network.namespace}/{network.name}")
     living = {machine.uid for machine in here}
     held = tuple(entry for entry in network.status.addresses if entry.uid in living or not _left(entry, network, world))
     lingering = (Machine(entry.uid, entry.machine, entry.node) for entry in held if entry.uid not in living)

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from zos.api.meta import Reason
 from zos.api.network import Network, NetworkAccessStatus, NetworkStatus
+from zos.world.reader import Reader
 from zos.world.resolution import Notice, Resolution
-from zos.world.store import Reader
 
 
 def notices(network: Network, found: Resolution, world: Reader) -> tuple[Notice, ...]:

@@ -15,7 +15,7 @@ from zos.api.meta import Reason
 from zos.api.network import Network, NetworkAccessStatus, wireguard_range
 from zos.kinds.network.problems import Problem, Problems, Rank, called
 from zos.kinds.network.topology import Member
-from zos.world.store import Reader
+from zos.world.reader import Reader
 
 
 def hidden(network: Network, members: Iterable[Member], access: Iterable[NetworkAccessStatus], world: Reader) -> Problems:

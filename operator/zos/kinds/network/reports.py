@@ -11,7 +11,7 @@ from zos.api.network import EGRESS_BLOCKED, Network
 from zos.api.nodeworkload import NodeWorkload
 from zos.kinds.network.part import NetworkOnNode, NetworkState
 from zos.world import indexes
-from zos.world.store import Reader
+from zos.world.reader import Reader
 
 INDEXES = (indexes.WORKLOADS,)
 
@@ -36,7 +36,7 @@ Reports = Mapping[str, NodeReport]
 
 def of_nodes(network: Network, nodes: Iterable[str], world: Reader) -> Reports:
     """One for each of the nodes; empty where its agent has not said anything."""
-    said = dict(world.where_view(NodeWorkload, "owner", network.uid, _report))
+    said = dict(world.views(NodeWorkload, _report, owner=network.uid))
     return {name: said.get(names.node_namespace(name), NodeReport()) for name in nodes}
 
 

@@ -24,8 +24,9 @@ from zos.kinds.network.seats import Seat
 from zos.kinds.network.topology import Caller, Member, topology, wireguard_address
 from zos.world import asking
 from zos.world.heartbeat import Heartbeat
+from zos.world.objects import Indexes
+from zos.world.reader import Reader
 from zos.world.resolution import Hold, Resolution, Workload, waiting
-from zos.world.store import Indexes, Reader
 
 INDEXES = (*asking.INDEXES, *membership.INDEXES, *egress.INDEXES, *reports.INDEXES, *laptops.INDEXES, Indexes(Heartbeat))
 

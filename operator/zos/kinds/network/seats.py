@@ -12,8 +12,8 @@ from zos.api.network import Network, NetworkNodeStatus
 from zos.kinds.network import keys, places
 from zos.kinds.network.problems import Problem, Problems, Rank
 from zos.kinds.network.reports import NodeReport, Reports
+from zos.world.reader import Reader
 from zos.world.resolution import Notice
-from zos.world.store import Reader
 
 
 @dataclass(frozen=True)

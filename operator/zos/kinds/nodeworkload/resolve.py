@@ -6,8 +6,9 @@ from zos.api.core import Namespace
 from zos.api.gridnode import GridNode
 from zos.api.nodeworkload import NodeWorkload
 from zos.world import indexes, placement
+from zos.world.objects import Indexes
+from zos.world.reader import Reader
 from zos.world.resolution import Resolution, ready
-from zos.world.store import Indexes, Reader
 
 INDEXES = (
     *placement.INDEXES,
@@ -30,5 +31,5 @@ def resolve(workload: NodeWorkload, world: Reader) -> Resolution:
         return Resolution(verdict=ready(), let_go=not workload.spec.unwanted and not _attended(workload, world))
     gone = world.lives(owner.kind, owner.namespace, owner.name, owner.uid) is False
     if gone:  # whether it may go depends on what the node's agent would do
-        world.where_view(GridNode, "namespace", workload.namespace, lambda node: node.knows_words)
+        world.views(GridNode, lambda node: node.knows_words, namespace=workload.namespace)
     return Resolution(verdict=ready(), obsolete=gone)

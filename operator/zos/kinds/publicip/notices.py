@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from zos.api.publicip import PublicAddress, PublicIP, PublicIPStatus
 from zos.world.happenings import assigned
+from zos.world.reader import Reader
 from zos.world.resolution import Notice, Resolution
-from zos.world.store import Reader
 
 
 def notices(ip: PublicIP, found: Resolution, world: Reader) -> tuple[Notice, ...]:

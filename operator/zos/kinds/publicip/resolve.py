@@ -12,14 +12,15 @@ from zos.api.meta import Reason
 from zos.api.publicip import PublicAddress, PublicIP, PublicIPStatus, slaac
 from zos.api.zmachine import ZMachine
 from zos.world import publicuse
+from zos.world.objects import Indexes
+from zos.world.reader import Reader
 from zos.world.resolution import Hold, Resolution, Verdict, ready, waiting
-from zos.world.store import Indexes, Reader
 
 INDEXES = (
     *publicuse.INDEXES,
     Indexes(Farm),
     Indexes(Contract),
-    Indexes(ZMachine, {"publicIP": lambda machine: [f"{machine.namespace}/{machine.spec.public_ip}"]}),
+    Indexes(ZMachine, {"public_ip": lambda machine: [f"{machine.namespace}/{machine.spec.public_ip}"]}),
 )
 
 
@@ -134,9 +135,7 @@ def _seen(contract: Contract, uid: str) -> _Seen:
 
 def _user(ip: PublicIP, farm: str | None, addresses: tuple[str, ...], world: Reader) -> _User | None:
     """The one machine that has the addresses: whose node has them, else who was given them, else the oldest that asks."""
-    asking = dict(
-        world.where_view(ZMachine, "publicIP", f"{ip.namespace}/{ip.name}", lambda machine: (machine.uid, machine.name))
-    )
+    asking = dict(world.views(ZMachine, lambda machine: (machine.uid, machine.name), public_ip=f"{ip.namespace}/{ip.name}"))
     had = ip.status.machine_uid
     living: str | None = None
     if ip.status.machine is not None:  # raises where it can't be read: then it is not known that it has let go
@@ -179,13 +178,13 @@ def _free(ip: PublicIP, farm: str, world: Reader) -> IPv4Address | None:
         earlier = next((ipv4_of(entry.ip) for entry in in_use if entry.public_ip == ip.name and entry.uid != ip.uid), None)
         return frozenset(map(ipv4_of, unused)), earlier
 
-    free, earlier = world.glance_at(Contract, ip.namespace, ip.spec.contract, look) or (frozenset(), None)
+    free, earlier = world.untracked.view(Contract, ip.namespace, ip.spec.contract, look) or (frozenset(), None)
     had = ipv4_of(ip.status.ipv4.ip) if ip.status.ipv4 is not None else None
     if had in free:
         return had
     if earlier is not None:
         return earlier
-    used = publicuse.numbers(farm, world)
+    used = publicuse.numbers(farm, world.untracked)
     return min((address for address in free if int(address) not in used), default=None)
 
 
@@ -201,7 +200,7 @@ def _exhausted(ip: PublicIP, farm: str, world: Reader) -> Verdict:
             stalled=stock.stalled,
         )
     if stock.unused:  # but had by guests that nodes have in quarantine
-        publicuse.numbers(farm, world, tracked=True)
+        publicuse.numbers(farm, world)
     return waiting(
         Reason.INSUFFICIENT_CAPACITY,
         f"all {stock.reserved} addresses of contract {ip.spec.contract} are in use: raise its publicIPv4 or delete a PublicIP",

@@ -9,8 +9,9 @@ from zos.api.core import Secret
 from zos.api.meta import Reason
 from zos.api.zmachine import ZMachine
 from zos.kinds.zmachine.part import ENV
+from zos.world.objects import Indexes
+from zos.world.reader import Reader
 from zos.world.resolution import SecretValue, Verdict, waiting
-from zos.world.store import Indexes, Reader
 
 INDEXES = (Indexes(Secret),)
 
@@ -45,7 +46,7 @@ def find(machine: ZMachine, world: Reader) -> tuple[SecretValue, ...] | Verdict:
         if variable.value_from is None:
             continue
         ref = variable.value_from.secret_key_ref
-        text = world.glance_at(Secret, machine.namespace, ref.name, partial(Secret.read, key=ref.key))
+        text = world.untracked.view(Secret, machine.namespace, ref.name, partial(Secret.read, key=ref.key))
         if not isinstance(text, str):
             return waiting(
                 Reason.INVALID_SPEC,

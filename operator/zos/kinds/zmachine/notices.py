@@ -9,8 +9,8 @@ from zos.api.zmachine import ZMachine, ZMachineStatus
 from zos.kinds.zmachine.part import MachineState
 from zos.world import guests
 from zos.world.happenings import assigned, placed
+from zos.world.reader import Reader
 from zos.world.resolution import Notice, Resolution
-from zos.world.store import Reader
 
 
 def notices(machine: ZMachine, found: Resolution, world: Reader) -> tuple[Notice, ...]:

@@ -10,8 +10,9 @@ from zos.api.publicip import PublicAddress, PublicIP
 from zos.api.zmachine import ZMachine
 from zos.kinds.zmachine.part import PublicNic
 from zos.world import placement
+from zos.world.objects import Indexes
+from zos.world.reader import Reader
 from zos.world.resolution import Verdict, waiting
-from zos.world.store import Indexes, Reader
 
 INDEXES = (Indexes(PublicIP),)
 

@@ -20,9 +20,10 @@ from zos.kinds.zmachine.publicaddress import Public
 from zos.world import asking, guests, indexes, placement, quarantine
 from zos.world.guests import Guest
 from zos.world.heartbeat import Heartbeat
+from zos.world.objects import Indexes
 from zos.world.quarantine import Inheritance
+from zos.world.reader import Reader
 from zos.world.resolution import Hold, Resolution, SecretValue, Verdict, Workload, waiting
-from zos.world.store import Indexes, Reader
 
 INDEXES = (
     *asking.INDEXES,
@@ -394,7 +395,7 @@ def _free(ip: str | None, machine: ZMachine, subnet: IPv4Network, taken: Contain
     """Whether a machine may take an address: nobody holds it, and no other runs with it that the network does not know yet."""
     if ip is None or ip in taken or IPv4Address(ip) not in subnet:
         return False
-    others = world.glance_parts(ZMachine, "address", f"{machine.namespace}/{machine.spec.network.name}/{ip}")
+    others = world.untracked.parts(ZMachine, address=f"{machine.namespace}/{machine.spec.network.name}/{ip}")
     return all(uid == machine.uid for uid in others)
 
 

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from zos.api.zmount import ZMount, ZMountStatus
 from zos.world.happenings import placed
+from zos.world.reader import Reader
 from zos.world.resolution import Notice, Resolution
-from zos.world.store import Reader
 
 
 def notices(mount: ZMount, found: Resolution, world: Reader) -> tuple[Notice, ...]:

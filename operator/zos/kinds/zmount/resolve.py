@@ -13,8 +13,9 @@ from zos.api.zmount import ZMount, ZMountStatus
 from zos.kinds.zmount.part import MountOnNode, MountState
 from zos.world import asking, guests, indexes, placement, quarantine
 from zos.world.heartbeat import Heartbeat
+from zos.world.objects import Indexes
+from zos.world.reader import Reader
 from zos.world.resolution import Hold, Resolution, Verdict, ready, waiting
-from zos.world.store import Indexes, Reader
 
 INDEXES = (
     *asking.INDEXES,
@@ -39,9 +40,7 @@ def resolve(mount: ZMount, world: Reader) -> Resolution:
         )
     status = mount.status.model_copy(update={"used_by": user and user.name})
     there = mount.status.node_name or held
-    reports = dict(
-        world.where_view(NodeWorkload, "owner", mount.uid, lambda workload: (workload.namespace, _reported(workload)))
-    )
+    reports = dict(world.views(NodeWorkload, lambda workload: (workload.namespace, _reported(workload)), owner=mount.uid))
     told = reports.get(names.node_namespace(there)) if there is not None else None  # what another node says is not asked for
     place = _place(mount, world, there, told, user)
     if place.node is None or place.problem is not None:
@@ -107,11 +106,10 @@ def _user(mount: ZMount, world: Reader) -> _User | None:
     living: tuple[str, str | None] | None = None
     if had is not None:  # raises where it can't be read: then it is not known that it has let go
         living = world.view(ZMachine, mount.namespace, had, lambda machine: (machine.uid, machine.status.node_name))
-    asking = world.where_view(
+    asking = world.views(
         ZMachine,
-        "disk",
-        f"{mount.namespace}/{mount.name}",
         lambda machine: (machine.name, machine.status.node_name, machine.deleting),
+        disk=f"{mount.namespace}/{mount.name}",
     )
     current = next((_User(name, node) for name, node, _ in asking if name == had), None)
     if current is not None:
