@@ -99,7 +99,7 @@ class Agent:
             self.owners |= {name: workload.spec.owner for name, workload in self.workloads.items()}
             orders = self.grid.get(GridNode, "", self.name).spec.quarantine
             result = await self.converger.converge(self.workloads, may_remove=True, origins=self.owners, orders=orders)
-            if self.converger._executor.running:
+            if self.converger.underway:
                 await asyncio.wait_for(self._stirred.wait(), 5)
             elif not result.again and not self._stirred.is_set():
                 break

@@ -13,13 +13,12 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from zos.agent.agent import Agent
-from zos.agent.settings import Settings as AgentSettings
+from zos.agent.settings import Settings
 from zos.agent.simulation import Node, drivers
 from zos.api import names
 from zos.api.gridnode import GridNode
 from zos.api.meta import API_VERSION
-from zos.controller.main import Controller
-from zos.controller.main import Settings as ControllerSettings
+from zos.controller.main import Controller, ControllerSettings
 from zos.drivers.keyring import Keyring
 from zos.kube.client import Access, Client
 
@@ -34,8 +33,8 @@ class Grid:
     nodes: dict[str, Node] = field(default_factory=dict)
     writes: list[tuple[str, str, str, int]] = field(default_factory=list)
     agents: dict[str, asyncio.Task[None]] = field(default_factory=dict)
-    heartbeat: float = AgentSettings.heartbeat
-    lease: int = AgentSettings.lease
+    heartbeat: float = Settings.heartbeat
+    lease: int = Settings.lease
 
     async def node(self, name: str, *, ipv4: str | None = None, **capacity: int) -> None:
         """A GridNode with its agent running."""
@@ -56,7 +55,7 @@ class Grid:
     async def _agent(self, name: str, cpu: int = 64, memory: int = 2**38, storage: int = 2**44) -> None:
         state = self.directory / names.ident(name)
         state.mkdir(parents=True, exist_ok=True)
-        settings = AgentSettings(
+        settings = Settings(
             node=name,
             state=state,
             kubeconfig=self.kubeconfig,

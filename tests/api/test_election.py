@@ -16,7 +16,7 @@ from simulated import sweep, until
 from zos.api.core import Lease
 from zos.api.farm import Farm
 from zos.api.names import CONTROLLER, CONTROLLER_NAMESPACE
-from zos.controller.main import Controller, Settings
+from zos.controller.main import Controller, ControllerSettings
 from zos.kube.client import Access, Client, Raw, Unavailable
 from zos.kube.election import Times
 from zos.simulation import manifest
@@ -42,7 +42,7 @@ async def relay(controlled: ApiServer) -> AsyncIterator[Relay]:
 
 @contextlib.asynccontextmanager
 async def controller(kubeconfig: str, identity: str) -> AsyncIterator[tuple[Controller, asyncio.Task[None]]]:
-    made = Controller(await Access.load(kubeconfig), Settings(kubeconfig, identity, election=_TIMES))
+    made = Controller(await Access.load(kubeconfig), ControllerSettings(kubeconfig, identity, election=_TIMES))
     stop = asyncio.Event()
     task = asyncio.create_task(made.run(stop))
     try:

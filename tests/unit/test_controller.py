@@ -30,7 +30,7 @@ from zos.api.nodeworkload import NodeWorkload
 from zos.api.zmachine import ZMachine
 from zos.api.zmount import ZMount
 from zos.controller import secretcache
-from zos.controller.main import Controller, Settings
+from zos.controller.main import Controller, ControllerSettings
 from zos.kinds.kind import Kinds
 from zos.kinds.registry import KINDS
 from zos.kube import queue
@@ -57,7 +57,7 @@ async def wire(monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[Wire]:
 async def controlled(
     wire: Wire, identity: str = "one", kinds: Kinds = KINDS, **settings: Any
 ) -> AsyncIterator[tuple[Controller, asyncio.Task[None]]]:
-    made = Controller(wire.access, Settings(None, identity, workers=20, election=_TIMES, **settings), kinds)
+    made = Controller(wire.access, ControllerSettings(None, identity, workers=20, election=_TIMES, **settings), kinds)
     stop = asyncio.Event()
     task = asyncio.create_task(made.run(stop))
     try:
@@ -285,7 +285,7 @@ async def test_a_bug_in_resolving_is_told_stops_nothing_that_runs_and_lets_nothi
 
 @virtual
 async def test_a_resync_comes_to_everything_once_in_each_period_and_little_by_little(monkeypatch: pytest.MonkeyPatch) -> None:
-    controller = Controller(Access(Configuration()), Settings(None, "one", resync=300.0))
+    controller = Controller(Access(Configuration()), ControllerSettings(None, "one", resync=300.0))
     for number in range(250):
         controller.world.put(
             ZMount.model_validate({"metadata": {"name": f"d{number}", "uid": f"{number}"}, "spec": {"size": "1Gi"}})

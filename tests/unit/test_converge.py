@@ -85,7 +85,7 @@ class Bench:
 
     def restart(self) -> None:
         """A new agent on the same node."""
-        served = drivers(self.node)
+        served = self.served = drivers(self.node)
 
         def facts(workloads: Mapping[str, NodeWorkload]) -> Facts:
             known, unseen = knowledge.known(served), knowledge.unseen(self.converger.blind())
@@ -127,7 +127,7 @@ class Bench:
         """Passes until nothing asks for another one."""
         for _ in range(50):
             result = await self.once()
-            if self.converger._executor.running:
+            if self.converger.underway:
                 await asyncio.wait_for(self.dirty.wait(), 5)
             elif not result.again and not self.dirty.is_set():
                 return result
@@ -529,7 +529,7 @@ async def test_a_new_agent_takes_nothing_down_that_it_only_does_not_know_yet(ben
     bench.wants("vm", machine)
     await bench.settled()
     bench.restart()
-    (images,) = (driver for driver in bench.converger._drivers if Image in driver.ITEMS)
+    (images,) = (driver for driver in bench.served if Image in driver.ITEMS)
     observe, facts = images.observe, images.facts  # type: ignore[attr-defined]
 
     async def asked(wanted: Sequence[Item]) -> Mapping[str, Observed]:
@@ -588,7 +588,7 @@ async def test_drift_is_noticed_and_mended(bench: Bench) -> None:
 
 async def test_what_does_not_stick_does_not_spin(bench: Bench) -> None:
     bench.want("w", Netns(name="r"))
-    quick = bench.converger._drivers[0]
+    quick = bench.served.quick
 
     async def pretend(op: Op) -> None:
         bench.node.writes += 1
@@ -612,7 +612,7 @@ async def test_what_does_not_stick_does_not_spin(bench: Bench) -> None:
 
 async def test_what_is_slow_and_does_not_stick_does_not_spin_either(bench: Bench) -> None:
     bench.want("w", Image(ref="oci://a"))
-    (images,) = (driver for driver in bench.converger._drivers if Image in driver.ITEMS)
+    (images,) = (driver for driver in bench.served if Image in driver.ITEMS)
 
     async def pretend(op: Op) -> None:
         bench.node.writes += 1
@@ -621,7 +621,7 @@ async def test_what_is_slow_and_does_not_stick_does_not_spin_either(bench: Bench
     for _ in range(3600):
         bench.time += 1
         result = await bench.once()
-        if bench.converger._executor.running:
+        if bench.converger.underway:
             await asyncio.wait_for(bench.dirty.wait(), 5)
     assert 10 < bench.node.writes < 30
     assert "not there as it should be" in result.reports["w"].verdict.message
@@ -634,7 +634,7 @@ async def test_a_subsystem_that_is_away_holds_up_its_items_and_removes_nothing(b
     bench.want("w", Netns(name="r"))
     bench.want("gone", Netns(name="g"))
     await bench.settled()
-    quick = bench.converger._drivers[0]
+    quick = bench.served.quick
     observe = quick.observe
 
     async def away(wanted: object) -> dict[str, object]:
@@ -684,7 +684,7 @@ def test_whatever_is_wanted_whatever_is_there_it_settles_and_then_does_nothing(
                 }
                 bench.want(name, *items.values())
             result = await bench.settled()
-            wanted = bench.converger._wanted
+            wanted = bench.converger.wanted
             possible: dict[str, Item] = {}
             for key in sorted(wanted):  # needs point to smaller numbers only
                 if all(need in possible for need in wanted[key].needs):
@@ -767,7 +767,7 @@ async def test_a_slow_operation_that_fails_is_told_and_forgotten_when_it_is_not_
     assert result.reports["w"].verdict.message == f"{IMAGE.key}: no such image"
     assert result.wake_at is not None
     assert [ok for _, ok in bench.slow] == [False]
-    assert not bench.converger._executor.running
+    assert not bench.converger.underway
     del bench.node.faults[IMAGE.key]
     bench.time = result.wake_at
     result = await bench.settled()
@@ -779,7 +779,7 @@ async def test_what_is_being_made_for_a_workload_that_goes_holds_it_until_it_has
     bench.want("w", IMAGE)
     bench.node.delay = 0.2
     await bench.once()
-    assert set(bench.converger._executor.running) == {IMAGE.key}
+    assert bench.converger.underway == {IMAGE.key}
     bench.delete("w")
     result = await bench.once()
     assert result.clean == frozenset()

@@ -9,7 +9,7 @@ from typing import Any, ClassVar
 import pytest
 
 from virtual import clock, virtual
-from zos.agent.execution import Execution, Executor
+from zos.agent.execution import Execution, Operations
 from zos.agent.observation import Observation
 from zos.drivers import Driver, DriverError
 from zos.plan.diff import Observed, Op
@@ -82,7 +82,7 @@ class Slow(Quick):
 
 
 class Hand:
-    """An executor of these two drivers, and what it told."""
+    """Operations of these two drivers, and what it told."""
 
     def __init__(self) -> None:
         self.quick, self.slow = Quick(), Slow()
@@ -90,17 +90,17 @@ class Hand:
         self.time = 0.0
         self.wishes: dict[str, Item] = {}
         self.kept: set[str] = set()
-        self.executor = Executor(
+        self.operations = Operations(
             (self.quick, self.slow), lambda driver, op, ok: self.told.append((driver, op.key, ok)), lambda: self.time
         )
 
     async def do(self, *items: Item, unknown: frozenset[Driver] = frozenset()) -> Execution:
         ops = [Op("create", item.key, item) for item in items]
         wanted = self.wishes or {item.key: item for item in items}
-        return await self.executor.execute(ops, wanted, {}, unknown, lambda owner: owner in self.kept)
+        return await self.operations.execute(ops, wanted, {}, unknown, lambda owner: owner in self.kept)
 
     def error(self, item: Item) -> str:
-        failure = self.executor.failures.get(item.key)
+        failure = self.operations.failures.get(item.key)
         return failure.error if failure is not None else ""
 
 
@@ -122,11 +122,11 @@ async def test_who_takes_longer_than_two_seconds_goes_on_beside_the_others() -> 
     assert [op.key for op in found.done] == [A.key]
     assert found.blocked == {"file/c": B.key}
     assert found.touched == {hand.quick}
-    assert (set(hand.executor.running), hand.executor.progress(B.key)) == ({B.key}, "in progress")
+    assert (set(hand.operations.running), hand.operations.progress(B.key)) == ({B.key}, "in progress")
     assert (await hand.do(B)).done == ()  # it is not begun twice
     await asyncio.sleep(0.2)
     assert hand.told == [(hand.quick, B.key, True)]
-    assert (hand.executor.running, hand.quick.began.count(B.key)) == ({}, 1)
+    assert (hand.operations.running, hand.quick.began.count(B.key)) == ({}, 1)
 
 
 @virtual
@@ -140,12 +140,12 @@ async def test_sixteen_at_once_and_who_hangs_holds_a_place() -> None:
     hung = [file(f"hung{number}") for number in range(16)]
     hand.quick.takes = {one.key: None for one in hung}
     await hand.do(*hung)
-    assert len(hand.executor.running) == 16
+    assert len(hand.operations.running) == 16
     began = clock()
     hand.wishes = {one.key: one for one in (*hung, A)}
     found = await hand.do(A)
     assert clock() - began == pytest.approx(2.0)
-    assert found.blocked[A.key] in hand.executor.running
+    assert found.blocked[A.key] in hand.operations.running
     assert A.key not in hand.quick.began
     assert (await hand.do(IMAGE)).blocked == {}  # of another driver
     await asyncio.sleep(1)
@@ -155,7 +155,7 @@ async def test_sixteen_at_once_and_who_hangs_holds_a_place() -> None:
     await asyncio.sleep(0)
     await hand.do(A)
     assert A.key in hand.quick.ended
-    await hand.executor.close()
+    await hand.operations.close()
 
 
 @virtual
@@ -166,8 +166,8 @@ async def test_failures_are_tried_again_after_a_time_that_grows() -> None:
     for number in range(11):
         found = await hand.do(A)
         assert [op.key for op in found.failed] == [A.key]
-        assert hand.executor.failures[A.key].tries == number + 1
-        at = hand.executor.retry_at()
+        assert hand.operations.failures[A.key].tries == number + 1
+        at = hand.operations.retry_at()
         assert at is not None
         pauses.append(at - hand.time)
         hand.time = at - 0.01
@@ -183,7 +183,7 @@ async def test_failures_are_tried_again_after_a_time_that_grows() -> None:
     await hand.do(A)
     assert hand.error(A) == "DriverError"
     await hand.do(B)  # nobody asks for it any more
-    assert (hand.error(A), hand.executor.retry_at()) == ("", None)
+    assert (hand.error(A), hand.operations.retry_at()) == ("", None)
     found = await hand.do(Netns(name="x"))
     assert hand.error(Netns(name="x")) == "this agent has no driver for netns"
 
@@ -196,7 +196,7 @@ async def test_a_slow_operation_has_a_driver_that_says_how_long_a_pause_may_be()
     for _ in range(8):
         await hand.do(IMAGE)
         await asyncio.sleep(0.1)
-        at = hand.executor.retry_at()
+        at = hand.operations.retry_at()
         assert at is not None
         pauses.append(at - hand.time)
         hand.time = at
@@ -209,17 +209,17 @@ async def test_what_a_slow_operation_says_of_itself() -> None:
     hand = Hand()
     hand.slow.takes[IMAGE.key] = 60
     assert (await hand.do(IMAGE)).done == ()
-    assert hand.executor.progress(IMAGE.key) == "in progress"
+    assert hand.operations.progress(IMAGE.key) == "in progress"
     hand.slow.said = "34 %"
-    assert hand.executor.progress(IMAGE.key) == "34 %"
+    assert hand.operations.progress(IMAGE.key) == "34 %"
     await hand.do(IMAGE)
     await asyncio.sleep(61)
     assert (hand.slow.ended, hand.told) == ([IMAGE.key], [(hand.slow, IMAGE.key, True)])
     there = Observed(IMAGE.key, IMAGE, "w")
-    await hand.executor.execute([Op("remove", IMAGE.key, None, there)], {}, {IMAGE.key: there}, frozenset(), lambda _: False)
+    await hand.operations.execute([Op("remove", IMAGE.key, None, there)], {}, {IMAGE.key: there}, frozenset(), lambda _: False)
     hand.slow.said = ""
-    assert hand.executor.progress(IMAGE.key) == "removing"
-    await hand.executor.close()
+    assert hand.operations.progress(IMAGE.key) == "removing"
+    await hand.operations.close()
 
 
 @virtual
@@ -235,14 +235,14 @@ async def test_a_slow_operation_that_does_not_stick_is_one_that_failed() -> None
     await hand.do(IMAGE)
     assert hand.error(IMAGE) == "it was made, but is not there as it should be"
     assert len(hand.slow.began) == 2
-    at = hand.executor.retry_at()
+    at = hand.operations.retry_at()
     assert at is not None
     hand.time = at
     await hand.do(IMAGE)
     await asyncio.sleep(0.1)
     assert len(hand.slow.began) <= 3
     await hand.do()  # now it is there
-    assert hand.executor.retry_at() is None
+    assert hand.operations.retry_at() is None
     await hand.do(IMAGE)
     await asyncio.sleep(0.1)
     assert hand.error(IMAGE) == "", "and nothing of that is remembered"
@@ -256,11 +256,11 @@ async def test_what_nobody_wants_any_more_is_called_off_but_for_whom_it_is_kept(
     hand.kept = {"w"}
     await hand.do()
     await asyncio.sleep(1)
-    assert set(hand.executor.running) == {IMAGE.key}
+    assert set(hand.operations.running) == {IMAGE.key}
     hand.kept.clear()
     await hand.do()
     await asyncio.sleep(1)
-    assert (hand.executor.running, hand.told) == ({}, [(hand.slow, IMAGE.key, False)])
+    assert (hand.operations.running, hand.told) == ({}, [(hand.slow, IMAGE.key, False)])
     assert hand.error(IMAGE) == ""
 
 
@@ -280,13 +280,13 @@ async def test_at_the_end_everything_is_called_off_and_what_hangs_is_left_behind
     hand.slow.takes[IMAGE.key] = 60
     await hand.do(IMAGE)
     began = clock()
-    await hand.executor.close()
+    await hand.operations.close()
     assert clock() == began
     hand = Hand()
     hand.slow.takes[IMAGE.key], hand.slow.stubborn = 60, True
     await hand.do(IMAGE)
     began = clock()
-    await hand.executor.close()
+    await hand.operations.close()
     assert clock() - began == pytest.approx(10)
     await asyncio.sleep(60)
 

@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
-from zos.agent.execution import Execution, Executor
+from zos.agent.execution import Execution, Operations
 from zos.agent.observation import Observation
 from zos.api.gridnode import Quarantined, QuarantineOrder
 from zos.api.meta import Reason
@@ -96,7 +96,7 @@ class Converger:
         self._clock = clock
         self._wall = wall
         self._observation = Observation(drivers, clock, patience, changed)
-        self._executor = Executor(drivers, self._slow_finished, clock)
+        self._operations = Operations(drivers, self._slow_finished, clock)
         self._basis: Facts | None = None  # what lowering knew last, without the time
         self._lowered: dict[str, tuple[NodeWorkload, Lowered, float]] = {}  # and when, by the wall clock
         self._reports: dict[str, tuple[NodeWorkload, Lowered, Outcome, Facts, Report[Any]]] = {}
@@ -113,10 +113,20 @@ class Converger:
         self._observation.mark_all()
 
     async def close(self) -> None:
-        await self._executor.close()
+        await self._operations.close()
         await self._observation.close(_FAREWELL)
         for driver in self._drivers:
             await driver.close()
+
+    @property
+    def underway(self) -> frozenset[str]:
+        """Keys of what is being made or removed beside the loop."""
+        return frozenset(self._operations.running)
+
+    @property
+    def wanted(self) -> Mapping[str, Item]:
+        """What the last pass found wanted, by key."""
+        return self._wanted
 
     def blind(self) -> Mapping[Driver, str]:
         """The drivers that could not look, and why."""
@@ -237,20 +247,20 @@ class Converger:
     async def _execute(
         self, ops: Sequence[Op], wanted: Mapping[str, Item], seen: Mapping[str, Observed], kept: Callable[[str], bool]
     ) -> Execution:
-        execution = await self._executor.execute(ops, wanted, seen, frozenset(self._observation.errors), kept)
+        execution = await self._operations.execute(ops, wanted, seen, frozenset(self._observation.errors), kept)
         for driver in execution.touched:
             self._observation.mark(driver)
         await self._observation.refresh(wanted.values())
         seen = self._observation.seen()
         for op in execution.done:
             there = seen.get(op.key)
-            driver_away = self._executor.driver_of(op.key, op.item) in self._observation.errors
+            driver_away = self._operations.driver_of(op.key, op.item) in self._observation.errors
             if driver_away:
                 continue
             if (there is not None) if op.item is None else (there is None or there.item != op.item):
-                self._executor.stuck(op)
+                self._operations.stuck(op)
             else:
-                self._executor.verified(op)
+                self._operations.verified(op)
         return execution
 
     def _dirty(self, driver: Driver) -> None:
@@ -264,19 +274,19 @@ class Converger:
     def _wake_at(self, plan: _Plan) -> float | None:
         now, wall = self._clock(), self._wall()
         times = [now + max(0.0, low.wake_at - wall) for low in plan.lowered.values() if low.wake_at is not None]
-        times += [at for at in (self._executor.retry_at(), self._observation.retry_at()) if at is not None]
+        times += [at for at in (self._operations.retry_at(), self._observation.retry_at()) if at is not None]
         return min(times, default=None)
 
     # -- judging -------------------------------------------------------------------------------------------------------
 
     def _outcome(self, wanted: Mapping[str, Item], seen: Mapping[str, Observed], execution: Execution) -> Outcome:
-        failed = {key: failure.error for key, failure in self._executor.failures.items() if key in wanted}
+        failed = {key: failure.error for key, failure in self._operations.failures.items() if key in wanted}
         failed |= {key: f"it needs itself: {circle}" for key, circle in execution.cycles.items() if key in wanted}
-        pending = {key: self._executor.progress(key) for key in self._executor.running if key in wanted}
+        pending = {key: self._operations.progress(key) for key in self._operations.running if key in wanted}
         errors = self._observation.errors
         if errors:
             for key, item in wanted.items():
-                driver = self._executor.driver_of(key, item)
+                driver = self._operations.driver_of(key, item)
                 there = seen.get(key)
                 if driver is not None and driver in errors and (there is None or there.item != item):
                     failed.pop(key, None)
@@ -342,7 +352,7 @@ class Converger:
         for name in names:
             said = [
                 f"{failure.op.verb} {key}: {failure.error}"
-                for key, failure in self._executor.failures.items()
+                for key, failure in self._operations.failures.items()
                 if failure.op.observed is not None and failure.op.observed.owner == name
             ]
             said += [
@@ -371,7 +381,7 @@ class Converger:
             and not thing.shared
             and not (thing.holds_data and not thing.unused and thing.owner in retained)
         }
-        left |= {op.item.owner for op in self._executor.running.values() if op.item is not None}
+        left |= {op.item.owner for op in self._operations.running.values() if op.item is not None}
         return let_go | (leaving.keys() - left)
 
 

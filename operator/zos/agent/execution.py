@@ -65,7 +65,7 @@ class _Running:
     task: asyncio.Task[None]
 
 
-class Executor:
+class Operations:
     """``finished`` is called with the driver when an operation ends that ran beside the loop; ``clock`` gives seconds, any
     origin."""
 

@@ -8,8 +8,8 @@ import os
 import signal
 import socket
 
-from zos.controller.collector import Collector
-from zos.controller.main import Controller, Settings, run
+from zos.controller.garbage import Garbage
+from zos.controller.main import Controller, ControllerSettings, run
 from zos.kinds.kind import Kinds
 from zos.kinds.registry import KINDS
 from zos.kube import log
@@ -34,12 +34,12 @@ def parse() -> argparse.Namespace:
 
 async def main(kinds: Kinds = KINDS) -> None:
     arguments = parse()
-    Collector.configure()
+    Garbage.configure()
     log.configure(arguments.log_level, identity=arguments.identity)
     stop = asyncio.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
         asyncio.get_running_loop().add_signal_handler(number, stop.set)
-    settings = Settings(
+    settings = ControllerSettings(
         kubeconfig=arguments.kubeconfig or None,
         identity=arguments.identity,
         workers=int(arguments.workers),

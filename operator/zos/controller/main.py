@@ -22,8 +22,8 @@ from zos.api.meta import Key, Meta, Object, Reason
 from zos.api.names import AGENT, CONTROLLER, CONTROLLER_NAMESPACE
 from zos.api.nodeworkload import NodeWorkload
 from zos.controller import metrics
-from zos.controller.collector import Collector
 from zos.controller.executor import Executor, Refused
+from zos.controller.garbage import Garbage
 from zos.controller.health import Health
 from zos.controller.ledger import Ledger, Lost
 from zos.controller.liveness import Liveness
@@ -55,7 +55,7 @@ _PARTS = 100
 
 
 @dataclass(frozen=True)
-class Settings:
+class ControllerSettings:
     """``workers``: resolutions carried out at once; many, because most of the time they wait for writes that come together in
     one. ``resync`` in seconds."""
 
@@ -78,7 +78,7 @@ def watched(kinds: Kinds) -> tuple[Watched, ...]:
 
 
 class Controller:
-    def __init__(self, access: Access, settings: Settings, kinds: Kinds = KINDS) -> None:
+    def __init__(self, access: Access, settings: ControllerSettings, kinds: Kinds = KINDS) -> None:
         self._settings = settings
         self._kinds = kinds
         heard = watched(kinds)
@@ -89,7 +89,7 @@ class Controller:
         self.world = World(kinds.indexes(), on_demand=[Secret.KIND])
         self._secrets = SecretCache(self._client, self.world, self._changed, _problem)
         self._queue = Queue(
-            time.monotonic, lambda: random.uniform(0.8, 1.2), lambda key: kinds[key.kind].rest, Collector().collect
+            time.monotonic, lambda: random.uniform(0.8, 1.2), lambda key: kinds[key.kind].rest, Garbage().collect
         )
         self._ledger = Ledger(self._client, self.world, self._absorb, self._changed, MANAGER, time.monotonic)
         self._executor = Executor(
@@ -453,7 +453,10 @@ def _fields(key: Key, obj: Object | None = None) -> dict[str, object]:
 
 
 async def run(
-    settings: Settings, stop: asyncio.Event, started: Callable[[Controller], None] = lambda _: None, kinds: Kinds = KINDS
+    settings: ControllerSettings,
+    stop: asyncio.Event,
+    started: Callable[[Controller], None] = lambda _: None,
+    kinds: Kinds = KINDS,
 ) -> None:
     access = await Access.load(settings.kubeconfig)
     controller = Controller(access, settings, kinds)

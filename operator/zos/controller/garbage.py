@@ -13,7 +13,7 @@ _WORTH, _TOO_MANY = 50_000, 400_000
 _WHOLE = 20
 
 
-class Collector:
+class Garbage:
     """`configure` once per process; `collect` whenever there is time."""
 
     def __init__(self) -> None:
