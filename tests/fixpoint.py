@@ -16,7 +16,8 @@ from zos.api.meta import Condition, Meta, OwnerReference
 from zos.api.nodeworkload import NodeWorkload, Owner, Part, State
 from zos.api.zmachine import RunPolicy
 from zos.controller.main import resolved
-from zos.controller.secrets import contents, seal
+from zos.controller.sealing import seal
+from zos.controller.secrets import contents
 from zos.kinds.registry import KINDS
 from zos.kinds.zmachine.part import MachineOnNode, MachineState
 from zos.kinds.zmount.part import MountOnNode, MountState

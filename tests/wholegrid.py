@@ -29,6 +29,7 @@ from zos.api.zmachine import ZMachine
 from zos.controller.executor import Executor, Refused
 from zos.controller.ledger import Ledger, Lost
 from zos.controller.main import resolved, watched
+from zos.controller.writing import Exchange
 from zos.kinds.registry import KINDS
 from zos.kube.client import ApiError, Raw, Unavailable, path_of
 from zos.plan.facts import Facts, LostKeyFact
@@ -124,18 +125,9 @@ class Grid:
         self.server = Server()
         self.client = MemoryClient(self.server)
         self.world = World(KINDS.indexes())
-        self.ledger = Ledger(self.client, self.world, self._absorb, self._changed, "zos-controller", lambda: self.time)
-        self.executor = Executor(
-            self.client,
-            KINDS,
-            self.world,
-            self.ledger,
-            self._absorb,
-            self._changed,
-            self._again,
-            lambda: self.time,
-            self._secrets_of,
-        )
+        exchange = Exchange(self.client, self.world, self._absorb, self._changed, self._again)
+        self.ledger = Ledger(exchange, lambda: self.time)
+        self.executor = Executor(exchange, KINDS, self.ledger, self._secrets_of, lambda: self.time)
         self.agents: dict[str, Agent] = {}
         self.led = True  # else no controller decides anything
         self.problems: dict[Key, str] = {}

@@ -33,7 +33,7 @@ from zos.kinds.network.lower import lower as network
 from zos.kinds.network.part import NetworkOnNode
 from zos.kinds.zmachine.lower import lower as machine
 from zos.kinds.zmachine.part import MachineOnNode, Nic
-from zos.plan import ownership, resident
+from zos.plan import attachment, ownership
 from zos.plan.diff import Op, diff
 from zos.plan.facts import ImageFact
 from zos.plan.items import Bridge, Firewall, Item, Netns, Sysctl, Tap, Veth
@@ -430,7 +430,7 @@ def reached(port: int) -> bool:
 
 async def test_a_program_with_an_address_of_its_own_is_reached_at_what_it_serves(node: Node, everything: list[Item]) -> None:
     one = GUESTS[0]
-    home = resident.home("uid-resident", "w-resident", RESIDENT, (9900,))
+    home = attachment.attached("uid-resident", "w-resident", RESIDENT, (9900,))
     await node.settle([*everything, *home])
     one.hold()
     with serving(9900, 9901):

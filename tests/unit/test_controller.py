@@ -64,7 +64,7 @@ async def controlled(
         await until(lambda: made.leading and not made.unhealthy())
         yield made, task
     finally:
-        await until(lambda: not made._executor._underway)
+        await until(lambda: not made.underway)
         stop.set()
         await task
 
@@ -277,7 +277,7 @@ async def test_a_bug_in_resolving_is_told_stops_nothing_that_runs_and_lets_nothi
         await until(lambda: len(workloads(wire, "ZMount")) == 2)
         delete(wire, ZMount, "data")
         await until(lambda: controller.world.peek(ZMount.key_of("default", "data")).deleting)  # type: ignore[union-attr]
-        await until(lambda: controller._queue.waiting)
+        await until(lambda: controller.waiting)
         assert not [found for found in workloads(wire, "ZMount") if "deletionTimestamp" in found["metadata"]]
         broken = False
         await until(lambda: [found for found in workloads(wire, "ZMount") if "deletionTimestamp" in found["metadata"]])

@@ -588,7 +588,7 @@ async def test_drift_is_noticed_and_mended(bench: Bench) -> None:
 
 async def test_what_does_not_stick_does_not_spin(bench: Bench) -> None:
     bench.want("w", Netns(name="r"))
-    quick = bench.served.quick
+    quick = bench.served[0]
 
     async def pretend(op: Op) -> None:
         bench.node.writes += 1
@@ -634,7 +634,7 @@ async def test_a_subsystem_that_is_away_holds_up_its_items_and_removes_nothing(b
     bench.want("w", Netns(name="r"))
     bench.want("gone", Netns(name="g"))
     await bench.settled()
-    quick = bench.served.quick
+    quick = bench.served[0]
     observe = quick.observe
 
     async def away(wanted: object) -> dict[str, object]:

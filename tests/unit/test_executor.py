@@ -2,8 +2,13 @@
 
 from __future__ import annotations
 
+import asyncio
+import gc
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
+
+import pytest
 
 from cases import load, world_of
 from fixpoint import resolve, settle
@@ -11,10 +16,12 @@ from zos.api.contract import Claim, Contract
 from zos.api.core import Secret
 from zos.api.meta import Key, Meta, Object
 from zos.api.network import Network
+from zos.api.nodeworkload import NodeWorkload
 from zos.api.publicip import PublicIP
-from zos.controller.claims import OWNER_UID
+from zos.api.zmount import ZMount
 from zos.controller.executor import Executor
 from zos.controller.ledger import Ledger
+from zos.controller.writing import OWNER_UID, Exchange
 from zos.kinds.registry import KINDS
 from zos.kube.client import Raw
 from zos.world.store import World
@@ -46,17 +53,25 @@ class Server:
         return {"metadata": self.there.get(path.rpartition("/")[2], {})}
 
 
+def executor(server: Any, world: World, secrets_of: Callable[[str], tuple[Secret, ...]] = lambda _: ()) -> Executor:
+    exchange = Exchange(server, world, lambda *_: None, lambda _: None, lambda *_: None)
+    return Executor(exchange, KINDS, Ledger(exchange, lambda: 0.0), secrets_of, lambda: 0.0)
+
+
 async def test_what_came_while_a_resolution_was_written_is_not_taken_for_left_over() -> None:
     world = world_of(load(_CASES)[0])
     settle(world, _ORDER)
-    network: Any = world.peek(Network.key_of("default", "net"))
-    network = network.model_copy(
-        update={"metadata": network.metadata.model_copy(update={"finalizers": ("zos.grid.tf/controller",)})}
-    )
-    world.put(network)
+    network = finalized(world, Network.key_of("default", "net"))
     secret, workload = more(world, network)
     assert await deleted(world, network, during=(secret, workload)) == []
     assert await deleted(world, network, before=(secret, workload)) == [secret.key, workload.key]
+
+
+def finalized(world: World, key: Key) -> Any:
+    obj: Any = world.peek(key)
+    obj = obj.model_copy(update={"metadata": obj.metadata.model_copy(update={"finalizers": ("zos.grid.tf/controller",)})})
+    world.put(obj)
+    return obj
 
 
 def more(world: World, network: Any) -> tuple[Any, Any]:
@@ -74,19 +89,49 @@ async def deleted(world: World, network: Any, before: tuple[Any, ...] = (), duri
     for obj in before:
         world.put(obj)
     server: Any = Server()
-    ledger = Ledger(server, world, lambda *_: None, lambda _: None, "test", lambda: 0.0)
 
     def secrets_of(uid: str) -> tuple[Any, ...]:
         return tuple(secret for secret in world.all("Secret") if secret.metadata.labels.get(OWNER_UID) == uid)
 
-    executor = Executor(server, KINDS, world, ledger, lambda *_: None, lambda _: None, lambda *_: None, lambda: 0.0, secrets_of)
-    writing = executor.carry_out(network, resolve(network, world))
+    writing = executor(server, world, secrets_of).carry_out(network, resolve(network, world))
     for obj in during:
         world.put(obj)
     await writing
     for obj in (*before, *during):
         world.remove(obj.key)
     return list(server.deleted)
+
+
+class Thinking(Server):
+    """Takes a turn of the loop over each write."""
+
+    async def patch(self, model: type[Object], namespace: str, name: str, body: Raw, **more: object) -> Raw:
+        await asyncio.sleep(0)
+        return await super().patch(model, namespace, name, body, **more)
+
+
+@pytest.mark.filterwarnings("always::RuntimeWarning")
+def test_wherever_a_resolution_is_cut_short_nothing_is_left_that_nobody_awaits(recwarn: pytest.WarningsRecorder) -> None:
+    async def cut_short(turns: int) -> bool:
+        """Whether it was done by then."""
+        world = world_of(load(_CASES)[0])
+        settle(world, _ORDER)
+        disk = finalized(world, ZMount.key_of("default", "data"))
+        (workload,) = world.find(NodeWorkload, owner=disk.uid)
+        world.remove(workload.key)  # so that its node is to be asked
+        server: Any = Thinking()
+        task = asyncio.ensure_future(executor(server, world).carry_out(disk, resolve(disk, world)))
+        for _ in range(turns):
+            await asyncio.sleep(0)
+        done = task.done()
+        task.cancel()
+        await asyncio.gather(task, return_exceptions=not done)
+        return done
+
+    turns = next(turns for turns in range(100) if asyncio.run(cut_short(turns)))
+    gc.collect()
+    assert turns > 3
+    assert [str(warning.message) for warning in recwarn if "never awaited" in str(warning.message)] == []
 
 
 async def test_a_contract_that_is_deleted_half_way_lets_go_of_what_it_was_taking_and_says_how_it_stands() -> None:
@@ -105,11 +150,7 @@ async def test_a_contract_that_is_deleted_half_way_lets_go_of_what_it_was_taking
     world.remove(PublicIP.key_of("default", "b"))
     server: Any = Server()
     server.there["c"] = {"uid": contract.uid, "deletionTimestamp": "now", "resourceVersion": contract.metadata.resource_version}
-    ledger = Ledger(server, world, lambda *_: None, lambda _: None, "test", lambda: 0.0)
-    executor = Executor(
-        server, KINDS, world, ledger, lambda *_: None, lambda _: None, lambda *_: None, lambda: 0.0, lambda _: ()
-    )
-    await executor.carry_out(contract, resolve(contract, world))
+    await executor(server, world).carry_out(contract, resolve(contract, world))
     assert server.deleted == [Claim.key_of("", f"ipv4.{ip}") for ip in contract.status.taking]
     (written,) = server.statuses
     assert (written["free"], written["taking"], "inUse" in written) == (1, [], False)

@@ -16,6 +16,7 @@ from zos.api.nodeworkload import NodeWorkload
 from zos.api.zmachine import ZMachine
 from zos.api.zmount import ZMount
 from zos.controller.farewell import Farewell
+from zos.controller.writing import Exchange
 from zos.kinds.registry import KINDS
 from zos.kinds.zmount.part import MountOnNode
 from zos.world import placement
@@ -58,19 +59,20 @@ def leaving(obj: Any, **annotations: str) -> Any:
 
 
 def farewell(world: World) -> Farewell:
-    return Farewell(None, KINDS, world, lambda *_: None)  # type: ignore[arg-type]
+    nobody: Any = None
+    return Farewell(Exchange(nobody, world, lambda *_: None, lambda _: None, lambda *_: None), KINDS)
 
 
 def test_an_agent_that_would_erase_is_not_told_to_let_go(world: World, disk: NodeWorkload) -> None:
-    assert farewell(world)._held_back(disk) is None
+    assert farewell(world).held_back(disk) is None
     old = node(world)
     old = old.model_copy(update={"status": old.status.model_copy(update={"agent_version": "0.1.0"})})
     world.put(old)
-    assert "upgrade it" in (farewell(world)._held_back(disk) or "")
+    assert "upgrade it" in (farewell(world).held_back(disk) or "")
     unread(world, old)  # whether it would is not known
-    assert "can't be read" in (farewell(world)._held_back(disk) or "")
+    assert "can't be read" in (farewell(world).held_back(disk) or "")
     world.put(leaving(old, **{ABANDON: old.uid}))  # its administrator has given up what is there
-    assert farewell(world)._held_back(disk) is None
+    assert farewell(world).held_back(disk) is None
 
 
 def test_a_node_that_can_not_be_read_is_not_said_to_have_left(world: World, disk: NodeWorkload) -> None:

@@ -19,7 +19,7 @@ from zos.api.nodeworkload import NodeWorkload
 from zos.api.zmachine import ZMachine
 from zos.api.zmount import ZMount
 from zos.controller.claims import Claims
-from zos.controller.writing import finalizers
+from zos.controller.writing import Exchange, finalizers
 from zos.kinds.network.part import NetworkOnNode
 from zos.kinds.registry import KINDS
 from zos.kube.client import Conflict, Raw, path_of
@@ -226,7 +226,8 @@ class Claiming:
         self.client = MemoryClient(self.server)
         self.world = World(KINDS.indexes())
         self.told: list[str | None] = []
-        self.claims = Claims(self.client, self.world, self.absorb, lambda _: None)
+        self.exchange = Exchange(self.client, self.world, self.absorb, lambda _: None, lambda *_: None)
+        self.claims = Claims(self.exchange)
         self.contract = Contract.model_validate(
             {"metadata": {"name": "c", "namespace": "default", "uid": "new"}, "spec": {"farm": "lab", "publicIPv4": 1}}
         )
@@ -294,14 +295,14 @@ async def test_the_last_finalizer_of_what_is_being_deleted_is_its_end_and_of_not
     made = Claiming()
     mine, path = [CONTROLLER_FINALIZER], path_of(Claim, "", WISH.name)
     claim = made.held("old")
-    await finalizers(made.client, made.absorb, claim, mine)
-    await finalizers(made.client, made.absorb, made.known, ())
+    await finalizers(made.exchange, claim, mine)
+    await finalizers(made.exchange, made.known, ())
     assert None not in made.told
-    await finalizers(made.client, made.absorb, made.known, mine)
+    await finalizers(made.exchange, made.known, mine)
     made.server.handle(Request("DELETE", path, {}, ""))
     made.world.put(Claim.model_validate(made.server.objects[path]))
-    await finalizers(made.client, made.absorb, made.known, ())
+    await finalizers(made.exchange, made.known, ())
     assert made.told[-1] is None
     gone = claim.model_copy(update={"metadata": Meta(name=claim.name, resource_version="9")})
-    await finalizers(made.client, made.absorb, gone, mine)
+    await finalizers(made.exchange, gone, mine)
     assert path not in made.server.objects

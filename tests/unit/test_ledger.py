@@ -11,7 +11,8 @@ import pytest
 
 from zos.api.gridnode import GridNode, GridNodeStatus, NodeHold, Resources
 from zos.api.meta import Key
-from zos.controller.ledger import Denied, Ledger, Lost, status_patch
+from zos.controller.ledger import Denied, Ledger, Lost
+from zos.controller.writing import Exchange, status_patch
 from zos.kinds.registry import KINDS
 from zos.kube.client import ApiError, Conflict, Raw
 from zos.world.store import World
@@ -61,10 +62,11 @@ class Side:
         self.world = World(KINDS.indexes())
         self.again: list[Key] = []
         self.now = 0.0
-        self.ledger = Ledger(server, self.world, self.hear, self.again.extend, "test", lambda: self.now)  # type: ignore[arg-type]
+        exchange = Exchange(server, self.world, self.hear, self.again.extend, lambda *_: None)  # type: ignore[arg-type]
+        self.ledger = Ledger(exchange, lambda: self.now)
         self.hear(KEY, server.raw)
 
-    def hear(self, key: Key, raw: Raw | None) -> None:
+    def hear(self, key: Key, raw: Raw | None, foreseen: object = None) -> None:
         assert raw is not None
         known = self.world.peek(key)
         if known is None or int(raw["metadata"]["resourceVersion"]) > int(known.metadata.resource_version):

@@ -14,6 +14,7 @@ from zos.api.nodeworkload import NodeWorkload
 from zos.api.zmachine import ZMachine
 from zos.controller.executor import Executor
 from zos.controller.ledger import Ledger
+from zos.controller.writing import Exchange
 from zos.kinds.registry import KINDS
 from zos.kinds.zmachine.part import ImagePull, MachineState
 from zos.kube.client import Conflict, Raw
@@ -147,10 +148,8 @@ async def test_who_looks_again_or_comes_later_tells_nothing_again() -> None:
     world.put(machine)
     server: Any = Server()
     for posts in (2, 4):  # the second leader asks once, and remembers
-        ledger = Ledger(server, world, lambda *_: None, lambda _: None, "test", lambda: 0.0)
-        executor = Executor(
-            server, KINDS, world, ledger, lambda *_: None, lambda _: None, lambda *_: None, lambda: 1000.0, lambda _: ()
-        )
+        exchange = Exchange(server, world, lambda *_: None, lambda _: None, lambda *_: None)
+        executor = Executor(exchange, KINDS, Ledger(exchange, lambda: 0.0), lambda _: (), lambda: 1000.0)
         for _ in range(3):
             await executor.carry_out(machine, resolve(machine, world))
             await asyncio.sleep(0.01)

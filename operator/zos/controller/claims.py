@@ -5,26 +5,30 @@ from __future__ import annotations
 from typing import Any
 
 from zos.api.contract import Claim, ClaimHolder, ClaimSpec
-from zos.api.meta import API_VERSION, GROUP, Meta, Object
+from zos.api.meta import API_VERSION, Meta, Object
 from zos.controller.ledger import Lost
-from zos.controller.writing import Absorb, Changed
-from zos.kube.client import Client, Conflict
+from zos.controller.writing import OWNER_UID, Exchange
+from zos.kube.client import Conflict
 from zos.world.resolution import ClaimWanted
-from zos.world.store import World
-
-OWNER_UID = f"{GROUP}/owner-uid"
 
 
 class Claims:
-    def __init__(self, client: Client, world: World, absorb: Absorb, changed: Changed) -> None:
-        self._client = client
-        self._world = world
-        self._absorb = absorb
-        self._changed = changed
+    def __init__(self, exchange: Exchange) -> None:
+        self._client = exchange.client
+        self._world = exchange.world
+        self._absorb = exchange.absorb
+        self._changed = exchange.changed
         self._before: dict[str, Claim] = {}  # what is being taken over, as it was
 
     def of(self, obj: Object) -> list[Claim]:
         return [*self._world.find(Claim, holder=obj.uid)]
+
+    def surplus(self, obj: Object, wanted: tuple[ClaimWanted, ...] | None) -> list[Claim]:
+        """Claims that it has and is to have no more."""
+        if wanted is None:
+            return []
+        names = {wish.name for wish in wanted}
+        return [claim for claim in self.of(obj) if claim.uid and claim.name not in names]
 
     def take(self, obj: Object, wanted: tuple[ClaimWanted, ...]) -> list[Claim]:
         """Puts wanted claims that are missing into the World, and takes over those of an earlier object of the name; they are

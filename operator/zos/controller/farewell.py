@@ -17,14 +17,13 @@ from zos.api.core import CustomResourceDefinition, Namespace
 from zos.api.gridnode import GridNode
 from zos.api.meta import ABANDON, AGENT_FINALIZER, API_VERSION, GROUP, DeletionPolicy, Object, Reason
 from zos.api.nodeworkload import NodeWorkload, Owner
-from zos.controller.claims import OWNER_UID
+from zos.controller.applying import remove
 from zos.controller.ledger import Lost
-from zos.controller.writing import MANAGER, Absorb, finalizers
+from zos.controller.writing import MANAGER, OWNER_UID, Exchange, finalizers
 from zos.kinds.kind import Kinds
-from zos.kube.client import Client, NotFound, Raw, path_of
+from zos.kube.client import NotFound, Raw, path_of
 from zos.world.heartbeat import Heartbeat
 from zos.world.resolution import Resolution, Verdict
-from zos.world.store import World
 
 log = logging.getLogger("zos.farewell")
 
@@ -40,11 +39,12 @@ class Word(Enum):
 
 
 class Farewell:
-    def __init__(self, client: Client, kinds: Kinds, world: World, absorb: Absorb) -> None:
-        self._client = client
+    def __init__(self, exchange: Exchange, kinds: Kinds) -> None:
+        self._exchange = exchange
+        self._client = exchange.client
+        self._world = exchange.world
+        self._absorb = exchange.absorb
         self._kinds = kinds
-        self._world = world
-        self._absorb = absorb
 
     async def word(self, obj: Object) -> Word:
         """Of an object that is being deleted, as the API server has it now. A CRD on its way out is nobody's word; a user who
@@ -62,7 +62,7 @@ class Farewell:
 
     async def part(self, workload: NodeWorkload, word: Word) -> None:
         """Writes the word, then deletes. Raises `HeldBack` where the node's agent would erase what it must keep."""
-        if word is Word.NONE and (why := self._held_back(workload)) is not None:
+        if word is Word.NONE and (why := self.held_back(workload)) is not None:
             raise HeldBack(why)
         if word is not Word.NONE:
             retain = word is Word.RETAIN
@@ -87,13 +87,24 @@ class Farewell:
         if not workload.deleting:
             await self._client.delete(NodeWorkload, workload.namespace, workload.name, uid=workload.uid)
 
+    def held_back(self, workload: NodeWorkload) -> str | None:
+        """Why the workload's node can't be told to let go of it without a word. None: it can."""
+        node = self._node_of(workload)
+        if node is None and (unread := self._unread_node_of(workload)) is not None:
+            return (
+                f"GridNode {unread} can't be read by this controller, nor whether its agent keeps what has to stay: upgrade it"
+            )
+        if node is None or node.knows_words or node.abandoned:
+            return None
+        return f"the agent of node {node.name} ({node.status.agent_version}) would erase what has to stay: upgrade it"
+
     async def dismiss(self, obj: Object, resolution: Resolution) -> None:
         """An internal object that serves nothing any more. Its holder's absence is confirmed, not only remembered."""
         if resolution.let_go:
             if AGENT_FINALIZER in obj.metadata.finalizers:
                 log.info("let go of %s: what it has on its node stays there", obj.key)
                 left = [name for name in obj.metadata.finalizers if name != AGENT_FINALIZER]
-                await finalizers(self._client, self._absorb, obj, left)
+                await finalizers(self._exchange, obj, left)
             return
         if obj.deleting or await self._owner_lives(obj):
             return
@@ -118,7 +129,7 @@ class Farewell:
             await self.part(workload, Word.NONE)
         if not there:
             for manifest in reversed(manifests):
-                await self._remove(manifest)
+                await remove(self._client, manifest)
         return first
 
     def waiting(self, obj: Object, workloads: list[NodeWorkload]) -> Verdict:
@@ -149,16 +160,6 @@ class Farewell:
             )
         blocked = stuck or any(workload.hindrance for workload in workloads)
         return Verdict(False, Reason.DELETION_BLOCKED if blocked else Reason.DELETING, message)
-
-    def _held_back(self, workload: NodeWorkload) -> str | None:
-        node = self._node_of(workload)
-        if node is None and (unread := self._unread_node_of(workload)) is not None:
-            return (
-                f"GridNode {unread} can't be read by this controller, nor whether its agent keeps what has to stay: upgrade it"
-            )
-        if node is None or node.knows_words or node.abandoned:
-            return None
-        return f"the agent of node {node.name} ({node.status.agent_version}) would erase what has to stay: upgrade it"
 
     def _node_of(self, workload: NodeWorkload) -> GridNode | None:
         return next(iter(self._world.find(GridNode, namespace=workload.namespace)), None)
@@ -195,20 +196,6 @@ class Farewell:
         meta: Raw = found["metadata"]
         return meta
 
-    async def _remove(self, manifest: Mapping[str, Any]) -> None:
-        try:
-            await self._client.request("DELETE", path_of_manifest(manifest), body={"propagationPolicy": "Background"})
-        except NotFound:
-            return
-
 
 class HeldBack(Exception):
     """Something that has to wait until a node's agent is upgraded."""
-
-
-def path_of_manifest(manifest: Mapping[str, Any]) -> str:
-    """URL path of a Kubernetes object of any kind."""
-    version, meta = manifest["apiVersion"], manifest["metadata"]
-    group = ["apis" if "/" in version else "api", version]
-    place = ["namespaces", meta["namespace"]] if "namespace" in meta else []
-    return "/" + "/".join([*group, *place, manifest["kind"].lower() + "s", meta["name"]])

@@ -12,23 +12,20 @@ asker gets the API server's words, and from then on it is tried on its own, less
 from __future__ import annotations
 
 import asyncio
-import json
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from dataclasses import dataclass, field
-from typing import Any, NamedTuple
+from typing import Any
 
-from zos.api.meta import Key, Model, Object, Status, version_number
+from zos.api.meta import Key, Object, Status, version_number
 from zos.controller.parts import OWN, cause, differing, own_fields, pool_field, shares, with_parts
 from zos.controller.refusals import Refusals
-from zos.kube.client import ApiError, Client, Conflict, NotFound, Raw, Unavailable
-from zos.world.store import World
+from zos.controller.room import Room
+from zos.controller.waiters import Waiter, fail, failed, fulfil, waiter
+from zos.controller.writing import MANAGER, Exchange, status_patch
+from zos.kube.client import ApiError, Unavailable
 
 log = logging.getLogger("zos.ledger")
-
-#: Bytes that all shares of a pool may have: etcd takes 1.5 MiB, and the pool must still be able to say how it stands. As many
-#: shares as can't have more are not measured.
-_ROOM, _SURELY_FIT = 2**20, 1500
 
 
 class Lost(Exception):
@@ -39,48 +36,48 @@ class Denied(ApiError):
     """What somebody needs of a pool can't be written, for good; worded for him."""
 
 
-class _Waiter(NamedTuple):
-    """Somebody who relies on a part being written. ``by``: whose resolution asked for it."""
-
-    part: str
-    by: Key | None
-    done: asyncio.Future[None]
-
-
 @dataclass
 class _Open:
-    """A pool with unwritten changes. ``base`` is what the API server has; ``writing`` what is on its way to it, which the
-    watch may tell of before the answer comes. ``doubted``: parts among which something was refused, to be written group by
-    group."""
+    """A pool with unwritten changes. ``base`` is what the API server has, as far as is known: the changes are what the cache
+    has otherwise. ``writing`` is what is on its way, which the watch may tell of before the answer comes. ``doubted``: parts
+    among which something was refused, to be written group by group."""
 
     base: Object
     writing: Object | None = None
-    waiters: list[_Waiter] = field(default_factory=list)
+    waiters: list[Waiter] = field(default_factory=list)
     doubted: list[tuple[str, ...]] = field(default_factory=list)
+
+    def take(self, parts: Collection[str] | None) -> list[Waiter]:
+        """Who waits for these parts (None: for any), and from now on for the write that is made of them."""
+        taken = [each for each in self.waiters if parts is None or each.part in parts]
+        self.waiters = [each for each in self.waiters if parts is not None and each.part not in parts]
+        return taken
+
+
+@dataclass(frozen=True)
+class _Write:
+    """A write of a pool. ``wanted`` is what it makes of the pool; ``parts`` are those that it is about, None for all that was
+    unwritten; ``waiters`` rely on it."""
+
+    key: Key
+    opened: _Open
+    wanted: Object
+    parts: tuple[str, ...] | None
+    waiters: list[Waiter]
 
 
 class Ledger:
-    """``absorb`` puts what the API server has into the cache, through `rebase`, unless the cache has something newer;
-    ``changed`` gets the keys that a change in the cache calls for; ``clock`` gives seconds."""
+    """The exchange's ``absorb`` must come to `rebase` before anything gets into the cache; ``clock`` gives seconds."""
 
-    def __init__(
-        self,
-        client: Client,
-        world: World,
-        absorb: Callable[[Key, Raw | None], None],
-        changed: Callable[[frozenset[Key]], None],
-        manager: str,
-        clock: Callable[[], float],
-    ) -> None:
-        self._client = client
-        self._world = world
-        self._absorb = absorb
-        self._changed = changed
-        self._manager = manager
+    def __init__(self, exchange: Exchange, clock: Callable[[], float]) -> None:
+        self._client = exchange.client
+        self._world = exchange.world
+        self._absorb = exchange.absorb
+        self._changed = exchange.changed
         self._open: dict[Key, _Open] = {}
         self._tasks: dict[Key, asyncio.Task[None]] = {}
         self._refusals = Refusals(clock)
-        self._sizes: dict[Key, tuple[object, int]] = {}  # of a pool's shares: what was measured, and its bytes
+        self._room = Room()
 
     def hold(self, pool: Key, entry: Any, by: Key | None = None) -> asyncio.Future[None] | None:
         """Takes a share; None if it is recorded already, else done when it is written. Raises `Lost`, and `Denied` where it
@@ -102,36 +99,32 @@ class Ledger:
             status = obj.status.model_copy(update={name: getattr(status, name)})
             if status == obj.status:
                 return denied
-        written = self._put(key, obj.model_copy(update={"status": status}), OWN, key)
+        written = self._put(key, _with_status(obj, status), OWN, key)
         return denied or written
 
     def rebase(self, key: Key, fresh: Object) -> Object:
-        """What the cache should hold now that the API server has ``fresh``: unwritten changes on top, or ``fresh`` itself
-        where somebody else changed what they are about."""
+        """What the cache should hold now that the API server has ``fresh``: always that, with the unwritten changes on top.
+
+        They were decided on the controller's fields of `_Open.base`. As long as these are in ``fresh`` as they were, or as a
+        write of ours that is on its way makes them, the decisions stand: the controller's fields stay as the cache has them,
+        and the others come from ``fresh``. Otherwise somebody else has changed what they are about: they are dropped, and who
+        asked for them resolves again.
+        """
         opened = self._open.get(key)
         if opened is None:
             return fresh
-        current: Any = self._world.peek(key)
-        base: Any = opened.base
-        new: Any = fresh
-        fields = own_fields(fresh)
-        known = [base, *((opened.writing,) if opened.writing is not None else ())]
-        if (
-            current is None
-            or fresh.uid != opened.base.uid
-            or not any(all(getattr(new.status, name) == getattr(one.status, name) for name in fields) for one in known)
-        ):
+        current = self._world.peek(key)
+        known = [opened.base, *((opened.writing,) if opened.writing is not None else ())]
+        if current is None or fresh.uid != opened.base.uid or not any(_same_own(fresh, one) for one in known):
             self._drop(key)
             return fresh
         opened.base = fresh
-        status = new.status.model_copy(update={name: getattr(current.status, name) for name in fields})
-        merged: Object = new.model_copy(update={"status": status})
-        return merged
+        return _with_own(fresh, current)
 
     def forget(self, key: Key) -> None:
         """The pool is gone."""
         self._refusals.forget(key)
-        self._sizes.pop(key, None)
+        self._room.forget(key)
         if key in self._open:
             self._drop(key)
 
@@ -149,20 +142,21 @@ class Ledger:
         if (denied := self._denied(pool, uid, entry)) is not None:
             return denied
         others = tuple(other for other in entries if other.uid != uid)
-        if mine is None and not self._fits(pool, entries, entry):
+        if mine is None and not self._room.fits(pool, entries, entry):
             words = f"{len(entries)} objects have something of it, and there is no room to write down more: use another"
-            return _failed(Denied(413, "RequestEntityTooLarge", f"{pool}: {words}"))
-        updated = {obj.POOL: (*others, entry) if entry is not None else others}
-        if mine is None and (known := self._sizes.get(pool)) is not None and known[0] is entries:
-            self._sizes[pool] = updated[obj.POOL], known[1] + _size(entry)
-        return self._put(pool, obj.model_copy(update={"status": obj.status.model_copy(update=updated)}), uid, by)
+            return failed(Denied(413, "RequestEntityTooLarge", f"{pool}: {words}"))
+        updated = (*others, entry) if entry is not None else others
+        if mine is None:
+            self._room.added(pool, entries, updated, entry)
+        return self._put(pool, _with_status(obj, obj.status.model_copy(update={obj.POOL: updated})), uid, by)
 
     def _join(self, key: Key, part: str, by: Key | None) -> asyncio.Future[None] | None:
         """Waits for what is being written already; it may be what the caller relies on."""
         opened = self._open.get(key)
-        return self._waiter(opened, part, by) if opened is not None else None
+        return self._wait(opened, part, by) if opened is not None else None
 
     def _put(self, key: Key, obj: Object, part: str, by: Key | None) -> asyncio.Future[None]:
+        """Changes a pool in the cache, and sees to it that this is written."""
         opened = self._open.get(key)
         if opened is None:
             base = self._world.peek(key)
@@ -171,13 +165,12 @@ class Ledger:
         self._changed(self._world.put(obj) - {by})
         if key not in self._tasks:
             self._tasks[key] = asyncio.create_task(self._flush(key))
-        return self._waiter(opened, part, by)
+        return self._wait(opened, part, by)
 
     @staticmethod
-    def _waiter(opened: _Open, part: str, by: Key | None) -> asyncio.Future[None]:
-        done: asyncio.Future[None] = asyncio.get_running_loop().create_future()
-        opened.waiters.append(_Waiter(part, by, done))
-        return done
+    def _wait(opened: _Open, part: str, by: Key | None) -> asyncio.Future[None]:
+        opened.waiters.append(waiter(part, by))
+        return opened.waiters[-1].done
 
     async def _flush(self, key: Key) -> None:
         try:
@@ -191,48 +184,39 @@ class Ledger:
             del self._tasks[key]
 
     async def _write(self, key: Key, opened: _Open) -> None:
-        wanted: Any = self._world.peek(key)
+        """Writes what is unwritten, or the parts of it whose turn it is."""
         base: Any = opened.base
+        wanted: Any = self._world.peek(key)
         parts = self._next(key, opened, wanted) if wanted is not None else None
         if parts is not None:
-            wanted = wanted.model_copy(update={"status": with_parts(base, wanted, parts)})
-            waiters = [waiter for waiter in opened.waiters if waiter.part in parts]
-            opened.waiters = [waiter for waiter in opened.waiters if waiter.part not in parts]
-        else:
-            waiters, opened.waiters = opened.waiters, []
+            wanted = _with_status(wanted, with_parts(base, wanted, parts))
+        waiters = opened.take(parts)
         patch = status_patch(base.status, wanted.status) if wanted is not None else {}
-        try:
-            if not patch:
-                if parts:  # it is written differently only in memory
-                    opened.base = base.model_copy(update={"status": wanted.status})
-                else:
-                    self._close(key)
-                _settle(waiters)
-                return
-            opened.writing = wanted
-            body = {"metadata": {"resourceVersion": base.metadata.resource_version}, "status": patch}
-            raw = await self._client.patch(
-                type(base), key.namespace, key.name, body, subresource="status", manager=self._manager
-            )
-        except (Conflict, NotFound, ApiError, Unavailable) as error:
-            if isinstance(error, ApiError) and error.permanent:
-                if self._open.get(key) is opened:
-                    self._refused(key, opened, wanted, parts, waiters, error)
-                else:
-                    _fail(waiters, Lost(f"{key}: {error}"))
-                return
-            log.info("pool %s changed meanwhile or can't be written: %s", key, error)
-            _fail(waiters, Lost(f"{key}: {error}"))
-            if self._open.get(key) is opened:
-                self._drop(key, f"{key}: {error}")
-                await self._refetch(key, type(base))
+        if not patch:
+            if parts:  # it is written differently only in memory
+                opened.base = _with_status(base, wanted.status)
+            else:
+                self._close(key)
+            fulfil(waiters)
             return
+        write = _Write(key, opened, wanted, parts, waiters)
+        opened.writing = wanted
+        body = {"metadata": {"resourceVersion": base.metadata.resource_version}, "status": patch}
+        try:
+            raw = await self._client.patch(type(base), key.namespace, key.name, body, subresource="status", manager=MANAGER)
+        except (ApiError, Unavailable) as error:
+            await self._unwritten(write, error)
+        else:
+            self._written(write, type(base).model_validate(raw))
         finally:
             opened.writing = None
-        fresh: Any = type(base).model_validate(raw)
-        still = self._open.get(key)
+
+    def _written(self, write: _Write, fresh: Object) -> None:
+        """The API server has taken a write, and answered with the pool as it is now."""
+        key, opened = write.key, write.opened
         current: Any = self._world.peek(key)
-        if still is opened and current is not None:
+        wanted: Any = write.wanted
+        if self._open.get(key) is opened and current is not None:
             if fresh.uid == opened.base.uid and _version(fresh) < _version(opened.base):
                 fresh = opened.base  # the watch was quicker than the answer, and has told of somebody else's write since
             if current.status == wanted.status:
@@ -240,13 +224,30 @@ class Ledger:
                 self._changed(self._world.put(fresh))
             else:  # more came while this was on its way, or it was not all
                 opened.base = fresh
-                if parts is None:
-                    status = fresh.status.model_copy(update={name: getattr(current.status, name) for name in own_fields(fresh)})
+                if write.parts is None:
+                    rest = _with_own(fresh, current)
                 else:
-                    status = with_parts(fresh, current, differing(fresh, current))
-                self._changed(self._world.put(fresh.model_copy(update={"status": status})))
-        self._refusals.forgive(key, parts or ())
-        _settle(waiters)
+                    rest = _with_status(fresh, with_parts(fresh, current, differing(fresh, current)))
+                self._changed(self._world.put(rest))
+        self._refusals.forgive(key, write.parts or ())
+        fulfil(write.waiters)
+
+    async def _unwritten(self, write: _Write, error: ApiError | Unavailable) -> None:
+        """A write did not succeed: it is refused for good, or the pool is not as it was known, or nobody knows."""
+        key, opened = write.key, write.opened
+        for_good = isinstance(error, ApiError) and error.permanent
+        still = self._open.get(key) is opened
+        if for_good and still:
+            assert isinstance(error, ApiError)
+            self._refused(write, error)
+            return
+        fail(write.waiters, Lost(f"{key}: {error}"))
+        if for_good:
+            return
+        log.info("pool %s changed meanwhile or can't be written: %s", key, error)
+        if still:
+            self._drop(key, f"{key}: {error}")
+            await self._refetch(key, type(opened.base))
 
     # -- what is refused for good
 
@@ -263,21 +264,14 @@ class Ledger:
             return opened.doubted.pop(0)
         return next(((part,) for part in pending if part in known), pending)
 
-    def _refused(
-        self,
-        key: Key,
-        opened: _Open,
-        wanted: Object,
-        parts: tuple[str, ...] | None,
-        waiters: list[_Waiter],
-        error: ApiError,
-    ) -> None:
+    def _refused(self, write: _Write, error: ApiError) -> None:
         """A write was refused: looks for whose part of it, or drops the one that it is."""
+        key, opened, wanted, parts = write.key, write.opened, write.wanted, write.parts
         suspects = [part for part in differing(opened.base, wanted) if parts is None or part in parts]
         if len(suspects) > 1:
             half = len(suspects) // 2
             opened.doubted[:0] = [tuple(suspects[:half]), tuple(suspects[half:])]
-            opened.waiters[:0] = waiters
+            opened.waiters[:0] = write.waiters
             return
         log.warning("pool %s: %s", key, error)
         current: Any = self._world.peek(key)
@@ -286,31 +280,20 @@ class Ledger:
             what = cause(opened.base) if part == OWN else shares(wanted).get(part)
             self._refusals.note(key, part, what, error)
         dropped = [part for part in suspects if part not in newer]
-        told = [waiter for waiter in waiters if waiter.part in suspects]
-        told += [waiter for waiter in opened.waiters if waiter.part in dropped]
-        opened.waiters = [waiter for waiter in opened.waiters if waiter.part not in dropped]
-        _settle([waiter for waiter in waiters if waiter.part not in suspects])
+        told = [each for each in write.waiters if each.part in suspects]
+        told += opened.take(dropped)
+        fulfil(each for each in write.waiters if each.part not in suspects)
         left = [part for part in differing(opened.base, current) if part not in dropped]
-        rest = current.model_copy(update={"status": with_parts(opened.base, current, left)})
-        self._changed(self._world.put(rest) - {waiter.by for waiter in told})
+        rest = _with_status(current, with_parts(opened.base, current, left))
+        self._changed(self._world.put(rest) - {each.by for each in told})
         if not left:
             self._close(key)
-        _fail(told, _said(key, error))
+        fail(told, _said(key, error))
 
     def _denied(self, key: Key, part: str, what: object) -> asyncio.Future[None] | None:
         """What was refused a moment ago, and is the same still, is refused at once: it must not come and go in the cache."""
         error = self._refusals.standing(key, part, what)
-        return _failed(_said(key, error)) if error is not None else None
-
-    def _fits(self, pool: Key, entries: Any, entry: Any) -> bool:
-        """Whether there is room for another share."""
-        if len(entries) < _SURELY_FIT:
-            return True
-        measured, size = self._sizes.get(pool, (None, 0))
-        if measured is not entries:
-            size = sum(map(_size, entries))
-            self._sizes[pool] = entries, size
-        return size + _size(entry) <= _ROOM
+        return failed(_said(key, error)) if error is not None else None
 
     async def _refetch(self, key: Key, model: type[Object]) -> None:
         try:
@@ -321,19 +304,14 @@ class Ledger:
             self._absorb(key, raw)
 
     def _close(self, key: Key) -> None:
-        opened = self._open.pop(key)
-        if opened.waiters:  # joined while the last write was on its way
-            _settle(opened.waiters)
+        """All is written."""
+        fulfil(self._open.pop(key).waiters)  # who joined while the last write was on its way
 
     def _drop(self, key: Key, why: str = "it changed meanwhile") -> None:
+        """Forgets what is unwritten."""
         opened = self._open.pop(key)
         self._changed(self._world.put(opened.base) | {key})
-        _fail(opened.waiters, Lost(why))
-
-
-def _size(entry: Any) -> int:
-    """Bytes that a share takes in the status."""
-    return len(json.dumps(entry.wire(), ensure_ascii=False, separators=(",", ":")).encode()) + 1
+        fail(opened.waiters, Lost(why))
 
 
 def _version(obj: Object) -> int:
@@ -344,38 +322,17 @@ def _said(pool: Key, error: ApiError) -> Denied:
     return Denied(error.status, error.reason, f"{pool}: the API server refuses it: {error}")
 
 
-def _failed(error: Denied) -> asyncio.Future[None]:
-    waiter: asyncio.Future[None] = asyncio.get_running_loop().create_future()
-    _fail([_Waiter(OWN, None, waiter)], error)
-    return waiter
+def _with_status(obj: Object, status: Status) -> Object:
+    return obj.model_copy(update={"status": status})
 
 
-def _fail(waiters: list[_Waiter], why: Exception) -> None:
-    for waiter in waiters:
-        if not waiter.done.done():
-            waiter.done.set_exception(why)
-            waiter.done.exception()  # who asked may have failed before it came to wait
+def _same_own(one: Any, other: Any) -> bool:
+    """Whether the controller's fields of a pool's status are the same in both."""
+    return all(getattr(one.status, name) == getattr(other.status, name) for name in own_fields(one))
 
 
-def _settle(waiters: list[_Waiter]) -> None:
-    for waiter in waiters:
-        if not waiter.done.done():
-            waiter.done.set_result(None)
-
-
-def status_patch(before: Model, after: Model) -> dict[str, Any]:
-    """A JSON merge patch (RFC 7386) from a status as it was read to the next one. What was not there is no 0: a count that
-    nobody ever wrote is shown as nothing. What neither of them names is not written: it may be somebody else's field."""
-    patch: dict[str, Any] = {}
-    whole: set[str] = set()
-    for name, field_ in type(after).model_fields.items():
-        was, is_ = getattr(before, name), getattr(after, name)
-        if isinstance(was, Model) and isinstance(is_, Model):
-            if inner := status_patch(was, is_):
-                patch[field_.alias or name] = inner
-            continue
-        named = name in after.model_fields_set - before.model_fields_set and is_ is not None and is_ != ()
-        if was != is_ or named:
-            whole.add(name)
-            patch[field_.alias or name] = None
-    return patch | after.model_dump(mode="json", by_alias=True, exclude_none=True, include=whole)
+def _with_own(fresh: Any, current: Any) -> Object:
+    """``fresh``, with the controller's fields of the status as they are in ``current``."""
+    return _with_status(
+        fresh, fresh.status.model_copy(update={name: getattr(current.status, name) for name in own_fields(fresh)})
+    )

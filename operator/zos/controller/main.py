@@ -29,7 +29,7 @@ from zos.controller.ledger import Ledger, Lost
 from zos.controller.liveness import Liveness
 from zos.controller.secretcache import SecretCache
 from zos.controller.versions import Versions
-from zos.controller.writing import MANAGER
+from zos.controller.writing import MANAGER, Exchange
 from zos.kinds.kind import Kind, Kinds
 from zos.kinds.registry import KINDS
 from zos.kube.client import Access, ApiError, Client, Raw, Unavailable
@@ -91,11 +91,9 @@ class Controller:
         self._queue = Queue(
             time.monotonic, lambda: random.uniform(0.8, 1.2), lambda key: kinds[key.kind].rest, Garbage().collect
         )
-        self._ledger = Ledger(self._client, self.world, self._absorb, self._changed, MANAGER, time.monotonic)
-        self._executor = Executor(
-            self._client, kinds, self.world, self._ledger, self._absorb, self._changed, self._queue.add, time.monotonic,
-            self._secrets.owned,
-        )  # fmt: skip
+        exchange = Exchange(self._client, self.world, self._absorb, self._changed, self._queue.add)
+        self._ledger = Ledger(exchange, time.monotonic)
+        self._executor = Executor(exchange, kinds, self._ledger, self._secrets.owned, time.monotonic)
         self._liveness = Liveness(time.monotonic)
         self._beat = asyncio.Event()
         self._nodes: dict[str, str] = {}  # namespace → node
@@ -117,6 +115,16 @@ class Controller:
         return self._informer.hearing.problem() or self._health.problem(
             listed=self._informer.listed.is_set(), waiting=len(self._queue)
         )
+
+    @property
+    def underway(self) -> int:
+        """How many objects are being written."""
+        return self._executor.underway
+
+    @property
+    def waiting(self) -> int:
+        """How many objects wait for their time to be resolved again."""
+        return self._queue.waiting
 
     def observe_writes(self, observer: Callable[[str, str, int], None]) -> None:
         """``observer`` is called with (kind, verb, HTTP status) after each write."""

@@ -9,8 +9,7 @@ from pydantic import ValidationError
 
 from zos.api.core import Secret
 from zos.api.meta import Key, Meta, version_number
-from zos.controller.claims import OWNER_UID
-from zos.controller.writing import Changed
+from zos.controller.writing import OWNER_UID, Changed
 from zos.kube.client import ApiError, Client, Raw
 from zos.world.store import World
 

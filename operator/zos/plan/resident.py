@@ -1,57 +1,55 @@
-"""A program of ours with an address of its own in a private network, like a machine, but without a guest.
-
-It has a network namespace to itself, with one interface, a port of the network's bridge in its router. Only what it serves can
-be reached there, and what comes out of it is held to its own address, as for machines.
-"""
+"""How a service stands, for the conditions of what it is for."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from dataclasses import dataclass
 
-from zos.api import names
-from zos.api.nodeworkload import Nic
-from zos.plan import guard
-from zos.plan.items import Bridge, Firewall, Item, Netns, Route, Veth
+from zos.api.meta import Reason
+from zos.plan.crashes import LOOP, WINDOW, streak
+from zos.plan.facts import ServiceFact
+from zos.plan.items import Service
+from zos.plan.lowered import Problem
 
-
-def home(uid: str, owner: str, nic: Nic, ports: Sequence[int]) -> tuple[Item, ...]:
-    """What a service in the namespace ``names.resident(uid)`` stands on. ``owner`` is the NodeWorkload's name; ``ports`` are
-    the TCP ports that others in the network may connect to."""
-    router, port = names.router(nic.network_uid), names.tap(uid)
-    space, lan = Netns(owner=owner, name=names.resident(uid)), Bridge(netns=router, name="lan", mtu=nic.mtu)
-    inside = Firewall(owner=owner, needs=(space.key,), netns=space.name, name=names.table(uid), body=_rules(ports))
-    ground = (Netns(name=router).key, lan.key)
-    rules = Firewall(
-        owner=owner, needs=ground, netns=router, family="bridge", name=names.guard(port),
-        body=guard.body(port, nic.mac, nic.ip, None),
-    )  # fmt: skip
-    link = Veth(
-        owner=owner,
-        needs=(space.key, inside.key, *ground, rules.key),
-        netns=space.name,
-        name=names.OWN_INTERFACE,
-        peer_netns=router,
-        peer_name=port,
-        peer_bridge=lan.name,
-        mtu=nic.mtu,
-        addresses=(f"{nic.ip}/{nic.prefixlen}",),
-        mac=nic.mac,
-    )
-    way = Route(
-        owner=owner, needs=(link.key,), netns=space.name, destination="0.0.0.0/0", device=link.name, gateway=nic.gateway
-    )
-    return space, inside, rules, link, way
+#: Characters of what it said last, in a message.
+_SAID = 200
 
 
-def _rules(ports: Sequence[int]) -> str:
-    served = f"  tcp dport {{ {', '.join(map(str, sorted(ports)))} }} accept\n" if ports else ""
-    return f"""
-chain input {{
-  type filter hook input priority filter; policy drop;
-  iifname "lo" accept
-  ct state established,related accept
-  icmp type {{ echo-request, destination-unreachable, time-exceeded }} accept
-{served}}}
-chain forward {{
-  type filter hook forward priority filter; policy drop;
-}}"""
+@dataclass(frozen=True)
+class Standing:
+    """``problem`` is why it can't be used yet, None where it can; ``wake_at``: when to ask again, if nothing happens."""
+
+    problem: Problem | None = None
+    wake_at: float | None = None
+
+
+def standing(service: Service, fact: ServiceFact | None, now: float) -> Standing:
+    """``fact`` is None before the service was ever made; ``now`` in seconds since the epoch."""
+    if fact is None:
+        return Standing(Problem(Reason.PROGRESSING, f"{service.name} is being started"))
+    if _in_a_loop(fact, now):
+        again = "runs again: ready once it has run for a while" if fact.up else "is started again about once a minute"
+        told = f"{service.name} {fact.last_exit}, {streak(fact.crashes, now)} times in a row, and {again}{_why(fact)}"
+        wake_at = fact.since + WINDOW if fact.up and fact.since is not None else None
+        return Standing(Problem(Reason.CRASH_LOOP, told), wake_at)
+    if not fact.up:
+        ended = f" {fact.last_exit} and" if fact.last_exit is not None and not fact.last_exit.asked else ""
+        return Standing(Problem(Reason.PROGRESSING, f"{service.name}{ended} is being started{_why(fact)}"))
+    if not fact.ready:
+        late = f" after {service.ready.timeout:g} s: see its log in {fact.log} on the node" if service.ready is not None else ""
+        told = f"{service.name} runs and is not ready{late if fact.overdue else ' yet'}"
+        return Standing(Problem(Reason.PROGRESSING, told))
+    return Standing()
+
+
+def _in_a_loop(fact: ServiceFact, now: float) -> bool:
+    """A start out of a crash loop is a try, until it has lasted."""
+    if not any(end <= now for end in fact.crashes) or streak(fact.crashes, now) < LOOP:
+        return False
+    return not fact.up or (fact.since is not None and fact.since <= now < fact.since + WINDOW)
+
+
+def _why(fact: ServiceFact) -> str:
+    if not fact.crashes:
+        return ""
+    last = next((line.strip() for line in reversed(fact.said) if line.strip()), "")
+    return (f"; it said: {last[:_SAID]}" if last else "") + f"; its log is in {fact.log} on the node"
