@@ -15,7 +15,7 @@ from zos.api.core import Secret
 from zos.api.meta import Condition, Meta, OwnerReference
 from zos.api.nodeworkload import NodeWorkload, Owner, Part, State
 from zos.api.zmachine import RunPolicy
-from zos.controller.main import resolved
+from zos.controller.resolving import resolved
 from zos.controller.sealing import seal
 from zos.controller.secrets import contents
 from zos.kinds.registry import KINDS

@@ -28,7 +28,8 @@ from zos.api.nodeworkload import NodeWorkload, Owner
 from zos.api.zmachine import ZMachine
 from zos.controller.executor import Executor, Refused
 from zos.controller.ledger import Ledger, Lost
-from zos.controller.main import resolved, watched
+from zos.controller.main import watched
+from zos.controller.resolving import resolved
 from zos.controller.writing import Exchange
 from zos.kinds.registry import KINDS
 from zos.kube.client import ApiError, Raw, Unavailable, path_of

@@ -11,6 +11,7 @@ import json
 from collections.abc import AsyncIterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 from zos.agent.agent import Agent
 from zos.agent.settings import Settings
@@ -80,9 +81,9 @@ class Grid:
             await client.close()
 
     @contextlib.asynccontextmanager
-    async def controller(self, identity: str = "one") -> AsyncIterator[Controller]:
+    async def controller(self, identity: str = "one", **settings: Any) -> AsyncIterator[Controller]:
         """A running controller; on the way out it stops as on SIGTERM."""
-        controller = await self._controller(identity)
+        controller = await self._controller(identity, **settings)
         stop = asyncio.Event()
         task = asyncio.create_task(controller.run(stop))
         try:
@@ -109,8 +110,9 @@ class Grid:
             stop.set()
             await asyncio.gather(task, return_exceptions=True)
 
-    async def _controller(self, identity: str) -> Controller:
-        controller = Controller(await Access.load(self.kubeconfig), ControllerSettings(self.kubeconfig, identity))
+    async def _controller(self, identity: str, **settings: Any) -> Controller:
+        access = await Access.load(self.kubeconfig)
+        controller = Controller(access, ControllerSettings(self.kubeconfig, identity, **settings))
         controller.observe_writes(lambda kind, verb, status: self.writes.append((identity, kind, verb, status)))
         return controller
 

@@ -95,32 +95,19 @@ async def says(grid: Grid, model: type[Object], name: str, reason: str, *words: 
 
 
 @contextlib.asynccontextmanager
-async def leader(grid: Grid, identity: str) -> AsyncIterator[Controller]:
-    async with grid.controller(identity) as controller:
+async def leader(grid: Grid, identity: str, **settings: str) -> AsyncIterator[Controller]:
+    async with grid.controller(identity, **settings) as controller:
 
         async def leads() -> bool:
-            return controller.leading and controller._informer.listed.is_set()
+            return controller.leading and controller.listed
 
         await until(leads)
         yield controller
 
 
-@contextlib.asynccontextmanager
-async def usurper(grid: Grid, identity: str) -> AsyncIterator[Controller]:
-    """A second controller that works as if it led, beside the one that does."""
-    async with grid.controller(identity) as controller:
-        await controller._informer.listed.wait()
-        controller.leading = True
-        controller._client._may_write = lambda: True  # what only its lease lets it do
-        controller._resync()
-        tasks = [asyncio.create_task(controller._work()) for _ in range(100)]
-        try:
-            yield controller
-        finally:
-            controller.leading = False  # it has no lease to give back
-            for task in tasks:
-                task.cancel()
-            await asyncio.gather(*tasks, return_exceptions=True)
+def usurper(grid: Grid, identity: str) -> contextlib.AbstractAsyncContextManager[Controller]:
+    """A second controller that leads beside the one that does, as it asks another Lease."""
+    return leader(grid, identity, lease="usurped")
 
 
 def v4(range: str, gateway: str) -> dict[str, str]:

@@ -81,7 +81,7 @@ async def test_the_next_controller_tells_nothing_again(grid: Grid) -> None:
 
         await until(leads)
         for _ in range(3):
-            second._resync()
+            second.resync()
             await asyncio.sleep(0.5)
         assert {event["metadata"]["name"]: event for event in await events(grid, uids)} == before
         await deleted(grid, (ZMachine, ZMount, Network))

@@ -142,7 +142,7 @@ async def test_of_leases_only_agents_and_leaders_are_heard(grid: Grid) -> None:
             return [beat.alive for beat in controller.world.all("Heartbeat")] == [True]  # type: ignore[attr-defined]
 
         await until(alive)
-        heard = {key for key in controller._informer._known if key.kind == "Lease"}
+        heard = controller.heard(Lease)
         assert {Key("Lease", "zos-node-one", "agent"), Key("Lease", "zos-system", "zos-controller")} <= heard
         assert Key("Lease", "default", "agent") not in heard
         await grid.client.delete(Lease, "default", "agent")

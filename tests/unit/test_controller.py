@@ -15,7 +15,6 @@ from typing import Any
 
 import pytest
 import yaml
-from kubernetes.aio.client import Configuration
 from prometheus_client import REGISTRY, generate_latest
 
 from memory import Request, Server
@@ -24,17 +23,18 @@ from wire import Wire, until
 from zos.api import names
 from zos.api.core import HEARTBEAT, CustomResourceDefinition, Lease, Namespace, Secret
 from zos.api.farm import Farm
-from zos.api.meta import GROUP, Object
+from zos.api.meta import GROUP, Key, Object
 from zos.api.names import AGENT, CONTROLLER, CONTROLLER_NAMESPACE
 from zos.api.nodeworkload import NodeWorkload
 from zos.api.zmachine import ZMachine
 from zos.api.zmount import ZMount
 from zos.controller import secretcache
 from zos.controller.main import Controller, ControllerSettings
+from zos.controller.resync import resyncs
 from zos.kinds.kind import Kinds
 from zos.kinds.registry import KINDS
 from zos.kube import queue
-from zos.kube.client import Access, Raw, path_of
+from zos.kube.client import Raw, path_of
 from zos.kube.election import Times
 
 _CASE = Path(__file__).parent.parent / "golden" / "vanished.yaml"
@@ -284,20 +284,15 @@ async def test_a_bug_in_resolving_is_told_stops_nothing_that_runs_and_lets_nothi
 
 
 @virtual
-async def test_a_resync_comes_to_everything_once_in_each_period_and_little_by_little(monkeypatch: pytest.MonkeyPatch) -> None:
-    controller = Controller(Access(Configuration()), ControllerSettings(None, "one", resync=300.0))
-    for number in range(250):
-        controller.world.put(
-            ZMount.model_validate({"metadata": {"name": f"d{number}", "uid": f"{number}"}, "spec": {"size": "1Gi"}})
-        )
-    seen: list[tuple[float, str]] = []
-    monkeypatch.setattr(controller._queue, "add", lambda key: seen.append((clock(), key.name)))
-    task = asyncio.create_task(controller._resyncs())
+async def test_a_resync_comes_to_everything_once_in_each_period_and_little_by_little() -> None:
+    keys = [ZMount.key_of("default", f"d{number}") for number in range(250)]
+    seen: list[tuple[float, Key]] = []
+    task = asyncio.create_task(resyncs(lambda: keys, lambda key: seen.append((clock(), key)), 300.0))
     await asyncio.sleep(301)
-    assert sorted(name for _, name in seen) == sorted(f"d{number}" for number in range(250))
+    assert sorted(key for _, key in seen) == sorted(keys)
     assert max(Counter(at for at, _ in seen).values()) <= 3
     await asyncio.sleep(300)
-    assert set(Counter(name for _, name in seen).values()) == {2}
+    assert set(Counter(key for _, key in seen).values()) == {2}
     task.cancel()
 
 

@@ -8,7 +8,6 @@ import logging
 import random
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
-from enum import Enum
 
 from zos.drivers import Driver, DriverError
 from zos.plan.diff import Observed, Op
@@ -51,11 +50,6 @@ class Execution:
     touched: frozenset[Driver] = frozenset()
     done: tuple[Op, ...] = ()
     failed: tuple[Op, ...] = ()
-
-
-class _State(Enum):
-    DONE = "done"
-    OPEN = "open"
 
 
 @dataclass
@@ -132,8 +126,14 @@ class Operations:
         unknown: frozenset[Driver],
         kept: Callable[[str], bool],
     ) -> Execution:
-        """Runs what can run now. Nothing is done through the drivers in ``unknown`` (what they have can't be seen). What runs
-        already for an owner that is ``kept`` is not called off: half a restart is none."""
+        """Runs what can run now, each operation in a task of its own that waits for those that come before it.
+
+        Only what has succeeded within this call lets the next ones begin. What is slow, or becomes so, goes on beside the loop:
+        for those that wait for it that is as if it had failed, and a later call, which sees what it made, goes on from there.
+
+        Nothing is done through the drivers in ``unknown`` (what they have can't be seen). What runs already for an owner that
+        is ``kept`` is not called off: half a restart is none.
+        """
         ops = list(ops)
         self.settle(ops)
         self._cancel_unwanted(wanted, kept)
@@ -150,39 +150,29 @@ class Operations:
         done: list[Op] = []
         failed: list[Op] = []
 
-        async def carry_out(key: str) -> _State:
+        async def carry_out(key: str) -> bool:
+            """Whether it is done."""
             for need in sorted(plan.after[key]):
-                if await tasks[need] is not _State.DONE:
+                if not await tasks[need]:
                     blocked[key] = need
-                    return _State.OPEN
+                    return False
             op = due[key]
             driver = self._driver(op)
             if driver is None:
                 self._fail(op, f"this agent has no driver for {key.split('/', 1)[0]}")
-                return _State.OPEN
+                return False
             if driver.SLOW:
                 self._start(op, driver)
-                return _State.OPEN
+                return False
             if not await self._slot(driver):
                 blocked[key] = next((other for other, run in self._running.items() if run.driver is driver), key)
-                return _State.OPEN
+                return False
             touched.add(driver)
-            attempt = asyncio.create_task(self._in_slot(driver, op), name=f"{op.verb} {op.key}")
-            try:
-                await asyncio.wait([attempt], timeout=_PATIENCE)
-            except asyncio.CancelledError:
-                attempt.cancel()
-                raise
-            if not attempt.done():
-                self._start(op, driver, attempt)
-                return _State.OPEN
-            error = attempt.result()
-            if error is not None:
-                self._fail(op, error)
-                failed.append(op)
-                return _State.OPEN
-            done.append(op)
-            return _State.DONE
+            well = await self._quickly(op, driver)
+            if well is None:
+                return False
+            (done if well else failed).append(op)
+            return well
 
         tasks = {key: asyncio.create_task(carry_out(key)) for key in plan.after}
         try:
@@ -211,6 +201,22 @@ class Operations:
                     return await self._slots[driver].acquire()
             if sum(running.driver is driver for running in self._running.values()) >= _PARALLEL:
                 return False
+
+    async def _quickly(self, op: Op, driver: Driver) -> bool | None:
+        """Whether an operation that has a slot went well; None: nobody waits any longer, and it goes on beside the loop."""
+        attempt = asyncio.create_task(self._in_slot(driver, op), name=f"{op.verb} {op.key}")
+        try:
+            await asyncio.wait([attempt], timeout=_PATIENCE)
+        except asyncio.CancelledError:
+            attempt.cancel()
+            raise
+        if not attempt.done():
+            self._start(op, driver, attempt)
+            return None
+        error = attempt.result()
+        if error is not None:
+            self._fail(op, error)
+        return error is None
 
     async def _in_slot(self, driver: Driver, op: Op) -> str | None:
         try:

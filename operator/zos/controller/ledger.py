@@ -18,7 +18,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from zos.api.meta import Key, Object, Status, version_number
-from zos.controller.parts import OWN, cause, differing, own_fields, pool_field, shares, with_parts
+from zos.controller.parts import OWN, cause, differing, pool_field, same_own, shares, with_own, with_parts, with_status
 from zos.controller.refusals import Refusals
 from zos.controller.room import Room
 from zos.controller.waiters import Waiter, fail, failed, fulfil, waiter
@@ -99,7 +99,7 @@ class Ledger:
             status = obj.status.model_copy(update={name: getattr(status, name)})
             if status == obj.status:
                 return denied
-        written = self._put(key, _with_status(obj, status), OWN, key)
+        written = self._put(key, with_status(obj, status), OWN, key)
         return denied or written
 
     def rebase(self, key: Key, fresh: Object) -> Object:
@@ -115,11 +115,11 @@ class Ledger:
             return fresh
         current = self._world.peek(key)
         known = [opened.base, *((opened.writing,) if opened.writing is not None else ())]
-        if current is None or fresh.uid != opened.base.uid or not any(_same_own(fresh, one) for one in known):
+        if current is None or fresh.uid != opened.base.uid or not any(same_own(fresh, one) for one in known):
             self._drop(key)
             return fresh
         opened.base = fresh
-        return _with_own(fresh, current)
+        return with_own(fresh, current)
 
     def forget(self, key: Key) -> None:
         """The pool is gone."""
@@ -148,7 +148,7 @@ class Ledger:
         updated = (*others, entry) if entry is not None else others
         if mine is None:
             self._room.added(pool, entries, updated, entry)
-        return self._put(pool, _with_status(obj, obj.status.model_copy(update={obj.POOL: updated})), uid, by)
+        return self._put(pool, with_status(obj, obj.status.model_copy(update={obj.POOL: updated})), uid, by)
 
     def _join(self, key: Key, part: str, by: Key | None) -> asyncio.Future[None] | None:
         """Waits for what is being written already; it may be what the caller relies on."""
@@ -189,12 +189,12 @@ class Ledger:
         wanted: Any = self._world.peek(key)
         parts = self._next(key, opened, wanted) if wanted is not None else None
         if parts is not None:
-            wanted = _with_status(wanted, with_parts(base, wanted, parts))
+            wanted = with_status(wanted, with_parts(base, wanted, parts))
         waiters = opened.take(parts)
         patch = status_patch(base.status, wanted.status) if wanted is not None else {}
         if not patch:
             if parts:  # it is written differently only in memory
-                opened.base = _with_status(base, wanted.status)
+                opened.base = with_status(base, wanted.status)
             else:
                 self._close(key)
             fulfil(waiters)
@@ -225,9 +225,9 @@ class Ledger:
             else:  # more came while this was on its way, or it was not all
                 opened.base = fresh
                 if write.parts is None:
-                    rest = _with_own(fresh, current)
+                    rest = with_own(fresh, current)
                 else:
-                    rest = _with_status(fresh, with_parts(fresh, current, differing(fresh, current)))
+                    rest = with_status(fresh, with_parts(fresh, current, differing(fresh, current)))
                 self._changed(self._world.put(rest))
         self._refusals.forgive(key, write.parts or ())
         fulfil(write.waiters)
@@ -235,16 +235,12 @@ class Ledger:
     async def _unwritten(self, write: _Write, error: ApiError | Unavailable) -> None:
         """A write did not succeed: it is refused for good, or the pool is not as it was known, or nobody knows."""
         key, opened = write.key, write.opened
-        for_good = isinstance(error, ApiError) and error.permanent
         still = self._open.get(key) is opened
-        if for_good and still:
-            assert isinstance(error, ApiError)
+        if still and isinstance(error, ApiError) and error.permanent:
             self._refused(write, error)
             return
-        fail(write.waiters, Lost(f"{key}: {error}"))
-        if for_good:
-            return
         log.info("pool %s changed meanwhile or can't be written: %s", key, error)
+        fail(write.waiters, Lost(f"{key}: {error}"))
         if still:
             self._drop(key, f"{key}: {error}")
             await self._refetch(key, type(opened.base))
@@ -284,7 +280,7 @@ class Ledger:
         told += opened.take(dropped)
         fulfil(each for each in write.waiters if each.part not in suspects)
         left = [part for part in differing(opened.base, current) if part not in dropped]
-        rest = _with_status(current, with_parts(opened.base, current, left))
+        rest = with_status(current, with_parts(opened.base, current, left))
         self._changed(self._world.put(rest) - {each.by for each in told})
         if not left:
             self._close(key)
@@ -320,19 +316,3 @@ def _version(obj: Object) -> int:
 
 def _said(pool: Key, error: ApiError) -> Denied:
     return Denied(error.status, error.reason, f"{pool}: the API server refuses it: {error}")
-
-
-def _with_status(obj: Object, status: Status) -> Object:
-    return obj.model_copy(update={"status": status})
-
-
-def _same_own(one: Any, other: Any) -> bool:
-    """Whether the controller's fields of a pool's status are the same in both."""
-    return all(getattr(one.status, name) == getattr(other.status, name) for name in own_fields(one))
-
-
-def _with_own(fresh: Any, current: Any) -> Object:
-    """``fresh``, with the controller's fields of the status as they are in ``current``."""
-    return _with_status(
-        fresh, fresh.status.model_copy(update={name: getattr(current.status, name) for name in own_fields(fresh)})
-    )

@@ -8,61 +8,52 @@ import logging
 import random
 import time
 from collections.abc import Callable, Coroutine, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from typing import Any
 
 from prometheus_client import REGISTRY
-from pydantic import ValidationError
 
-from zos.api import names
-from zos.api.contract import Claim
 from zos.api.core import HEARTBEAT, Lease, Namespace, Secret
-from zos.api.gridnode import GridNode
-from zos.api.meta import Key, Meta, Object, Reason
-from zos.api.names import AGENT, CONTROLLER, CONTROLLER_NAMESPACE
-from zos.api.nodeworkload import NodeWorkload
+from zos.api.meta import Key, Object
+from zos.api.names import CONTROLLER, CONTROLLER_NAMESPACE
 from zos.controller import metrics
-from zos.controller.executor import Executor, Refused
+from zos.controller.executor import Executor
 from zos.controller.garbage import Garbage
 from zos.controller.health import Health
-from zos.controller.ledger import Ledger, Lost
-from zos.controller.liveness import Liveness
+from zos.controller.heartbeats import Heartbeats
+from zos.controller.intake import Intake
+from zos.controller.ledger import Ledger
+from zos.controller.models import Models, problem
+from zos.controller.resolving import Resolver
+from zos.controller.resync import resyncs
 from zos.controller.secretcache import SecretCache
-from zos.controller.versions import Versions
-from zos.controller.writing import MANAGER, Exchange
-from zos.kinds.kind import Kind, Kinds
+from zos.controller.work import Work
+from zos.controller.writing import Exchange
+from zos.kinds.kind import Kinds
 from zos.kinds.registry import KINDS
-from zos.kube.client import Access, ApiError, Client, Raw, Unavailable
+from zos.kube.client import Access, Client, Raw
 from zos.kube.election import Election, Times
 from zos.kube.informer import Informer
-from zos.kube.lease import now
 from zos.kube.queue import Queue
 from zos.kube.watches import Watched
-from zos.world.heartbeat import Heartbeat
-from zos.world.objects import Unfetched, Unreadable
-from zos.world.reader import Reader
-from zos.world.resolution import Resolution, waiting
 from zos.world.store import World
 
 log = logging.getLogger("zos.controller")
 
-#: How many deleted objects are remembered: many more than go while one request is answered.
-_GRAVES = 20_000
 #: Seconds in which the Lease of who leads, renewed every few, is heard back. As long as it is not, no silence is judged.
 _LEASE_ECHO = 5.0
-#: Parts of a resync, which come one after the other.
-_PARTS = 100
 
 
 @dataclass(frozen=True)
 class ControllerSettings:
     """``workers``: resolutions carried out at once; many, because most of the time they wait for writes that come together in
-    one. ``resync`` in seconds."""
+    one. ``resync`` in seconds. ``lease``: by which those that share it decide who leads."""
 
     kubeconfig: str | None
     identity: str
     workers: int = 1000
     resync: float = 300.0
+    lease: str = CONTROLLER
     election: Times = field(default_factory=Times)
 
 
@@ -81,40 +72,44 @@ class Controller:
     def __init__(self, access: Access, settings: ControllerSettings, kinds: Kinds = KINDS) -> None:
         self._settings = settings
         self._kinds = kinds
-        heard = watched(kinds)
-        self._models = {each.model.KIND: each.model for each in heard}
         self._observers: list[Callable[[str, str, int], None]] = []
         self._client = Client(access, wrote=self._wrote, may_write=lambda: self._election.leads)
         self._own_client = self._client.beside()
         self.world = World(kinds.indexes(), on_demand=[Secret.KIND])
-        self._secrets = SecretCache(self._client, self.world, self._changed, _problem)
         self._queue = Queue(
             time.monotonic, lambda: random.uniform(0.8, 1.2), lambda key: kinds[key.kind].rest, Garbage().collect
         )
         exchange = Exchange(self._client, self.world, self._absorb, self._changed, self._queue.add)
-        self._ledger = Ledger(exchange, time.monotonic)
-        self._executor = Executor(exchange, kinds, self._ledger, self._secrets.owned, time.monotonic)
-        self._liveness = Liveness(time.monotonic)
-        self._beat = asyncio.Event()
-        self._nodes: dict[str, str] = {}  # namespace → node
-        self._buried: dict[str, None] = {}  # uids of what was deleted, oldest first
-        self._versions = Versions()
+        secrets = SecretCache(self._client, self.world, self._changed, problem)
+        ledger = Ledger(exchange, time.monotonic)
+        self._executor = Executor(exchange, kinds, ledger, secrets.owned, time.monotonic)
+        self._heartbeats = Heartbeats(exchange, time.monotonic, lambda: self._informer.hears(Lease, _LEASE_ECHO))
+        heard = watched(kinds)
+        models = Models(exchange, [each.model for each in heard], kinds, lambda: self.leading)
+        self._intake = Intake(exchange, models, ledger, secrets, self._heartbeats)
         self._informer = Informer(
-            access, self._client, heard, self._heard,
-            buried=self._bury, unreadable=self._unreadable, rewound=self._rewound,
+            access, self._client, heard, self._intake.heard,
+            buried=self._intake.bury, unreadable=self._intake.unreadable, rewound=self._intake.rewound,
         )  # fmt: skip
         self._election = Election(
-            self._own_client, CONTROLLER_NAMESPACE, CONTROLLER, settings.identity, time.monotonic, self._reached,
-            settings.election,
+            self._own_client, CONTROLLER_NAMESPACE, settings.lease, settings.identity, time.monotonic,
+            self._heartbeats.reached, settings.election,
         )  # fmt: skip
         self.leading = False
         self._health = Health(time.monotonic)
+        resolver = Resolver(self.world, kinds, self._heartbeats.node, self._queue.add)
+        self._work = Work(self._queue, resolver, self._executor, secrets, self._health)
+
+    # -- how it stands
 
     def unhealthy(self) -> str | None:
         """What is wrong that a restart may mend; None: nothing."""
-        return self._informer.hearing.problem() or self._health.problem(
-            listed=self._informer.listed.is_set(), waiting=len(self._queue)
-        )
+        return self._informer.hearing.problem() or self._health.problem(listed=self.listed, waiting=len(self._queue))
+
+    @property
+    def listed(self) -> bool:
+        """Whether everything was heard of once."""
+        return self._informer.listed.is_set()
 
     @property
     def underway(self) -> int:
@@ -126,14 +121,15 @@ class Controller:
         """How many objects wait for their time to be resolved again."""
         return self._queue.waiting
 
+    def heard(self, model: type[Object]) -> frozenset[Key]:
+        """Of which objects of a kind it was heard that they are there."""
+        return self._informer.known(model)
+
     def observe_writes(self, observer: Callable[[str, str, int], None]) -> None:
         """``observer`` is called with (kind, verb, HTTP status) after each write."""
         self._observers.append(observer)
 
-    def _wrote(self, kind: str, verb: str, status: int) -> None:
-        metrics.written(kind, verb, str(status)).inc()
-        for observer in self._observers:
-            observer(kind, verb, status)
+    # -- going on
 
     async def run(self, stop: asyncio.Event) -> None:
         """Until ``stop``, or until leadership is lost: then the process had better begin anew."""
@@ -164,6 +160,11 @@ class Controller:
                 if isinstance(result, Exception):
                     raise result
 
+    def resync(self) -> None:
+        """Everything is resolved once more."""
+        for key in self._keys():
+            self._queue.add(key)
+
     async def _lead(self) -> None:
         await self._election.win()
         self.leading = True
@@ -176,250 +177,28 @@ class Controller:
         # Nothing is allocated before everything that holds something was seen.
         await self._informer.listed.wait()
         log.info("everything listed", extra={"objects": self.world.counts()})
-        self._judge_agents()  # or every node would count as never heard of for a moment
-        self._resync()
-        await _first([self._watch_beats(), self._resyncs(), *(self._work() for _ in range(self._settings.workers))])
+        self._heartbeats.judge()  # or every node would count as never heard of for a moment
+        self.resync()
+        resyncing = resyncs(self._keys, self._queue.add, self._settings.resync)
+        await _first([self._heartbeats.watch(), resyncing, *(self._work.run() for _ in range(self._settings.workers))])
 
-    # -- hearing
+    def _keys(self) -> list[Key]:
+        return [obj.key for kind in self._kinds for obj in self.world.all(kind)]
 
-    def _reached(self, answered: bool) -> None:
-        self._liveness.reached(answered)
-
-    def _heard(self, key: Key, raw: Raw | None) -> None:
-        """From the watch. The end that it tells of (its uid is buried by now) may be that of an earlier object of the name,
-        while the next one is being written by us, or the answer has told of it already."""
-        if key.kind == Secret.KIND:
-            self._secrets.heard(key, raw)
-            return
-        if raw is None and key.kind != Lease.KIND:
-            known = self.world.peek(key)
-            if known is not None and known.uid not in self._buried:
-                return
-        self._absorb(key, raw)
+    # -- the ways back
 
     def _absorb(self, key: Key, raw: Raw | None, foreseen: Object | None = None) -> None:
-        """Takes what the API server says of an object: from the watch, or as the answer to a write of ours. One that is as
-        it was ``foreseen`` concerns all but itself."""
-        if key.kind == Lease.KIND:
-            self._heard_lease(key, raw)
-            return
-        if key.kind == Secret.KIND:
-            self._secrets.answered(key, raw)
-            return
-        if raw is None:
-            if (known := self.world.peek(key)) is not None and known.uid:
-                self._bury(known.uid)
-            self._ledger.forget(key)
-            if key.kind == GridNode.KIND:
-                self._forget_node(key)
-            self._changed(self.world.remove(key))
-            return
-        if raw["metadata"]["uid"] in self._buried:
-            return  # the answer to a write of ours, or the watch, is behind the object's end
-        current = self.world.peek(key)
-        if not self._versions.news(raw, current):
-            return  # the watch tells what our own writes told already, or of an earlier object of that name
-        try:
-            obj = self._models[key.kind].model_validate(raw)
-        except ValidationError as error:
-            self._refuse(key, raw, error)
-            return
-        if isinstance(obj, GridNode):
-            self._nodes[names.node_namespace(obj.name)] = obj.name
-            self._beat.set()
-        keys = self.world.put(self._ledger.rebase(key, obj))
-        self._changed(keys - {key} if foreseen is not None and _same(obj, foreseen) else keys)
-
-    def _bury(self, uid: str) -> None:
-        """What is gone must not come back through an answer that was on its way: nobody would tell of its end again."""
-        self._buried[uid] = None
-        if len(self._buried) > _GRAVES:
-            del self._buried[next(iter(self._buried))]
-
-    def _rewound(self) -> None:
-        """The API server shows an older state: what was deleted since may live again, older versions are news, and what is not
-        written yet was about something else."""
-        known = [obj.key for kind in self.world.counts() for obj in self.world.all(kind)]
-        self._buried.clear()
-        self._versions.rewound(known)
-        for key in known:
-            self._ledger.forget(key)
-        self._secrets.rewound()
-
-    def _unreadable(self, key: Key, raw: Raw, error: Exception) -> None:
-        """News of an object that could not be taken in, for whatever reason."""
-        if key.kind not in (Lease.KIND, Secret.KIND):
-            self._refuse(key, raw, error)
-
-    def _refuse(self, key: Key, raw: Raw, error: Exception) -> None:
-        """An object that the models don't understand: it says so itself, who needs it waits, and the others go on."""
-        log.error("%s is not valid: %s", key, error, extra=_fields(key))
-        problem = _problem(error)
-        self._ledger.forget(key)
-        self._changed(self.world.put_unreadable(key, _meta(key, raw), problem))
-        if key.kind not in self._kinds or key.kind == Claim.KIND:
-            return  # it has no conditions
-        condition = {
-            "type": "Ready",
-            "status": "False",
-            "reason": str(Reason.INVALID_SPEC),
-            "message": f"not understood: {problem}",
-            "observedGeneration": raw["metadata"].get("generation", 0),
-            "lastTransitionTime": now()[:19] + "Z",
-        }
-        if self.leading and condition["message"] not in str(raw.get("status")):
-            body = {"status": {"conditions": [condition]}}
-            task = asyncio.create_task(
-                self._client.patch(self._models[key.kind], key.namespace, key.name, body, subresource="status", manager=MANAGER)
-            )
-            task.add_done_callback(lambda done: done.cancelled() or done.exception())
+        self._intake.absorb(key, raw, foreseen)
 
     def _changed(self, keys: frozenset[Key]) -> None:
         for key in keys:
             if key.kind in self._kinds:
                 self._queue.add(key)
 
-    # -- heartbeats
-
-    def _heard_lease(self, key: Key, raw: Raw | None) -> None:
-        if key.name != AGENT:
-            return
-        if raw is None:
-            return  # as silent as one that is not renewed
-        self._liveness.heard(Lease.model_validate(raw))
-        if self._heartbeat(key.namespace) is not True:
-            self._beat.set()
-
-    def _heartbeat(self, namespace: str) -> bool | None:
-        found = self.world.peek(Heartbeat.key_of("", self._nodes.get(namespace, "")))
-        return found.alive if isinstance(found, Heartbeat) else None
-
-    def _forget_node(self, key: Key) -> None:
-        self._nodes.pop(names.node_namespace(key.name), None)
-        self._liveness.gone(names.node_namespace(key.name))
-        self._changed(self.world.remove(Heartbeat.key_of("", key.name)))
-
-    async def _watch_beats(self) -> None:
-        """Judges when a silent agent speaks, and once a second: what is looked for is that nothing comes."""
-        while True:
-            self._judge_agents()
-            self._beat.clear()
-            with contextlib.suppress(TimeoutError):
-                async with asyncio.timeout(1.0):
-                    await self._beat.wait()
-
-    def _judge_agents(self) -> None:
-        self._liveness.hears(self._informer.hears(Lease, _LEASE_ECHO))
-        for namespace, alive in self._liveness.judge().items():
-            node = self._nodes.get(namespace)
-            if node is not None and self._heartbeat(namespace) != alive:
-                log.info("agent %s", "answers" if alive else "is silent", extra={"node": node})
-                self._changed(self.world.put(Heartbeat(metadata=Meta(name=node, uid=node), alive=alive)))
-
-    # -- working
-
-    async def _resyncs(self) -> None:
-        """Everything once in each period, little by little: all at once would hold up what somebody waits for."""
-        while True:
-            keys = self._keys()
-            for part in range(_PARTS):
-                await asyncio.sleep(self._settings.resync / _PARTS)
-                for key in keys[part::_PARTS]:
-                    self._queue.add(key)
-
-    def _resync(self) -> None:
-        for key in self._keys():
-            self._queue.add(key)
-
-    def _keys(self) -> list[Key]:
-        return [obj.key for kind in self._kinds for obj in self.world.all(kind)]
-
-    async def _work(self) -> None:
-        while True:
-            key = await self._queue.get()
-            self._health.worked()
-            obj = self.world.peek(key)
-            if obj is None:
-                self.world.forget(key)
-                self.world.drop_unread()
-                self._queue.done(key)
-                continue
-            try:
-                # Resolving and taking what it allocates happen in one go: the next resolution sees it.
-                await self._executor.carry_out(obj, self._resolve(obj))
-            except Unfetched as lacking:
-                await self._fetch(key, lacking.key)
-            except (Lost, Refused, ApiError, Unavailable) as error:
-                for_good = isinstance(error, Refused) or (isinstance(error, ApiError) and error.permanent)
-                pause = self._queue.failed(key, for_good)
-                metrics.resolved(key.kind, "retried").inc()
-                log.info("again in %.1f s: %s", pause, error, extra=_fields(key, obj))
-            except Exception:
-                pause = self._queue.failed(key)
-                metrics.resolved(key.kind, "broken").inc()
-                log.exception("a bug; again in %.1f s", pause, extra=_fields(key, obj))
-            else:
-                metrics.resolved(key.kind, "done").inc()
-                self._queue.done(key)
-
-    async def _fetch(self, key: Key, needed: Key) -> None:
-        """Gets what a resolution needs; then it begins anew."""
-        try:
-            await self._secrets.fetch(needed)
-        except (ApiError, Unavailable) as error:
-            pause = self._queue.failed(key)
-            log.info("again in %.1f s: %s", pause, error, extra=_fields(key))
-        else:
-            self._queue.add(key)
-            self._queue.done(key)
-
-    def _resolve(self, obj: Object) -> Resolution:
-        started = time.perf_counter()
-        try:
-            reader = self.world.reader(obj.key)
-            if self._kinds[obj.KIND].finalized:  # the executor goes by these: their coming and going is everyone's business
-                owned = reader.views(
-                    NodeWorkload, lambda workload: (workload.key, workload.hindrance, workload.deleting), owner=obj.uid
-                )
-                for key, *_ in owned if obj.deleting else ():
-                    node = self._nodes.get(key.namespace, "")
-                    reader.view(GridNode, "", node, lambda found: found.knows_words)
-                    reader.view(Heartbeat, "", node, lambda beat: beat.alive)
-            found = resolved(self._kinds[obj.KIND], obj, reader)
-            self.world.drop_unread()
-            return found
-        except Unfetched:
-            raise
-        except Exception as error:
-            log.exception("resolving failed", extra=_fields(obj.key, obj))
-            metrics.resolved(obj.KIND, "broken").inc()
-            if obj.deleting or not self._kinds[obj.KIND].finalized:
-                raise
-            # What there is stays as it is: a bug must not stop what runs.
-            message = f"the controller could not resolve it ({type(error).__name__}: {error}): please report this"
-            self._queue.add(obj.key, 30.0)
-            return Resolution(waiting(Reason.FAILED, message))
-        finally:
-            metrics.duration(obj.KIND).observe(time.perf_counter() - started)
-
-
-def resolved(kind: Kind, obj: Object, reader: Reader) -> Resolution:
-    """What follows for an object; where something that it needs can't be read, it waits and everything stays as it is. So does
-    its deletion, where something can't be read that may use it."""
-    try:
-        found = kind.resolve(obj, reader)
-    except Unreadable as error:
-        found = Resolution(waiting(Reason.DEPENDENCY_NOT_READY, str(error)), waits_for=(str(error),))
-    if not obj.deleting and found.status is not None:
-        return replace(found, notices=(*found.notices, *kind.happened(obj, found, reader)))
-    if not obj.deleting or found.waits_for:
-        return found
-    unread = [key for model in kind.users for key in reader.unreadable(model, obj.namespace)]
-    if not unread:
-        return found
-    some = ", ".join(map(str, unread[:5])) + (f" and {len(unread) - 5} more" if len(unread) > 5 else "")
-    why = f"{some}, which may use it and can't be read by this controller: upgrade the controller, or mend what can't be read"
-    return replace(found, verdict=waiting(Reason.DELETION_BLOCKED, f"waits for {why}"), waits_for=(why,))
+    def _wrote(self, kind: str, verb: str, status: int) -> None:
+        metrics.written(kind, verb, str(status)).inc()
+        for observer in self._observers:
+            observer(kind, verb, status)
 
 
 async def _first(works: Sequence[Coroutine[Any, Any, None]]) -> None:
@@ -433,31 +212,6 @@ async def _first(works: Sequence[Coroutine[Any, Any, None]]) -> None:
         for result in await asyncio.gather(*tasks, return_exceptions=True):
             if isinstance(result, Exception):
                 log.error("ended by itself", exc_info=result)
-
-
-def _meta(key: Key, raw: Raw) -> Meta:
-    """What is to be known of an object that can't be read."""
-    try:
-        return Meta.model_validate(raw["metadata"])
-    except ValidationError:
-        return Meta(name=key.name, namespace=key.namespace, uid=str(raw["metadata"]["uid"]))
-
-
-def _same(one: Object, other: Object) -> bool:
-    """Whether two versions of an object say the same."""
-    meta = one.metadata.model_copy(update={"resource_version": other.metadata.resource_version})
-    return one.model_copy(update={"metadata": meta}) == other
-
-
-def _problem(error: Exception) -> str:
-    if isinstance(error, ValidationError):
-        return "; ".join(f"{'.'.join(map(str, e['loc']))}: {e['msg']}" for e in error.errors()[:3])
-    return f"{type(error).__name__}: {error}"
-
-
-def _fields(key: Key, obj: Object | None = None) -> dict[str, object]:
-    found: dict[str, object] = {"kind": key.kind, "namespace": key.namespace, "object": key.name}
-    return found | ({"generation": obj.metadata.generation} if obj is not None else {})
 
 
 async def run(

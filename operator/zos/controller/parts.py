@@ -57,3 +57,18 @@ def cause(pool: Object) -> object:
     """What somebody would have to change before the pool's own status is worth another try at once."""
     status: Any = pool.status  # type: ignore[attr-defined]
     return pool.metadata.generation, [getattr(status, name) for name in sorted(status.AGENTS)]
+
+
+def with_status(obj: Object, status: Status) -> Object:
+    return obj.model_copy(update={"status": status})
+
+
+def same_own(one: Any, other: Any) -> bool:
+    """Whether the controller's fields of a pool's status are the same in both."""
+    return all(getattr(one.status, name) == getattr(other.status, name) for name in own_fields(one))
+
+
+def with_own(fresh: Any, current: Any) -> Object:
+    """``fresh``, with the controller's fields of the status as they are in ``current``."""
+    own = {name: getattr(current.status, name) for name in own_fields(fresh)}
+    return with_status(fresh, fresh.status.model_copy(update=own))

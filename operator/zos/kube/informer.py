@@ -111,6 +111,10 @@ class Informer:
         self.listed = asyncio.Event()
         client.answered.append(self._answered)
 
+    def known(self, model: type[Object]) -> frozenset[Key]:
+        """The objects of a kind that are there, as far as was heard."""
+        return frozenset(key for key in self._known if key.kind == model.KIND)
+
     async def run(self) -> None:
         """Until cancelled. Raises `Deaf` where beginning anew does not help."""
         told = ""

@@ -7,6 +7,8 @@ import logging
 import sys
 from datetime import UTC, datetime
 
+from zos.api.meta import Key, Object
+
 _STANDARD = frozenset(vars(logging.makeLogRecord({}))) | {"message", "asctime", "taskName"}
 
 
@@ -41,3 +43,9 @@ def configure(level: str = "INFO", **fixed: str) -> None:
     logging.getLogger("zos").setLevel(level.upper())
     # Its refusals while the API server is away are told once by the informer, not at every attempt by kopf.
     logging.getLogger("kopf").setLevel(logging.CRITICAL)
+
+
+def about(key: Key, obj: Object | None = None) -> dict[str, object]:
+    """The fields of a record (``extra``) that say which object it is about."""
+    found: dict[str, object] = {"kind": key.kind, "namespace": key.namespace, "object": key.name}
+    return found | ({"generation": obj.metadata.generation} if obj is not None else {})
