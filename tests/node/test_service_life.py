@@ -17,7 +17,7 @@ from services import PYTHON, Bench, commands_of, converge, until, writer
 from zos.drivers import DriverError
 from zos.drivers.netns import NETNS
 from zos.plan.diff import diff
-from zos.plan.items import Readiness, Service, ServiceFile
+from zos.plan.items import Readiness, Service, ServiceFile, ServiceLimits
 
 #: Notes its number and what its file says at its start and at each SIGHUP.
 READER = """
@@ -273,6 +273,29 @@ async def test_a_program_that_is_not_there_is_told(bench: Bench) -> None:
     assert fact.last_exit is not None
     assert fact.last_exit.code == 127
     assert "no-such-program: No such file or directory" in fact.said[-1]
+
+
+async def test_what_can_not_even_be_launched_is_told_alike(bench: Bench) -> None:
+    (bench.directory / "file").write_text("")
+    await converge(bench.driver, Service(name="no", argv=("sleep", "1000"), mount=str(bench.directory / "file")))
+    fact = await bench.until_fact("no", lambda fact: len(fact.crashes) > 1 and len(fact.said) > 1)
+    assert (fact.up, fact.restarts) == (False, 0)
+    assert fact.said[-1] == f"launch: {bench.directory}/file: File exists"
+
+
+async def test_a_small_limit_keeps_nobody_from_starting(bench: Bench) -> None:
+    await converge(
+        bench.driver, Service(name="small", argv=("sleep", "1000"), limits=ServiceLimits(memory=2 << 20, processes=1))
+    )
+    await bench.until_fact("small", lambda fact: fact.up)
+    await until(lambda: commands_of(bench.uid("small")) == ["sleep"])
+
+
+async def test_its_log_is_not_for_others(bench: Bench) -> None:
+    await converge(bench.driver, writer())
+    log = bench.logs / "zos-svc-writer"
+    await until((log / "current").exists)
+    assert log.stat().st_mode & 0o007 == 0
 
 
 def pids_of(uid: int) -> list[int]:

@@ -85,10 +85,9 @@ def _start(told: dict[str, Any]) -> NoReturn:
     Path("asked").unlink(missing_ok=True)
     now = time.time()
     wait = pause(history["ends"], now)
-    if wait > 0:
-        history["next_start"] = now + wait
-        _write_history(history)
-        time.sleep(wait)
+    history["next_start"] = now + wait if wait > 0 else None
+    _write_history(history)  # what fails from here on is an end like others
+    time.sleep(wait)
     _make_anew(told["run"], told["uid"])
     _enter_netns(told["netns"])
     if told["ready"] is not None and told["ready"]["by"] != "notification":
@@ -99,7 +98,6 @@ def _start(told: dict[str, Any]) -> NoReturn:
     history["next_start"] = None
     history["started"] = {"pid": os.getpid(), "at": time.time(), "settings": told["settings"], "files": told["files"]}
     _write_history(history)
-    _limit(told)
     os.chdir(told["run"])
     _drop_rights(told["uid"])
     _die_with(supervisor)  # changing the user clears that
@@ -107,6 +105,7 @@ def _start(told: dict[str, Any]) -> NoReturn:
     environment = {name: _filled(value, words) for name, value in told["environment"]}
     given = {"PATH": _PATH, "LC_ALL": "C.UTF-8", "HOME": told["run"], "TMPDIR": told["run"], **environment}
     program = [_filled(word, words) for word in told["argv"]]
+    _limit(told)  # last: the launcher itself may need more
     for number in (signal.SIGPIPE, signal.SIGXFSZ):
         signal.signal(number, signal.SIG_DFL)  # which Python ignores
     try:
