@@ -169,6 +169,10 @@ def test_whose_a_thing_is_by_its_name_alone() -> None:
     assert [Disk.origin_of(name) for name in ("mount-", "other-u-1", "mount")] == [None, None, None]
     assert Disk(name="mount-u-2", size=1, format="ext4", adopt="u-1").adoptee == "disk/mount-u-1"
     assert Disk(name="mount-u-2", size=1, format="ext4").adoptee == ""
+    assert Volume.origin_of("volume-u-1") == Owner(kind="", namespace="", name="", uid="u-1"), "volumes are of many kinds"
+    assert [Volume.origin_of(name) for name in ("volume-", "volume")] == [None, None]
+    volume = Volume(name="volume-u-2", size=1, user="u", adopt="u-1")
+    assert (volume.adoptee, volume.path) == ("volume/volume-u-1", "volumes/volume-u-2/data")
 
 
 def test_what_is_too_broken_to_say_has_the_rank_of_its_family() -> None:
