@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import ctypes
 import errno
 import itertools
 import json
@@ -27,7 +28,7 @@ from zos.plan.facts import VolumeFact
 from zos.plan.items import Volume
 
 MiB = 1 << 20
-UIDS = {"zdb": 70001, "other": 70002}
+UIDS = {"zdb": 0x7A00_0001, "other": 0x7AFF_FFFF}
 #: Where the kernel lets this process grow what is mounted (capabilities(7)).
 MAY_GROW = bool(int(Path("/proc/self/status").read_text().split("CapEff:")[1].split()[0], 16) >> 24 & 1)
 
@@ -167,7 +168,7 @@ async def test_a_new_volume_is_reserved_mounted_and_its_users_own(state: Path) -
     assert data == driver.data("volume-1")
     assert image.stat().st_size == 64 * MiB + 4096
     assert image.stat().st_blocks * 512 >= image.stat().st_size
-    assert (data.stat().st_uid, data.stat().st_gid, data.stat().st_mode & 0o7777) == (70001, 70001, 0o700)
+    assert (data.stat().st_uid, data.stat().st_gid, data.stat().st_mode & 0o7777) == (UIDS["zdb"], UIDS["zdb"], 0o700)
     assert data.parent.stat().st_uid == 0
     assert [path.name for path in data.iterdir()] == []
     flags = next(
@@ -178,7 +179,7 @@ async def test_a_new_volume_is_reserved_mounted_and_its_users_own(state: Path) -
     assert await converge(driver, wanted) == []
     observed = (await driver.observe([wanted]))["volume/volume-1"]
     assert (observed.item, observed.owner, observed.holds_data) == (wanted, "w-1", True)
-    assert list(driver.accounts()) == [("zdb", 70001)]
+    assert list(driver.accounts()) == [*UIDS.items()][:1]
 
 
 async def test_its_limit_is_hard_and_nobody_elses_room_changes(small: Path) -> None:
@@ -356,6 +357,39 @@ async def test_an_agent_that_starts_again_disturbs_nothing(state: Path) -> None:
         writer.has_written()
 
 
+_CONTAINER = """
+mount -t tmpfs dev /dev
+mknod -m 666 /dev/null c 1 3
+mknod -m 666 /dev/zero c 1 5
+mknod -m 666 /dev/urandom c 1 9
+"""
+
+
+def test_an_agent_in_a_container_mounts_for_its_node(state: Path) -> None:
+    """What it mounts in a directory that it shares with its node is there for all, and stays when the container has gone. (Its
+    own /dev knows no loop devices.)"""
+    subprocess.run(["mount", "--bind", state, state], check=True)
+    try:
+        subprocess.run(["mount", "--make-shared", state], check=True)
+        child = os.fork()
+        if not child:
+            try:
+                assert ctypes.CDLL(None).unshare(0x00020000) == 0  # CLONE_NEWNS
+                subprocess.run(["sh", "-ec", _CONTAINER], check=True)
+                asyncio.run(converge(opened(state), volume()))
+                os._exit(0)
+            finally:
+                os._exit(1)
+        assert os.waitpid(child, 0)[1] == 0
+        driver = opened(state)
+        assert asyncio.run(converge(driver, volume())) == []
+        with Writer(driver.data("volume-1")):
+            pass
+        assert asyncio.run(converge(driver, erased=frozenset({"w-1"}))) == ["remove volume/volume-1"]
+    finally:
+        subprocess.run(["umount", state], check=True)
+
+
 async def test_a_mount_that_goes_is_heard_of_and_those_of_others_are_not(state: Path, tmp_path: Path) -> None:
     driver = opened(state)
     await converge(driver, volume())
@@ -487,7 +521,7 @@ async def test_it_is_taken_over_with_all_that_is_in_it(state: Path) -> None:
     (data / "of-a-guest").write_bytes(b"root's")
     (data / "link").symlink_to("/etc/passwd")
     for path in (data / "folder", data / "folder/kept", data / "link"):
-        os.chown(path, 70001, 70001, follow_symlinks=False)
+        os.chown(path, UIDS["zdb"], UIDS["zdb"], follow_symlinks=False)
     new = volume_of("new", adopt="old", must_exist=True, size=64 * MiB, user="other")
     with open(data / "of-a-guest", "rb"), pytest.raises(DriverError, match="volume volume-old is in use by"):
         await converge(driver, new)
@@ -497,8 +531,9 @@ async def test_it_is_taken_over_with_all_that_is_in_it(state: Path) -> None:
     assert await converge(driver, new) == ["create volume/volume-new"]
     data = driver.data("volume-new")
     assert (data / "folder/kept").read_bytes() == b"precious"
+    heir = UIDS["other"]
     owners = {path.name: os.lstat(path).st_uid for path in (data, *data.rglob("*"))}
-    assert owners == {"data": 70002, "folder": 70002, "kept": 70002, "link": 70002, "of-a-guest": 0}
+    assert owners == {"data": heir, "folder": heir, "kept": heir, "link": heir, "of-a-guest": 0}
     assert Path("/etc/passwd").stat().st_uid == 0
     assert names(state) == ["volume-new", "volume-new.img", "volume-new.json"]
     assert await converge(driver, new) == []
@@ -553,11 +588,20 @@ async def test_one_that_another_mount_namespace_has_is_not_taken_away(state: Pat
             await converge(driver, erased=frozenset({"w-1"}))
         assert (state / "volumes/volume-1.img").exists()
         assert await converge(driver, volume()) == ["update volume/volume-1"]  # the same file system, mounted here again
+        if not MAY_GROW:
+            with pytest.raises(DriverError, match="CAP_SYS_RESOURCE"):
+                await converge(driver, volume(128 * MiB))
+            assert driver.data("volume-1").exists()
         (driver.data("volume-1") / "kept").write_bytes(b"precious")
         seen = subprocess.run(
             ["nsenter", f"--mount=/proc/{other.pid}/ns/mnt", "cat", driver.data("volume-1") / "kept"], capture_output=True
         )
         assert seen.stdout == b"precious"
+        with (
+            open(driver.data("volume-1") / "kept"),
+            pytest.raises(DriverError, match=rf"in use by \S+ \(process {os.getpid()}\)$"),
+        ):
+            await converge(driver, erased=frozenset({"w-1"}))
     finally:
         other.kill()
         other.wait()
@@ -652,7 +696,7 @@ def test_an_agent_that_is_killed_loses_nothing_and_leaves_nothing(state: Path, s
             driver = opened(state)
             await converge(driver, old)
             (driver.data("volume-a") / "kept").write_bytes(kept)
-            os.chown(driver.data("volume-a") / "kept", 70001, 70001)
+            os.chown(driver.data("volume-a") / "kept", UIDS["zdb"], UIDS["zdb"])
 
     for deed in itertools.count(1):
         asyncio.run(begun())

@@ -135,31 +135,29 @@ def released(image: Path) -> Loop | None:
 
 def users(number: str, target: Path) -> list[str]:
     """Who keeps the file system on a device from being unmounted from ``target``, as far as that can be told: other mounts, and
-    programs."""
+    programs that have something of it; else those who have it mounted in a namespace of their own."""
     table = [(own, place) for _, own, place, _ in _table(Path("/proc/self/mountinfo")) if place != target]
     found = [f"the mount at {place}" for own, place in table if own == number or target in place.parents]
+    elsewhere: list[str] = []
     for process in sorted(Path("/proc").glob("[0-9]*"), key=lambda path: int(path.name)):
         try:
-            if _uses(process, number):
-                found.append(f"{(process / 'comm').read_text().strip()} (process {process.name})")
+            here = {mount_id: place for mount_id, own, place, _ in _table(process / "mountinfo") if own == number}
+            if here:
+                name = f"{(process / 'comm').read_text().strip()} (process {process.name})"
+                (found if _uses(process, number, here) else elsewhere).append(name)
         except OSError:
             continue  # it has ended
-    return found
+    return found or elsewhere
 
 
-def _uses(process: Path, number: str) -> bool:
-    here = [(mount_id, place) for mount_id, own, place, _ in _table(process / "mountinfo") if own == number]
-    if not here:
-        return False
-    if os.readlink(process / "ns/mnt") != os.readlink("/proc/self/ns/mnt"):
-        return True
-    ids = {f"mnt_id:\t{mount_id}\n" for mount_id, _ in here}
+def _uses(process: Path, number: str, here: Mapping[str, Path]) -> bool:
+    ids = {f"mnt_id:\t{mount_id}\n" for mount_id in here}
     for fd in (process / "fdinfo").iterdir():
         with contextlib.suppress(FileNotFoundError), open(fd) as file:
             if ids & set(file):
                 return True
     places = {Path(os.readlink(process / what)) for what in ("cwd", "root")}
-    if any(place == base or base in place.parents for place in places for _, base in here):
+    if any(place == base or base in place.parents for place in places for base in here.values()):
         return True
     major, minor = map(int, number.split(":"))
     return f" {major:02x}:{minor:02x} " in (process / "maps").read_text()

@@ -282,9 +282,9 @@ class VolumeDriver:
         try:
             await in_thread(self._unmount, item.name)
         except DriverError as error:
-            raise DriverError(
-                f"{error}; it grows when that ends, as this agent lacks CAP_SYS_RESOURCE to do it before"
-            ) from error
+            await self._mount(item.name)  # where only another mount namespace has it, it was unmounted here
+            lack = "it grows when that ends, as this agent lacks CAP_SYS_RESOURCE to do it before"
+            raise DriverError(f"{error}; {lack}") from error
         await ext4.grow_unmounted(self._at.image(item.name))
         await self._mount(item.name)
 
