@@ -659,7 +659,7 @@ async def test_what_it_serves_is_what_it_counts_and_ends_with_it(home: Home, mon
         async def cleanup(self) -> None:
             served.append("ended")
 
-    async def serve(address: str, healthy: Any, registry: Any) -> tuple[Runner, int]:
+    async def serve(address: str, healthy: Any, registry: Any, before: Any) -> tuple[Runner, int]:
         served.extend((address, healthy, registry))
         return Runner(), 1
 

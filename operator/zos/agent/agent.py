@@ -25,7 +25,7 @@ from zos.api import names
 from zos.api.core import Lease
 from zos.api.gridnode import GridNode, NodeFeatures, QuarantineOrder
 from zos.api.meta import Key, Reason
-from zos.api.nodeworkload import NodeWorkload
+from zos.api.nodeworkload import NodeWorkload, Owner
 from zos.drivers import Driver
 from zos.drivers.keyring import Keyring
 from zos.kinds.kind import Kinds, Report
@@ -138,6 +138,10 @@ class Agent:
         self._workloads.doubt()
         self._node.doubt()
         self._statuses.rewound()
+
+    def owner_of(self, workload: str) -> Owner | None:
+        """The user's object that a NodeWorkload of this name is or was for, as far as it is remembered."""
+        return self._owners.known.get(workload)
 
     def unhealthy(self) -> str | None:
         """What is wrong with the agent itself; None: nothing."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 
 from zos.agent.settings import Settings
@@ -19,7 +19,7 @@ from zos.drivers.link import LinkDriver
 from zos.drivers.meter import Limits
 from zos.drivers.prefixes import PrefixDriver
 from zos.drivers.segment import SegmentDriver
-from zos.drivers.service import ServiceDriver, told_accounts
+from zos.drivers.service import Endpoint, ServiceDriver, told_accounts
 from zos.drivers.sources import Registries, Sources
 from zos.drivers.sysctl import SysctlDriver
 from zos.drivers.volume import VolumeDriver
@@ -30,10 +30,11 @@ from zos.drivers.wireguard import WireGuardDriver
 
 @dataclass(frozen=True)
 class Equipment:
-    """``features`` gives what the drivers have found out of the node by now."""
+    """``features`` gives what the drivers have found out of the node by now, ``endpoints`` where services tell metrics."""
 
     drivers: tuple[Driver, ...]
     features: Callable[[], NodeFeatures]
+    endpoints: Callable[[], Iterable[Endpoint]]
 
 
 async def equip(settings: Settings, keyring: Keyring) -> Equipment:
@@ -41,6 +42,7 @@ async def equip(settings: Settings, keyring: Keyring) -> Equipment:
     logs = settings.state / "log"
     accounts = Accounts(settings.state, lambda: (*told_accounts(settings.service_dir), *volumes.accounts()))
     volumes = VolumeDriver(settings.state, accounts.uid)
+    services = ServiceDriver(settings.service_dir, logs, accounts)
     kind = await probe()
     domains = DomainDriver(
         settings.state, settings.run, settings.guest_dir, uri=settings.libvirt_uri, accelerator=settings.accelerator
@@ -61,10 +63,14 @@ async def equip(settings: Settings, keyring: Keyring) -> Equipment:
         FirewallDriver(settings.run),
         WireGuardDriver(settings.state, keyring, settings.service_dir, logs, settings.wireguard_go, kind),
         FileDriver(settings.state),
-        ServiceDriver(settings.service_dir, logs, accounts),
+        services,
         ImageDriver(settings.state / "images", sources, domains.images),
         disks,
         volumes,
         domains,
     )
-    return Equipment(drivers, lambda: NodeFeatures(wireguard=kind, accelerator=domains.accelerator_found() or ""))
+
+    def features() -> NodeFeatures:
+        return NodeFeatures(wireguard=kind, accelerator=domains.accelerator_found() or "")
+
+    return Equipment(drivers, features, services.endpoints)

@@ -13,6 +13,7 @@ from zos.agent.agent import Agent
 from zos.agent.composition import equip
 from zos.agent.lock import alone
 from zos.agent.metrics import Metrics
+from zos.agent.servicemetrics import ServiceMetrics
 from zos.agent.settings import Settings, parse
 from zos.drivers.keyring import Keyring
 from zos.drivers.means import raise_descriptors, raise_inotify
@@ -61,7 +62,9 @@ async def _run(settings: Settings, kinds: Kinds) -> None:
     server = None
     try:
         if settings.metrics is not None:
-            server, _ = await serve(settings.metrics, agent.unhealthy, metrics.registry)
+            services = ServiceMetrics(equipment.endpoints, agent.owner_of)
+            metrics.registry.register(services)
+            server, _ = await serve(settings.metrics, agent.unhealthy, metrics.registry, services.scrape)
         await agent.run()
     finally:
         if server is not None:

@@ -2,19 +2,25 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 
 from aiohttp import web
 from prometheus_client import CONTENT_TYPE_LATEST, REGISTRY, CollectorRegistry, generate_latest
 
 
 async def serve(
-    address: str, healthy: Callable[[], str | None], registry: CollectorRegistry = REGISTRY
+    address: str,
+    healthy: Callable[[], str | None],
+    registry: CollectorRegistry = REGISTRY,
+    before: Callable[[], Awaitable[None]] | None = None,
 ) -> tuple[web.AppRunner, int]:
     """Listens on ``host:port`` (port 0: any) until the runner's ``cleanup``; gives the port too. ``healthy`` says what is
-    wrong, None: nothing. Raises OSError when the address can't be had."""
+    wrong, None: nothing. ``before`` is waited for when somebody asks for metrics: it gathers what takes a while. Raises OSError
+    when the address can't be had."""
 
     async def metrics(_: web.Request) -> web.Response:
+        if before is not None:
+            await before()
         return web.Response(body=generate_latest(registry), headers={"Content-Type": CONTENT_TYPE_LATEST})
 
     async def health(_: web.Request) -> web.Response:
