@@ -36,7 +36,7 @@ class Bench:
         for place in (self.scan, self.state):
             place.mkdir(mode=0o755)
         self.accounts = Accounts(self.state)
-        self.driver = ServiceDriver(self.scan, self.logs, self.accounts)
+        self.driver = ServiceDriver(self.scan, self.logs, self.accounts, self.volume)
         self._svscan: subprocess.Popen[bytes] | None = None
         self._killed = False
         self._others: list[ServiceDriver] = []
@@ -73,12 +73,16 @@ class Bench:
                 with_patience(group.rmdir)
         subprocess.run(["rm", "-rf", "--", str(self.directory)], check=True)
 
+    def volume(self, name: str) -> Path:
+        """Where a volume's directory is, behind one that nobody else may enter."""
+        return self.state / "volumes" / name
+
     def names(self) -> list[str]:
         return [path.name.removeprefix("zos-svc-") for path in self.scan.glob("zos-svc-*")]
 
     def another_driver(self) -> ServiceDriver:
         """As another agent would have one, that knows nothing."""
-        self._others.append(ServiceDriver(self.scan, self.logs, Accounts(self.state)))
+        self._others.append(ServiceDriver(self.scan, self.logs, Accounts(self.state), self.volume))
         return self._others[-1]
 
     def text(self, service: str, file: str = "") -> str:

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from services import PYTHON, Bench, commands_of, converge, until
+from services import PYTHON, Bench, commands_of, converge, kill, until
 from zos.drivers import DriverError
 from zos.plan.items import Service, ServiceFile, ServiceLimits
 
@@ -241,3 +241,22 @@ def _groups() -> bool:
 def _groups_of(service: str) -> list[Path]:
     found: Iterator[Path] = Path("/sys/fs/cgroup").glob(f"**/zos-service-*-{service}")
     return list(found)
+
+
+async def test_it_finds_its_volume_where_nobody_else_finds_a_way(bench: Bench) -> None:
+    directory = bench.volume("volume-1")
+    directory.mkdir(parents=True)
+    bench.state.chmod(0o700)
+    os.chown(directory, bench.uid("x"), bench.uid("x"))
+    writes = "echo $$ > x; echo kept > {volume}/word && cat {volume}/word > told; exec sleep 1000"
+    service = Service(name="x", argv=("sh", "-c", writes), volume="volume-1", needs=("volume/volume-1",))
+    await converge(bench.driver, service)
+    await until(lambda: bench.text("x", "told") == "kept\n")
+    assert (directory / "word").read_text() == "kept\n"
+    assert [*service.grounds()] == ["volume/volume-1"]
+    (directory / "word").unlink()
+    directory.rmdir()  # its file system is not mounted any more
+    kill(await bench.written("x"))
+    said = await bench.until_fact("x", lambda fact: len(fact.crashes) >= 2)
+    assert "No such file or directory" in " ".join(said.said)
+    assert not directory.exists(), "it does not write to what is below"

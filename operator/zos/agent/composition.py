@@ -42,7 +42,7 @@ async def equip(settings: Settings, keyring: Keyring) -> Equipment:
     logs = settings.state / "log"
     accounts = Accounts(settings.state, lambda: (*told_accounts(settings.service_dir), *volumes.accounts()))
     volumes = VolumeDriver(settings.state, accounts.uid)
-    services = ServiceDriver(settings.service_dir, logs, accounts)
+    services = ServiceDriver(settings.service_dir, logs, accounts, volumes.data)
     kind = await probe()
     domains = DomainDriver(
         settings.state, settings.run, settings.guest_dir, uri=settings.libvirt_uri, accelerator=settings.accelerator

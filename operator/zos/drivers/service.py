@@ -58,7 +58,16 @@ class ServiceDriver:
     SLOW: ClassVar[bool] = False
     FACTS: ClassVar[tuple[type[Fact], ...]] = (ServiceFact,)
 
-    def __init__(self, scan: Path, logs: Path, accounts: Accounts, clock: Callable[[], float] = time.time) -> None:
+    def __init__(
+        self,
+        scan: Path,
+        logs: Path,
+        accounts: Accounts,
+        volumes: Callable[[str], Path] = Path,
+        clock: Callable[[], float] = time.time,
+    ) -> None:
+        """``volumes`` gives the directory of a volume by its name."""
+        self._volumes = volumes
         self._scan: ScanDirectory[_Seen | None] = ScanDirectory(scan, logs, PREFIX, self._look, ("files",), self._leave_nothing)
         self._place = scan
         self._accounts = accounts
@@ -186,7 +195,8 @@ class ServiceDriver:
                 return
             if path.exists():
                 await self._scan.take_out(item.name)
-            await self._scan.put(item.name, lambda new: servicedir.fill(new, path, item, uid, self._group(item.name)))
+            group, volume = self._group(item.name), self._volume(item)
+            await self._scan.put(item.name, lambda new: servicedir.fill(new, path, item, uid, group, volume))
         finally:
             self._making.pop(uid, None)
             self._scan.stir(item.name)
@@ -196,7 +206,7 @@ class ServiceDriver:
         started again, or told, the service is seen to be wrong, should this be cut short."""
         files = kept.item.files != item.files
         generation = kept.generation + files
-        told = servicedir.launch(path, item, uid, self._group(item.name), generation)
+        told = servicedir.launch(path, item, uid, self._group(item.name), self._volume(item), generation)
         settings = servicedir.settings_of(told)
 
         def put() -> None:
@@ -236,6 +246,9 @@ class ServiceDriver:
         uid = account[1] if account is not None else await asyncio.to_thread(self._accounts.uid, name)
         mount = kept.item.mount if kept is not None else ""
         await run(*servicedir.launcher("end", str(uid), mount, self._group(name)), timeout=_STOP_TIMEOUT)
+
+    def _volume(self, item: Service) -> str:
+        return str(self._volumes(item.volume)) if item.volume else ""
 
     def _group(self, name: str) -> str:
         """Control groups are the machine's: other nodes may be on it."""

@@ -78,7 +78,7 @@ class Kept:
         return self.started is None or (self.settled_as(settings) and self.generation in (self.started.files, self.reloaded))
 
 
-def fill(new: Path, path: Path, item: Service, uid: int, group: str) -> None:
+def fill(new: Path, path: Path, item: Service, uid: int, group: str, volume: str) -> None:
     """A new directory, that is to be at ``path``."""
     new.chmod(0o711)  # its program finds its way in; what the others are not to read says so itself
     (new / "var").mkdir(mode=0o700)
@@ -86,7 +86,7 @@ def fill(new: Path, path: Path, item: Service, uid: int, group: str) -> None:
     write_files(new, item, uid)
     for name, (text, mode) in _scripts(path, item).items():
         write(new / name, text, mode)
-    write(new / "launch.json", launch(path, item, uid, group, 1), 0o600)
+    write(new / "launch.json", launch(path, item, uid, group, volume, 1), 0o600)
     write(new / MARK, mark(item), 0o600)
 
 
@@ -126,11 +126,12 @@ def read(path: Path, uid_of: Callable[[str], int]) -> Kept | None:
     try:
         told = json.loads((path / "launch.json").read_text())
         item = _SERVICE.validate_json((path / MARK).read_bytes())
-        uid, settings, generation, group = int(told["uid"]), str(told["settings"]), int(told["files"]), str(told["group"])
+        uid, settings, generation = int(told["uid"]), str(told["settings"]), int(told["files"])
+        group, volume = str(told["group"]), str(told["volume"])
     except (FileNotFoundError, NotADirectoryError, IsADirectoryError, ValueError, KeyError, TypeError):
         return None
     item = replace(item, files=_read_files(path / "files", uid))
-    odd = launch(path, item, uid_of(item.account), group, generation) != _text(path / "launch.json")
+    odd = launch(path, item, uid_of(item.account), group, volume, generation) != _text(path / "launch.json")
     odd |= any(_text(path / name) != text for name, (text, _) in _scripts(path, item).items())
     history = _history(path)
     started = history.get("started")
@@ -152,8 +153,9 @@ def settings_of(launch: str) -> str:
     return str(json.loads(launch)["settings"])
 
 
-def launch(path: Path, item: Service, uid: int, group: str, generation: int) -> str:
-    """What the launcher is told. Whatever is in it but the state of the files takes a new start."""
+def launch(path: Path, item: Service, uid: int, group: str, volume: str, generation: int) -> str:
+    """What the launcher is told; ``volume`` is the directory of the item\'s volume.
+    Whatever is in it but the state of the files takes a new start."""
     ready = item.ready
     settings = {
         "name": item.name,
@@ -165,6 +167,7 @@ def launch(path: Path, item: Service, uid: int, group: str, generation: int) -> 
         **asdict(item.limits),
         "ready": {"by": ready.by, "at": within(path, ready.at)} if ready is not None else None,
         "mount": item.mount,
+        "volume": volume,
         "group": group,
         "files_at": str(path / "files"),
         "run": str(path / "var"),

@@ -93,6 +93,7 @@ def _start(told: dict[str, Any]) -> NoReturn:
     if told["ready"] is not None and told["ready"]["by"] != "notification":
         _tell_when_ready(told["ready"])  # before the next line: who has a FUSE file system's descriptor keeps it alive
     served = _mount(told) if told["mount"] else None
+    volume = _open(told["volume"]) if told["volume"] else None
     _join_group(told)
     history["starts"] += 1
     history["next_start"] = None
@@ -101,7 +102,12 @@ def _start(told: dict[str, Any]) -> NoReturn:
     os.chdir(told["run"])
     _drop_rights(told["uid"])
     _die_with(supervisor)  # changing the user clears that
-    words = {"{files}": told["files_at"], "{run}": told["run"], "{fuse}": f"/dev/fd/{served}"}
+    words = {
+        "{files}": told["files_at"],
+        "{run}": told["run"],
+        "{fuse}": f"/dev/fd/{served}",
+        "{volume}": f"/dev/fd/{volume}",
+    }
     environment = {name: _filled(value, words) for name, value in told["environment"]}
     given = {"PATH": _PATH, "LC_ALL": "C.UTF-8", "HOME": told["run"], "TMPDIR": told["run"], **environment}
     program = [_filled(word, words) for word in told["argv"]]
@@ -113,6 +119,13 @@ def _start(told: dict[str, Any]) -> NoReturn:
     except OSError as error:
         print(f"launch: {program[0]}: {error.strerror}", file=sys.stderr, flush=True)
         os._exit(127)
+
+
+def _open(directory: str) -> int:
+    """A directory that the program would not find its way to: it is there only while its volume is mounted."""
+    descriptor = os.open(directory, os.O_RDONLY | os.O_DIRECTORY)
+    os.set_inheritable(descriptor, True)
+    return descriptor
 
 
 def pause(ends: list[Any], now: float) -> float:

@@ -59,6 +59,7 @@ class Service(Item):
     ``{files}`` stands for the directory of ``files`` and ``{run}`` for one that the program may write to, empty at each start,
     its working directory; both are this service's alone. The environment is no place for secrets. ``mount`` is a directory on
     which a FUSE file system is mounted for the program to serve, at ``{fuse}`` (``/dev/fd/<n>``, as libfuse takes it).
+    ``volume`` is the name of a Volume, whose directory it finds at ``{volume}``.
 
     Whatever changes, the service is started again; where only files change and ``change`` is "reload", its program gets the
     signal ``reload`` instead. When it is to end it is told so (SIGTERM), and has ``grace`` seconds."""
@@ -75,6 +76,7 @@ class Service(Item):
     ready: Readiness | None = None
     metrics: MetricsEndpoint | None = None
     mount: str = ""
+    volume: str = ""
     grace: int = 5
 
     FAMILY: ClassVar[str] = "service"
@@ -94,6 +96,8 @@ class Service(Item):
     def grounds(self) -> Iterator[str]:
         if self.netns:
             yield f"netns/{self.netns}"
+        if self.volume:
+            yield f"volume/{self.volume}"
 
     def exclusives(self) -> Iterator[str]:
         yield f"account {self.account}"
