@@ -8,11 +8,15 @@ import json
 import secrets
 import time
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from gridlib.host import Host, Service, run
 from gridlib.layout import CONTROL_PLANE, DOMAIN, REGISTRY_PORT, Grid, GridError, patience
 from gridlib.served import serves
 from gridlib.tools import Tools
+
+if TYPE_CHECKING:
+    from zos.kinds.kind import Kinds
 
 API_PORT = 6443
 
@@ -34,13 +38,19 @@ class ControlPlane:
                 raise GridError(f"the API server does not get ready: hack/minigrid logs cp apiserver --name {self.grid.name}")
             time.sleep(0.1)
 
-    def install(self, rights: list[dict[str, object]], objects: list[dict[str, object]]) -> None:
+    def install(self, kinds: Kinds, objects: list[dict[str, object]]) -> None:
         """CRDs, the controller's rights and credentials, what the API server does to objects, and the first of them."""
         from zos.manifests.admission import admission_objects
+        from zos.manifests.crd import files
+        from zos.manifests.rbac import controller_objects
 
-        checkout = self.tools.checkout
-        self._apply_files(str(checkout / "crds"))
-        if not serves(checkout / "crds", lambda *words: self.kubectl(*words, check=False)):
+        rights = [*map(dict, controller_objects(kinds))]
+        crds = self.grid.directory("cp") / "crds"
+        crds.mkdir(parents=True, exist_ok=True)
+        for name, text in files(kinds).items():
+            (crds / name).write_text(text)
+        self._apply_files(str(crds))
+        if not serves(crds, lambda *words: self.kubectl(*words, check=False)):
             raise GridError(f"the API server does not serve the CRDs: hack/minigrid logs cp apiserver --name {self.grid.name}")
         self._apply(rights)
         path = self.grid.directory("cp") / "etc-zos" / "controller.kubeconfig"
@@ -50,7 +60,7 @@ class ControlPlane:
         deadline = time.monotonic() + patience(60)
         while True:
             try:
-                return self._apply([*admission_objects(), *objects])
+                return self._apply([*admission_objects(kinds), *objects])
             except GridError as error:
                 if "There can be a delay" not in str(error) or time.monotonic() > deadline:
                     raise
@@ -152,8 +162,7 @@ class ControlPlane:
             Service(
                 f"controller-{number}",
                 f"while [ ! -s {config} ]; do sleep 0.1; done\n"
-                f"export PYTHONPATH={self.tools.checkout}/operator PYTHONDONTWRITEBYTECODE=1\n"
-                f"exec {self.tools.python} -m zos.controller --kubeconfig {config} --identity controller-{number} "
+                f"{self.tools.program('controller', self.grid.kinds)} --kubeconfig {config} --identity controller-{number} "
                 f"--metrics 127.0.0.1:{9440 + number}",
             )
             for number in range(1, self.grid.controllers + 1)

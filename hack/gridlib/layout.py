@@ -61,7 +61,7 @@ class Node:
 @dataclass(frozen=True)
 class Grid:
     """``index`` picks the link to this machine; ``root`` holds everything that the grid keeps. ``owner`` is the process that it
-    was made for, if it is not to outlive one: pid and start time."""
+    was made for, if it is not to outlive one: pid and start time. ``kinds`` are modules of kinds beside the product's own."""
 
     name: str
     index: int
@@ -69,6 +69,7 @@ class Grid:
     nodes: tuple[Node, ...]
     controllers: int = 1
     owner: str = ""
+    kinds: tuple[str, ...] = ()
 
     @property
     def host_address(self) -> ipaddress.IPv4Address:
@@ -121,7 +122,15 @@ def load(name: str) -> Grid | None:
         return None
     data = json.loads(path.read_text())
     nodes = tuple(Node(**node) for node in data["nodes"])
-    return Grid(data["name"], data["index"], Path(data["root"]), nodes, data["controllers"], data.get("owner", ""))
+    return Grid(
+        data["name"],
+        data["index"],
+        Path(data["root"]),
+        nodes,
+        data["controllers"],
+        data.get("owner", ""),
+        tuple(data.get("kinds", ())),
+    )
 
 
 def plan(name: str, nodes: int, hidden: int, controllers: int, names: list[str] | None = None) -> Grid:

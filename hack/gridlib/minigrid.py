@@ -16,10 +16,12 @@ from dataclasses import replace
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2] / "operator"))
+sys.path.append(str(Path(__file__).resolve().parents[2] / "tests"))
 
 from gridlib import farm, wires
 from gridlib.controlplane import ControlPlane
 from gridlib.host import Host, began
+from gridlib.kinds import with_kinds
 from gridlib.layout import Grid, GridError, load, patience, plan, state_root
 from gridlib.node import NodeHost, gridnode
 from gridlib.tools import Tools
@@ -43,8 +45,9 @@ def up(arguments: argparse.Namespace) -> None:
             hidden = 1 if arguments.hidden is None and arguments.nodes > 2 else arguments.hidden or 0
             grid = plan(arguments.name, len(names) if names else arguments.nodes, hidden, arguments.controllers, names)
             grid = replace(grid, owner=f"{arguments.owner} {began(arguments.owner)}" if arguments.owner else "")
+        if arguments.kinds is not None:
+            grid = replace(grid, kinds=tuple(filter(None, arguments.kinds.split(","))))
         grid.save()
-    from zos.manifests.rbac import controller_objects
 
     print(f"minigrid {grid.name}: {len(grid.nodes)} nodes, {sum(node.hidden for node in grid.nodes)} hidden")
     with _step("wires"):
@@ -54,7 +57,7 @@ def up(arguments: argparse.Namespace) -> None:
     with _step("control plane"):
         control_plane.start()
     with _step("CRDs and rights"):
-        control_plane.install([*map(dict, controller_objects())], [farm.manifest(), *map(gridnode, grid.nodes)])
+        control_plane.install(with_kinds(grid.kinds), [farm.manifest(), *map(gridnode, grid.nodes)])
     with _step("nodes"):
         Host(grid, "laptop").start()
         farm.start(grid)
@@ -194,6 +197,10 @@ def main() -> int:
     made.add_argument(
         "--owner", type=int, default=int(os.environ.get("ZOS_MINIGRID_OWNER", "0")), metavar="PID",
         help="a process that it is made for: once that is gone, the next up of any grid takes this one away",
+    )  # fmt: skip
+    made.add_argument(
+        "--kinds", metavar="MODULES",
+        help="kinds beside the product's own: comma-separated modules that have a KIND, in tests or on PYTHONPATH",
     )  # fmt: skip
     verb("status", status, "hosts, services, addresses, nodes")
     made = verb("exec", execute, "run a command on a host")

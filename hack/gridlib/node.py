@@ -80,9 +80,9 @@ class NodeHost:
         path = shutil.which("skopeo") and "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
         return Service(
             "agent",
-            f"export PYTHONPATH={tools.checkout}/operator PYTHONDONTWRITEBYTECODE=1 PATH={path}\n"
+            f"export PATH={path}\n"
             f"export ZOS_INSECURE_REGISTRIES={CONTROL_PLANE}:{REGISTRY_PORT}\n"
-            f"exec {tools.python} -m zos.agent --node {self.node.name} --kubeconfig /etc/zos/kubeconfig "
+            f"{tools.program('agent', self.grid.kinds)} --node {self.node.name} --kubeconfig /etc/zos/kubeconfig "
             f"--accelerator {accelerator} --metrics 127.0.0.1:9442 --wireguard-go {tools.wireguard_go} "
             f"--guest-dir {tools.guest} --capacity-cpu 64 --capacity-memory 16Gi --capacity-storage 40Gi "
             f"--image-dir {self.grid.root}/images --image-network {CONTROL_PLANE} --heartbeat 5 --lease 20",

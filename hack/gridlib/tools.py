@@ -7,6 +7,7 @@ import re
 import shutil
 import subprocess
 import sys
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -27,6 +28,15 @@ class Tools:
     kubectl: str
     wireguard_go: str
     guest: Path
+
+    def program(self, name: str, kinds: Sequence[str]) -> str:
+        """Lines of a shell that become the agent or the controller, with ``kinds`` beside the product's own."""
+        path = [f"{self.checkout}/operator"]
+        command = f"-m zos.{name}"
+        if kinds:
+            path += [f"{self.checkout}/hack", f"{self.checkout}/tests", *filter(None, [os.environ.get("PYTHONPATH", "")])]
+            command = f"-m gridlib.kinds {name} {','.join(kinds)}"
+        return f"export PYTHONPATH={':'.join(path)} PYTHONDONTWRITEBYTECODE=1\nexec {self.python} {command}"
 
     @classmethod
     def find(cls) -> Tools:

@@ -14,7 +14,7 @@ from zos.drivers.servicelog import last_lines
 from zos.plan.crashes import WINDOW
 from zos.plan.facts import ServiceEnd, ServiceFact
 from zos.plan.items import Readiness, Service, ServiceFile
-from zos.plan.resident import Standing, standing
+from zos.plan.standing import Standing, standing
 from zos.programs import launch
 
 NOW = 10_000.0

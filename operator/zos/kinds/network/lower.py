@@ -93,16 +93,8 @@ def report(here: Here[NetworkOnNode], lowered: Lowered, outcome: Outcome) -> Rep
     if facts.get(LostKeyFact, network.public_key) is not None:
         message = f"the private half of {network.public_key} is not on this node any more: the controller takes another key"
         return Report(waiting(Reason.PROGRESSING, message), NetworkState(lost_key=network.public_key))
-    if lowered.problem is not None:
-        return Report(waiting(lowered.problem.reason, lowered.problem.message))
-    for item in lowered.items:
-        if item.key in outcome.failed:
-            return Report(waiting(Reason.FAILED, f"{item.key}: {outcome.failed[item.key]}"))
-    for item in lowered.items:
-        if item.key in outcome.pending:
-            return Report(waiting(Reason.PROGRESSING, f"{item.key}: {outcome.pending[item.key]}"))
-        if item.key in outcome.blocked:
-            return Report(waiting(Reason.PROGRESSING, f"{item.key} waits for {outcome.blocked[item.key]}"))
+    if (problem := lowered.problem or outcome.problem(lowered.items)) is not None:
+        return Report(waiting(problem.reason, problem.message))
     shut = facts.get(ShutFact, names.router(here.owner.uid))
     silent = facts.get(SilentFact, names.wireguard(here.owner.uid))
     state = NetworkState(silent=tuple(sorted(silent.peers)[:_MOST_SILENT])) if silent is not None else None
