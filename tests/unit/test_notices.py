@@ -8,6 +8,8 @@ from typing import Any
 
 from cases import load, world_of
 from fixpoint import carried_out, resolve, settle
+from memory import Request
+from wholegrid import standing
 from zos.api.meta import Condition, Meta, Reason
 from zos.api.network import Network
 from zos.api.nodeworkload import NodeWorkload
@@ -155,3 +157,29 @@ async def test_who_looks_again_or_comes_later_tells_nothing_again() -> None:
             await asyncio.sleep(0.01)
         assert server.posts == posts
     assert sorted(event["reason"] for event in server.events.values()) == ["AddressAssigned", "Placed"]
+
+
+async def test_what_was_told_by_a_status_is_told_though_what_comes_after_it_has_to_be_tried_again() -> None:
+    """A pool's status is written before its Secrets and what nodes are asked for, so the next look finds nothing new in it."""
+    grid = await standing()
+    tried: set[str] = set()
+
+    def at_the_second_try(request: Request) -> tuple[int, str] | None:
+        later = "/secrets" in request.path or ("/nodeworkloads/" in request.path and not request.path.endswith("/status"))
+        what = repr((request.method, request.path, request.body if request.method != "POST" else ""))  # keys are drawn anew
+        new = what not in tried
+        tried.add(what)
+        return (409, "it changed") if later and new and request.method != "GET" else None
+
+    grid.server.refuses = at_the_second_try
+    spec = {"ipRange": "10.30.0.0/16", "nodes": [{"name": "n2"}], "access": [{"name": "laptop"}]}
+    grid.put(Network, {"metadata": {"name": "late"}, "spec": spec}, "default")
+    await grid.settle()
+    assert grid.ready(Network, "default", "late").startswith("True")
+    await asyncio.sleep(0.01)
+    events = {
+        request.body["metadata"]["name"]: request.body["message"]
+        for request in grid.server.requests
+        if request.path.endswith("/events") and request.body and request.body["involvedObject"]["name"] == "late"
+    }
+    assert sorted(message.partition(" with ")[0] for message in events.values()) == ["laptop laptop", "node n2"]

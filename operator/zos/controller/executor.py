@@ -151,6 +151,8 @@ class Executor:
             for claim in task.claims:
                 self._claims.untake(claim)
             raise
+        if task.obj.POOL is not None:
+            self._tell_notices(task)
         await every([self._claims.write(claim) for claim in task.claims])
         if task.surplus:
             await self._claims.release(task.obj, list(task.surplus))
@@ -164,6 +166,7 @@ class Executor:
         refused += await self._secrets.write(obj, resolution.secrets or (), task.strays)
         if resolution.recorded:
             await self._telling.write(obj, self._telling.status(obj, resolution))
+            self._tell_notices(task)
         if resolution.workloads is not None:
             refused += await self._workloads.ask(obj, resolution.workloads, task.leavers)
         return refused
@@ -172,7 +175,7 @@ class Executor:
         obj, resolution = task.obj, task.resolution
         news = self._telling.refused(obj, refused)
         self._telling.event(obj, self._telling.verdict(obj, resolution.verdict))
-        self._telling.notices(obj, resolution.notices)
+        self._tell_notices(task)
         if obj.POOL is not None:
             if news:
                 self._exchange.again(obj.key, 0.0)  # its status was written before it was known
@@ -182,6 +185,11 @@ class Executor:
             self._exchange.again(obj.key, pause)
         else:
             await self._telling.write(obj, self._telling.status(obj, resolution))
+
+    def _tell_notices(self, task: _Task) -> None:
+        """What has happened is told (once, however often this is called) as soon as the status shows it: whatever fails after
+        that, the next look would find nothing new."""
+        self._telling.notices(task.obj, task.resolution.notices)
 
     async def _delete(self, obj: Object, resolution: Resolution) -> None:
         if CONTROLLER_FINALIZER not in obj.metadata.finalizers or not await self._deletion.go_on(obj, resolution):
