@@ -20,7 +20,7 @@ from typing import Any
 from zos.api.meta import Key, Object, Status, version_number
 from zos.controller.parts import OWN, cause, differing, pool_field, same_own, shares, with_own, with_parts, with_status
 from zos.controller.refusals import Refusals
-from zos.controller.room import Room
+from zos.controller.sizes import Sizes
 from zos.controller.waiters import Waiter, fail, failed, fulfil, waiter
 from zos.controller.writing import MANAGER, Exchange, status_patch
 from zos.kube.client import ApiError, Unavailable
@@ -77,7 +77,7 @@ class Ledger:
         self._open: dict[Key, _Open] = {}
         self._tasks: dict[Key, asyncio.Task[None]] = {}
         self._refusals = Refusals(clock)
-        self._room = Room()
+        self._sizes = Sizes()
 
     def hold(self, pool: Key, entry: Any, by: Key | None = None) -> asyncio.Future[None] | None:
         """Takes a share; None if it is recorded already, else done when it is written. Raises `Lost`, and `Denied` where it
@@ -124,7 +124,7 @@ class Ledger:
     def forget(self, key: Key) -> None:
         """The pool is gone."""
         self._refusals.forget(key)
-        self._room.forget(key)
+        self._sizes.forget(key)
         if key in self._open:
             self._drop(key)
 
@@ -142,12 +142,12 @@ class Ledger:
         if (denied := self._denied(pool, uid, entry)) is not None:
             return denied
         others = tuple(other for other in entries if other.uid != uid)
-        if mine is None and not self._room.fits(pool, entries, entry):
+        if mine is None and not self._sizes.fits(pool, entries, entry):
             words = f"{len(entries)} objects have something of it, and there is no room to write down more: use another"
             return failed(Denied(413, "RequestEntityTooLarge", f"{pool}: {words}"))
         updated = (*others, entry) if entry is not None else others
         if mine is None:
-            self._room.added(pool, entries, updated, entry)
+            self._sizes.added(pool, entries, updated, entry)
         return self._put(pool, with_status(obj, obj.status.model_copy(update={obj.POOL: updated})), uid, by)
 
     def _join(self, key: Key, part: str, by: Key | None) -> asyncio.Future[None] | None:

@@ -1,4 +1,4 @@
-"""How much room the shares of a pool take in its status, and whether there is room for another."""
+"""How many bytes the shares of a pool take in its status, and whether there is room for another."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from zos.api.meta import Key
 _ROOM, _SURELY_FIT = 2**20, 1500
 
 
-class Room:
+class Sizes:
     """Measures all shares of a pool once, and each that comes after on its own."""
 
     def __init__(self) -> None:
