@@ -16,8 +16,8 @@ from pathlib import Path
 
 from bound import TOLD
 from zos.drivers.accounts import Accounts
+from zos.drivers.s6 import supervisor_of
 from zos.drivers.service import ServiceDriver
-from zos.drivers.supervisor import supervisor_of
 from zos.plan.diff import diff
 from zos.plan.facts import ServiceFact
 from zos.plan.items import Service

@@ -140,6 +140,23 @@ async def test_what_a_person_stopped_or_broke_is_mended(bench: Bench) -> None:
         assert await converge(bench.driver, writer()) == []
 
 
+@pytest.mark.parametrize("found", [None, "", "{", "[]", '{"ends": 1}', '{"started": {"pid": 1}, "starts": "x", "ends": [{}]}'])
+async def test_a_lost_history_is_begun_anew(bench: Bench, found: str | None) -> None:
+    """What a program was started with is then not known: another one is."""
+    await converge(bench.driver, writer())
+    first = await bench.written("writer")
+    await bench.until_fact("writer", lambda fact: fact.up)
+    history = bench.scan / "zos-svc-writer" / "history.json"
+    history.unlink()
+    if found is not None:
+        history.write_text(found)
+    again = bench.another_driver()
+    assert await converge(again, writer()) == ["update service/writer"]
+    await until(lambda: bench.pid("writer") not in (0, first))
+    await bench.until_fact("writer", lambda fact: fact.up)
+    assert await converge(again, writer()) == []
+
+
 async def test_an_agent_with_another_interpreter_disturbs_nothing(bench: Bench) -> None:
     await converge(bench.driver, writer())
     first = await bench.written("writer")

@@ -9,16 +9,16 @@ import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import ClassVar
 
 from zos.drivers import DriverError, servicedir
 from zos.drivers.accounts import Accounts
 from zos.drivers.inotify import Inotify
 from zos.drivers.netns import NETNS, is_namespace
 from zos.drivers.process import run
+from zos.drivers.s6 import MARK, ScanDirectory, Status, status, write
 from zos.drivers.servicedir import Kept
 from zos.drivers.servicelog import last_lines
-from zos.drivers.supervisor import MARK, ScanDirectory, Status, status, write
 from zos.plan.diff import Observed, Op
 from zos.plan.facts import Fact, Known, ServiceEnd, ServiceFact
 from zos.plan.items import Item, MetricsEndpoint, Service
@@ -142,7 +142,8 @@ class ServiceDriver:
             return None
         state = await status(path)
         moved = kept.runs(state) and _moved(kept.item, state.pid)
-        right = state.wanted_up and not kept.odd and kept.informed(kept.settings) and not moved
+        known = kept.informed(kept.settings) and not _forgotten(kept, state)
+        right = state.wanted_up and not kept.odd and known and not moved
         fact = fact_of(kept, state, self._clock())
         if fact.crashes:
             said = await asyncio.to_thread(last_lines, self._scan.log(name), fact.crashes[-1])
@@ -228,7 +229,7 @@ class ServiceDriver:
         if same and item.change == "reload" and (state.ready or item.ready is None):  # before it may not know the signal
             await run("s6-svc", _SIGNALS[item.reload], str(path))
             write(path / "reloaded", f"{generation}\n", 0o600)
-        elif kept.runs(state) or files or kept.settings != settings:
+        elif kept.runs(state) or _forgotten(kept, state) or files or kept.settings != settings:
             await _stop(path, item.grace)
 
     def _alone(self, item: Service, uid: int) -> None:
@@ -258,16 +259,16 @@ class ServiceDriver:
 
 def fact_of(kept: Kept, state: Status, now: float) -> ServiceFact:
     """What the supervisor and the launcher tell."""
-    run = kept.started if kept.runs(state) else None
+    run = kept.history.started if kept.runs(state) else None
     ready = run is not None and (kept.item.ready is None or state.ready)
-    ends = [_end(end) for end in kept.ends]
+    ends = [ServiceEnd(at=end.at, code=end.code, signal=end.signal, asked=end.asked) for end in kept.history.ends]
     return ServiceFact(
         up=run is not None,
         ready=ready,
         overdue=run is not None and not ready and kept.item.ready is not None and now >= run.at + kept.item.ready.timeout,
         since=run.at if run is not None else None,
-        next_start=kept.next_start if run is None else None,
-        restarts=max(0, kept.starts - 1),
+        next_start=kept.history.next_start if run is None else None,
+        restarts=max(0, kept.history.starts - 1),
         last_exit=ends[-1] if ends else None,
         crashes=tuple(end.at for end in ends if not end.asked),
     )
@@ -277,10 +278,6 @@ def told_accounts(scan: Path) -> Iterable[tuple[str, int]]:
     """Accounts and their numbers, as the services that there are tell of them."""
     found = (servicedir.told(directory) for directory in scan.glob(f"{PREFIX}*"))
     return [(told[0], told[1]) for told in found if told is not None]
-
-
-def _end(told: Mapping[str, Any]) -> ServiceEnd:
-    return ServiceEnd(at=float(told["at"]), code=told["code"], signal=str(told["signal"]), asked=bool(told["asked"]))
 
 
 def _wrong(item: Service) -> Service:
@@ -296,6 +293,15 @@ def _moved(item: Service, pid: int) -> bool:
         there, named = os.stat(f"/proc/{pid}/ns/net"), os.stat(f"{NETNS}/{item.netns}")
         return (there.st_dev, there.st_ino) != (named.st_dev, named.st_ino)
     return True
+
+
+def _forgotten(kept: Kept, state: Status) -> bool:
+    """Whether the program runs (it has its user already) and it is not written down any more with what it was started."""
+    if not state.up or kept.runs(state):
+        return False
+    with contextlib.suppress(FileNotFoundError, ProcessLookupError):
+        return f"Uid:\t{kept.uid}\t" in Path(f"/proc/{state.pid}/status").read_text()
+    return False
 
 
 async def _stop(path: Path, grace: int) -> None:

@@ -20,16 +20,15 @@ import shlex
 import shutil
 import stat
 import sys
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path, PurePosixPath
-from typing import Any
 
 from pydantic import TypeAdapter
 
 from zos.drivers import DriverError
 from zos.drivers.means import short_of_means
-from zos.drivers.supervisor import MARK, Status, write
+from zos.drivers.s6 import MARK, Status, write
 from zos.plan.items import Service, ServiceFile
 
 _LAUNCHER = Path(__file__).parents[1] / "programs" / "launch.py"
@@ -50,6 +49,27 @@ class Started:
 
 
 @dataclass(frozen=True)
+class Ended:
+    """How a run ended: by an exit code or a signal; ``ran`` is how many seconds it took, ``asked`` that the agent ended it."""
+
+    at: float
+    ran: float
+    code: int | None
+    signal: str
+    asked: bool
+
+
+@dataclass(frozen=True)
+class History:
+    """What the launcher has done since the service was made or changed."""
+
+    started: Started | None = None
+    next_start: float | None = None
+    starts: int = 0
+    ends: tuple[Ended, ...] = ()
+
+
+@dataclass(frozen=True)
 class Kept:
     """A service directory as it is. ``item`` has the files that are really there; ``odd``: something in the directory is not
     as it was made."""
@@ -60,22 +80,24 @@ class Kept:
     generation: int
     reloaded: int | None
     odd: bool
-    started: Started | None
-    next_start: float | None
-    starts: int
-    ends: tuple[Mapping[str, Any], ...]
+    history: History
 
     def runs(self, state: Status) -> bool:
         """Whether it is the program that runs, and not the launcher still."""
-        return state.up and self.started is not None and self.started.pid == state.pid
+        return state.up and self.history.started is not None and self.history.started.pid == state.pid
 
     def settled_as(self, settings: str) -> bool:
         """Whether the present run was started with these settings."""
-        return self.started is not None and self.started.settings == settings
+        return self.history.started is not None and self.history.started.settings == settings
 
     def informed(self, settings: str) -> bool:
         """Whether a program that runs was started with these settings, and knows the files as they are."""
-        return self.started is None or (self.settled_as(settings) and self.generation in (self.started.files, self.reloaded))
+        return self.history.started is None or (
+            self.settled_as(settings) and self.generation in (self.history.started.files, self.reloaded)
+        )
+
+
+_HISTORY: TypeAdapter[History] = TypeAdapter(History)
 
 
 def fill(new: Path, path: Path, item: Service, uid: int, group: str, volume: str) -> None:
@@ -134,11 +156,7 @@ def read(path: Path, uid_of: Callable[[str], int]) -> Kept | None:
     odd = launch(path, item, uid_of(item.account), group, volume, generation) != _text(path / "launch.json")
     odd |= any(_text(path / name) != text for name, (text, _) in _scripts(path, item).items())
     history = _history(path)
-    started = history.get("started")
-    return Kept(
-        item, uid, settings, generation, _number(_text(path / "reloaded")), odd, Started(**started) if started else None,
-        history.get("next_start"), int(history.get("starts", 0)), tuple(history.get("ends", ())),
-    )  # fmt: skip
+    return Kept(item, uid, settings, generation, _number(_text(path / "reloaded")), odd, history)
 
 
 def told(directory: Path) -> tuple[str, int, str] | None:
@@ -283,12 +301,13 @@ def _read_files(top: Path, uid: int) -> tuple[ServiceFile, ...]:
 # -- what the launcher wrote -----------------------------------------------------------------------------------------------
 
 
-def _history(path: Path) -> dict[str, Any]:
+def _history(path: Path) -> History:
+    """Empty where nothing is written, or something else."""
     try:
-        history = json.loads((path / "history.json").read_text())
-        return history if isinstance(history, dict) else {}
-    except (FileNotFoundError, ValueError):
-        return {}
+        written = json.loads((path / "history.json").read_text())
+        return _HISTORY.validate_python({name: written[name] for name in ("started", "next_start", "starts", "ends")})
+    except (FileNotFoundError, ValueError, KeyError, TypeError):
+        return History()
 
 
 def _text(path: Path) -> str | None:

@@ -18,7 +18,6 @@ import os
 import resource
 import select
 import signal
-import socket
 import struct
 import sys
 import time
@@ -39,7 +38,7 @@ _CGROUPS = Path("/sys/fs/cgroup")
 _NOTIFY = 3
 
 _CLONE_NEWNET = 0x40000000
-_MS_NOSUID, _MS_NODEV, _MNT_DETACH = 2, 4, 2  # mount(2)
+_MS_NOSUID, _MS_NODEV, _MNT_DETACH, _UMOUNT_NOFOLLOW = 2, 4, 2, 8  # mount(2), umount2(2)
 _PDEATHSIG, _CAPBSET_DROP, _NO_NEW_PRIVS, _CAP_AMBIENT = 1, 24, 38, 47  # prctl(2)
 _AMBIENT_CLEAR_ALL = 4
 _CAPABILITY_VERSION_3 = 0x20080522
@@ -165,11 +164,15 @@ def _history(told: dict[str, Any]) -> dict[str, Any]:
 
 
 def _read_history() -> dict[str, Any] | None:
+    """None: there is none, or it is not what was written here."""
     try:
         history: dict[str, Any] = json.loads(Path("history.json").read_text())
-        return history if all(key in history for key in ("settings", "files", "starts", "started", "ends")) else None
-    except (FileNotFoundError, ValueError, TypeError):
+        ends = [(end["at"] + end["ran"], end["asked"]) for end in history["ends"]]
+        started = history["started"] is None or history["started"]["at"] + 0.0
+        whole = (history["settings"], history["files"], history["starts"] + 0, started, ends)
+    except (FileNotFoundError, ValueError, KeyError, TypeError):
         return None
+    return history if whole else None
 
 
 def _reloaded() -> int | None:
@@ -219,7 +222,7 @@ def _clear(uid: int, mount: str) -> None:
                 fd = os.pidfd_open(process)
                 select.select([fd], [], [], 1.0)
                 os.close(fd)
-    while mount and _is_fuse(mount) and _libc.umount2(mount.encode(), _MNT_DETACH) == 0:
+    while mount and _libc.umount2(mount.encode(), _MNT_DETACH | _UMOUNT_NOFOLLOW) == 0:
         pass
 
 
@@ -297,17 +300,6 @@ def _mount(told: dict[str, Any]) -> int:
     return fd
 
 
-def _mounted(place: str) -> list[str]:
-    """Kinds of the file systems mounted there, the uppermost last."""
-    lines = [line.split(" ") for line in Path("/proc/self/mountinfo").read_text().splitlines()]
-    at = place.replace("\\", "\\134").replace(" ", "\\040").replace("\t", "\\011").replace("\n", "\\012")
-    return [line[line.index("-") + 1] for line in lines if line[4] == at]
-
-
-def _is_fuse(place: str) -> bool:
-    return any(kind.startswith("fuse") for kind in _mounted(place)[-1:])
-
-
 def _group(name: str) -> Path | None:
     """Directory of a control group of ours that can bound memory (of the kernel's version 2, or 1); None: there can be none."""
     with contextlib.suppress(OSError):
@@ -383,48 +375,14 @@ def _tell_when_ready(ready: dict[str, str]) -> None:
     if child == 0:
         try:
             if os.fork() == 0:
-                nothing = os.open("/dev/null", os.O_RDWR)
-                for number in (0, 1, 2):
-                    os.dup2(nothing, number)
-                _try(ready["by"], ready["at"], program)
+                os.set_inheritable(program, True)
+                tries = [sys.executable, "-I", "-S", str(Path(__file__).with_name("ready.py"))]
+                os.execv(sys.executable, [*tries, ready["by"], ready["at"], str(program), str(_NOTIFY)])
         finally:
             os._exit(0)
     os.waitpid(child, 0)
     os.close(program)
     os.close(_NOTIFY)
-
-
-def _try(by: str, at: str, program: int) -> None:
-    wait = 0.02
-    mounts = os.open("/proc/self/mountinfo", os.O_RDONLY)
-    while True:
-        with contextlib.suppress(OSError):
-            if _answers(by, at):
-                os.write(_NOTIFY, b"\n")
-                return
-        poll = select.poll()
-        poll.register(program, select.POLLIN)
-        if by == "mount":
-            poll.register(mounts, select.POLLPRI)  # another mount
-        if any(fd == program for fd, _ in poll.poll(wait * 1000)):
-            return
-        wait = min(2.0, wait * 1.5)
-
-
-def _answers(by: str, at: str) -> bool:
-    if by == "mount":
-        if not _mounted(at):
-            return False
-        os.statvfs(at)  # until who serves it answers
-        return True
-    if by == "socket":
-        with socket.socket(socket.AF_UNIX) as client:
-            client.settimeout(1.0)
-            client.connect(at)
-        return True
-    host, _, port = at.rpartition(":")
-    with socket.create_connection((host.strip("[]"), int(port)), 1.0):
-        return True
 
 
 if __name__ == "__main__":
