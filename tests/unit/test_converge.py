@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from typing import Any
 
 import pytest
 from hypothesis import given, settings
@@ -21,7 +22,22 @@ from zos.kinds.registry import KINDS
 from zos.kinds.zmount.part import MountOnNode, MountState
 from zos.plan.diff import Observed, Op
 from zos.plan.facts import Facts, ImageFact
-from zos.plan.items import Bridge, ContainerBoot, Disk, Domain, File, GuestDisk, Image, Item, Netns, Segment, Service, Tap, Veth
+from zos.plan.items import (
+    Bridge,
+    ContainerBoot,
+    Disk,
+    Domain,
+    File,
+    GuestDisk,
+    Image,
+    Item,
+    Netns,
+    Segment,
+    Service,
+    Tap,
+    Veth,
+    Volume,
+)
 from zos.plan.lowered import Lowered
 from zos.plan.outcome import Outcome
 from zos.world.resolution import ready, waiting
@@ -140,6 +156,19 @@ async def bench() -> Bench:
 
 
 DISK = Disk(name="mount-uid-w", size=1, format="ext4")
+VOLUME = Volume(name="volume-uid-w", size=1, user="program-w")
+
+
+@pytest.fixture(params=[DISK, VOLUME], ids=lambda item: item.FAMILY)
+def data(request: pytest.FixtureRequest) -> Disk | Volume:
+    """What holds data, of each kind."""
+    assert isinstance(request.param, Disk | Volume)
+    return request.param
+
+
+def of(data: Disk | Volume, uid: str, **more: Any) -> Disk | Volume:
+    """The same of another owner."""
+    return replace(data, name=f"{data.name.partition('-')[0]}-{uid}", **more)
 
 
 async def test_what_is_wanted_is_made_and_then_left_alone(bench: Bench) -> None:
@@ -202,8 +231,8 @@ async def test_one_broken_workload_stays_its_own_problem_and_keeps_what_it_has(b
     assert set(bench.node.things) == {"netns/w", "netns/o2"}
 
 
-async def test_nothing_goes_without_a_word(bench: Bench) -> None:
-    bench.want("w", DISK, Netns(name="r"))
+async def test_nothing_goes_without_a_word(bench: Bench, data: Disk | Volume) -> None:
+    bench.want("w", data, Netns(name="r"))
     await bench.settled()
     writes = bench.node.writes
     bench.workloads["w"] = workload("w", deleting=True)  # by hand
@@ -212,92 +241,92 @@ async def test_nothing_goes_without_a_word(bench: Bench) -> None:
     assert "w" not in result.reports
     bench.workloads.clear()  # as an empty API server would show it, too
     result = await bench.settled()
-    assert set(bench.node.things) == {"disk/mount-uid-w", "netns/r"}
+    assert set(bench.node.things) == {data.key, "netns/r"}
     assert result.quarantine == (
         Quarantined(uid="uid-w", kind="ZMount", namespace="default", name="w", running=True, storage=1),
     )
-    bench.want("w", DISK, Netns(name="r"))  # it is back, and nothing happened at all
+    bench.want("w", data, Netns(name="r"))  # it is back, and nothing happened at all
     result = await bench.settled()
     assert (result.quarantine, bench.node.writes) == ((), writes)
     bench.want("w")  # it says itself that it wants neither; data is not given up like that
     await bench.settled()
-    assert set(bench.node.things) == {"disk/mount-uid-w"}
+    assert set(bench.node.things) == {data.key}
     bench.delete("w")
     result = await bench.settled()
     assert bench.node.things == {}
     assert result.clean == {"w"}
 
 
-async def test_a_word_about_somebody_else_is_none(bench: Bench) -> None:
-    bench.want("w", DISK)
+async def test_a_word_about_somebody_else_is_none(bench: Bench, data: Disk | Volume) -> None:
+    bench.want("w", data)
     await bench.settled()
     stranger = workload("w", deleting=True).spec.model_copy(update={"erase": "uid-of-an-earlier-w"})
     bench.workloads["w"] = workload("w", deleting=True).model_copy(update={"spec": stranger})
     assert (await bench.settled()).clean == {"w"}
-    assert set(bench.node.things) == {"disk/mount-uid-w"}
+    assert set(bench.node.things) == {data.key}
 
 
-async def test_what_is_retained_ends_and_leaves_its_data(bench: Bench) -> None:
-    bench.want("w", DISK, Netns(name="r"))
+async def test_what_is_retained_ends_and_leaves_its_data(bench: Bench, data: Disk | Volume) -> None:
+    bench.want("w", data, Netns(name="r"))
     await bench.settled()
     bench.node.unused.clear()  # a guest has had it
     bench.node.stir()
     bench.delete("w", retain=True)
     result = await bench.settled()
     assert result.clean == {"w"}
-    assert set(bench.node.things) == {"disk/mount-uid-w"}
+    assert set(bench.node.things) == {data.key}
     bench.workloads.clear()
     (entry,) = (await bench.settled()).quarantine
     assert (entry.uid, entry.running, entry.storage) == ("uid-w", False, 1)
 
 
-async def test_of_what_leaves_only_that_goes_which_no_guest_ever_had(bench: Bench) -> None:
-    bench.want("w", DISK)
+async def test_of_what_leaves_only_that_goes_which_no_guest_ever_had(bench: Bench, data: Disk | Volume) -> None:
+    bench.want("w", data)
     await bench.settled()
     bench.delete("w", retain=True)
     assert (await bench.settled()).clean == {"w"}
     assert bench.node.things == {}
     # Given to somebody, it is his, and not gone just before.
     bench.workloads.clear()
-    bench.want("old", Disk(name="mount-uid-old", size=1, format="ext4"))
+    bench.want("old", of(data, "uid-old"))
     await bench.settled()
     del bench.workloads["old"]
     bench.orders = (QuarantineOrder(uid="uid-old", give_to=Recipient(kind="ZMount", namespace="default", name="new")),)
     await bench.settled()
-    assert set(bench.node.things) == {"disk/mount-uid-old"}
+    assert set(bench.node.things) == {of(data, "uid-old").key}
 
 
-async def test_orders_count_for_what_belongs_to_nobody_only(bench: Bench) -> None:
-    bench.want("a", Disk(name="mount-uid-a", size=1, format="ext4"), Netns(name="r"))
-    bench.want("b", Disk(name="mount-uid-b", size=1, format="ext4"), Netns(name="s"))
+async def test_orders_count_for_what_belongs_to_nobody_only(bench: Bench, data: Disk | Volume) -> None:
+    bench.want("a", of(data, "uid-a"), Netns(name="r"))
+    bench.want("b", of(data, "uid-b"), Netns(name="s"))
     await bench.settled()
     bench.orders = (QuarantineOrder(uid="uid-a", discard=True), QuarantineOrder(uid="uid-other", discard=True))
     await bench.settled()
     assert len(bench.node.things) == 4
     bench.workloads.clear()
     result = await bench.settled()
-    assert set(bench.node.things) == {"disk/mount-uid-b", "netns/s"}
+    assert set(bench.node.things) == {of(data, "uid-b").key, "netns/s"}
     assert [entry.uid for entry in result.quarantine] == ["uid-b"]
     recipient = Recipient(kind="ZMount", namespace="default", name="c")
     bench.orders = (QuarantineOrder(uid="uid-b", give_to=recipient),)
     await bench.settled()
-    assert set(bench.node.things) == {"disk/mount-uid-b"}
+    assert set(bench.node.things) == {of(data, "uid-b").key}
 
 
-async def test_a_disk_becomes_that_of_whom_it_is_given_to(bench: Bench) -> None:
-    old = Disk(name="mount-uid-old", size=1, format="ext4")
-    new = Disk(name="mount-uid-new", size=2, format="ext4", adopt="uid-old")
+async def test_a_disk_becomes_that_of_whom_it_is_given_to(bench: Bench, data: Disk | Volume) -> None:
+    old = of(data, "uid-old")
+    new = of(data, "uid-new", size=2, adopt="uid-old")
     bench.want("old", old)
     await bench.settled()
     bench.want("new", new)
     result = await bench.once()
     assert result.reports["new"].verdict.message == (
-        "disk/mount-uid-new: disk/mount-uid-old is not in quarantine: NodeWorkload old has it, and keeps it until that is gone"
+        f"{new.key}: {old.key} is not in quarantine: NodeWorkload old has it, and keeps it until that is gone"
     )
     del bench.workloads["old"]
     result = await bench.settled()
     assert result.reports["new"].verdict.ready
-    assert bench.node.things == {"disk/mount-uid-new": new}
+    assert bench.node.things == {new.key: new}
     assert result.quarantine == ()
     writes = bench.node.writes
     bench.converger.resync()
@@ -305,12 +334,12 @@ async def test_a_disk_becomes_that_of_whom_it_is_given_to(bench: Bench) -> None:
     assert bench.node.writes == writes
 
 
-async def test_what_must_be_there_is_not_made_empty(bench: Bench) -> None:
-    bench.want("w", replace(DISK, must_exist=True))
+async def test_what_must_be_there_is_not_made_empty(bench: Bench, data: Disk | Volume) -> None:
+    bench.want("w", replace(data, must_exist=True))
     result = await bench.once()
     assert "holds data and is not on this node" in result.reports["w"].verdict.message
     assert bench.node.things == {}
-    bench.node.things["disk/mount-uid-w"] = replace(DISK, owner="w")  # its file was brought back
+    bench.node.things[data.key] = replace(data, owner="w")  # its file was brought back
     bench.converger.resync()
     bench.time += 10
     assert (await bench.settled()).reports["w"].verdict.ready
@@ -745,6 +774,20 @@ async def test_what_lost_its_mark_is_found_by_its_uid(bench: Bench) -> None:
     assert [(entry.uid, entry.kind, entry.storage) for entry in result.quarantine] == [
         ("uid-other", "ZMachine", 5), ("uid-nobody", "ZMount", 7),
     ]  # fmt: skip
+
+
+async def test_a_volume_that_nobody_mounts_any_more_stays_and_is_counted(bench: Bench) -> None:
+    bench.want("w", VOLUME)
+    await bench.settled()
+    bench.workloads.clear()
+    bench.node.things[VOLUME.key] = replace(VOLUME, whole=False, owner="", origin=None)  # after a reboot, its card lost
+    bench.converger.resync()
+    writes = bench.node.writes
+    (entry,) = (await bench.settled()).quarantine
+    assert (entry.uid, entry.storage, bench.node.writes) == ("uid-w", 1, writes)
+    bench.want("w", VOLUME)
+    assert (await bench.settled()).quarantine == ()
+    assert bench.node.things == {VOLUME.key: VOLUME}
 
 
 async def test_what_nobody_knows_is_shown_by_the_name_on_it(bench: Bench) -> None:

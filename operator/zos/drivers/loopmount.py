@@ -43,15 +43,19 @@ _taking = threading.Lock()
 _libc = ctypes.CDLL(None, use_errno=True)
 
 #: Which file something is, whatever it is called and whoever looks: device and inode.
-File = tuple[int, int]
+File = tuple[int, ...]
 
 
 @dataclass(frozen=True)
 class Loop:
-    """A loop device that has a file. ``number`` is the device's, as mounts name it (``7:3``)."""
+    """A loop device that has a file."""
 
     name: str
-    number: str
+
+    @property
+    def number(self) -> str:
+        """The device's, as mounts name it (``7:3``)."""
+        return Path("/sys/block", self.name, "dev").read_text().strip()
 
     @property
     def path(self) -> Path:
@@ -62,6 +66,16 @@ class Loop:
             with contextlib.suppress(FileExistsError):
                 os.mknod(path, 0o600 | stat.S_IFBLK, os.makedev(major, minor))
         return path
+
+    def file(self) -> File | None:
+        """None: it has none (any more)."""
+        try:
+            with _opened(self.path, os.O_RDONLY) as fd:
+                return _INFO.unpack(fcntl.ioctl(fd, _GET_STATUS64, bytes(_INFO.size)))
+        except OSError as error:
+            if error.errno not in (errno.ENXIO, errno.ENOENT, errno.ENODEV):
+                raise
+            return None
 
     def grown(self) -> None:
         """Its file has another size."""
@@ -76,20 +90,17 @@ class Mount:
     number: str
     read_only: bool
 
+    @property
+    def loop(self) -> Loop | None:
+        """The loop device that is mounted, None where it is something else."""
+        name = Path("/sys/dev/block", self.number).resolve().name
+        return Loop(name) if name.startswith("loop") else None
+
 
 def attached() -> dict[File, Loop]:
     """The loop devices that have a file, whoever gave it to them."""
-    found: dict[File, Loop] = {}
-    for place in Path("/sys/block").glob("loop*"):
-        try:
-            if (place / "loop").exists():
-                loop = Loop(place.name, (place / "dev").read_text().strip())
-                with _opened(loop.path, os.O_RDONLY) as fd:
-                    found[_INFO.unpack(fcntl.ioctl(fd, _GET_STATUS64, bytes(_INFO.size)))] = loop
-        except OSError as error:
-            if error.errno not in (errno.ENXIO, errno.ENOENT, errno.ENODEV):  # gone meanwhile
-                raise
-    return found
+    loops = [Loop(name) for name in os.listdir("/sys/block") if name.startswith("loop")]
+    return {file: loop for loop in loops if (file := loop.file()) is not None}
 
 
 def file_of(path: Path) -> File:
@@ -106,10 +117,10 @@ def mounts(below: Path) -> dict[Path, Mount]:
     }
 
 
-def mount(image: Path, target: Path, options: str, *, read_only: bool = False) -> None:
-    """Mounts the ext4 file system in ``image``, with all of its space kept. Raises OSError, DriverError."""
+def mount(image: Path, target: Path, options: str, *, loop: Loop | None = None, read_only: bool = False) -> None:
+    """Mounts the ext4 file system in ``image``, with all of its space kept. ``loop`` is the device that has it already, where
+    it is mounted elsewhere (in another mount namespace): it is one file system then. Raises OSError, DriverError."""
     flags = _FLAGS | (_RDONLY if read_only else 0)
-    loop = attached().get(file_of(image))  # somebody in another mount namespace still has it: it is one file system then
     if loop is not None:
         _mount(str(loop.path), target, flags, options)
         return
@@ -214,7 +225,7 @@ def _take(image: int, flags: int) -> tuple[Loop, int]:
     for _ in range(_TRIES):
         with _control() as control:
             name = f"loop{fcntl.ioctl(control, _CTL_GET_FREE)}"
-        loop = Loop(name, Path("/sys/block", name, "dev").read_text().strip())
+        loop = Loop(name)
         fd = os.open(loop.path, os.O_RDWR | os.O_CLOEXEC)
         try:
             fcntl.ioctl(fd, _CONFIGURE, _CONFIG.pack(image, _BLOCK, _AUTOCLEAR | flags))

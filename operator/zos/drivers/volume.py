@@ -89,12 +89,12 @@ class VolumeDriver:
     # -- looking -------------------------------------------------------------------------------------------------------
 
     def _observe(self, wanted: Mapping[str, Volume]) -> dict[str, Observed]:
-        loops, mounts = loopmount.attached(), loopmount.mounts(self._at.directory)
+        mounts = loopmount.mounts(self._at.directory)
         names = {*self._at.names(), *(place.name for place in mounts if place.parent == self._at.directory)}
         observed: dict[str, Observed] = {}
         facts: dict[str, VolumeFact] = {}
         for name in sorted(names):
-            seen = self._at.look(name, loops, mounts.get(self._at.place(name)))
+            seen = self._at.look(name, mounts.get(self._at.place(name)))
             if seen is not None:
                 facts[name] = self._fact(name, seen)
                 observed[f"volume/{name}"] = self._observed(name, seen, wanted.get(name))
@@ -211,33 +211,33 @@ class VolumeDriver:
     async def _mount(self, name: str) -> loopmount.Loop:
         """Mounted in its place, after all that could be mended by itself was."""
         image, place = self._at.image(name), self._at.place(name)
-        loop, there = await in_thread(self._mounted, name)
-        if there is not None and (loop is None or loop.number != there.number):
-            raise DriverError(f"volume {name}: something else is mounted at {place}; unmount that")
-        if there is not None and there.read_only:
+        there, loop = await in_thread(self._mounted, name)
+        if there is not None and loop is not None and there.read_only:
             await in_thread(self._unmount, name)
-            there = loop = None
-        try:
-            if loop is None:
-                await ext4.check(image)
-            if there is None:
-                await in_thread(self._mount_at, image, place)
-                loop, _ = await in_thread(self._mounted, name)
-        except DriverError as error:
-            raise DriverError(f"volume {name}: {error}") from error
+            there = None
+        if there is None:
+            elsewhere = (await in_thread(loopmount.attached)).get(loopmount.file_of(image))
+            try:
+                if elsewhere is None:
+                    await ext4.check(image)
+                await in_thread(self._mount_at, image, place, elsewhere)
+            except DriverError as error:
+                raise DriverError(f"volume {name}: {error}") from error
+            _, loop = await in_thread(self._mounted, name)
         if loop is None:
-            raise DriverError(f"volume {name}: it was unmounted again at once")
+            raise DriverError(f"volume {name}: something else is mounted at {place}; unmount that")
         return loop
 
-    def _mounted(self, name: str) -> tuple[loopmount.Loop | None, loopmount.Mount | None]:
-        """The loop device that has its image, and what is mounted in its place."""
-        mount = loopmount.mounts(self._at.directory).get(self._at.place(name))
-        return loopmount.attached().get(loopmount.file_of(self._at.image(name))), mount
+    def _mounted(self, name: str) -> tuple[loopmount.Mount | None, loopmount.Loop | None]:
+        """What is mounted in its place, and the loop device if that is its image."""
+        there = loopmount.mounts(self._at.directory).get(self._at.place(name))
+        loop = there.loop if there is not None else None
+        return there, loop if loop is not None and loop.file() == loopmount.file_of(self._at.image(name)) else None
 
-    def _mount_at(self, image: Path, place: Path, *, read_only: bool = False) -> None:
+    def _mount_at(self, image: Path, place: Path, loop: loopmount.Loop | None = None, *, read_only: bool = False) -> None:
         place.mkdir(exist_ok=True)
         try:
-            loopmount.mount(image, place, ext4.OPTIONS, read_only=read_only)
+            loopmount.mount(image, place, ext4.OPTIONS, loop=loop, read_only=read_only)
         except OSError as error:
             said = error.strerror or str(error)
             raise DriverError(f"its file system can't be mounted, and stays as it is: {said} ({image})") from error

@@ -11,7 +11,7 @@ import contextlib
 import json
 import os
 import shutil
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -112,7 +112,7 @@ class VolumeFiles:
         (self.directory / f"{name}.json").unlink(missing_ok=True)
         files.sync(self.directory)
 
-    def look(self, name: str, loops: Mapping[loopmount.File, loopmount.Loop], mount: loopmount.Mount | None) -> Seen | None:
+    def look(self, name: str, mount: loopmount.Mount | None) -> Seen | None:
         """None: it is gone since it was listed."""
         image = self.image(name)
         try:
@@ -120,10 +120,10 @@ class VolumeFiles:
         except FileNotFoundError:
             problem = "its image file is gone; what is in it can be copied for as long as it stays mounted"
             return Seen(size=_room(self.place(name))[0], problem=problem) if mount is not None else None
-        loop = loops.get((info.st_dev, info.st_ino))
         if mount is None:
             return Seen(size=size_told(info.st_size, ext4.size_of(image)), problem="it is not mounted")
-        if loop is None or loop.number != mount.number:
+        loop = mount.loop
+        if loop is None or loop.file() != (info.st_dev, info.st_ino):
             return Seen(size=info.st_size, problem="something else is mounted in its place")
         size = size_told(info.st_size, ext4.size_of(loop.path))
         try:
