@@ -19,6 +19,7 @@ PARTS = {
     "mesh": "a Network on three nodes until its routers reach each other; iperf3 through the mesh over a bare pair",
     "guests": "a machine's first output over bare QEMU; size of an agent with twenty machines",
     "agent": "descriptors, threads, memory and idle processor time of an agent with 300 networks and 20 machines",
+    "volumes": "writes in a volume over those in a plain directory; many volumes made, looked at and erased",
 }
 
 

@@ -199,7 +199,7 @@ class VolumeDriver:
             await in_thread(self._at.forget, item.adopted)  # taking it over was cut off just before
         loop = await self._mount(item.name)
         await in_thread(self._hand_over, item)
-        size, taken = image.stat().st_size, ext4.size_of(loop.path)
+        size, taken = image.stat().st_size, await in_thread(ext4.size_of, loop.path)
         refuse_to_shrink(item, size_told(size, taken))
         await in_thread(self._reserve, image, item)
         short = taken is not None and item.size - taken >= ext4.SLACK
