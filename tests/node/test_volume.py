@@ -114,6 +114,18 @@ def fill(directory: Path, name: str = "fill") -> int:
     return written
 
 
+def nested(directory: Path, depth: int) -> None:
+    """Directories of the volume's user in each other, deeper than a path is long."""
+    at = os.open(directory, os.O_RDONLY)
+    for _ in range(depth):
+        os.mkdir("nested", dir_fd=at)
+        os.chown("nested", UIDS["zdb"], UIDS["zdb"], dir_fd=at)
+        inner = os.open("nested", os.O_RDONLY, dir_fd=at)
+        os.close(at)
+        at = inner
+    os.close(at)
+
+
 def touched(file: Path) -> bool:
     try:
         file.touch()
@@ -259,6 +271,23 @@ async def test_a_full_node_says_the_numbers_and_nothing_is_left(small: Path) -> 
     assert (driver.data("volume-1") / "kept").read_bytes() == b"precious"
 
 
+async def test_its_use_is_told_and_small_changes_of_it_are_not(state: Path) -> None:
+    driver = opened(state)
+    await converge(driver, volume(64 * MiB))
+    await driver.observe([])
+    first = fact(driver)
+    assert first.used < MiB
+    for size, told in ((100 << 10, False), (8 * MiB, True)):
+        (driver.data("volume-1") / f"{size}").write_bytes(os.urandom(size))
+        os.sync()
+        await driver.observe([])
+        assert (fact(driver) != first) is told
+    assert first.used + 8 * MiB <= fact(driver).used <= first.used + 9 * MiB
+    rebooted(state)
+    await driver.observe([])
+    assert fact(driver).used >= 8 * MiB, "as it was when it could be looked at last"
+
+
 async def test_names_and_sizes_that_can_not_be(state: Path) -> None:
     driver = opened(state)
     with pytest.raises(DriverError, match="at least 16Mi"):
@@ -312,18 +341,18 @@ async def test_it_grows_under_its_users_hands(state: Path) -> None:
 
 
 @pytest.mark.skipif(MAY_GROW, reason="it grows at once here")
-async def test_a_growth_that_waits_can_be_taken_back(state: Path) -> None:
-    driver = opened(state)
+async def test_a_growth_that_waits_can_be_taken_back(small: Path) -> None:
+    driver = opened(small)
     await converge(driver, volume(32 * MiB))
-    room = free(state)
+    room = free(small)
     with Writer(driver.data("volume-1")) as writer:
         with pytest.raises(DriverError, match="CAP_SYS_RESOURCE"):
             await converge(driver, volume(128 * MiB))
         assert await converge(driver, volume(32 * MiB)) == ["update volume/volume-1"]
         assert await converge(driver, volume(32 * MiB)) == []
         writer.has_written()
-    assert (state / "volumes/volume-1.img").stat().st_size == 32 * MiB
-    assert free(state) > room - 48 * MiB
+    assert (small / "volumes/volume-1.img").stat().st_size == 32 * MiB
+    assert free(small) > room - 48 * MiB
 
 
 # -- what a crash, a reboot and damage leave ---------------------------------------------------------------------------
@@ -517,6 +546,7 @@ async def test_it_is_taken_over_with_all_that_is_in_it(state: Path) -> None:
     (data / "folder/kept").write_bytes(b"precious")
     (data / "of-a-guest").write_bytes(b"root's")
     (data / "link").symlink_to("/etc/passwd")
+    nested(data, 1500)
     for path in (data / "folder", data / "folder/kept", data / "link"):
         os.chown(path, UIDS["zdb"], UIDS["zdb"], follow_symlinks=False)
     new = volume_of("new", adopt="old", must_exist=True, size=64 * MiB, user="other")
@@ -529,6 +559,8 @@ async def test_it_is_taken_over_with_all_that_is_in_it(state: Path) -> None:
     data = driver.data("volume-new")
     assert (data / "folder/kept").read_bytes() == b"precious"
     heir = UIDS["other"]
+    assert subprocess.check_output(["find", data / "nested", "!", "-uid", str(heir)]) == b""
+    subprocess.run(["rm", "-r", data / "nested"], check=True)
     owners = {path.name: os.lstat(path).st_uid for path in (data, *data.rglob("*"))}
     assert owners == {"data": heir, "folder": heir, "kept": heir, "link": heir, "of-a-guest": 0}
     assert Path("/etc/passwd").stat().st_uid == 0
@@ -548,17 +580,17 @@ async def test_what_is_not_here_is_not_taken_over_and_what_is_here_is_not_replac
     assert set(await driver.observe([])) == {"volume/volume-old", "volume/volume-new"}
 
 
-async def test_data_goes_only_for_a_word(state: Path) -> None:
-    driver = opened(state)
-    room = free(state)
+async def test_data_goes_only_for_a_word(small: Path) -> None:
+    driver = opened(small)
+    room = free(small)
     await converge(driver, volume())
     (driver.data("volume-1") / "kept").write_bytes(b"precious")
     assert await converge(driver) == []
     assert await converge(driver, erased=frozenset({"somebody"}), left=frozenset({"w-1"})) == []
     assert await converge(driver, erased=frozenset({"w-1"})) == ["remove volume/volume-1"]
-    assert names(state) == []
+    assert names(small) == []
     await driver.apply(Op("remove", "volume/volume-1", observed=None))
-    assert free(state) > room - 4 * MiB
+    assert free(small) > room - 4 * MiB
 
 
 async def test_one_in_use_is_not_taken_away_and_it_is_said_by_whom(state: Path) -> None:

@@ -18,6 +18,7 @@ from typing import ClassVar
 from zos.drivers import DriverError, ext4, loopmount
 from zos.drivers.inotify import DELETE, MOVED_FROM, Inotify
 from zos.drivers.keeping import as_asked, here_already, in_blocks, missing, nothing_to_adopt, refuse_to_shrink, used_meanwhile
+from zos.drivers.process import run
 from zos.drivers.reservation import amount, reserve
 from zos.drivers.thread import in_thread
 from zos.drivers.volumefiles import Card, Seen, VolumeFiles, clear, size_told
@@ -198,7 +199,7 @@ class VolumeDriver:
                 raise DriverError(here_already(item))
             await in_thread(self._at.forget, item.adopted)  # taking it over was cut off just before
         loop = await self._mount(item.name)
-        await in_thread(self._hand_over, item)
+        await self._hand_over(item)
         size, taken = image.stat().st_size, await in_thread(ext4.size_of, loop.path)
         refuse_to_shrink(item, size_told(size, taken))
         await in_thread(self._reserve, image, item)
@@ -244,22 +245,22 @@ class VolumeDriver:
         if not read_only:
             place.chmod(0o711)  # users pass through
 
-    def _hand_over(self, item: Volume) -> None:
+    async def _hand_over(self, item: Volume) -> None:
         """What was the former user's is its user's; what a guest has written as somebody else stays so. The directory itself
         comes last, so that what was cut off is seen and done again."""
-        data, card = self._at.data(item.name), self._card_of(item)
+        data, card = self._at.data(item.name), await in_thread(self._card_of, item)
         info = data.stat()
         if (info.st_uid, info.st_gid) != (card.uid, card.uid):
-            for _, folders, files, at in os.fwalk(data, follow_symlinks=False):
-                for entry in (*folders, *files):
-                    if os.stat(entry, dir_fd=at, follow_symlinks=False).st_uid == info.st_uid:
-                        os.chown(entry, card.uid, card.uid, dir_fd=at, follow_symlinks=False)
-            os.chown(data, card.uid, card.uid)
-        if info.st_mode & 0o7777 != 0o700:
-            data.chmod(0o700)
-        there = self._at.card(item.name)
+            # A program, since no tree is too deep for it, and no link leads it elsewhere.
+            await run("chown", "-Rh", f"--from=+{info.st_uid}", f"+{card.uid}:+{card.uid}", str(data), timeout=3600)
+        await in_thread(self._settle, item.name, card)
+
+    def _settle(self, name: str, card: Card) -> None:
+        if self._at.data(name).stat().st_mode & 0o7777 != 0o700:
+            self._at.data(name).chmod(0o700)
+        there = self._at.card(name)
         if there is None or (there.user, there.uid) != (card.user, card.uid):
-            self._at.write_card(item.name, card)
+            self._at.write_card(name, card)
 
     def _reserve(self, image: Path, item: Volume) -> None:
         """All of it, holes included, and then its size: until that changes a crash leaves only a reservation."""
