@@ -27,7 +27,7 @@ export {environment}
 release=$(uname -r)
 mkdir -p "/lib/modules/$release"
 mount --bind {kernel}/lib/modules/"$release" "/lib/modules/$release"
-modprobe tun # nobody here makes its device file, by which it would be loaded
+modprobe -a tun loop # nobody here makes their device files, by which they would be loaded
 ln -s /proc/self/fd /dev/fd # as udev would
 ip link set lo up
 cd {directory}

@@ -134,10 +134,10 @@ def touched(file: Path) -> bool:
     return True
 
 
-def rebooted(state: Path, name: str = "volume-1") -> None:
+def rebooted(state: Path, name: str = "volume-1", wait: bool = True) -> None:
     """What a reboot leaves: no mount, and so no loop device."""
     subprocess.run(["umount", state / "volumes" / name], check=True)
-    assert loopmount.released(state / "volumes" / f"{name}.img") is None
+    assert not wait or loopmount.released(state / "volumes" / f"{name}.img") is None
 
 
 _WORK = """
@@ -616,6 +616,14 @@ async def test_one_that_another_mount_namespace_has_is_not_taken_away(state: Pat
         with pytest.raises(DriverError, match=rf"in use by sleep \(process {other.pid}\)"):
             await converge(driver, erased=frozenset({"w-1"}))
         assert (state / "volumes/volume-1.img").exists()
+        assert await converge(driver, volume()) == [], "it is as it was"
+        subprocess.run(["mount", "-o", "remount,ro", driver.data("volume-1").parent], check=True)
+        for _ in range(2):
+            with pytest.raises(DriverError, match=rf"in use by sleep \(process {other.pid}\)"):
+                await converge(driver, volume())
+            assert "takes no more writes" in fact(driver).problem
+        subprocess.run(["mount", "-o", "remount,rw", driver.data("volume-1").parent], check=True)
+        rebooted(state, wait=False)
         assert await converge(driver, volume()) == ["update volume/volume-1"]  # the same file system, mounted here again
         if not MAY_GROW:
             with pytest.raises(DriverError, match="CAP_SYS_RESOURCE"):

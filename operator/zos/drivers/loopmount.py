@@ -153,9 +153,11 @@ def users(number: str, target: Path) -> list[str]:
     for process in sorted(Path("/proc").glob("[0-9]*"), key=lambda path: int(path.name)):
         try:
             here = {mount_id: place for mount_id, own, place, _ in _table(process / "mountinfo") if own == number}
-            if here:
-                name = f"{(process / 'comm').read_text().strip()} (process {process.name})"
-                (found if _uses(process, number, here) else elsewhere).append(name)
+            name = f"{(process / 'comm').read_text().strip()} (process {process.name})"
+            if here and _uses(process, number, here):
+                found.append(name)
+            elif here and os.readlink(process / "ns/mnt") != os.readlink("/proc/self/ns/mnt"):
+                elsewhere.append(name)
         except OSError:
             continue  # it has ended
     return found or elsewhere

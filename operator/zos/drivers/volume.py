@@ -202,7 +202,7 @@ class VolumeDriver:
         await self._hand_over(item)
         size, taken = image.stat().st_size, await in_thread(ext4.size_of, loop.path)
         refuse_to_shrink(item, size_told(size, taken))
-        await in_thread(self._reserve, image, item)
+        await in_thread(self._at.resize, item.name, item.size)
         short = taken is not None and item.size - taken >= ext4.SLACK
         if item.size != size or short:  # after a crash the device may have the old size, and the file the new one
             await in_thread(loop.grown)
@@ -253,37 +253,13 @@ class VolumeDriver:
         if (info.st_uid, info.st_gid) != (card.uid, card.uid):
             # A program, since no tree is too deep for it, and no link leads it elsewhere.
             await run("chown", "-Rh", f"--from=+{info.st_uid}", f"+{card.uid}:+{card.uid}", str(data), timeout=3600)
-        await in_thread(self._settle, item.name, card)
-
-    def _settle(self, name: str, card: Card) -> None:
-        if self._at.data(name).stat().st_mode & 0o7777 != 0o700:
-            self._at.data(name).chmod(0o700)
-        there = self._at.card(name)
-        if there is None or (there.user, there.uid) != (card.user, card.uid):
-            self._at.write_card(name, card)
-
-    def _reserve(self, image: Path, item: Volume) -> None:
-        """All of it, holes included, and then its size: until that changes a crash leaves only a reservation."""
-        fd = os.open(image, os.O_RDWR | os.O_CLOEXEC)
-        try:
-            info = os.fstat(fd)
-            if info.st_blocks * 512 < info.st_size:
-                reserve(fd, 0, info.st_size, f"volume {item.name}")
-            if item.size > info.st_size:
-                reserve(fd, info.st_size, item.size, f"volume {item.name}")
-            os.ftruncate(fd, item.size)
-        except DriverError:
-            os.ftruncate(fd, info.st_size)  # gives back what was got of it
-            raise
-        finally:
-            os.close(fd)
+        await in_thread(self._at.settle, item.name, card)
 
     async def _grow_unmounted(self, item: Volume) -> None:
         """Where the agent may not do it under who uses it."""
         try:
             await in_thread(self._unmount, item.name)
         except DriverError as error:
-            await self._mount(item.name)  # where only another mount namespace has it, it was unmounted here
             lack = "it grows when that ends, as this agent lacks CAP_SYS_RESOURCE to do it before"
             raise DriverError(f"{error}; {lack}") from error
         await ext4.grow_unmounted(self._at.image(item.name))
@@ -310,16 +286,20 @@ class VolumeDriver:
             raise DriverError(used_meanwhile("volume", name))
 
     def _unmount(self, name: str) -> None:
-        """Everywhere. Raises DriverError where somebody uses it, and says who."""
+        """Everywhere, or not at all. Raises DriverError where somebody uses it, and says who."""
         place, image = self._at.place(name), self._at.image(name)
+        was = None
         while (there := loopmount.mounts(self._at.directory).get(place)) is not None:
+            was = there
             try:
                 loopmount.unmount(place)
             except OSError as error:
                 if error.errno != errno.EBUSY:
                     raise
                 raise DriverError(_busy(name, loopmount.users(there.number, place))) from error
-        if image.exists() and (loop := loopmount.released(image)) is not None:
+        if image.exists() and (loop := loopmount.released(image)) is not None:  # another mount namespace has it
+            if was is not None and was.number == loop.number:
+                self._mount_at(image, place, loop, read_only=was.read_only)
             raise DriverError(_busy(name, loopmount.users(loop.number, place)))
 
 

@@ -19,7 +19,8 @@ from pydantic import ValidationError
 
 from zos import files
 from zos.api.nodeworkload import Owner
-from zos.drivers import ext4, loopmount
+from zos.drivers import DriverError, ext4, loopmount
+from zos.drivers.reservation import reserve
 
 
 @dataclass(frozen=True)
@@ -92,6 +93,31 @@ class VolumeFiles:
         """A complete image, or that of another volume, is that of this one from now on."""
         image.rename(self.image(name))
         files.sync(self.directory)
+
+    def settle(self, name: str, card: Card) -> None:
+        """It is its user's alone, and the card says so."""
+        if self.data(name).stat().st_mode & 0o7777 != 0o700:
+            self.data(name).chmod(0o700)
+        there = self.card(name)
+        if there is None or (there.user, there.uid) != (card.user, card.uid):
+            self.write_card(name, card)
+
+    def resize(self, name: str, size: int) -> None:
+        """Reserves all of the image, holes included, and then gives it its size: until that changes a crash leaves only a
+        reservation. Raises DriverError where there is no room."""
+        fd = os.open(self.image(name), os.O_RDWR | os.O_CLOEXEC)
+        try:
+            info = os.fstat(fd)
+            if info.st_blocks * 512 < info.st_size:
+                reserve(fd, 0, info.st_size, f"volume {name}")
+            if size > info.st_size:
+                reserve(fd, info.st_size, size, f"volume {name}")
+            os.ftruncate(fd, size)
+        except DriverError:
+            os.ftruncate(fd, info.st_size)  # gives back what was got of it
+            raise
+        finally:
+            os.close(fd)
 
     def erase(self, name: str) -> None:
         """It loses its name first: no crash leaves half of it to be taken for somebody's data."""
