@@ -56,6 +56,7 @@ class Node:
             libvirt_run=self.libvirt.base / "run" / "qemu",
             libvirt_logs=self.libvirt.base / "log" / "qemu",
             grace=15,
+            last=3,
         )
         self.disks = DiskDriver(self.state / "disks", self.domains.resize_disk)
         self.domains.watch(self.dirty.set)

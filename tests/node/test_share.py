@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import os
 import signal
 import subprocess
 from collections.abc import AsyncIterator
+from pathlib import Path
 
 import pytest
 
@@ -180,3 +182,31 @@ async def test_a_mount_that_is_made_anew_is_there_again(node: Node, shares: Shar
     assert (node.libvirt.qemu(domain.name), [shares.daemon(domain, each) for each in range(4)]) == (pid, daemons)
     assert await node.converge(dataclasses.replace(domain, running=False), node.root(domain)) == [f"update {domain.key}"]
     assert (await node.fact(domain)).ended == "stopped"
+
+
+async def test_a_guest_ends_whatever_does_not_answer(node: Node, shares: Shares) -> None:
+    domain = node.domain("sh", "-c", "echo up; until cat /own/go; do sleep 0.1; done; exit 3", shares=shares.given)
+    await node.converge(domain, node.root(domain))
+    await node.says(domain, "up")
+    stopped = [int(path.parent.name) for path in Path("/proc").glob("[0-9]*/cmdline") if is_around(path, shares.around)]
+    assert len(stopped) == 2
+    for pid in stopped:
+        os.kill(pid, signal.SIGSTOP)
+    try:
+        (shares.own / "go").touch()
+        fact = await node.ended(domain)
+        assert (fact.ended, fact.exit_code) == ("exit", 3)
+    finally:
+        for pid in stopped:
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGKILL)
+    assert await node.converge(domain, node.root(domain)) == [f"update {domain.key}"]
+    fact = await node.ended(domain)
+    assert (fact.exit_code, fact.restarts) == (3, 1)
+
+
+def is_around(cmdline: Path, directory: Path) -> bool:
+    with contextlib.suppress(OSError):
+        words = cmdline.read_bytes().split(b"\0")
+        return words[0].endswith(b"virtiofsd") and any(str(directory).encode() in word for word in words)
+    return False

@@ -185,8 +185,7 @@ def test_what_is_around_a_mount_is_shared_with_nothing_else_in_it(tmp_path: Path
     subprocess.run(["mount", "--bind", around, around], check=True)  # which is a mount, but not the one
     try:
         done = subprocess.run(["timeout", "10", path, "-o", f"source={around},x"], capture_output=True, text=True)
-        assert done.returncode in (1, 2)
-        assert "nothing is mounted there" in done.stderr or "inside: parameter" in done.stderr
+        assert (done.returncode, done.stderr.count("nothing is mounted there")) == (1, 1)
     finally:
         subprocess.run(["umount", around], check=True)
 

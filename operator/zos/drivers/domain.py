@@ -24,6 +24,7 @@ from zos.drivers.domainrun import SECTOR, Machine, Run, boot_of
 from zos.drivers.domainxml import NAMESPACE, Accelerator, Places, Start, container, domain_xml, item_of_xml, start_of
 from zos.drivers.hypervisor import Hypervisor, gone
 from zos.drivers.inotify import MODIFY, Inotify
+from zos.drivers.lastwords import LastWords
 from zos.drivers.mounts import Remounts
 from zos.drivers.virtiofsd import Watched, Watcher, launcher
 from zos.plan.diff import Observed, Op
@@ -33,6 +34,8 @@ from zos.plan.items import Domain, Item
 #: Seconds for a guest to end when asked to; and between two presses of its power button, which a booting guest overlooks.
 _GRACE = 30.0
 _PRESS_AGAIN = 3.0
+#: Seconds for a guest to be gone that has said how it ended.
+_LAST_SECONDS = 30.0
 
 
 @dataclasses.dataclass(frozen=True)
@@ -64,6 +67,7 @@ class DomainDriver:
         libvirt_run: Path = Path("/run/libvirt/qemu"),
         libvirt_logs: Path = Path("/var/log/libvirt/qemu"),
         grace: float = _GRACE,
+        last: float = _LAST_SECONDS,
     ) -> None:
         self._state = state
         self._guest = guest
@@ -77,6 +81,7 @@ class DomainDriver:
         self._hypervisor = Hypervisor(uri, self._changed)
         self._watcher = Watcher(libvirt_run, self._lost_share)
         self._remounts = Remounts(self._mounted_anew)
+        self._last_words = LastWords(last, self._stays_on)
         self._dirty: Callable[[], None] = lambda: None
         self._records = threading.Lock()
         self._ended: dict[str, asyncio.Event] = {}
@@ -108,7 +113,10 @@ class DomainDriver:
         asked = {item.name: item for item in wanted if isinstance(item, Domain)}
         observed, up = await self._hypervisor.call(self._observe, asked)
         self._watcher.watch(up)
-        self._await_boots(up)
+        self._await_words(up)
+        self._last_words.watch(
+            (guest.name, guest.uuid) for guest in up if self._mounts_of(guest) and self._machine(guest.uuid).said_all()
+        )
         self._remounts.watch(self._given_mounts(up))
         return observed
 
@@ -133,6 +141,7 @@ class DomainDriver:
         self._dirty = lambda: None
         self._watcher.close()
         self._remounts.close()
+        self._last_words.watch(())
         if self._boots is not None:
             self._boots.close()
             self._boots = None
@@ -370,15 +379,21 @@ class DomainDriver:
 
     # --- being told
 
-    def _await_boots(self, guests: Sequence[Watched]) -> None:
-        """Has us told when the init of a guest that is booting says that the entrypoint runs."""
+    def _await_words(self, guests: Sequence[Watched]) -> None:
+        """Has us told when the init of a booting guest says that the entrypoint runs; and when one that may not get away
+        says that it ended."""
         if self._boots is None:
             return
         facts = self._facts
         booting = {self._machine(guest.uuid) for guest in guests if guest.name in facts and not facts[guest.name].booted}
-        self._boots.watch([machine.status_file for machine in booting], MODIFY)
+        held = {self._machine(guest.uuid) for guest in guests if self._mounts_of(guest)}
+        self._boots.watch([machine.status_file for machine in booting | held], MODIFY)
         if any(machine.booted() for machine in booting):  # while we looked
             self._dirty()
+
+    def _mounts_of(self, guest: Watched) -> frozenset[Path]:
+        fact = self._facts.get(guest.name)
+        return shares.mounts_of(self._state, fact.runs) if fact is not None and fact.runs is not None else frozenset()
 
     def _changed(self, name: str, event: int) -> None:
         if event == libvirt.VIR_DOMAIN_EVENT_STOPPED and name in self._ended:
@@ -388,21 +403,26 @@ class DomainDriver:
     def _lost_share(self, name: str, uuid: str) -> None:
         """Who touches what a virtiofsd that died has shared hangs for ever, while libvirt says that the guest runs: it has
         crashed."""
+        self._begin(self._end(self._destroy, name, uuid))
 
-        async def end() -> None:
-            with contextlib.suppress(DriverError):  # the next look finds it again
-                await self._hypervisor.call(self._destroy, name, uuid)
+    def _stays_on(self, name: str, uuid: str) -> None:
+        self._begin(self._end(self._destroy_ended, name, uuid))
 
-        self._begin(end())
+    async def _end(self, how: Callable[[str, str], None], name: str, uuid: str) -> None:
+        with contextlib.suppress(DriverError):  # the next look finds it again
+            await self._hypervisor.call(how, name, uuid)
+
+    def _destroy_ended(self, name: str, uuid: str) -> None:
+        if self._machine(uuid).said_all():  # else it was started again meanwhile
+            self._destroy(name, uuid)
 
     def _given_mounts(self, guests: Iterable[Watched]) -> dict[tuple[str, str], frozenset[Path]]:
         """Of the guests that listen: before its entrypoint runs, one has yet to look itself."""
         given: dict[tuple[str, str], frozenset[Path]] = {}
         for guest in guests:
-            fact = self._facts.get(guest.name)
-            if fact is not None and fact.booted and fact.runs is not None:
-                mounts = shares.mounts_of(self._state, fact.runs)
-                given |= {(guest.name, guest.uuid): mounts} if mounts else {}
+            mounts = self._mounts_of(guest)
+            if mounts and self._facts[guest.name].booted:
+                given[guest.name, guest.uuid] = mounts
         return given
 
     def _mounted_anew(self, name: str, uuid: str) -> None:

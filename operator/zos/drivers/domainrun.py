@@ -141,6 +141,10 @@ class Machine:
             return file.read(SECTOR).split(b"\0")[0].decode(errors="replace").strip()
         return ""
 
+    def said_all(self) -> bool:
+        """Whether the guest's init has said how it ended: all that comes then is that the machine is switched off."""
+        return self.status().partition(" ")[0] in ("exited", "stopped", "rebooted", "failed")
+
     def clear_status(self) -> None:
         _replace(self.status_file, "\0" * SECTOR)
 

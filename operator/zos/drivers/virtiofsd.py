@@ -34,15 +34,21 @@ for word; do
   case $word in source=*) source=${word#source=}; source=${source%%,*};; esac
 done
 exec unshare --mount --propagation PROPAGATION sh -ec '
-  source=$0
+  source=$0 found=
   LOOK
   mount --BIND "$source" "$source"
   mount -o remount,bind,nosuid,nodev,noexec,ACCESS "$source"
   exec /usr/lib/qemu/virtiofsd "$@" -o modcaps=-mknod:-setfcap
 ' "$source" "$@"
 """
-#: That something is mounted must be so where the daemon is, which may have other mounts than the agent.
-_LOOK = 'mountpoint -q "PLACE" || { echo "PLACE: nothing is mounted there" >&2; exit 1; }'
+#: That something is mounted must be so where the daemon is, which may have other mounts than the agent. Who is behind it is not
+#: asked: libvirt waits for an answer.
+_LOOK = """\
+place=$(cd -P "AROUND"; pwd)/NAME
+  while read -r _ _ _ _ at _; do
+    if [ "$at" = "$place" ]; then found=yes; fi
+  done </proc/self/mountinfo
+  [ "$found" ] || { echo "$place: nothing is mounted there" >&2; exit 1; }"""
 #: What is mounted below a directory that is shared is not shared with it.
 _WHOLE = {"PROPAGATION": "private", "BIND": "bind"}
 #: What is mounted inside is, and so is what will be mounted there next; it must be alone there. The directory itself is
@@ -51,7 +57,7 @@ _INSIDE = {
     "PROPAGATION": "slave",
     "BIND": "rbind",
     "ACCESS": "ro",
-    "LOOK": 'inside=$(ls -A "$source"); ' + _LOOK.replace("PLACE", "$source/${inside:?}"),
+    "LOOK": _LOOK.replace("AROUND", "$source").replace("NAME", '$(ls -A "$source")'),
 }
 _AROUND = "virtiofsd-around"
 
@@ -63,7 +69,7 @@ def launcher(directory: Path) -> Path:
     _write(path, _LAUNCHER)
     _write(path.with_name(_AROUND), _filled(_INSIDE))
     for access in ("ro", "rw"):
-        for look in ("", _LOOK.replace("PLACE", "$source")):
+        for look in ("", _LOOK.replace("AROUND", "${source%/*}").replace("NAME", "${source##*/}")):
             _write(path.with_name(_whole(access, bool(look))), _filled({**_WHOLE, "ACCESS": access, "LOOK": look}))
     return path
 

@@ -73,6 +73,7 @@ void make_parents(const char *path, unsigned mode);
 /* shares.c. Of shares with something inside the whole is mounted before the image is entered. */
 void shares_hide(struct config *config);
 void share_mount(const struct mount *share);
+void share_unmount(const char *path);
 /* In the entrypoint's mount namespace `view`: what shares have inside by now. */
 void shares_renew(const struct config *config, int view);
 

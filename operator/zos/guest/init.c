@@ -66,7 +66,6 @@ void status(const char *format, ...)
 
 static void power_off(void)
 {
-	sync();
 	reboot(RB_POWER_OFF);
 	for (;;)
 		pause();

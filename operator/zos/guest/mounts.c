@@ -160,11 +160,12 @@ void mount_further(const struct config *config)
 {
 	for (size_t i = 0; i < config->n_mounts; i++) {
 		const struct mount *further = &config->mounts[i];
-		make_parents(further->path, 0755);
-		if (further->format)
-			mount_disk(further->source, further->format, further->path);
-		else
+		if (!further->format) {
 			share_mount(further);
+			continue;
+		}
+		make_parents(further->path, 0755);
+		mount_disk(further->source, further->format, further->path);
 	}
 }
 
@@ -183,29 +184,46 @@ void write_files(const struct config *config)
 	}
 }
 
-static int by_name(const void *a, const void *b)
+struct target { char *path; bool shared; };
+
+static int by_path(const void *a, const void *b)
 {
-	return strcmp(*(char *const *)a, *(char *const *)b);
+	return strcmp(((const struct target *)a)->path, ((const struct target *)b)->path);
 }
 
+/* What is still in use is written out, and goes with the machine. /dev is in use by this process. */
+static void unmount(const char *path)
+{
+	if (umount2(path, UMOUNT_NOFOLLOW) == 0)
+		return;
+	int fd = open(path, O_RDONLY | O_DIRECTORY | O_NOFOLLOW | O_CLOEXEC);
+	if (fd >= 0) {
+		syncfs(fd);
+		close(fd);
+	}
+	if (umount2(path, UMOUNT_NOFOLLOW | MNT_DETACH) < 0)
+		dprintf(2, "zos: unmount %s: %s\n", path, strerror(errno));
+}
+
+/* One by one, each written out as it goes. No sync(2): it would wait for a share that doesn't answer before it comes to the
+ * disks. */
 void unmount_all(void)
 {
-	char *targets[256];
+	struct target targets[256];
 	size_t n = 0;
 	for (size_t i = 0; i < n_mounted; i++)
 		close(mounted[i].fd);
-	sync();
 	FILE *table = setmntent(go_below() ? "/root/proc/self/mounts" : "/proc/self/mounts", "re");
 	if (!table)
 		return;
 	for (struct mntent *entry; n < sizeof targets / sizeof *targets && (entry = getmntent(table));)
-		targets[n++] = text("%s", entry->mnt_dir);
+		targets[n++] = (struct target){text("%s", entry->mnt_dir), strcmp(entry->mnt_type, "virtiofs") == 0};
 	endmntent(table);
-	/* What is below others goes after them. /dev is in use by this process: it goes out of the way. */
-	qsort(targets, n, sizeof *targets, by_name);
+	/* What is below others goes after them. */
+	qsort(targets, n, sizeof *targets, by_path);
 	while (n-- > 0)
-		if (strcmp(targets[n], "/") != 0 && umount2(targets[n], UMOUNT_NOFOLLOW) < 0 &&
-		    umount2(targets[n], UMOUNT_NOFOLLOW | MNT_DETACH) < 0)
-			dprintf(2, "zos: unmount %s: %s\n", targets[n], strerror(errno));
-	sync();
+		if (targets[n].shared)
+			share_unmount(targets[n].path);
+		else if (strcmp(targets[n].path, "/") != 0)
+			unmount(targets[n].path);
 }

@@ -9,11 +9,13 @@
 #include <string.h>
 #include <sys/mount.h>
 #include <sys/stat.h>
+#include <sys/wait.h>
 #include <time.h>
 #include <unistd.h>
 
-/* Tenths of a second; and for how many of them names in a share are believed without asking (virtiofsd's "auto"), with room. */
-enum { SHARE_TRIES = 50, SHARE_BELIEVED = 12 };
+/* Tenths of a second: for a device to come, and for which names in a share are believed without asking (virtiofsd's "auto", with
+ * room). */
+enum { SHARE_TRIES = 50, SHARE_BELIEVED = 12, SHARE_SECONDS = 30, LAST_SECONDS = 5 };
 
 /* What others write there has no rights here. The device is there, as the image's is; if it is not, that is waited for. */
 static void mount_whole(const struct mount *share, const char *path)
@@ -52,12 +54,47 @@ static void mount_inside(const struct mount *share)
 	close(tree);
 }
 
+/* Whether a child does in time. SIGCHLD is blocked here, always. */
+static bool ends(pid_t child, unsigned seconds)
+{
+	struct timespec patience = {seconds, 0};
+	sigset_t children;
+	sigemptyset(&children);
+	sigaddset(&children, SIGCHLD);
+	while (waitpid(child, NULL, WNOHANG) == 0)
+		if (sigtimedwait(&children, NULL, &patience) < 0 && errno == EAGAIN)
+			return waitpid(child, NULL, WNOHANG) != 0;
+	return true;
+}
+
+/* In a child, as a file system behind a share may not answer, and nothing ends a process that waits for that. */
 void share_mount(const struct mount *share)
 {
-	if (share->inside)
-		mount_inside(share);
-	else
-		mount_whole(share, share->path);
+	pid_t child = fork();
+	if (child < 0)
+		fail("fork: %s", strerror(errno));
+	if (child == 0) {
+		make_parents(share->path, 0755);
+		if (share->inside)
+			mount_inside(share);
+		else
+			mount_whole(share, share->path);
+		_exit(0);
+	}
+	if (!ends(child, SHARE_SECONDS))
+		fail("share %s for %s: no answer in %d s", share->source, share->path, SHARE_SECONDS);
+}
+
+/* It is out of everybody's way at once; its file system is let go of as soon as it answers. */
+void share_unmount(const char *path)
+{
+	pid_t child = fork();
+	if (child == 0) {
+		umount2(path, UMOUNT_NOFOLLOW | MNT_DETACH);
+		_exit(0);
+	}
+	if (child > 0)
+		ends(child, LAST_SECONDS);
 }
 
 /* Which file it is, and in which file system; asks nobody, who may be dead. */
