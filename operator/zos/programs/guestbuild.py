@@ -7,18 +7,16 @@ names the kernel's version and the init's sources: what exists under it is right
 from __future__ import annotations
 
 import argparse
-import asyncio
 import hashlib
 import lzma
 import os
 import re
 import shutil
+import subprocess
 import sys
 import tempfile
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
-
-from zos.drivers.process import ProcessError, Result, run
 
 _META = "linux-image-cloud-amd64"
 _SOURCES = Path(__file__).parent.parent / "guest"
@@ -39,7 +37,7 @@ class BuildError(Exception):
 
 
 def build(output: Path, deb: Path | None = None) -> Path:
-    """Gives the directory with kernel and initramfs, made unless it exists. Raises BuildError, ProcessError."""
+    """Gives the directory with kernel and initramfs, made unless it exists. Raises BuildError."""
     package, version = offered() if deb is None else _inside(deb)
     target = output / f"{version}-{_digest(_SOURCES.glob('*.[ch]'))}"
     if (target / "initramfs").exists():
@@ -81,7 +79,7 @@ def _inside(deb: Path) -> tuple[str, str]:
 
 
 def download(package: str, version: str, room: Path) -> Path:
-    """The package's file, put into ``room``. Raises ProcessError."""
+    """The package's file, put into ``room``. Raises BuildError."""
     print(f"downloading {package} {version}", file=sys.stderr)
     # apt-get writes to the working directory, and knows no option for another.
     command = ["apt-get", "-q", "-o", "APT::Sandbox::User=root", "download", f"{package}={version}"]
@@ -90,7 +88,7 @@ def download(package: str, version: str, room: Path) -> Path:
 
 
 def unpacked(deb: Path, kernel: Path) -> Path:
-    """What is in the package, in directory ``kernel``, its modules indexed. Raises ProcessError."""
+    """What is in the package, in directory ``kernel``, its modules indexed. Raises BuildError."""
     _run("dpkg-deb", "-x", str(deb), str(kernel), timeout=300)
     _run("depmod", "-b", str(kernel), next((kernel / "lib" / "modules").iterdir()).name, timeout=120)
     return kernel
@@ -133,8 +131,14 @@ def _content(module: Path) -> bytes:
     return lzma.decompress(content) if module.suffix == ".xz" else content
 
 
-def _run(*argv: str, timeout: float = 30.0, check: bool = True) -> Result:
-    return asyncio.run(run(*argv, timeout=timeout, check=check))
+def _run(*argv: str, timeout: float = 30.0, check: bool = True) -> subprocess.CompletedProcess[str]:
+    try:
+        done = subprocess.run(argv, capture_output=True, text=True, errors="replace", timeout=timeout)
+    except (OSError, subprocess.TimeoutExpired) as error:
+        raise BuildError(f"{argv[0]}: {error}") from error
+    if check and done.returncode != 0:
+        raise BuildError(f"{argv[0]}: {done.stderr.strip() or done.stdout.strip() or f'exit code {done.returncode}'}")
+    return done
 
 
 def _digest(sources: Iterable[Path]) -> str:
@@ -168,7 +172,7 @@ def main() -> None:
     arguments = parser.parse_args()
     try:
         print(build(arguments.output.absolute(), arguments.deb))
-    except (BuildError, ProcessError) as error:
+    except BuildError as error:
         sys.exit(f"guestbuild: {error}")
 
 
