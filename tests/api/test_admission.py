@@ -282,7 +282,9 @@ STATUSES: dict[str, list[dict[str, Any]]] = {
         {"nodes": [{"name": "n1", "subnet": "10.20.5.0/24", "listenPort": 65536}]},
         {"access": [{"name": "l", "subnet": "10.20.5.0/24", "publicKey": "hello"}]},
         {"access": [{"name": "l", "subnet": "10.20.5.0/24", "secret": "a\nb"}]},
-        {"addresses": [{"ip": "10.20.5.300", "machine": "m", "uid": "u", "node": "n1"}]},
+        {"addresses": [{"ip": "10.20.5.300", "owner": {"kind": "ZMachine", "name": "m", "uid": "u"}, "node": "n1"}]},
+        {"addresses": [{"ip": "10.20.5.3", "owner": {"kind": "ZMachine", "name": "m"}, "node": "n1"}]},
+        {"addresses": [{"ip": "10.20.5.3", "machine": "m", "node": "n1"}]},
         {"relay": "n1\n"},
     ],
     "zmachine": [

@@ -263,6 +263,10 @@ def network(*addresses: dict[str, Any], **meta: Any) -> Network:
     )
 
 
+def owner(name: str) -> dict[str, str]:
+    return {"kind": "ZMachine", "name": name, "uid": f"uid-{name}"}
+
+
 def given(machine: ZMachine, world: World) -> str:
     """The address that it comes to, or what it says."""
     found = resolve(machine, world)
@@ -275,7 +279,7 @@ def test_nobody_gets_the_private_address_of_a_guest_in_quarantine() -> None:
     assert given(machine(), grid(machine(), network(), home)) == "10.20.2.3"
     asks = machine(network={"name": "net", "ip": "10.20.2.2"})
     assert "spec.quarantine of GridNode home" in given(asks, grid(asks, network(), home))
-    has = {"ip": "10.20.2.2", "machine": "web", "uid": "uid-web", "node": "home"}  # what somebody has stays his
+    has = {"ip": "10.20.2.2", "owner": owner("web"), "node": "home"}  # what somebody has stays his
     for one in (machine(), asks):
         assert given(one, grid(one, network(has), home)) == "10.20.2.2"
     assert given(asks, grid(asks, network(), node("home", guest("uid-web", "web", "10.20.2.2")))) == "10.20.2.2", "its own"
@@ -309,7 +313,7 @@ def test_a_node_tells_the_addresses_of_guests_that_run() -> None:
 
 
 def test_a_share_of_what_went_without_a_word_is_kept_until_its_node_has_nothing_of_it() -> None:
-    entry = {"ip": "10.20.2.2", "machine": "old", "uid": "uid-old", "node": "home"}
+    entry = {"ip": "10.20.2.2", "owner": owner("old"), "node": "home"}
     runs = guest("uid-old", "old", "10.20.2.2")
 
     def held(*nodes: GridNode, alive: bool = True) -> bool:

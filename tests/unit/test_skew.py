@@ -9,6 +9,8 @@ import pytest
 from wholegrid import Grid, standing
 from zos.api import names
 from zos.api.gridnode import GridNode
+from zos.api.meta import Model
+from zos.api.network import AddressOwner, Network, NetworkAddress
 from zos.api.nodeworkload import NodeWorkload
 from zos.kinds.registry import KINDS
 from zos.kinds.zmachine.part import MachineOnNode, MachineState
@@ -146,3 +148,51 @@ def test_the_state_of_a_disk_is_read_in_both_forms() -> None:
     older = {"owner": owner, "mount": {"size": "1Gi"}}
     assert workload(older, {"mount": {"size": "1Gi", "used": True}}).state(MountState) == MountState(size=2**30, used=True)
     assert workload(older, {"state": {"zmount": {"size": "1Gi"}}}).state(MountState) == MountState(size=2**30)
+
+
+# -- who has which address of a network
+
+
+class AddressOf02(Model):
+    """As release 0.2 has it."""
+
+    ip: str
+    machine: str
+    uid: str
+    node: str
+    next: str | None = None
+
+
+ADDRESS = {"ip": "10.20.2.2", "machine": "web", "uid": "uid-web", "node": "n1", "next": "10.20.2.3"}
+
+
+def test_an_address_of_release_0_2_is_a_machines_and_is_written_in_both_forms() -> None:
+    read = NetworkAddress.model_validate(ADDRESS)
+    assert (read.owner, read.uid) == (AddressOwner(kind="ZMachine", name="web", uid="uid-web"), "uid-web")
+    today = NetworkAddress(ip=read.ip, owner=read.owner, node=read.node, next=read.next)
+    assert read != today, "its owner writes it anew"
+    for one in (read, today):
+        wire = one.wire()
+        assert wire == ADDRESS | {"owner": {"kind": "ZMachine", "name": "web", "uid": "uid-web"}}
+        assert AddressOf02.model_validate(wire).wire() == ADDRESS
+        assert NetworkAddress.model_validate(wire) == today
+
+
+def addresses(grid: Grid) -> Any:
+    return grid.get(Network, "default", "net").status.addresses
+
+
+async def test_who_has_which_address_survives_a_controller_of_release_0_2(grid: Grid) -> None:
+    """It writes the whole list in its form, also under today's definitions; so do those of 0.2 leave it."""
+    ran, had = starts(grid), addresses(grid)
+    assert {(entry.owner.name, entry.older) for entry in had} == {("web", False), ("bare", False)}
+    grid.led = False
+    written = [AddressOf02.model_validate(entry.wire()).wire() for entry in had]
+    grid.put(Network, {"metadata": {"name": "net"}, "status": {"addresses": written}}, "default")
+    await grid.settle()
+    assert all(entry.older for entry in addresses(grid))
+    grid.led = True
+    grid.resync()
+    await grid.settle()
+    assert set(addresses(grid)) == set(had)
+    assert starts(grid) == ran

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 from ipaddress import IPv4Address, IPv4Network
-from typing import Annotated, ClassVar, Literal
+from typing import Annotated, Any, ClassVar, Literal
 
-from pydantic import ConfigDict, Field
+from pydantic import ConfigDict, Field, SerializerFunctionWrapHandler, model_serializer, model_validator
+from pydantic.json_schema import SkipJsonSchema
 
+from zos.api import olderform
 from zos.api.meta import Model, Object, Status
 from zos.api.schema import AGE, READY, REASON, Column, Rule, at_most, ipv4_range, keyed, named, rules, subrange
-from zos.api.text import KEY, NO_PAIR, Cidr, HostPort, Ipv4, Label, Line, Message, Name, Port, PublicKey, Uid, otherwise
+from zos.api.text import KEY, NO_PAIR, Cidr, HostPort, Ipv4, Kind, Label, Line, Message, Name, Port, PublicKey, Uid, otherwise
 
 #: Where the WireGuard addresses of every network lie (RFC 6598 space, so no private range collides).
 WIREGUARD_RANGE = "100.64.0.0/16"
@@ -209,28 +211,58 @@ class NetworkAccessStatus(Model):
     """What keeps it from connecting, like an access node that is down. Absent: nothing."""
 
 
+class AddressOwner(Model):
+    """Whose an address is: a machine, or another object of the network's namespace that runs in the network."""
+
+    kind: Kind
+    """Its kind, like ZMachine."""
+
+    name: Name
+    """Its name."""
+
+    uid: Uid
+    """Its uid: a new object of the same name is another one."""
+
+    def __str__(self) -> str:
+        return f"{self.kind} {self.name}"
+
+
 class NetworkAddress(Model):
-    """A private address held by a machine."""
+    """A private address, and who has it."""
 
     ip: Ipv4
     """The address, inside the sub-range of ``node``."""
 
-    machine: Name
-    """The ZMachine that has it."""
-
-    uid: Uid
-    """That ZMachine's uid: a new machine of the same name is another one."""
+    owner: AddressOwner
+    """Who has it."""
 
     node: Name
-    """The GridNode that the machine is on."""
+    """The GridNode that the owner is on."""
 
     next: Ipv4 | None = None
     """The address that it gets at its next restart, held for it already. Absent: it keeps ``ip``."""
 
+    older: SkipJsonSchema[bool] = Field(default=False, exclude=True, repr=False)
+    """Was written in the form of release 0.2 alone (`olderform`): its owner writes it anew."""
+
+    @model_validator(mode="before")
+    @classmethod
+    def _read(cls, data: Any) -> Any:
+        return olderform.address_read(data)
+
+    @model_serializer(mode="wrap")
+    def _written(self, plain: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        return olderform.address_written(plain(self))
+
+    @property
+    def uid(self) -> str:
+        """The holder's, as every pool's entries have it."""
+        return self.owner.uid
+
 
 class NetworkStatus(Status):
     nodes: tuple[NetworkNodeStatus, ...] = Field(default=(), json_schema_extra=at_most(8192))
-    """Each node that belongs to the network, listed or brought in by a machine."""
+    """Each node that belongs to the network, listed or brought in by what runs there."""
 
     access: tuple[NetworkAccessStatus, ...] = Field(default=(), json_schema_extra=at_most(256))
     """Each laptop, and where its file is."""

@@ -9,7 +9,7 @@ from zos.api.meta import Key
 
 #: Bytes that all shares of a pool may have: etcd takes 1.5 MiB, and the pool must still be able to say how it stands. As many
 #: shares as can't have more are not measured.
-_ROOM, _SURELY_FIT = 2**20, 1500
+_ROOM, _SURELY_FIT = 2**20, 900
 
 
 class Sizes:

@@ -88,9 +88,9 @@ def _nothing(obj: Any, found: Resolution, world: Reader) -> tuple[Notice, ...]:
 class Kind:
     """``resolve`` says what follows from one object and the world, and ``indexes`` by what it looks things up there.
 
-    ``users``: kinds whose objects, in its namespace, a deletion may have to wait for. ``rest``: seconds between two resolutions
-    of one object, for those that sum up many others. ``happened``: what a resolution with a status has to tell of what happened
-    since the last one was written.
+    ``users``: kinds whose objects, in its namespace, a deletion may have to wait for; ``used_by``: the index by which those of
+    whatever kind are found. ``rest``: seconds between two resolutions of one object, for those that sum up many others.
+    ``happened``: what a resolution with a status has to tell of what happened since the last one was written.
     """
 
     model: type[Object]
@@ -99,6 +99,7 @@ class Kind:
     node: OnNode[Any, Any] | None = None
     writer: Writer = Writer.TENANT
     users: tuple[type[Object], ...] = ()
+    used_by: str = ""
     rest: float = 0.0
     happened: Callable[[Any, Resolution, Reader], tuple[Notice, ...]] = _nothing
 

@@ -48,7 +48,7 @@ def crd(model: type[Object]) -> dict[str, Any]:
         properties["status"] = status
     if issubclass(model, NodeWorkload):
         _one_part(properties["spec"])
-        older.add_to(properties)
+    older.add_to(model, properties)
     version: dict[str, Any] = {
         "name": VERSION,
         "served": True,

@@ -122,6 +122,10 @@ class Objects:
         known = self._indexes.get(kind)
         return known.model if known is not None and kind not in self._on_demand else None
 
+    def indexed_by(self, index: str) -> tuple[type[Object], ...]:
+        """Models of the kinds whose objects are found by an index of that name, in the order of the kinds."""
+        return tuple(known.model for known in self._indexes.values() if index in known.by)
+
     def peek(self, key: Key) -> Object | None:
         """An object that is held. None says little: it may be one that can't be read, or was not fetched."""
         return self._objects[key.kind].get(key)

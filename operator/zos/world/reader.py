@@ -52,6 +52,11 @@ class Look:
         self._remember(source, Read())
         return result
 
+    def indexed_by(self, index: str) -> tuple[type[Object], ...]:
+        """Models of the kinds whose objects are found by an index of that name: for who asks what several kinds declare, and
+        knows none of them. Is the same for as long as the controller runs."""
+        return self._objects.indexed_by(index)
+
     def _remember(self, source: Source, read: Read) -> None:
         pass
 

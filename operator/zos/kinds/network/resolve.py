@@ -18,24 +18,24 @@ from zos.kinds.network import (
     seats,
     serving,
 )
-from zos.kinds.network.membership import Machine
 from zos.kinds.network.part import NetworkOnNode, Peer
 from zos.kinds.network.seats import Seat
 from zos.kinds.network.topology import Caller, Member, topology, wireguard_address
-from zos.world import asking
+from zos.world import asking, residents
 from zos.world.heartbeat import Heartbeat
 from zos.world.objects import Indexes
 from zos.world.reader import Reader
+from zos.world.residents import Resident
 from zos.world.resolution import Hold, Resolution, Workload, waiting
 
 INDEXES = (*asking.INDEXES, *membership.INDEXES, *egress.INDEXES, *reports.INDEXES, *laptops.INDEXES, Indexes(Heartbeat))
 
 
 def resolve(network: Network, world: Reader) -> Resolution:
-    machines, addresses = membership.machines(network, world)
+    here, addresses = membership.residents_of(network, world)
     if network.deleting:
-        return _deleting(network, machines, world)
-    wanted, astray = membership.nodes(network, machines, world)
+        return _deleting(network, here, world)
+    wanted, astray = membership.nodes(network, here, world)
     given, crowded = ranges.allocate(network, wanted)
     placed = {name: given.nodes[name] for name in wanted if name in given.nodes}
     told = reports.of_nodes(network, wanted, world)
@@ -85,9 +85,9 @@ def resolve(network: Network, world: Reader) -> Resolution:
     )
 
 
-def _deleting(network: Network, machines: tuple[Machine, ...], world: Reader) -> Resolution:
-    """Waits for machines, but not for what nodes still have of those that are gone: its user does not want it either."""
-    users = tuple(f"ZMachine {machine.name}" for machine in machines if membership.lives(machine, network, world))
+def _deleting(network: Network, here: tuple[Resident, ...], world: Reader) -> Resolution:
+    """Waits for residents, but not for what nodes still have of those that are gone: its user does not want it either."""
+    users = tuple(str(one) for one in here if residents.lives(world, network.namespace, one) is not False)
     message = f"waiting for {', '.join(users)} to be deleted" if users else "being removed from its nodes"
     return Resolution(
         verdict=waiting(Reason.DELETION_BLOCKED if users else Reason.DELETING, message),

@@ -2,27 +2,26 @@
 
 from __future__ import annotations
 
-from collections.abc import Container, Mapping
 from dataclasses import dataclass
-from ipaddress import IPv4Address, IPv4Network
 
 from zos.api import names
 from zos.api.gridnode import GUEST_OVERHEAD, GridNode, NodeHold, Resources
 from zos.api.meta import RESTARTED_AT, Condition, Reason
 from zos.api.network import Network, NetworkAddress
-from zos.api.nodeworkload import Nic, NodeWorkload, RunningNic
+from zos.api.nodeworkload import NodeWorkload
 from zos.api.text import host
 from zos.api.zmachine import RunPolicy, ZMachine, ZMachineStatus, minimum_root_size
 from zos.api.zmount import ZMount
 from zos.kinds.zmachine import environment, publicaddress
 from zos.kinds.zmachine.part import DiskOnNode, MachineOnNode, MachineState, PublicNic
 from zos.kinds.zmachine.publicaddress import Public
-from zos.world import asking, guests, indexes, placement, quarantine
+from zos.world import asking, guests, indexes, placement, quarantine, residents
 from zos.world.guests import Guest
 from zos.world.heartbeat import Heartbeat
 from zos.world.objects import Indexes
 from zos.world.quarantine import Inheritance
 from zos.world.reader import Reader
+from zos.world.residents import Net
 from zos.world.resolution import Hold, Resolution, SecretValue, Verdict, Workload, waiting
 
 INDEXES = (
@@ -33,17 +32,15 @@ INDEXES = (
     *publicaddress.INDEXES,
     *quarantine.INDEXES,
     indexes.HEARTBEATS,
-    Indexes(Network),
+    *residents.INDEXES,
     Indexes(ZMount),
     indexes.WORKLOADS,
-    Indexes(ZMachine, {"address": lambda machine: _addressed(machine)}),
+    residents.indexes(
+        ZMachine,
+        lambda machine: (machine.spec.network.name, machine.status.network),  # until it is restarted it is where it was
+        lambda machine: (machine.status.network or machine.spec.network.name, machine.status.ip),
+    ),
 )
-
-
-def _addressed(machine: ZMachine) -> dict[str, str]:
-    """The address that a machine runs with, by its network: whose it is."""
-    ip, network = machine.status.ip, machine.status.network or machine.spec.network.name
-    return {f"{machine.namespace}/{network}/{ip}": machine.uid} if ip else {}
 
 
 class _Waiting(Exception):
@@ -72,16 +69,6 @@ class _Disk:
     size: int
     why: str = ""
     stalled: bool = False
-
-
-@dataclass(frozen=True)
-class _Net:
-    uid: str
-    ip_range: str
-    mtu: int
-    subnets: Mapping[str, str]
-    addresses: tuple[NetworkAddress, ...]
-    stalled: bool
 
 
 def resolve(machine: ZMachine, world: Reader) -> Resolution:
@@ -184,30 +171,11 @@ def _public_before(machine: ZMachine) -> tuple[str | None, str | None]:
     return (machine.status.public_ipv4, machine.status.public_ipv6) if machine.spec.public_ip is not None else (None, None)
 
 
-def _network(machine: ZMachine, world: Reader) -> _Net:
-    name = machine.spec.network.name
-    found = world.view(
-        Network,
-        machine.namespace,
-        name,
-        lambda network: (
-            network.deleting,
-            _Net(
-                network.uid,
-                network.spec.ip_range,
-                network.spec.mtu,
-                {node.name: node.subnet for node in network.status.nodes if node.public_key},
-                network.status.addresses,
-                network.status.stalled,
-            ),
-        ),
-    )
-    if found is None:
-        raise _Waiting(Reason.DEPENDENCY_NOT_READY, f"network {name} does not exist in this namespace")
-    leaving, network = found
-    if leaving and not any(entry.uid == machine.uid for entry in network.addresses):
-        raise _Waiting(Reason.DEPENDENCY_NOT_READY, f"network {name} is being deleted")
-    return network
+def _network(machine: ZMachine, world: Reader) -> Net:
+    found = residents.network(world, machine.namespace, machine.spec.network.name, machine.uid)
+    if isinstance(found, Verdict):
+        raise _Waiting.because(found)
+    return found
 
 
 def _disks(machine: ZMachine, world: Reader) -> tuple[_Disk, ...]:
@@ -270,7 +238,7 @@ def _public_nic(public: Public | None, node: str, world: Reader) -> PublicNic | 
     return public.nic(interface)
 
 
-def _node(machine: ZMachine, world: Reader, held: str | None, disks: tuple[_Disk, ...], network: _Net, farm: str | None) -> str:
+def _node(machine: ZMachine, world: Reader, held: str | None, disks: tuple[_Disk, ...], network: Net, farm: str | None) -> str:
     pinned = {disk.node: disk.name for disk in disks if disk.pinned and disk.node}
     asked = machine.spec.node_name
     if asked is not None and world.view(GridNode, "", asked, lambda node: True) is None:
@@ -339,64 +307,12 @@ def _capacity(machine: ZMachine, node: str, adopt: str | None, world: Reader) ->
     )
 
 
-def _address(machine: ZMachine, node: str, network: _Net, world: Reader) -> NetworkAddress:
-    """The machine's private address: what it has, what it asks for, or the lowest free one. What it may run with stays its own
-    until its node has said otherwise; what it asks for instead is held beside that."""
-    name, asked = machine.spec.network.name, machine.spec.network.ip
-    if node not in network.subnets:
-        how = "its own conditions say why" if network.stalled else "it joins by itself"
-        raise _Waiting(Reason.DEPENDENCY_NOT_READY, f"network {name} is not on node {node} yet: {how}", stalled=network.stalled)
-    subnet = IPv4Network(network.subnets[node])
-    others = [entry for entry in network.addresses if entry.uid != machine.uid]
-    taken = {ip: entry for entry in others for ip in (entry.ip, entry.next) if ip is not None}
-    entry = next((entry for entry in network.addresses if entry.uid == machine.uid and entry.node == node), None)
-    had = entry.ip if entry is not None else None
-    keeps = entry is not None and asked in (None, entry.ip, entry.next)
-    left = frozenset[str]() if keeps else quarantine.private_addresses(node, network.uid, machine.uid, world)
-    if asked is not None:
-        if IPv4Address(asked) not in subnet:
-            raise _Waiting(
-                Reason.INVALID_SPEC, f"network.ip {asked} is outside {subnet}, the sub-range of {name} on node {node}"
-            )
-        if asked in (str(subnet[0]), str(subnet[1]), str(subnet[-1])):
-            raise _Waiting(Reason.INVALID_SPEC, f"network.ip {asked} is not for machines: take {subnet[2]} to {subnet[-2]}")
-        if asked in taken:
-            raise _Waiting(Reason.CONFLICT, f"network.ip {asked} is taken by ZMachine {taken[asked].machine}")
-        if asked in left:
-            raise _Waiting(
-                Reason.CONFLICT,
-                f"a guest in quarantine on node {node} runs with network.ip {asked}: an administrator decides in "
-                f"spec.quarantine of GridNode {node}",
-            )
-        if had is not None and had != asked and _may_run_with(machine, node, network, had, world):
-            return NetworkAddress(ip=had, machine=machine.name, uid=machine.uid, node=node, next=asked)
-    used = taken.keys() | left
-    if had is None and machine.status.node_name == node and _free(machine.status.ip, machine, subnet, used, world):
-        had = machine.status.ip  # its network was made anew
-    fit = (str(ip) for ip in list(subnet.hosts())[1:] if _free(str(ip), machine, subnet, used, world))
-    ip = asked or had or next(fit, None)
-    if ip is None:
-        some = f", {len(left)} of them by guests in quarantine there" if left else ""
-        raise _Waiting(
-            Reason.INSUFFICIENT_CAPACITY, f"all 253 addresses of {subnet} (network {name}, node {node}) are used{some}"
-        )
-    return NetworkAddress(ip=ip, machine=machine.name, uid=machine.uid, node=node)
-
-
-def _may_run_with(machine: ZMachine, node: str, network: _Net, ip: str, world: Reader) -> bool:
-    guest = guests.guest(_state(machine, node, world))
-    if guest is None:
-        return False
-    held = RunningNic(network_uid=network.uid, ip=ip)
-    return not guest.settled or any(held in one.nics for one in guest.possible)
-
-
-def _free(ip: str | None, machine: ZMachine, subnet: IPv4Network, taken: Container[str], world: Reader) -> bool:
-    """Whether a machine may take an address: nobody holds it, and no other runs with it that the network does not know yet."""
-    if ip is None or ip in taken or IPv4Address(ip) not in subnet:
-        return False
-    others = world.untracked.parts(ZMachine, address=f"{machine.namespace}/{machine.spec.network.name}/{ip}")
-    return all(uid == machine.uid for uid in others)
+def _address(machine: ZMachine, node: str, network: Net, world: Reader) -> NetworkAddress:
+    before = machine.status.ip if machine.status.node_name == node else None
+    found = residents.address(world, machine, network, node, machine.spec.network.ip, before)
+    if isinstance(found, Verdict):
+        raise _Waiting.because(found)
+    return found
 
 
 def _secrets(machine: ZMachine, world: Reader) -> tuple[SecretValue, ...]:
@@ -406,18 +322,9 @@ def _secrets(machine: ZMachine, world: Reader) -> tuple[SecretValue, ...]:
     return found
 
 
-def _part(machine: ZMachine, node: str, address: NetworkAddress, network: _Net, disks: tuple[_Disk, ...]) -> MachineOnNode:
+def _part(machine: ZMachine, node: str, address: NetworkAddress, network: Net, disks: tuple[_Disk, ...]) -> MachineOnNode:
     spec = machine.spec
-    subnet = IPv4Network(network.subnets[node])
-    nic = Nic(
-        network_uid=network.uid,
-        mac=names.mac(f"{machine.uid}/{network.uid}"),
-        ip=address.next or address.ip,
-        prefixlen=subnet.prefixlen,
-        gateway=str(subnet[1]),
-        mtu=network.mtu,
-        ip_range=network.ip_range,
-    )
+    nic = residents.nic(machine.uid, network, node, address.next or address.ip)
     return MachineOnNode(
         hostname=names.hostname(machine.name),
         image=spec.image,
@@ -443,7 +350,7 @@ def _status(
     node: str | None,
     ip: str | None,
     public: Public | tuple[str | None, str | None] | None,
-    network: _Net | None,
+    network: Net | None,
     world: Reader,
 ) -> ZMachineStatus:
     """What the machine runs with; before that, or when it runs no more, what it is to run with (``ip``, ``public``)."""
@@ -477,7 +384,7 @@ def _status(
     )
 
 
-def _network_of(machine: ZMachine, guest: Guest | None, network: _Net | None) -> str:
+def _network_of(machine: ZMachine, guest: Guest | None, network: Net | None) -> str:
     """The network that it may be in: the one that it asks for only when it is known to be in no other."""
     asked, before = machine.spec.network.name, machine.status.network
     if guest is None or before in (None, asked):
