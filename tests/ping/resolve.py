@@ -1,0 +1,99 @@
+"""Ping: where it runs, its address, and what its node must make of it."""
+
+from __future__ import annotations
+
+from functools import partial
+
+from ping.model import Ping
+from ping.part import MEMORY, WORD, PingOnNode, PingState
+from zos.api.core import Secret
+from zos.api.gridnode import GridNode, NodeHold, Resources
+from zos.api.meta import Reason
+from zos.api.network import Network
+from zos.api.nodeworkload import NodeWorkload
+from zos.world import asking, guests, placement, quarantine, residents
+from zos.world.objects import Indexes
+from zos.world.reader import Reader
+from zos.world.resolution import Hold, Resolution, SecretValue, Verdict, ready, waiting
+
+INDEXES = (
+    *asking.INDEXES,
+    *placement.INDEXES,
+    *residents.INDEXES,
+    Indexes(Secret),
+    residents.indexes(Ping, lambda ping: (ping.spec.network.name,), lambda ping: (ping.spec.network.name, ping.status.ip)),
+)
+
+
+def resolve(ping: Ping, world: Reader) -> Resolution:
+    held = placement.held_on(world, ping.uid, ping.status.node_name)
+    pool = Network.key_of(ping.namespace, ping.spec.network.name)
+    if ping.deleting:
+        pools = (pool, *((GridNode.key_of("", held),) if held else ()))
+        return Resolution(waiting(Reason.DELETING, "being stopped and removed"), releases=pools)
+    status = ping.status.model_copy(update={"node_name": ping.status.node_name or held})
+    net = residents.network(world, ping.namespace, ping.spec.network.name, ping.uid)
+    if isinstance(net, Verdict):
+        return Resolution(net, status)
+    node = _node(ping, status.node_name, net, world)
+    if isinstance(node, Verdict):
+        return Resolution(node, status)
+    need = Resources(cpu=0, memory=MEMORY, storage=ping.spec.size)
+    capacity = Hold(
+        GridNode.key_of("", node),
+        NodeHold(uid=ping.uid, owner=f"Ping {ping.namespace}/{ping.name}", memory=need.memory, storage=need.storage),
+    )
+    status = status.model_copy(update={"node_name": node})
+    address = residents.address(world, ping, net, node, ping.spec.network.ip, ping.status.ip)
+    if isinstance(address, Verdict):
+        return Resolution(address, status, holds=(capacity,))
+    holds = (capacity, Hold(pool, address))
+    status = status.model_copy(update={"ip": address.ip})
+    word = _word(ping, world)
+    if isinstance(word, Verdict):
+        return Resolution(word, status, holds=holds)
+    workload = guests.on_node(ping.uid, node, world)
+    nic = residents.nic(ping.uid, net, node, address.next or address.ip)
+    back = quarantine.own(ping, world) == node
+    part = PingOnNode(nic=nic, size=ping.spec.size, holds_data=back or _has_run(workload))
+    asked = asking.asked(world, node, part, (word,))
+    if isinstance(asked, Verdict):
+        return Resolution(asked, status, holds=holds)
+    verdict, said = _judge(node, workload)
+    used = said.used if said is not None else status.used
+    return Resolution(verdict, status.model_copy(update={"used": used}), holds=holds, workloads=(asked,))
+
+
+def _node(ping: Ping, has: str | None, net: residents.Net, world: Reader) -> str | Verdict:
+    if has is not None:
+        return placement.removed(has) if placement.gone(world, has) else has
+    if ping.spec.node_name is not None:
+        return ping.spec.node_name
+    best, why = placement.best(world, Resources(memory=MEMORY, storage=ping.spec.size), net.subnets)
+    return best if best is not None else waiting(Reason.INSUFFICIENT_CAPACITY, f"no node fits: {why}")
+
+
+def _word(ping: Ping, world: Reader) -> SecretValue | Verdict:
+    ref = ping.spec.word_from.secret_key_ref
+    version = world.view(Secret, ping.namespace, ref.name, lambda secret: f"{secret.uid}/{secret.metadata.resource_version}")
+    text = world.untracked.view(Secret, ping.namespace, ref.name, partial(Secret.read, key=ref.key)) if version else None
+    if not isinstance(text, str):
+        return waiting(Reason.DEPENDENCY_NOT_READY, f"Secret {ref.name} has no key {ref.key} with a text")
+    return SecretValue(WORD, f"{version}/{ref.key}", text)
+
+
+def _has_run(workload: NodeWorkload | None) -> bool:
+    """A node that has said how it stands has made what it keeps."""
+    part = workload.part(PingOnNode) if workload is not None else None
+    state = workload.state(PingState) if workload is not None else None
+    return (part is not None and part.holds_data) or (state is not None and state.used is not None)
+
+
+def _judge(node: str, workload: NodeWorkload | None) -> tuple[Verdict, PingState | None]:
+    condition = workload.status.condition("Ready") if workload is not None else None
+    if workload is None or condition is None or condition.observed_generation != workload.metadata.generation:
+        return waiting(Reason.PROGRESSING, f"node {node} is making it"), None
+    state = workload.state(PingState)
+    if condition.status == "True":
+        return ready(condition.message), state
+    return waiting(Reason.read(condition.reason), condition.message), state
