@@ -15,6 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from ping import KIND as PING
 from zos.api.core import Lease, Namespace, Secret
 from zos.api.meta import Object
 from zos.kinds.registry import KINDS
@@ -24,7 +25,10 @@ CHECKOUT = Path(__file__).parent.parent
 REGISTRY = "198.51.100.2:5000"
 #: busybox with a small web server, in the grid's own registry.
 IMAGE = f"oci://{REGISTRY}/zos/hello:latest"
-_MODELS = {name: model for model in (*KINDS.models, Lease, Namespace, Secret) for name in (model.KIND.lower(), model.PLURAL)}
+#: End-to-end tests have a kind of their own beside the product's.
+_MODELS = {
+    name: model for model in (*KINDS.plus(PING).models, Lease, Namespace, Secret) for name in (model.KIND.lower(), model.PLURAL)
+}
 
 
 def _model(kind: str) -> type[Object]:
@@ -162,7 +166,7 @@ class Grid:
     def clean(self, namespace: str, seconds: float = 120) -> None:
         """Empties a namespace and deletes it. (The other way round works too, but Kubernetes looks only every few seconds
         whether a namespace has become empty.) The empty namespace goes by itself, soon."""
-        kinds = "zmachines,zmounts,networks,publicips,contracts,namecontracts"
+        kinds = "pings,zmachines,zmounts,networks,publicips,contracts,namecontracts"
         self.kubectl("delete", kinds, "--all", "-n", namespace, f"--timeout={seconds}s", timeout=seconds + 10)
         self.kubectl("delete", "namespace", namespace, "--wait=false", "--ignore-not-found")
 

@@ -1,0 +1,110 @@
+"""A kind that the tests alone define, in a real grid: what CONTRIBUTING says of a new workload type is what happens here."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+
+import pytest
+
+from harness import Grid, obj, until
+from ping.lower import PORT
+from zos.api import names
+
+
+def secret(word: str) -> dict[str, object]:
+    return {"apiVersion": "v1", "kind": "Secret", "metadata": {"name": "word"}, "stringData": {"word": word}}
+
+
+PING = {"network": {"name": "net"}, "wordFrom": {"secretKeyRef": {"name": "word", "key": "word"}}, "nodeName": "n1"}
+
+
+class Story:
+    def __init__(self, grid: Grid, namespace: str) -> None:
+        self.grid, self.namespace = grid, namespace
+        grid.apply(namespace, secret("first"), obj("Network", "net", ipRange="10.40.0.0/16", nodes=[{"name": "n2"}]))
+        grid.apply(namespace, obj("Ping", "answers", **PING))
+        grid.ready(namespace, "ping/answers")
+        self.uid = self.get()["metadata"]["uid"]
+        self.service = f"zos-svc-ping-{names.ident(self.uid)}"
+
+    def get(self) -> dict[str, object]:
+        found = self.grid.get("ping", "answers", self.namespace)
+        assert found is not None
+        return found
+
+    def asked(self) -> tuple[str, int]:
+        """What it answers somebody on another node."""
+        network = self.grid.get("network", "net", self.namespace)
+        assert network is not None
+        ip, router = self.get()["status"]["ip"], names.router(network["metadata"]["uid"])  # type: ignore[index]
+        ask = f"import socket; print(socket.create_connection(('{ip}', {PORT}), timeout=2).recv(99).decode())"
+        word, count = self.grid.run("n2", "ip", "netns", "exec", router, "/usr/bin/python3", "-c", ask).split()
+        return word, int(count)
+
+    def pid(self) -> int:
+        return int(self.grid.run("n1", "s6-svstat", "-o", "pid", f"/run/service/{self.service}"))
+
+    def answers(self, after: int, seconds: float = 60) -> int:
+        """Waits until it answers again; what it keeps goes on from there."""
+
+        def look() -> int | None:
+            try:
+                word, count = self.asked()
+            except Exception:
+                return None
+            assert word == known("first") or word == known("second")
+            assert count > after, "what it keeps is another's, or lost"
+            return count
+
+        return int(until(look, seconds, "it does not answer"))
+
+
+def known(word: str) -> str:
+    return hashlib.sha256(word.encode()).hexdigest()[:8]
+
+
+@pytest.fixture
+def story(grid: Grid, namespace: str) -> Story:
+    return Story(grid, namespace)
+
+
+def test_a_kind_of_a_strangers(story: Story) -> None:
+    grid, namespace = story.grid, story.namespace
+    assert story.asked() == (known("first"), 1)
+    columns = grid.kubectl("get", "ping", "answers", "-n", namespace)
+    assert "n1" in columns
+    assert story.get()["status"]["ip"] in columns  # type: ignore[index]
+    # Its secret is nowhere but in its file, and another one takes effect in the program that runs.
+    pid = story.pid()
+    grid.apply(namespace, secret("second"))
+    until(lambda: story.asked()[0] == known("second"), 30)
+    assert story.pid() == pid
+    shown = grid.kubectl("get", "nodeworkloads", "-n", "zos-node-n1", "-o", "yaml")
+    assert "second" not in shown
+    # Whatever is killed, it answers again, and knows how often it has.
+    count = story.asked()[1]
+    grid.kill("n1", "agent")
+    assert story.pid() == pid, "it outlives the agent"
+    grid.run("n1", "kill", "-9", str(story.pid()))
+    count = story.answers(count)
+    supervisor = grid.run("n1", "pgrep", "-f", f"^s6-supervise {story.service}$").split()[0]
+    grid.run("n1", "kill", "-9", supervisor)
+    count = story.answers(count)
+    router = names.resident(story.uid)
+    grid.run("n1", "ip", "-n", router, "link", "del", names.OWN_INTERFACE)
+    count = story.answers(count)
+    grid.ready(namespace, "ping/answers", seconds=60)
+    # What it tells is told under its name.
+    metrics = grid.run("n1", "curl", "-s", "http://127.0.0.1:9442/metrics")
+    line = next(line for line in metrics.splitlines() if line.startswith("ping_answers_total{"))
+    assert 'kind="Ping"' in line
+    assert f'namespace="{namespace}"' in line
+    assert float(line.rpartition(" ")[2]) >= count
+    # Nothing of it is left when it is gone.
+    grid.kubectl("delete", "ping", "answers", "-n", namespace, "--timeout=60s")
+    assert json.loads(grid.kubectl("get", "network", "net", "-n", namespace, "-o", "json"))["status"].get("addresses", []) == []
+    left = grid.run("n1", "sh", "-c", "ls /run/service /run/netns /var/lib/zos/volumes; cat /proc/mounts; ps ax", check=False)
+    for word in (story.service, router, f"ping-{story.uid}"):
+        assert word not in left
+    assert not [hold for hold in grid.get("gridnode", "n1")["status"].get("holds", []) if hold["uid"] == story.uid]  # type: ignore[index]
