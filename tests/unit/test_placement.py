@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from typing import Any, ClassVar
 
 import pytest
 
 from cases import world_of
-from zos.api.gridnode import GridNode, Resources
-from zos.api.meta import Key, Meta
+from zos.api.gridnode import GridNode, NodeHold, Resources
+from zos.api.meta import Key, Meta, Object
+from zos.kinds.registry import KINDS
 from zos.world import placement
 from zos.world.heartbeat import Heartbeat
 from zos.world.placement import Candidate
+from zos.world.resolution import Hold, Verdict
 from zos.world.store import World
 
 GIB = 2**30
@@ -19,11 +22,11 @@ FREE = Resources(cpu=4, memory=8 * GIB, storage=20 * GIB)
 NODE = Candidate("n", FREE, FREE, open=True)
 
 
-def node(name: str, *, deleting: bool = False, unschedulable: bool = False, memory: int = 8) -> GridNode:
+def node(name: str, *, deleting: bool = False, unschedulable: bool = False, memory: int = 8, **status: Any) -> GridNode:
     body = {
         "metadata": {"name": name, "uid": f"uid-{name}", **({"deletionTimestamp": "2026-01-01T00:00:00Z"} if deleting else {})},
         "spec": {"unschedulable": unschedulable},
-        "status": {"capacity": {"cpu": 4, "memory": f"{memory}Gi", "storage": "20Gi"}},
+        "status": {"capacity": {"cpu": 4, "memory": f"{memory}Gi", "storage": "20Gi"}} | status,
     }
     return GridNode.model_validate(body)
 
@@ -89,3 +92,96 @@ def test_amounts_are_for_people() -> None:
         "1.0Gi",
         "1.0Mi",
     ]
+
+
+# -- a kind that nobody knows
+
+
+class Ping(Object):
+    KIND: ClassVar[str] = "Ping"
+    PLURAL: ClassVar[str] = "pings"
+
+
+PING = Ping(metadata=Meta(name="p", namespace="default", uid="uid-p"))
+MINE = {"uid": "uid-p", "owner": "Ping default/p", "memory": "6Gi"}
+
+
+def place(world: World, memory: int = 1, **asked: Any) -> str | Verdict:
+    return placement.place(world.reader(PING.key), Resources(memory=memory * GIB), **asked)
+
+
+def keep(world: World, memory: int, node: str = "a", **more: Any) -> Hold | Verdict:
+    return placement.keep(world.reader(PING.key), PING, node, Resources(memory=memory * GIB), **more)
+
+
+def holds(memory: int) -> Hold:
+    entry = NodeHold(uid="uid-p", owner="Ping default/p", memory=memory * GIB)
+    return Hold(GridNode.key_of("", "a"), entry)
+
+
+def said(found: object) -> str:
+    assert isinstance(found, Verdict)
+    return f"{found.reason}: {found.message}"
+
+
+def test_what_is_somewhere_stays_then_its_users_word_counts_then_what_it_needs() -> None:
+    world = grid(node("a"), node("b"), node("c"), node("d", memory=16))
+    assert place(world, held="a", asked="b", pinned="c") == "a"
+    assert place(world, asked="b", pinned="c") == "b"
+    assert place(world, pinned="c") == "c"
+    assert place(world) == "d"
+    assert place(world, preferred=["b"]) == "b"
+
+
+def test_a_place_that_there_is_not_is_said() -> None:
+    world = grid(node("a"))
+    assert said(place(world, held="gone")).startswith("NodeRemoved: node gone is not in the grid any more")
+    assert said(place(world, asked="gone")).startswith("DependencyNotReady: node gone does not exist: kubectl get gridnodes")
+    assert said(place(world, 9)) == "InsufficientCapacity: no node fits: a lacks memory: 9Gi asked, 8Gi free of 8Gi"
+    assert "no node can take a tank: a lacks" in said(place(world, 9, what="a tank"))
+
+
+def test_it_holds_what_fits_beside_others() -> None:
+    other = {"uid": "uid-q", "owner": "Ping default/q", "memory": "6Gi"}
+    world = grid(node("a", holds=[other]))
+    assert keep(world, 2) == holds(2)
+    assert said(keep(world, 3)) == "InsufficientCapacity: node a lacks memory: 3Gi asked, 2Gi free of 8Gi"
+    assert said(keep(world, 1, "gone")) == "DependencyNotReady: node gone does not exist any more"
+    assert "has not said yet what it has" in said(keep(grid(node("a", capacity={})), 1))
+
+
+def test_what_it_has_stays_and_only_more_needs_room() -> None:
+    other = {"uid": "uid-q", "owner": "Ping default/q", "memory": "1Gi"}
+    world = grid(node("a", holds=[MINE, other]))
+    assert keep(world, 7) == holds(7)
+    lack = "memory: 2Gi asked, 1Gi free of 8Gi"
+    assert said(keep(world, 8)) == f"InsufficientCapacity: node a can't give it more: {lack}; it runs as it was"
+    assert said(keep(world, 8, grown="lacks {lack}; ask for less")).endswith(f"node a lacks {lack}; ask for less")
+    shrunk = grid(node("a", memory=2, holds=[MINE]))
+    assert keep(shrunk, 6) == holds(6), "the node has become smaller"
+    assert keep(grid(node("a", holds=[MINE])), 1) == holds(1)
+
+
+def test_what_is_there_is_held_again_on_a_node_that_was_made_anew() -> None:
+    owner = {"kind": "Ping", "namespace": "default", "name": "p", "uid": "uid-p"}
+    runs = KINDS.workload.model_validate(
+        {"metadata": {"name": "w", "namespace": "zos-node-a", "uid": "w"}, "spec": {"owner": owner}}
+    )
+    full = node("a", holds=[{"uid": "uid-q", "owner": "Ping default/q", "memory": "7Gi"}])
+    world = grid(full, node("b", holds=full.status.wire()["holds"]))
+    assert isinstance(keep(world, 6), Verdict)
+    world.put(runs)
+    assert keep(world, 6) == holds(6)
+    assert isinstance(keep(world, 6, "b"), Verdict), "another node says nothing of this one"
+
+
+def test_what_is_taken_over_of_quarantine_has_its_room_already() -> None:
+    left = {"uid": "uid-old", "kind": "Ping", "namespace": "default", "name": "old", "running": True, "memory": "6016Mi"}
+    world = grid(node("a", quarantine=[left]))
+    assert keep(world, 6, adopt="uid-old") == holds(6)
+    assert isinstance(keep(world, 6), Verdict)
+
+
+def test_a_port_and_a_key_are_held_in_the_same_way() -> None:
+    entry = placement.hold(PING, "a", listen_port=52000, public_key="k").entry
+    assert entry == NodeHold(uid="uid-p", owner="Ping default/p", listen_port=52000, public_key="k")

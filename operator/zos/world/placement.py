@@ -1,4 +1,8 @@
-"""Where an object goes: which nodes can take it, and which of them is the best."""
+"""Where an object goes, and what it holds there: the same for every kind that takes anything of a node.
+
+A kind asks `place` for the node, then `keep` for the hold on it; a kind that takes no capacity but a port or a key says so by
+`hold`.
+"""
 
 from __future__ import annotations
 
@@ -7,11 +11,13 @@ from dataclasses import dataclass
 
 from zos.api import names
 from zos.api.gridnode import GridNode, NodeHold, Resources
-from zos.api.meta import Reason, format_quantity
+from zos.api.meta import Object, Reason, format_quantity
+from zos.api.nodeworkload import NodeWorkload
+from zos.world import indexes
 from zos.world.heartbeat import Heartbeat
 from zos.world.objects import Indexes
 from zos.world.reader import Reader
-from zos.world.resolution import Verdict, waiting
+from zos.world.resolution import Hold, Verdict, waiting
 
 INDEXES = (
     Indexes(
@@ -23,7 +29,9 @@ INDEXES = (
         },
     ),
     Indexes(Heartbeat),
+    indexes.WORKLOADS,
 )
+_NOTHING = Resources()
 
 
 @dataclass(frozen=True)
@@ -34,6 +42,76 @@ class Candidate:
     open: bool  # takes new objects
     farm: str | None = None
     public: bool = False  # has an interface on its farm's public segment
+
+
+def place(
+    world: Reader,
+    need: Resources,
+    *,
+    held: str | None = None,
+    asked: str | None = None,
+    pinned: str | None = None,
+    preferred: Iterable[str] = (),
+    farm: str | None = None,
+    what: str = "",
+) -> str | Verdict:
+    """The node of an object, or why it has none.
+
+    It is where it has something already (``held``), else where its user wants it (``asked``), else where something is that it
+    needs and that does not move (``pinned``), else on the node that fits best (`best`, for ``preferred`` and ``farm``), to be
+    held at once. ``what`` it is, for people.
+    """
+    if held is not None and gone(world, held):
+        return removed(held)
+    if asked is not None and world.view(GridNode, "", asked, _name) is None:
+        message = f"node {asked} does not exist: kubectl get gridnodes shows those that do"
+        return waiting(Reason.DEPENDENCY_NOT_READY, message)
+    if (chosen := held or asked or pinned) is not None:
+        return chosen
+    found, why = best(world, need, preferred, farm)
+    if found is None:
+        return waiting(Reason.INSUFFICIENT_CAPACITY, f"no node {f'can take {what}' if what else 'fits'}: {why}")
+    return found
+
+
+def keep(
+    world: Reader, obj: Object, node: str, need: Resources, *, adopt: str | None = None, grown: str = ""
+) -> Hold | Verdict:
+    """What an object holds on its node from now on, or why that can't give it: it needs room only for what it does not have
+    there yet. Then it holds what it held.
+
+    ``adopt`` is the uid of what it takes over of the node's quarantine, which has its room already. ``grown`` is what to say
+    where the node can't give more to one that has something there, with ``{lack}`` for what it lacks.
+    """
+    had = holding(world, obj.uid, node)
+    wanted = more(world, need, node, obj.uid, adopt)
+    # With a workload and no hold it is there: the GridNode was made anew, and has to learn of it.
+    known = had is None and names.node_namespace(node) in world.views(NodeWorkload, _namespace, owner=obj.uid)
+    if not known and (wanted.cpu or wanted.memory or wanted.storage):
+        if world.view(GridNode, "", node, _name) is None:
+            return waiting(Reason.DEPENDENCY_NOT_READY, f"node {node} does not exist any more")
+        if (why := unsaid(world, node)) is not None:
+            return waiting(Reason.DEPENDENCY_NOT_READY, why)
+        if (lack := shortage(world, wanted, node)) is not None:
+            words = (grown or "can't give it more: {lack}; it runs as it was") if had is not None else "lacks {lack}"
+            return waiting(Reason.INSUFFICIENT_CAPACITY, f"node {node} {words.format(lack=lack)}")
+    return hold(obj, node, need)
+
+
+def hold(
+    obj: Object, node: str, need: Resources = _NOTHING, *, listen_port: int | None = None, public_key: str | None = None
+) -> Hold:
+    """A share of a node, whether there is room for it or not."""
+    entry = NodeHold(
+        uid=obj.uid,
+        owner=f"{obj.KIND} {obj.namespace}/{obj.name}",
+        cpu=need.cpu,
+        memory=need.memory,
+        storage=need.storage,
+        listen_port=listen_port,
+        public_key=public_key,
+    )
+    return Hold(GridNode.key_of("", node), entry)
 
 
 def held_on(world: Reader, uid: str, chosen: str | None = None) -> str | None:
@@ -102,6 +180,10 @@ def _name(node: GridNode) -> str:
 
 def _stays(node: GridNode) -> bool:
     return not node.abandoned
+
+
+def _namespace(workload: NodeWorkload) -> str:
+    return workload.namespace
 
 
 def _told(node: GridNode) -> bool:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from zos.api.gridnode import GridNode, NodeHold
+from zos.api.gridnode import GridNode
 from zos.api.meta import Reason
 from zos.api.network import Network, NetworkStatus
 from zos.kinds.network import (
@@ -19,16 +19,23 @@ from zos.kinds.network import (
     serving,
 )
 from zos.kinds.network.part import NetworkOnNode, Peer
-from zos.kinds.network.seats import Seat
 from zos.kinds.network.topology import Caller, Member, topology, wireguard_address
-from zos.world import asking, residents
+from zos.world import asking, placement, residents
 from zos.world.heartbeat import Heartbeat
 from zos.world.objects import Indexes
 from zos.world.reader import Reader
 from zos.world.residents import Resident
-from zos.world.resolution import Hold, Resolution, Workload, waiting
+from zos.world.resolution import Resolution, Workload, waiting
 
-INDEXES = (*asking.INDEXES, *membership.INDEXES, *egress.INDEXES, *reports.INDEXES, *laptops.INDEXES, Indexes(Heartbeat))
+INDEXES = (
+    *asking.INDEXES,
+    *placement.INDEXES,
+    *membership.INDEXES,
+    *egress.INDEXES,
+    *reports.INDEXES,
+    *laptops.INDEXES,
+    Indexes(Heartbeat),
+)
 
 
 def resolve(network: Network, world: Reader) -> Resolution:
@@ -73,7 +80,11 @@ def resolve(network: Network, world: Reader) -> Resolution:
         ),
         conditions=(*firewalls.shut(placed, alive, told), *firewalls.silent(members.values(), alive, told)),
         guarded=True,
-        holds=tuple(_hold(network, name, seat) for name, seat in taken.items() if seat.exists),
+        holds=tuple(
+            placement.hold(network, name, listen_port=seat.port, public_key=seat.public_key)
+            for name, seat in taken.items()
+            if seat.exists
+        ),
         releases=tuple(GridNode.key_of("", node.name) for node in network.status.nodes if node.name not in wanted),
         secrets=laptops.secrets(network, members, found),
         workloads=(
@@ -94,12 +105,6 @@ def _deleting(network: Network, here: tuple[Resident, ...], world: Reader) -> Re
         releases=tuple(GridNode.key_of("", node.name) for node in network.status.nodes),
         waits_for=users,
     )
-
-
-def _hold(network: Network, node: str, seat: Seat) -> Hold:
-    owner = f"Network {network.namespace}/{network.name}"
-    entry = NodeHold(uid=network.uid, owner=owner, listen_port=seat.port, public_key=seat.public_key)
-    return Hold(GridNode.key_of("", node), entry)
 
 
 def _on_node(network: Network, member: Member, peers: tuple[Peer, ...], world: Reader) -> Workload:

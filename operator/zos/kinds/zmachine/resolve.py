@@ -240,24 +240,21 @@ def _public_nic(public: Public | None, node: str, world: Reader) -> PublicNic | 
 
 def _node(machine: ZMachine, world: Reader, held: str | None, disks: tuple[_Disk, ...], network: Net, farm: str | None) -> str:
     pinned = {disk.node: disk.name for disk in disks if disk.pinned and disk.node}
-    asked = machine.spec.node_name
-    if asked is not None and world.view(GridNode, "", asked, lambda node: True) is None:
-        raise _Waiting(Reason.DEPENDENCY_NOT_READY, f"node {asked} does not exist: kubectl get gridnodes shows those that do")
+    need = _need(machine)
+    need = need.model_copy(update={"storage": need.storage + sum(disk.size for disk in disks)})
+    pinned_to = next(iter(pinned), None)
+    chosen = placement.place(
+        world, need, held=held, asked=machine.spec.node_name, pinned=pinned_to, preferred=network.subnets, farm=farm
+    )
+    if isinstance(chosen, Verdict):
+        raise _Waiting.because(chosen)
     if len(pinned) > 1:
         where = ", ".join(f"{disk} on {node}" for node, disk in pinned.items())
         raise _Waiting(Reason.CONFLICT, f"its disks are on different nodes ({where}): a machine needs all on one")
-    chosen = held or asked or next(iter(pinned), None)  # ``held``: where its root is
     for node, disk in pinned.items():
         if node != chosen:
             raise _Waiting(Reason.CONFLICT, f"disk {disk} is on node {node}, the machine on {chosen}: a disk does not move")
-    if chosen is not None:
-        return chosen
-    need = _need(machine)
-    need = need.model_copy(update={"storage": need.storage + sum(disk.size for disk in disks)})
-    best, why = placement.best(world, need, network.subnets, farm)
-    if best is None:
-        raise _Waiting(Reason.INSUFFICIENT_CAPACITY, f"no node fits: {why}")
-    return best
+    return chosen
 
 
 def _need(machine: ZMachine, had: NodeHold | None = None, guest: Guest | None = None) -> Resources:
@@ -279,32 +276,11 @@ def _need(machine: ZMachine, had: NodeHold | None = None, guest: Guest | None = 
 
 
 def _capacity(machine: ZMachine, node: str, adopt: str | None, world: Reader) -> Hold:
-    had = placement.holding(world, machine.uid, node)
-    need = _need(machine, had, guests.guest(_state(machine, node, world)))
-    more = placement.more(world, need, node, machine.uid, adopt)
-    lack: str | None = None
-    if had is None and _state(machine, node, world) is not None:
-        more = Resources()  # it is there: its GridNode was made anew and has to learn of it
-    if more.cpu > 0 or more.memory > 0 or more.storage > 0:
-        if world.view(GridNode, "", node, lambda found: True) is None:
-            raise _Waiting(Reason.DEPENDENCY_NOT_READY, f"node {node} does not exist any more")
-        if (unsaid := placement.unsaid(world, node)) is not None:
-            raise _Waiting(Reason.DEPENDENCY_NOT_READY, unsaid)
-        lack = placement.shortage(world, more, node)
-    if lack is not None and not had:
-        raise _Waiting(Reason.INSUFFICIENT_CAPACITY, f"node {node} lacks {lack}")
-    if lack is not None:
-        raise _Waiting(Reason.INSUFFICIENT_CAPACITY, f"node {node} can't give it more: {lack}; it runs as it was")
-    return Hold(
-        GridNode.key_of("", node),
-        NodeHold(
-            uid=machine.uid,
-            owner=f"ZMachine {machine.namespace}/{machine.name}",
-            cpu=need.cpu,
-            memory=need.memory,
-            storage=need.storage,
-        ),
-    )
+    need = _need(machine, placement.holding(world, machine.uid, node), guests.guest(_state(machine, node, world)))
+    found = placement.keep(world, machine, node, need, adopt=adopt)
+    if isinstance(found, Verdict):
+        raise _Waiting.because(found)
+    return found
 
 
 def _address(machine: ZMachine, node: str, network: Net, world: Reader) -> NetworkAddress:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from zos.api import names
-from zos.api.gridnode import GridNode, NodeHold, Resources
+from zos.api.gridnode import GridNode, Resources
 from zos.api.meta import Reason
 from zos.api.nodeworkload import NodeWorkload
 from zos.api.zmachine import ZMachine
@@ -15,7 +15,7 @@ from zos.world import asking, guests, indexes, placement, quarantine
 from zos.world.heartbeat import Heartbeat
 from zos.world.objects import Indexes
 from zos.world.reader import Reader
-from zos.world.resolution import Hold, Resolution, Verdict, ready, waiting
+from zos.world.resolution import Resolution, Verdict, ready, waiting
 
 INDEXES = (
     *asking.INDEXES,
@@ -47,11 +47,11 @@ def resolve(mount: ZMount, world: Reader) -> Resolution:
         assert place.problem is not None
         return Resolution(place.problem, status.model_copy(update={"node_name": place.node}))
     node = place.node
-    lack = _lack(mount, node, place.adopt, world)
-    if lack is not None:
-        return Resolution(lack, status)
     has = (told.size if told is not None and there == node else None) or (mount.status.size if there == node else None) or 0
     wanted = max(mount.spec.size, has)  # a disk never shrinks
+    hold = placement.keep(world, mount, node, Resources(storage=wanted), adopt=place.adopt, grown=_grown(mount))
+    if isinstance(hold, Verdict):
+        return Resolution(hold, status)
     verdict, size = _judge(mount, node, reports.get(names.node_namespace(node)), world)
     if place.to is not None and verdict.ready:
         verdict = waiting(
@@ -74,12 +74,7 @@ def resolve(mount: ZMount, world: Reader) -> Resolution:
         verdict=verdict,
         status=ZMountStatus(node_name=node, size=size, used_by=user and user.name, used=used),
         releases=(GridNode.key_of("", held),) if held and held != node else (),
-        holds=(
-            Hold(
-                GridNode.key_of("", node),
-                NodeHold(uid=mount.uid, owner=f"ZMount {mount.namespace}/{mount.name}", storage=wanted),
-            ),
-        ),
+        holds=(hold,),
         workloads=(asking.plainly(world, node, part),),
         recorded=(place.holds_data and not mount.status.used) or there not in (None, node),
     )
@@ -156,35 +151,18 @@ def _best(mount: ZMount, world: Reader, there: str | None, user: _User | None) -
     left = quarantine.inherited(mount, world)
     if left is not None and (left.adopt is not None or places <= {left.node}):
         return _Place(left.node if left.adopt else there, left.problem, holds_data=True, adopt=left.adopt)
-    if asked is not None:
-        if world.view(GridNode, "", asked, lambda node: True) is None:
-            return _Place(None, waiting(Reason.DEPENDENCY_NOT_READY, f"node {asked} does not exist"))
-        return _Place(asked)
-    if user is not None and user.node is not None:
-        return _Place(user.node)  # never used, so there is no data to keep: it goes where its first machine is
-    if there is not None:
-        return _Place(there)
-    node, why = placement.best(world, Resources(storage=mount.spec.size))
-    if node is None:
-        size = placement.amount(mount.spec.size)
-        return _Place(None, waiting(Reason.INSUFFICIENT_CAPACITY, f"no node can take a disk of {size}: {why}"))
-    return _Place(node)
+    # Never used, so there is no data to keep: it goes where its first machine is.
+    pinned = (user.node if user is not None else None) or there
+    need, what = Resources(storage=mount.spec.size), f"a disk of {placement.amount(mount.spec.size)}"
+    node = placement.place(world, need, asked=asked, pinned=pinned, what=what)
+    return _Place(None, node) if isinstance(node, Verdict) else _Place(node)
 
 
-def _lack(mount: ZMount, node: str, adopt: str | None, world: Reader) -> Verdict | None:
-    """Whether the node has room for what the disk does not have there yet."""
-
-    more = placement.more(world, Resources(storage=mount.spec.size), node, mount.uid, adopt)
-    if not more.storage:
-        return None
-    if (unsaid := placement.unsaid(world, node)) is not None:
-        return waiting(Reason.DEPENDENCY_NOT_READY, unsaid)
-    lack = placement.shortage(world, more, node)
-    if lack is None:
-        return None
-    has = mount.status.size
-    way_out = f"; it stays as it is: set size back to {placement.amount(has)}, or free some" if has else ""
-    return waiting(Reason.INSUFFICIENT_CAPACITY, f"node {node} lacks {lack}{way_out}")
+def _grown(mount: ZMount) -> str:
+    """What to say where its node can't give it more."""
+    if (has := mount.status.size) is None:
+        return "lacks {lack}"
+    return f"lacks {{lack}}; it stays as it is: set size back to {placement.amount(has)}, or free some"
 
 
 @dataclass(frozen=True)
