@@ -86,6 +86,18 @@ async def test_what_a_program_leaves_behind_ends_with_it(bench: Bench) -> None:
     assert commands_of(bench.uid("forks")) == []
 
 
+@pytest.mark.parametrize("broken", ["launch.json", "zos.json", "history.json", "run", "finish"])
+async def test_of_one_that_is_broken_nothing_is_left_either(bench: Bench, broken: str) -> None:
+    script = "setsid sleep 1000 & echo $$ > {run}/x; exec sleep 1000"
+    await converge(bench.driver, Service(name="x", argv=("sh", "-c", script), user="other"))
+    await bench.written("x")
+    await until(lambda: commands_of(bench.uid("other")) == ["sleep", "sleep"])
+    (bench.scan / "zos-svc-x" / broken).write_text("{")
+    assert await converge(bench.driver) == ["remove service/x"]
+    assert commands_of(bench.uid("other")) == []
+    assert [path.name for path in bench.scan.iterdir()] == [".s6-svscan"]
+
+
 async def test_however_deep_a_program_has_nested_directories_it_starts_again_and_goes(bench: Bench) -> None:
     program = "import os, time\nopen('deep', 'w').write(str(os.getpid()))\nfor _ in range(3000): os.mkdir('d'), os.chdir('d')\n"
     program += "open(os.environ['HOME'] + '/done', 'w').write('1')\ntime.sleep(1000)"

@@ -72,9 +72,9 @@ def test_a_line_that_was_cut_short_was_never_told(tmp_path: Path) -> None:
     assert (tmp_path / "accounts").read_text() == f"{number} a\n{FIRST + 5} bb\n{other} b\n"
 
 
-@pytest.mark.parametrize("text", ["", "\0\0\0\0", "one two\n", f"{FIRST - 1} a\n0 a\n99999999999 a\n"])
-def test_what_is_no_line_is_passed_over(tmp_path: Path, text: str) -> None:
-    (tmp_path / "accounts").write_text(text)
+@pytest.mark.parametrize("text", [b"", b"\0\0\0\0", b"\xff\n", b"one two\n", f"{FIRST - 1} a\n0 a\n99999999999 a\n".encode()])
+def test_what_is_no_line_is_passed_over(tmp_path: Path, text: bytes) -> None:
+    (tmp_path / "accounts").write_bytes(text)
     number = Accounts(tmp_path).uid("a")
     assert FIRST <= number <= LAST
     assert Accounts(tmp_path).uid("a") == number

@@ -236,17 +236,14 @@ class ServiceDriver:
         """Whoever has a user number to himself can be ended by it."""
         for directory in (*self._place.glob(f"{PREFIX}*"), *self._place.glob(f".gone-{PREFIX}*/service")):
             told = servicedir.told(directory)
-            if told is not None and told[1] == uid and told[2] != item.name:
-                raise DriverError(f"the account {item.account} is that of service {told[2]}")
+            if told is not None and told.uid == uid and told.name != item.name:
+                raise DriverError(f"the account {item.account} is that of service {told.name}")
 
     async def _leave_nothing(self, directory: Path) -> None:
         """Whatever has become of it. Raises ProcessError where something of it still runs."""
         name = directory.parent.name.removeprefix(f".gone-{PREFIX}").rpartition("-")[0]
-        kept = await asyncio.to_thread(servicedir.read, directory, self._accounts.uid)
-        account = await asyncio.to_thread(servicedir.told, directory)
-        uid = account[1] if account is not None else await asyncio.to_thread(self._accounts.uid, name)
-        mount = kept.item.mount if kept is not None else ""
-        await run(*servicedir.launcher("end", str(uid), mount, self._group(name)), timeout=_STOP_TIMEOUT)
+        told = await asyncio.to_thread(servicedir.told_anyhow, directory, name, self._accounts.uid)
+        await run(*servicedir.launcher("end", str(told.uid), told.mount, self._group(name)), timeout=_STOP_TIMEOUT)
 
     def _volume(self, item: Service) -> str:
         return str(self._volumes(item.volume)) if item.volume else ""
@@ -277,7 +274,7 @@ def fact_of(kept: Kept, state: Status, now: float) -> ServiceFact:
 def told_accounts(scan: Path) -> Iterable[tuple[str, int]]:
     """Accounts and their numbers, as the services that there are tell of them."""
     found = (servicedir.told(directory) for directory in scan.glob(f"{PREFIX}*"))
-    return [(told[0], told[1]) for told in found if told is not None]
+    return [(told.account, told.uid) for told in found if told is not None]
 
 
 def _wrong(item: Service) -> Service:

@@ -70,6 +70,16 @@ class History:
 
 
 @dataclass(frozen=True)
+class Told:
+    """Whose a directory is, and what is to be looked for when that is over."""
+
+    name: str
+    account: str
+    uid: int
+    mount: str
+
+
+@dataclass(frozen=True)
 class Kept:
     """A service directory as it is. ``item`` has the files that are really there; ``odd``: something in the directory is not
     as it was made."""
@@ -159,12 +169,23 @@ def read(path: Path, uid_of: Callable[[str], int]) -> Kept | None:
     return Kept(item, uid, settings, generation, _number(_text(path / "reloaded")), odd, history)
 
 
-def told(directory: Path) -> tuple[str, int, str] | None:
-    """Account, user number and name of a service."""
+def told(directory: Path) -> Told | None:
+    """None: it does not say."""
     with contextlib.suppress(FileNotFoundError, NotADirectoryError, ValueError, KeyError, TypeError):
         launched = json.loads((directory / "launch.json").read_text())
-        return str(launched["account"]), int(launched["uid"]), str(launched["name"])
+        return Told(str(launched["name"]), str(launched["account"]), int(launched["uid"]), str(launched["mount"]))
     return None
+
+
+def told_anyhow(directory: Path, name: str, uid_of: Callable[[str], int]) -> Told:
+    """As far as there is anything that says it; else as it is by itself."""
+    if (found := told(directory)) is not None:
+        return found
+    try:
+        item = _SERVICE.validate_json((directory / MARK).read_bytes())
+    except (FileNotFoundError, NotADirectoryError, ValueError):
+        item = Service(name=name, argv=())
+    return Told(name, item.account, uid_of(item.account), item.mount)
 
 
 def settings_of(launch: str) -> str:
