@@ -7,7 +7,7 @@ from functools import partial
 from ping.model import Ping
 from ping.part import MEMORY, WORD, PingOnNode, PingState
 from zos.api.core import Secret
-from zos.api.gridnode import GridNode, NodeHold, Resources
+from zos.api.gridnode import GridNode, Resources
 from zos.api.meta import Reason
 from zos.api.network import Network
 from zos.api.nodeworkload import NodeWorkload
@@ -35,14 +35,13 @@ def resolve(ping: Ping, world: Reader) -> Resolution:
     net = residents.network(world, ping.namespace, ping.spec.network.name, ping.uid)
     if isinstance(net, Verdict):
         return Resolution(net, status)
-    node = _node(ping, status.node_name, net, world)
+    need = Resources(memory=MEMORY, storage=ping.spec.size)
+    node = placement.place(world, need, held=status.node_name, asked=ping.spec.node_name, preferred=net.subnets)
     if isinstance(node, Verdict):
         return Resolution(node, status)
-    need = Resources(cpu=0, memory=MEMORY, storage=ping.spec.size)
-    capacity = Hold(
-        GridNode.key_of("", node),
-        NodeHold(uid=ping.uid, owner=f"Ping {ping.namespace}/{ping.name}", memory=need.memory, storage=need.storage),
-    )
+    capacity = placement.keep(world, ping, node, need)
+    if isinstance(capacity, Verdict):
+        return Resolution(capacity, status)
     status = status.model_copy(update={"node_name": node})
     address = residents.address(world, ping, net, node, ping.spec.network.ip, ping.status.ip)
     if isinstance(address, Verdict):
@@ -62,15 +61,6 @@ def resolve(ping: Ping, world: Reader) -> Resolution:
     verdict, said = _judge(node, workload)
     used = said.used if said is not None else status.used
     return Resolution(verdict, status.model_copy(update={"used": used}), holds=holds, workloads=(asked,))
-
-
-def _node(ping: Ping, has: str | None, net: residents.Net, world: Reader) -> str | Verdict:
-    if has is not None:
-        return placement.removed(has) if placement.gone(world, has) else has
-    if ping.spec.node_name is not None:
-        return ping.spec.node_name
-    best, why = placement.best(world, Resources(memory=MEMORY, storage=ping.spec.size), net.subnets)
-    return best if best is not None else waiting(Reason.INSUFFICIENT_CAPACITY, f"no node fits: {why}")
 
 
 def _word(ping: Ping, world: Reader) -> SecretValue | Verdict:

@@ -3,20 +3,43 @@
 from __future__ import annotations
 
 import dataclasses
+from typing import ClassVar
 
 import pytest
 
+from zos.api.nodeworkload import Part
 from zos.api.zmount import ZMount
-from zos.kinds.kind import Kinds, Writer
+from zos.kinds.kind import Kinds, OnNode, Report, Writer
 from zos.kinds.registry import KINDS
 from zos.manifests.crd import files
 from zos.manifests.rbac import user_roles
+from zos.plan.lowered import Lowered
 from zos.world.objects import Indexes
+from zos.world.resolution import ready
 
 
 def test_two_kinds_of_one_name_can_not_be_together() -> None:
     with pytest.raises(ValueError, match="same name"):
         KINDS.plus(KINDS["ZMount"])
+
+
+def test_a_kind_more_is_in_the_envelope() -> None:
+    class Soon(Part):
+        word: str
+
+    class Tomorrow(ZMount):
+        KIND: ClassVar[str] = "Tomorrow"
+        PLURAL: ClassVar[str] = "tomorrows"
+
+    on_node = OnNode(Soon, None, lambda here: Lowered(), lambda *_: Report(ready()))
+    more = KINDS.plus(dataclasses.replace(KINDS["ZMount"], model=Tomorrow, node=on_node))
+    assert more["NodeWorkload"].model is more.workload
+    asked = {"owner": {"kind": "Tomorrow", "namespace": "n", "name": "t", "uid": "u"}, "part": {"tomorrow": {"word": "x"}}}
+    raw = {"metadata": {"name": "w"}, "spec": asked}
+    assert more.workload.model_validate(raw).part(Soon) == Soon(word="x")
+    assert KINDS.workload.model_validate(raw).spec.part is None
+    assert "tomorrow:" in files(more)["nodeworkloads.zos.grid.tf.yaml"]
+    assert "tomorrow:" not in files()["nodeworkloads.zos.grid.tf.yaml"]
 
 
 def test_an_index_means_one_thing_in_the_house() -> None:

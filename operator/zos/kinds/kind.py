@@ -127,7 +127,8 @@ class Kinds(Mapping[str, Kind]):
         )
         self._by_part = {node.part: node for node in self._on_node.values()}
         self._kinds = {
-            kind.model.KIND: replace(kind, model=self.workload) if kind.model is NodeWorkload else kind for kind in listed
+            kind.model.KIND: replace(kind, model=self.workload) if issubclass(kind.model, NodeWorkload) else kind
+            for kind in listed
         }
         if len(self._kinds) != len(listed):
             raise ValueError("two kinds have the same name")

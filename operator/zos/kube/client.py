@@ -49,8 +49,13 @@ class ApiError(Exception):
 
     @property
     def permanent(self) -> bool:
-        """The same request would be refused again: only somebody's doing changes that."""
-        return self.status in (400, 403, 405, 413, 422)
+        """The same request would be refused again: only somebody's doing changes that. (A field that is newer than the CRD is
+        an internal error to the API server, where it is applied.)"""
+        return self.status in (400, 403, 405, 413, 422) or (self.status == 500 and _UNDECLARED in str(self))
+
+
+#: structured-merge-diff, typed: what server-side apply says of a field that is not in the schema.
+_UNDECLARED = "field not declared in schema"
 
 
 class NotFound(ApiError):
