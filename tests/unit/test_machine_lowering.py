@@ -16,7 +16,8 @@ from zos.api.nodeworkload import NodeWorkload, Owner
 from zos.api.zmachine import minimum_root_size
 from zos.kinds.kind import Here
 from zos.kinds.registry import KINDS
-from zos.kinds.zmachine.lower import fields_of, lower
+from zos.kinds.zmachine.configuration import fields_of
+from zos.kinds.zmachine.lower import lower
 from zos.kinds.zmachine.part import DiskOnNode, ImagePull, MachineOnNode
 from zos.kinds.zmachine.state import report
 from zos.plan.crashes import LOOP

@@ -31,6 +31,8 @@ from zos.api.zmachine import RunPolicy
 
 #: What a machine's secrets that are variables are called: this, and the variable's name.
 ENV = "env/"
+#: Of the segments of all farms.
+PUBLIC_MTU = 1500
 
 
 class PublicNic(Model):

@@ -1,0 +1,165 @@
+"""What a machine's guest is told: what it runs and with which variables, its interfaces, and where its disks are."""
+
+from __future__ import annotations
+
+import hashlib
+import re
+from ipaddress import ip_address
+from pathlib import PurePosixPath
+
+from zos.api import names
+from zos.api.meta import Reason
+from zos.api.network import WIREGUARD_RANGE
+from zos.api.zmachine import NO_PLACE_FOR_A_DISK
+from zos.kinds.kind import Here
+from zos.kinds.zmachine.part import ENV, PUBLIC_MTU, DiskOnNode, MachineOnNode
+from zos.plan.facts import Facts, ImageFact
+from zos.plan.guest import GuestConfig, GuestFile, GuestInterface, GuestMount, GuestRoute, GuestShareMount
+from zos.plan.lowered import Problem
+
+#: Where a machine finds its programs when its image does not say.
+_PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
+#: The serial number of its root disk.
+ROOT = "zos-root"
+
+
+def configured(here: Here[MachineOnNode], image: ImageFact) -> GuestConfig | Problem:
+    """Raises Unknown for a secret that can't be opened."""
+    environment = _environment(here, image)
+    argv = here.part.entrypoint or (*image.entrypoint, *image.command)
+    wrong = _missing(argv, image, environment) or _misplaced(here.part.disks, image)
+    if wrong is not None:
+        return Problem(Reason.INVALID_SPEC, wrong)
+    return _config(here.part, image, argv, environment, here.facts)
+
+
+def fields_of(guest: GuestConfig) -> tuple[tuple[str, str], ...]:
+    """Digests of a guest's configuration by the field of the user's spec that it comes from."""
+    parts: dict[str, object] = {
+        "network": (guest.hostname, guest.interfaces, guest.nameservers),
+        "disks": guest.mounts,
+        "entrypoint": (guest.argv, guest.working_dir, guest.user, guest.stop_signal),
+        "env": guest.environment,
+        "sshAuthorizedKeys": guest.files,
+    }
+    if shares := tuple(mount for mount in guest.mounts if isinstance(mount, GuestShareMount)):
+        parts |= {"disks": tuple(mount for mount in guest.mounts if isinstance(mount, GuestMount)), "filesystems": shares}
+    return tuple((field, digest(repr(part))[:16]) for field, part in parts.items())
+
+
+def digest(text: str) -> str:
+    return hashlib.sha256(text.encode()).hexdigest()
+
+
+def serial(mount_uid: str) -> str:
+    return names.ident(mount_uid, 16)
+
+
+def _environment(here: Here[MachineOnNode], image: ImageFact) -> dict[str, str]:
+    """The image's variables, overridden by the user's. Raises Unknown for a secret that can't be opened."""
+    found = {"PATH": _PATH}
+    found |= dict(entry.split("=", 1) for entry in image.environment if "=" in entry)
+    found |= here.part.env
+    return found | {name.removeprefix(ENV): here.secret(name) for name in here.sealed if name.startswith(ENV)}
+
+
+def _missing(argv: tuple[str, ...], image: ImageFact, environment: dict[str, str]) -> str | None:
+    """Why the entrypoint can't be run, as far as the image tells."""
+    if not argv or not argv[0]:
+        return "the image names no entrypoint: set spec.entrypoint"
+    program = argv[0]
+    if image.provides(program, environment["PATH"]) is not False:
+        return None
+    where = str(PurePosixPath("/", image.working_dir, program)) if "/" in program else f"PATH ({environment['PATH']})"
+    return f"entrypoint {program} not found in the image: no executable at {where}; set spec.entrypoint to one that exists"
+
+
+def _config(
+    machine: MachineOnNode, image: ImageFact, argv: tuple[str, ...], environment: dict[str, str], facts: Facts
+) -> GuestConfig:
+    keys = "".join(f"{key}\n" for key in machine.ssh_authorized_keys)
+    return GuestConfig(
+        hostname=machine.hostname,
+        argv=argv,
+        environment=tuple(sorted(environment.items())),
+        working_dir=image.working_dir,
+        user=image.user,
+        interfaces=_interfaces(machine, facts.nameservers),
+        mounts=tuple(
+            GuestMount(serial=serial(disk.mount_uid), path=disk.mount_path) for disk in _outer_first(machine.disks, image)
+        ),
+        nameservers=facts.nameservers,
+        files=(GuestFile(path="/root/.ssh/authorized_keys", content=keys, mode=0o600),) if keys else (),
+        stop_signal=image.stop_signal,
+        root=ROOT,
+    )
+
+
+def _place(disk: DiskOnNode, image: ImageFact) -> str:
+    """Where a disk is mounted, with the image's links followed."""
+    return image.real(disk.mount_path) or disk.mount_path
+
+
+def _misplaced(disks: tuple[DiskOnNode, ...], image: ImageFact) -> str | None:
+    """Why disks can't be mounted, as far as the image tells."""
+    there: dict[str, DiskOnNode] = {}
+    for disk in disks:
+        place = _place(disk, image)
+        if place == "/" or any(re.search(rule, place) for rule in NO_PLACE_FOR_A_DISK):
+            return f"disk {disk.mount_path} can't be mounted: by the image's links it is {place}; give it another mountPath"
+        other = there.setdefault(place, disk)
+        if other is not disk:
+            return (
+                f"disks {other.mount_path} and {disk.mount_path} would hide each other: by the image's links both are {place}; "
+                "give one of them another mountPath"
+            )
+    return None
+
+
+def _outer_first(disks: tuple[DiskOnNode, ...], image: ImageFact) -> tuple[DiskOnNode, ...]:
+    """A disk that was mounted inside another's directory before that one would be hidden, and what goes there would go to the
+    wrong disk. Those that don't lie in one another keep their order: another order would be another configuration."""
+    found: list[DiskOnNode] = []
+    places = {disk: _place(disk, image) for disk in disks}
+    for disk in disks:
+        around = [other for other in disks if places[disk].startswith(f"{places[other]}/")]
+        for one in (*sorted(around, key=lambda other: len(places[other])), disk):
+            if one not in found:
+                found.append(one)
+    return tuple(found)
+
+
+def _interfaces(machine: MachineOnNode, nameservers: tuple[str, ...]) -> tuple[GuestInterface, ...]:
+    """With a public IPv4 address, its gateway is the way to the world and the private one only that to the network."""
+    public = machine.public_nic
+    away = public is not None and public.gateway is not None
+    found = [
+        GuestInterface(
+            mac=nic.mac,
+            mtu=nic.mtu,
+            addresses=(f"{nic.ip}/{nic.prefixlen}",),
+            routes=tuple(
+                GuestRoute(destination=destination, gateway=nic.gateway)
+                for destination in (_private(nic.ip_range, nameservers) if away else ("0.0.0.0/0",))
+            ),
+        )
+        for nic in machine.nics
+    ]
+    if public is not None:
+        route = GuestRoute(destination="0.0.0.0/0", gateway=public.gateway or "")
+        found.append(
+            GuestInterface(
+                mac=public.mac,
+                mtu=PUBLIC_MTU,
+                ipv6="slaac" if public.ipv6 else "off",
+                addresses=(public.ipv4,) if public.ipv4 else (),
+                routes=(route,) if public.gateway else (),
+            )
+        )
+    return tuple(found)
+
+
+def _private(ip_range: str, nameservers: tuple[str, ...]) -> tuple[str, ...]:
+    """What is reached through the private network: its range, its laptops, and name servers that only the node can reach."""
+    local = (server for server in nameservers if (ip := ip_address(server)).version == 4 and not ip.is_global)
+    return (ip_range, WIREGUARD_RANGE, *(f"{server}/32" for server in local))

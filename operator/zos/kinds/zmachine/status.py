@@ -1,0 +1,85 @@
+"""What a machine's status says: what it runs with, and how it stands by what its node says."""
+
+from __future__ import annotations
+
+from zos.api.meta import Condition, Reason
+from zos.api.nodeworkload import NodeWorkload
+from zos.api.text import host
+from zos.api.zmachine import ZMachine, ZMachineStatus
+from zos.kinds.zmachine.found import Found, given
+from zos.kinds.zmachine.part import MachineState
+from zos.world import guests
+from zos.world.guests import Guest
+from zos.world.heartbeat import Heartbeat
+from zos.world.reader import Reader
+from zos.world.residents import Net
+from zos.world.resolution import Verdict, waiting
+
+
+def status(found: Found, machine: ZMachine) -> ZMachineStatus:
+    """What the machine runs with; before that, or when it runs no more, what it is to run with as far as it has got it."""
+    workload, before = found.workload, machine.status
+    state = (workload.state(MachineState) if workload else None) or MachineState()
+    guest = guests.guest(workload)
+    runs = guest.runs if guest is not None else None
+    ip, ipv4, ipv6 = found.ip, found.ipv4, found.ipv6
+    if guest is not None and not guest.settled:
+        ip = before.ip or ip
+        if before.started_at is not None:
+            ipv4, ipv6 = before.public_ipv4, before.public_ipv6
+    elif runs is not None:
+        ip = next((nic.ip for nic in runs.nics), ip)
+        ipv4, ipv6 = (runs.public_nic.ipv4, runs.public_nic.ipv6) if runs.public_nic is not None else (None, None)
+    return ZMachineStatus(
+        node_name=found.node,
+        mode=state.mode,
+        network=_network(machine, guest, found.net),
+        ip=ip,
+        public_ipv4=ipv4 and host(ipv4),
+        public_ipv6=ipv6 and host(ipv6),
+        cpu=runs.cpu if runs is not None else None,
+        memory=runs.memory if runs is not None else None,
+        root_size=state.root_size or before.root_size,
+        console=state.console,
+        image_digest=state.image_digest,
+        restarts=state.restarts,
+        started_at=state.started_at,
+        state=state.state,
+    )
+
+
+def _network(machine: ZMachine, guest: Guest | None, net: Net | None) -> str:
+    """The network that it may be in: the one that it asks for only when it is known to be in no other."""
+    asked, before = machine.spec.network.name, machine.status.network
+    if guest is None or before in (None, asked):
+        return asked
+    uid = net.uid if net is not None else ""
+    moved = guest.settled and all(nic.network_uid == uid for one in guest.possible for nic in one.nics)
+    return asked if moved else before or asked
+
+
+def told(workload: NodeWorkload | None) -> tuple[Condition, ...]:
+    """What the node says of the machine beside whether it is as asked."""
+    return tuple(
+        Condition(type=other.type, status=other.status, reason=other.reason, message=other.message)
+        for other in (workload.status.conditions if workload is not None else ())
+        if other.type not in ("Ready", "Reconciling", "Stalled")
+    )
+
+
+def judged(found: Found, world: Reader) -> tuple[Verdict, tuple[Condition, ...]]:
+    """How a machine stands whose node is asked for all of it, and what the node says beside."""
+    node = given(found.node)
+    if world.view(Heartbeat, "", node, _alive) is False:
+        message = f"the agent of node {node} does not answer; the machine may still run"
+        return waiting(Reason.NODE_UNREACHABLE, message), ()
+    workload = found.workload
+    condition = workload.status.condition("Ready") if workload else None
+    if workload is None or condition is None or condition.observed_generation != workload.metadata.generation:
+        return waiting(Reason.PROGRESSING, f"node {node} is making it"), ()
+    verdict = Verdict(condition.status == "True", Reason.read(condition.reason), condition.message)
+    return verdict, told(workload)
+
+
+def _alive(heartbeat: Heartbeat) -> bool:
+    return heartbeat.alive

@@ -1,0 +1,164 @@
+"""The way of a machine to its node, step by step: each finds one thing that the next ones stand on, or says what is missing."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+from zos.api import names
+from zos.api.gridnode import GUEST_OVERHEAD, NodeHold, Resources
+from zos.api.meta import RESTARTED_AT
+from zos.api.zmachine import ZMachine, minimum_root_size
+from zos.kinds.zmachine import environment, publicaddress
+from zos.kinds.zmachine.disks import apart, disks_ready, find_disks, pinned
+from zos.kinds.zmachine.found import Found, Step, given
+from zos.kinds.zmachine.part import DiskOnNode, MachineOnNode
+from zos.world import asking, guests, placement, quarantine, residents
+from zos.world.guests import Guest
+from zos.world.quarantine import Inheritance
+from zos.world.reader import Reader
+from zos.world.resolution import Verdict
+
+
+def find_remains(found: Found, machine: ZMachine, world: Reader) -> tuple[Found, Verdict | None]:
+    """What nodes have of this machine, or of an earlier one of its name, from before its NodeWorkload was lost."""
+    node, asked = found.node, machine.spec.node_name
+    if node is not None and placement.gone(world, node):
+        return found, placement.removed(node)
+    # What another node says of a machine that is to be elsewhere is not asked for.
+    if (own := quarantine.own(machine, world)) is not None and node is None and asked in (None, own):
+        return replace(found, inherits=Inheritance(own)), None
+    left = quarantine.inherited(machine, world)
+    if left is None:
+        return found, None
+    if left.problem is not None and node is None and asked in (None, left.node):
+        return found, left.problem
+    return replace(found, inherits=left if left.adopt and node in (None, left.node) else None), None
+
+
+def find_network(found: Found, machine: ZMachine, world: Reader) -> tuple[Found, Verdict | None]:
+    net = residents.network(world, machine.namespace, machine.spec.network.name, machine.uid)
+    return (found, net) if isinstance(net, Verdict) else (replace(found, net=net), None)
+
+
+def find_public(found: Found, machine: ZMachine, world: Reader) -> tuple[Found, Verdict | None]:
+    public = publicaddress.find(machine, world)
+    return (found, public) if isinstance(public, Verdict) else (replace(found, public=public), None)
+
+
+def choose_node(found: Found, machine: ZMachine, world: Reader) -> tuple[Found, Verdict | None]:
+    """Where its root is goes first. It is not its node before it holds something there."""
+    need = needs(machine)
+    place = placement.place(
+        world,
+        need.model_copy(update={"storage": need.storage + sum(disk.size for disk in found.disks)}),
+        held=found.node or (found.inherits.node if found.inherits is not None else None),
+        asked=machine.spec.node_name,
+        pinned=next(iter(pinned(found.disks)), None),
+        preferred=given(found.net).subnets,
+        farm=found.public.farm if found.public is not None else None,
+    )
+    if isinstance(place, Verdict):
+        return found, place
+    if (problem := apart(found.disks, place)) is not None:
+        return found, problem
+    return replace(found, place=place, workload=guests.on_node(machine.uid, place, world)), None
+
+
+def find_segment(found: Found, machine: ZMachine, world: Reader) -> tuple[Found, Verdict | None]:
+    """The interface of its node that its public address can be used on."""
+    if (public := found.public) is None:
+        return found, None
+    interface = publicaddress.interface(public, given(found.place), world)
+    if isinstance(interface, Verdict):
+        return found, interface
+    return replace(found, public_nic=public.nic(interface)), None
+
+
+def hold_capacity(found: Found, machine: ZMachine, world: Reader) -> tuple[Found, Verdict | None]:
+    """From here on it is on its node, with its public addresses."""
+    place, public = given(found.place), found.public
+    need = needs(machine, placement.holding(world, machine.uid, place), guests.guest(found.workload))
+    adopt = found.inherits.adopt if found.inherits is not None else None
+    hold = placement.keep(world, machine, place, need, adopt=adopt)
+    if isinstance(hold, Verdict):
+        return found, hold
+    ipv4, ipv6 = (public.ipv4, public.ipv6) if public is not None else (None, None)
+    return replace(found, node=place, capacity=hold, ipv4=ipv4, ipv6=ipv6), None
+
+
+def hold_address(found: Found, machine: ZMachine, world: Reader) -> tuple[Found, Verdict | None]:
+    node = given(found.node)
+    before = machine.status.ip if machine.status.node_name == node else None
+    address = residents.address(world, machine, given(found.net), node, machine.spec.network.ip, before)
+    return (found, address) if isinstance(address, Verdict) else (replace(found, address=address, ip=address.ip), None)
+
+
+def open_secrets(found: Found, machine: ZMachine, world: Reader) -> tuple[Found, Verdict | None]:
+    secrets = environment.find(machine, world)
+    return (found, secrets) if isinstance(secrets, Verdict) else (replace(found, secrets=secrets), None)
+
+
+def ask_node(found: Found, machine: ZMachine, world: Reader) -> tuple[Found, Verdict | None]:
+    asked = asking.asked(world, given(found.node), part(found, machine), found.secrets)
+    return (found, asked) if isinstance(asked, Verdict) else (replace(found, asked=asked), None)
+
+
+STEPS: tuple[Step, ...] = (
+    find_remains,
+    find_network,
+    find_disks,
+    find_public,
+    choose_node,
+    find_segment,
+    hold_capacity,
+    hold_address,
+    disks_ready,
+    open_secrets,
+    ask_node,
+)
+
+
+def needs(machine: ZMachine, had: NodeHold | None = None, guest: Guest | None = None) -> Resources:
+    """What the machine takes of its node, now or after its restart, whichever is more. Disks count for themselves; a root never
+    shrinks, as little as a disk does."""
+    spec = machine.spec
+    cpu, memory = [spec.cpu], [spec.memory + GUEST_OVERHEAD]
+    if guest is not None:
+        for one in guest.possible:
+            cpu.append(one.cpu)
+            memory.append(one.memory + GUEST_OVERHEAD)
+        if had is not None and not guest.settled:
+            cpu.append(had.cpu)
+            memory.append(had.memory)
+    root = spec.root_size or minimum_root_size(spec.cpu, spec.memory)
+    storage = max(root, machine.status.root_size or 0, had.storage if had else 0)
+    return Resources(cpu=max(cpu), memory=max(memory), storage=storage)
+
+
+def part(found: Found, machine: ZMachine) -> MachineOnNode:
+    """What the node is asked for."""
+    spec, address = machine.spec, given(found.address)
+    return MachineOnNode(
+        hostname=names.hostname(machine.name),
+        image=spec.image,
+        cpu=spec.cpu,
+        memory=spec.memory,
+        root_size=given(found.capacity).entry.storage,
+        nics=(residents.nic(machine.uid, given(found.net), given(found.node), address.next or address.ip),),
+        public_nic=found.public_nic,
+        disks=tuple(DiskOnNode(name=disk.name, mount_uid=disk.uid, mount_path=disk.path) for disk in found.disks),
+        entrypoint=spec.entrypoint,
+        env={variable.name: variable.value for variable in spec.env if variable.value is not None},
+        ssh_authorized_keys=spec.ssh_authorized_keys,
+        run_policy=spec.run_policy,
+        restarted_at=machine.metadata.annotations.get(RESTARTED_AT),
+        adopt=_adopted(found),
+    )
+
+
+def _adopted(found: Found) -> str | None:
+    """Uid of the root in quarantine that is this machine's from now on. It stays said: the node may not have come to it yet."""
+    if found.inherits is not None and found.inherits.adopt is not None:
+        return found.inherits.adopt
+    before = found.workload.part(MachineOnNode) if found.workload is not None else None
+    return before.adopt if before is not None else None
