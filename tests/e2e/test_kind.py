@@ -7,6 +7,7 @@ import json
 
 import pytest
 
+from guests import Guests
 from harness import Grid, obj, until
 from ping.lower import PORT
 from zos.api import names
@@ -16,6 +17,7 @@ def secret(word: str) -> dict[str, object]:
     return {"apiVersion": "v1", "kind": "Secret", "metadata": {"name": "word"}, "stringData": {"word": word}}
 
 
+STAY = "; while :; do sleep 1; done"
 PING = {"network": {"name": "net"}, "wordFrom": {"secretKeyRef": {"name": "word", "key": "word"}}, "nodeName": "n1"}
 
 
@@ -101,8 +103,20 @@ def test_a_kind_of_a_strangers(story: Story) -> None:
     assert 'kind="Ping"' in line
     assert f'namespace="{namespace}"' in line
     assert float(line.rpartition(" ")[2]) >= count
+    # A machine is given what it keeps, to read; nobody takes it from under the machine.
+    guests = Guests(grid, namespace)
+    look = "cat /kept/count; echo; touch /kept/mine || echo refused" + STAY
+    filesystems = [{"kind": "Ping", "name": "answers", "mountPath": "/kept", "readOnly": True}]
+    guests.apply("looks", look, network={"name": "net"}, filesystems=filesystems, nodeName=None)
+    guests.ready("looks")
+    assert guests.status("looks")["nodeName"] == "n1", "where what it looks at is"
+    assert int(guests.prints("looks", "^refused$").splitlines()[0]) >= count
+    grid.kubectl("delete", "ping", "answers", "-n", namespace, "--wait=false")
+    grid.says(namespace, "ping", "answers", "waiting for ZMachine looks to do without it")
+    assert story.asked()[0] == known("second"), "it serves until then"
+    guests.delete("zmachine", "looks")
     # Nothing of it is left when it is gone.
-    grid.kubectl("delete", "ping", "answers", "-n", namespace, "--timeout=60s")
+    until(lambda: grid.get("ping", "answers", namespace) is None, 60)
     assert json.loads(grid.kubectl("get", "network", "net", "-n", namespace, "-o", "json"))["status"].get("addresses", []) == []
     left = grid.run("n1", "sh", "-c", "ls /run/service /run/netns /var/lib/zos/volumes; cat /proc/mounts; ps ax", check=False)
     for word in (story.service, router, f"ping-{story.uid}"):

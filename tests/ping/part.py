@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from zos.api.meta import Quantity
-from zos.api.nodeworkload import Nic, Part, Run, RunningNic, State
+from zos.api.nodeworkload import Nic, Offer, Owner, Part, Run, RunningNic, State
 from zos.api.text import Uid
 
 #: What its secret is called.
@@ -28,6 +28,11 @@ class PingOnNode(Part):
     @property
     def run(self) -> Run:
         return Run(cpu=0, memory=MEMORY, nics=(RunningNic(network_uid=self.nic.network_uid, ip=self.nic.ip),))
+
+    def offer(self, owner: Owner) -> Offer:
+        """Machines may look at what it keeps."""
+        name = f"ping-{owner.uid}"
+        return Offer(path=f"volumes/{name}/data", ground=f"volume/{name}")
 
 
 class PingState(State):

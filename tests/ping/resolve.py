@@ -11,7 +11,7 @@ from zos.api.gridnode import GridNode, Resources
 from zos.api.meta import Reason
 from zos.api.network import Network
 from zos.api.nodeworkload import NodeWorkload
-from zos.world import asking, guests, placement, quarantine, residents
+from zos.world import asking, guests, placement, quarantine, residents, shares
 from zos.world.objects import Indexes
 from zos.world.reader import Reader
 from zos.world.resolution import Hold, Resolution, SecretValue, Verdict, ready, waiting
@@ -20,6 +20,7 @@ INDEXES = (
     *asking.INDEXES,
     *placement.INDEXES,
     *residents.INDEXES,
+    *shares.INDEXES,
     Indexes(Secret),
     residents.indexes(Ping, lambda ping: (ping.spec.network.name,), lambda ping: (ping.spec.network.name, ping.status.ip)),
 )
@@ -30,7 +31,9 @@ def resolve(ping: Ping, world: Reader) -> Resolution:
     pool = Network.key_of(ping.namespace, ping.spec.network.name)
     if ping.deleting:
         pools = (pool, *((GridNode.key_of("", held),) if held else ()))
-        return Resolution(waiting(Reason.DELETING, "being stopped and removed"), releases=pools)
+        users = shares.users(world, ping)
+        said = f"waiting for {', '.join(users)} to do without it" if users else "being stopped and removed"
+        return Resolution(waiting(Reason.DELETING, said), releases=pools, waits_for=users)
     status = ping.status.model_copy(update={"node_name": ping.status.node_name or held})
     net = residents.network(world, ping.namespace, ping.spec.network.name, ping.uid)
     if isinstance(net, Verdict):

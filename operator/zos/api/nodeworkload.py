@@ -92,8 +92,22 @@ class Run(Model):
     """Uids of ZMounts."""
 
 
+class Offer(Model):
+    """A directory of an object's that a machine on the same node can be given (`zos.plan.items.GuestShare` says what the fields
+    are)."""
+
+    path: Line
+    ground: Line
+    mounted: bool = False
+    inside: Line = ""
+
+
 class Part(Model):
     """What a kind asks of a node for one object."""
+
+    def offer(self, owner: Owner) -> Offer | None:
+        """What a machine can be given of it. None: nothing."""
+        return None
 
     @property
     def run(self) -> Run | None:

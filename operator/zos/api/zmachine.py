@@ -6,6 +6,7 @@ from enum import StrEnum
 from typing import Annotated, ClassVar, Literal
 
 from pydantic import ConfigDict, Field
+from pydantic.config import JsonDict
 
 from zos.api.meta import DeletionPolicy, Model, Object, Quantity, Status
 from zos.api.schema import AGE, READY, REASON, Column, Rule, at_least, ipv4, keyed, named, never_less, no_control, rules
@@ -37,41 +38,62 @@ _WRITTEN = "^/(etc/(hostname|hosts|resolv[.]conf)|root/[.]ssh/authorized_keys)(/
 NO_PLACE_FOR_A_DISK = (_KERNELS, _NEEDED, _WRITTEN)
 
 
+def _mount_path(of: str) -> JsonDict:
+    """Rules for where something is mounted in the machine; ``of`` is the list that it is in."""
+    return rules(
+        Rule("self.startsWith('/')", f"{of}[].mountPath must be absolute, like /data"),
+        no_control(f"{of}[].mountPath"),
+        Rule("self != '/'", f"{of}[].mountPath must not be /: the root comes from the image"),
+        Rule(
+            "self == '/' || !(self.endsWith('/') || self.contains('//') || self.matches(r'(^|/)[.][.]?(/|$)'))",
+            f"{of}[].mountPath must be written plainly: without a trailing slash, empty parts, '.' or '..'",
+        ),
+        Rule(
+            f"!self.matches('{_KERNELS}')",
+            f"{of}[].mountPath must not be in /proc, /sys or /dev: these are the kernel's, and the machine would not start",
+        ),
+        Rule(
+            f"!self.matches('{_NEEDED}')",
+            f"{of}[].mountPath must not hide the image's programs or accounts (/etc, /usr, /bin, /lib …): take a directory "
+            "below, like /etc/app, or another",
+        ),
+        Rule(
+            f"!self.matches('{_WRITTEN}')",
+            f"{of}[].mountPath must not be a file that each boot writes: /etc/hostname, /etc/hosts, /etc/resolv.conf, "
+            "/root/.ssh/authorized_keys",
+        ),
+        Rule("!self.matches('/[^/]{256}')", f"{of}[].mountPath must not have a part of more than 255 characters"),
+    )
+
+
 class MachineDisk(Model):
     """A ZMount that the machine uses, and where in its file system."""
 
     name: str = Field(min_length=1, max_length=253, json_schema_extra=rules(named("disks[].name")))
     """A ZMount of the same namespace, used by no other machine."""
 
-    mount_path: str = Field(
-        max_length=1024,
-        json_schema_extra=rules(
-            Rule("self.startsWith('/')", "disks[].mountPath must be absolute, like /data"),
-            no_control("disks[].mountPath"),
-            Rule("self != '/'", "disks[].mountPath must not be /: the root comes from the image"),
-            Rule(
-                "self == '/' || !(self.endsWith('/') || self.contains('//') || self.matches(r'(^|/)[.][.]?(/|$)'))",
-                "disks[].mountPath must be written plainly: without a trailing slash, empty parts, '.' or '..'",
-            ),
-            Rule(
-                f"!self.matches('{_KERNELS}')",
-                "disks[].mountPath must not be in /proc, /sys or /dev: these are the kernel's, and the machine would not start",
-            ),
-            Rule(
-                f"!self.matches('{_NEEDED}')",
-                "disks[].mountPath must not hide the image's programs or accounts (/etc, /usr, /bin, /lib …): take a directory "
-                "below, like /etc/app, or another",
-            ),
-            Rule(
-                f"!self.matches('{_WRITTEN}')",
-                "disks[].mountPath must not be a file that each boot writes: /etc/hostname, /etc/hosts, /etc/resolv.conf, "
-                "/root/.ssh/authorized_keys",
-            ),
-            Rule("!self.matches('/[^/]{256}')", "disks[].mountPath must not have a part of more than 255 characters"),
-        ),
-    )
+    mount_path: str = Field(max_length=1024, json_schema_extra=_mount_path("disks"))
     """Directory in the machine where it is mounted, like /data. Absolute, not ``/``, different for each disk. A disk may lie in
     another: /data is mounted before /data/sub, whatever their order here."""
+
+
+class MachineFileSystem(Model):
+    """A file system of another object on the machine's node, that the machine shares with it."""
+
+    kind: str = Field(
+        max_length=63,
+        json_schema_extra=rules(Rule("self.matches('^[A-Z][A-Za-z0-9]*$')", "filesystems[].kind must be a kind of object")),
+    )
+    """Kind of an object that has a file system to give."""
+
+    name: str = Field(min_length=1, max_length=253, json_schema_extra=rules(named("filesystems[].name")))
+    """An object of that kind in the same namespace. The machine runs on its node."""
+
+    mount_path: str = Field(max_length=1024, json_schema_extra=_mount_path("filesystems"))
+    """Directory in the machine where it is mounted, as of a disk."""
+
+    read_only: bool = False
+    """Whether the machine may only read."""
 
 
 class SecretKeyRef(Model):
@@ -136,6 +158,12 @@ class ZMachineSpec(Model):
                 ".disks",
             ),
             Rule(
+                "!has(self.disks) || !has(self.filesystems)"
+                " || self.disks.all(d, !self.filesystems.exists(f, f.mountPath == d.mountPath))",
+                "filesystems[].mountPath must be another than that of a disk",
+                ".filesystems",
+            ),
+            Rule(
                 "!has(self.nodeName) || !has(oldSelf.nodeName) || self.nodeName == oldSelf.nodeName",
                 "nodeName is immutable: a machine's root does not move between nodes; delete it and make it there",
                 ".nodeName",
@@ -175,6 +203,9 @@ class ZMachineSpec(Model):
 
     disks: tuple[MachineDisk, ...] = Field(default=(), max_length=24, json_schema_extra=keyed("name"))
     """Disks that outlive the machine, in the order of the guest's devices. The machine runs on the node where they are."""
+
+    filesystems: tuple[MachineFileSystem, ...] = Field(default=(), max_length=16, json_schema_extra=keyed("mountPath"))
+    """File systems of other objects, which the machine shares with them, from its next start on."""
 
     entrypoint: tuple[Argument, ...] | None = Field(default=None, min_length=1, max_length=256)
     """Program and arguments, one per item, run without a shell, like ``["/bin/server", "--port", "80"]``. Absent: the image's

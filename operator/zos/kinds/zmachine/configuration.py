@@ -12,7 +12,7 @@ from zos.api.meta import Reason
 from zos.api.network import WIREGUARD_RANGE
 from zos.api.zmachine import NO_PLACE_FOR_A_DISK
 from zos.kinds.kind import Here
-from zos.kinds.zmachine.part import ENV, PUBLIC_MTU, DiskOnNode, MachineOnNode
+from zos.kinds.zmachine.part import ENV, PUBLIC_MTU, DiskOnNode, FileSystemOnNode, MachineOnNode
 from zos.plan.facts import Facts, ImageFact
 from zos.plan.guest import GuestConfig, GuestFile, GuestInterface, GuestMount, GuestRoute, GuestShareMount
 from zos.plan.lowered import Problem
@@ -22,12 +22,14 @@ _PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 #: The serial number of its root disk.
 ROOT = "zos-root"
 
+_Mounted = DiskOnNode | FileSystemOnNode
+
 
 def configured(here: Here[MachineOnNode], image: ImageFact) -> GuestConfig | Problem:
     """Raises Unknown for a secret that can't be opened."""
     environment = _environment(here, image)
     argv = here.part.entrypoint or (*image.entrypoint, *image.command)
-    wrong = _missing(argv, image, environment) or _misplaced(here.part.disks, image)
+    wrong = _missing(argv, image, environment) or _misplaced((*here.part.disks, *here.part.filesystems), image)
     if wrong is not None:
         return Problem(Reason.INVALID_SPEC, wrong)
     return _config(here.part, image, argv, environment, here.facts)
@@ -53,6 +55,11 @@ def digest(text: str) -> str:
 
 def serial(mount_uid: str) -> str:
     return names.ident(mount_uid, 16)
+
+
+def tag(shared: FileSystemOnNode) -> str:
+    """What a guest finds a share by. One that is mounted twice is shared twice."""
+    return names.ident(f"{shared.uid} {shared.mount_path}", 16)
 
 
 def _environment(here: Here[MachineOnNode], image: ImageFact) -> dict[str, str]:
@@ -85,9 +92,7 @@ def _config(
         working_dir=image.working_dir,
         user=image.user,
         interfaces=_interfaces(machine, facts.nameservers),
-        mounts=tuple(
-            GuestMount(serial=serial(disk.mount_uid), path=disk.mount_path) for disk in _outer_first(machine.disks, image)
-        ),
+        mounts=tuple(_mount(one) for one in _outer_first((*machine.disks, *machine.filesystems), image)),
         nameservers=facts.nameservers,
         files=(GuestFile(path="/root/.ssh/authorized_keys", content=keys, mode=0o600),) if keys else (),
         stop_signal=image.stop_signal,
@@ -95,31 +100,37 @@ def _config(
     )
 
 
-def _place(disk: DiskOnNode, image: ImageFact) -> str:
+def _place(disk: _Mounted, image: ImageFact) -> str:
     """Where a disk is mounted, with the image's links followed."""
     return image.real(disk.mount_path) or disk.mount_path
 
 
-def _misplaced(disks: tuple[DiskOnNode, ...], image: ImageFact) -> str | None:
-    """Why disks can't be mounted, as far as the image tells."""
-    there: dict[str, DiskOnNode] = {}
-    for disk in disks:
-        place = _place(disk, image)
+def _mount(one: _Mounted) -> GuestMount | GuestShareMount:
+    if isinstance(one, DiskOnNode):
+        return GuestMount(serial=serial(one.mount_uid), path=one.mount_path)
+    return GuestShareMount(tag=tag(one), path=one.mount_path, read_only=one.read_only, inside=one.inside)
+
+
+def _misplaced(mounted: tuple[_Mounted, ...], image: ImageFact) -> str | None:
+    """Why disks and file systems can't be mounted, as far as the image tells."""
+    there: dict[str, _Mounted] = {}
+    for one in mounted:
+        place, what = _place(one, image), "disk" if isinstance(one, DiskOnNode) else "file system"
         if place == "/" or any(re.search(rule, place) for rule in NO_PLACE_FOR_A_DISK):
-            return f"disk {disk.mount_path} can't be mounted: by the image's links it is {place}; give it another mountPath"
-        other = there.setdefault(place, disk)
-        if other is not disk:
+            return f"{what} {one.mount_path} can't be mounted: by the image's links it is {place}; give it another mountPath"
+        other = there.setdefault(place, one)
+        if other is not one:
             return (
-                f"disks {other.mount_path} and {disk.mount_path} would hide each other: by the image's links both are {place}; "
-                "give one of them another mountPath"
+                f"{what}s {other.mount_path} and {one.mount_path} would hide each other: by the image's links both are "
+                f"{place}; give one of them another mountPath"
             )
     return None
 
 
-def _outer_first(disks: tuple[DiskOnNode, ...], image: ImageFact) -> tuple[DiskOnNode, ...]:
+def _outer_first(disks: tuple[_Mounted, ...], image: ImageFact) -> tuple[_Mounted, ...]:
     """A disk that was mounted inside another's directory before that one would be hidden, and what goes there would go to the
     wrong disk. Those that don't lie in one another keep their order: another order would be another configuration."""
-    found: list[DiskOnNode] = []
+    found: list[_Mounted] = []
     places = {disk: _place(disk, image) for disk in disks}
     for disk in disks:
         around = [other for other in disks if places[disk].startswith(f"{places[other]}/")]

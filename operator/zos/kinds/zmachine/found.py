@@ -16,6 +16,7 @@ from zos.world.quarantine import Inheritance
 from zos.world.reader import Reader
 from zos.world.residents import Net
 from zos.world.resolution import Hold, SecretValue, Verdict, Workload
+from zos.world.shares import Share
 
 
 @dataclass(frozen=True)
@@ -36,6 +37,21 @@ class Disk:
 
 
 @dataclass(frozen=True)
+class FileSystem:
+    """What another object (``kind`` and ``name``) gives to the machine."""
+
+    kind: str
+    name: str
+    path: str
+    read_only: bool
+    node: str
+    share: Share
+
+    def __str__(self) -> str:
+        return f"{self.kind} {self.name}"
+
+
+@dataclass(frozen=True)
 class Found:
     """``node`` is where it is, or holds something; ``ip``, ``ipv4`` and ``ipv6`` are its private and public addresses: what it
     had, until a step has got it another. The rest is what the steps have found so far, each in the order of `steps.STEPS`.
@@ -52,6 +68,7 @@ class Found:
     inherits: Inheritance | None = None
     net: Net | None = None
     disks: tuple[Disk, ...] = ()
+    filesystems: tuple[FileSystem, ...] = ()
     public: Public | None = None
     place: str | None = None
     public_nic: PublicNic | None = None

@@ -7,13 +7,13 @@ from dataclasses import replace
 from zos.api import names
 from zos.api.meta import Reason
 from zos.kinds.kind import Here
-from zos.kinds.zmachine.configuration import ROOT, configured, digest, fields_of, serial
+from zos.kinds.zmachine.configuration import ROOT, configured, digest, fields_of, serial, tag
 from zos.kinds.zmachine.lifecycle import course
 from zos.kinds.zmachine.part import MachineOnNode
 from zos.kinds.zmachine.ports import nics, wired
 from zos.plan.facts import DomainFact, ImageFact, ImageProblem, Unknown
 from zos.plan.guest import LIMIT
-from zos.plan.items import ContainerBoot, Disk, Domain, File, GuestDisk, Image, Item
+from zos.plan.items import ContainerBoot, Disk, Domain, File, GuestDisk, GuestShare, Image, Item
 from zos.plan.lowered import Lowered, Problem
 
 
@@ -71,6 +71,7 @@ def _with_image(here: Here[MachineOnNode], image: Image) -> Lowered:
             *(tap.key for tap in ports.taps),
             *(item.key for item in ports.joined),
             *(f"disk/mount-{disk.mount_uid}" for disk in machine.disks),
+            *(shared.ground for shared in machine.filesystems),
         ),
         name=names.domain(uid),
         uuid=uid,
@@ -84,6 +85,12 @@ def _with_image(here: Here[MachineOnNode], image: Image) -> Lowered:
             fields=fields_of(guest),
         ),
         disks=tuple(GuestDisk(disk=f"mount-{disk.mount_uid}", serial=serial(disk.mount_uid)) for disk in machine.disks),
+        shares=tuple(
+            GuestShare(
+                tag=tag(one), path=one.path, ground=one.ground, read_only=one.read_only, mounted=one.mounted, inside=one.inside
+            )
+            for one in machine.filesystems
+        ),
         nics=wanted,
         running=False,
         incarnation=machine.restarted_at or "",

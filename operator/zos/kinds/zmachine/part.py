@@ -8,7 +8,7 @@ from pydantic import Field
 
 from zos.api.gridnode import QuarantinedNic
 from zos.api.meta import Model, Quantity
-from zos.api.nodeworkload import Nic, Part, Run, RunningNic, RunningPublicNic, State
+from zos.api.nodeworkload import Nic, Offer, Part, Run, RunningNic, RunningPublicNic, State
 from zos.api.schema import at_most
 from zos.api.text import (
     Argument,
@@ -17,6 +17,7 @@ from zos.api.text import (
     Digest,
     Interface,
     Ipv4,
+    Kind,
     Line,
     Mac,
     Name,
@@ -73,6 +74,18 @@ class DiskOnNode(Model):
     """Directory in the guest."""
 
 
+class FileSystemOnNode(Offer):
+    """What another object on the node gives to a machine."""
+
+    kind: Kind
+    name: Name
+    uid: Uid
+    mount_path: Path
+    """Directory in the guest."""
+
+    read_only: bool = False
+
+
 class MachineOnNode(Part):
     """A ZMachine, with everything it refers to looked up. The node's secrets called ``env/NAME`` are variables."""
 
@@ -86,6 +99,7 @@ class MachineOnNode(Part):
     nics: tuple[Nic, ...] = Field(default=(), json_schema_extra=at_most(16))
     public_nic: PublicNic | None = None
     disks: tuple[DiskOnNode, ...] = Field(default=(), json_schema_extra=at_most(64))
+    filesystems: tuple[FileSystemOnNode, ...] = Field(default=(), json_schema_extra=at_most(16))
     entrypoint: tuple[Argument, ...] | None = Field(default=None, json_schema_extra=at_most(256))
     """Absent: the image's own."""
 

@@ -6,12 +6,13 @@ from zos.api.gridnode import GridNode
 from zos.api.meta import Reason
 from zos.api.network import Network
 from zos.api.zmachine import RunPolicy, ZMachine
-from zos.kinds.zmachine import disks, environment, publicaddress
+from zos.kinds.zmachine import disks, environment, filesystems, publicaddress
 from zos.kinds.zmachine.found import Found
 from zos.kinds.zmachine.part import MachineOnNode
 from zos.kinds.zmachine.status import judged, status, told
 from zos.kinds.zmachine.steps import STEPS
-from zos.world import asking, guests, indexes, placement, quarantine, residents
+from zos.world import asking, guests, indexes, placement, quarantine, residents, shares
+from zos.world.objects import Indexes
 from zos.world.reader import Reader
 from zos.world.resolution import Resolution, Verdict, Workload, waiting
 
@@ -19,12 +20,21 @@ INDEXES = (
     *asking.INDEXES,
     *disks.INDEXES,
     *environment.INDEXES,
+    *filesystems.INDEXES,
     *guests.INDEXES,
     *placement.INDEXES,
     *publicaddress.INDEXES,
     *quarantine.INDEXES,
     *residents.INDEXES,
     indexes.HEARTBEATS,
+    Indexes(
+        ZMachine,
+        {
+            shares.BY_SHARE: lambda machine: [
+                shares.key(one.kind, machine.namespace, one.name) for one in machine.spec.filesystems
+            ]
+        },
+    ),
     residents.indexes(
         ZMachine,
         lambda machine: (machine.spec.network.name, machine.status.network),  # until it is restarted it is where it was

@@ -10,8 +10,9 @@ from zos.api.meta import RESTARTED_AT
 from zos.api.zmachine import ZMachine, minimum_root_size
 from zos.kinds.zmachine import environment, publicaddress
 from zos.kinds.zmachine.disks import apart, disks_ready, find_disks, pinned
+from zos.kinds.zmachine.filesystems import filesystems_ready, find_filesystems
 from zos.kinds.zmachine.found import Found, Step, given
-from zos.kinds.zmachine.part import DiskOnNode, MachineOnNode
+from zos.kinds.zmachine.part import DiskOnNode, FileSystemOnNode, MachineOnNode
 from zos.world import asking, guests, placement, quarantine, residents
 from zos.world.guests import Guest
 from zos.world.quarantine import Inheritance
@@ -53,7 +54,7 @@ def choose_node(found: Found, machine: ZMachine, world: Reader) -> tuple[Found, 
         need.model_copy(update={"storage": need.storage + sum(disk.size for disk in found.disks)}),
         held=found.node or (found.inherits.node if found.inherits is not None else None),
         asked=machine.spec.node_name,
-        pinned=next(iter(pinned(found.disks)), None),
+        pinned=next(iter((*pinned(found.disks), *(one.node for one in found.filesystems))), None),
         preferred=given(found.net).subnets,
         farm=found.public.farm if found.public is not None else None,
     )
@@ -107,12 +108,14 @@ STEPS: tuple[Step, ...] = (
     find_remains,
     find_network,
     find_disks,
+    find_filesystems,
     find_public,
     choose_node,
     find_segment,
     hold_capacity,
     hold_address,
     disks_ready,
+    filesystems_ready,
     open_secrets,
     ask_node,
 )
@@ -147,6 +150,17 @@ def part(found: Found, machine: ZMachine) -> MachineOnNode:
         nics=(residents.nic(machine.uid, given(found.net), given(found.node), address.next or address.ip),),
         public_nic=found.public_nic,
         disks=tuple(DiskOnNode(name=disk.name, mount_uid=disk.uid, mount_path=disk.path) for disk in found.disks),
+        filesystems=tuple(
+            FileSystemOnNode(
+                **one.share.offer.model_dump(),
+                kind=one.kind,
+                name=one.name,
+                uid=one.share.uid,
+                mount_path=one.path,
+                read_only=one.read_only,
+            )
+            for one in found.filesystems
+        ),
         entrypoint=spec.entrypoint,
         env={variable.name: variable.value for variable in spec.env if variable.value is not None},
         ssh_authorized_keys=spec.ssh_authorized_keys,

@@ -1,0 +1,45 @@
+"""File systems that other objects on its node give to a machine."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+from zos.api.gridnode import GridNode
+from zos.api.meta import Reason
+from zos.api.zmachine import ZMachine
+from zos.kinds.zmachine.found import FileSystem, Found
+from zos.world import shares
+from zos.world.reader import Reader
+from zos.world.resolution import Verdict, waiting
+
+INDEXES = shares.INDEXES
+
+
+def find_filesystems(found: Found, machine: ZMachine, world: Reader) -> tuple[Found, Verdict | None]:
+    given: list[FileSystem] = []
+    for wish in machine.spec.filesystems:
+        share = shares.find(world, wish.kind, machine.namespace, wish.name)
+        if share is None or share.node is None:
+            message = f"{wish.kind} {wish.name} gives no file system yet: it has to exist, and to be on a node"
+            return found, waiting(Reason.DEPENDENCY_NOT_READY, message)
+        if share.leaving:
+            return found, waiting(Reason.DEPENDENCY_NOT_READY, f"{wish.kind} {wish.name} is being deleted")
+        given.append(FileSystem(wish.kind, wish.name, wish.mount_path, wish.read_only, share.node, share))
+    return replace(found, filesystems=tuple(given)), None
+
+
+def filesystems_ready(found: Found, machine: ZMachine, world: Reader) -> tuple[Found, Verdict | None]:
+    for one in found.filesystems:
+        if one.node != found.node:
+            message = f"{one} is on node {one.node}, the machine on {found.node}: a machine needs all that it uses on one"
+            return found, waiting(Reason.CONFLICT, message)
+        if one.share.why:
+            return found, waiting(Reason.DEPENDENCY_NOT_READY, f"{one} is not ready: {one.share.why}")
+    if found.filesystems and world.view(GridNode, "", found.node or "", _knows) is False:
+        message = f"the agent of node {found.node} is too old to give file systems to machines: upgrade it"
+        return found, waiting(Reason.DEPENDENCY_NOT_READY, message)
+    return found, None
+
+
+def _knows(node: GridNode) -> bool:
+    return node.knows_envelopes
