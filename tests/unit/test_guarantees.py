@@ -13,7 +13,7 @@ from wholegrid import Grid
 from zos.api.contract import Claim, ClaimHolder, ClaimSpec, Contract, NameContract
 from zos.api.core import CustomResourceDefinition, Secret
 from zos.api.gridnode import GridNode
-from zos.api.meta import AGENT_FINALIZER, CONTROLLER_FINALIZER, GROUP, Key, Meta, Object
+from zos.api.meta import ABANDON, AGENT_FINALIZER, CONTROLLER_FINALIZER, GROUP, Key, Meta, Object
 from zos.api.network import Network
 from zos.api.nodeworkload import NodeWorkload
 from zos.api.zmachine import ZMachine
@@ -72,6 +72,23 @@ async def test_what_has_no_owner_any_more_goes_and_leaves_the_data_where_it_is(g
     workload = grid.workload("n1", "ZMount")
     assert workload.deleting
     assert workload.spec.erase is None
+
+
+async def test_who_is_deleted_stays_until_his_node_is_clean_or_he_gives_up_waiting(grid: Grid) -> None:
+    held = {hold.owner for hold in grid.get(GridNode, "", "n1").status.holds}
+    grid.agents["n1"].idle = True
+    grid.delete(ZMachine, "default", "web")
+    await grid.settle()
+    assert shown(grid, ZMachine, "web").startswith("False Deleting: waiting for its nodes to be clean: zos-node-n1")
+    assert {hold.owner for hold in grid.get(GridNode, "", "n1").status.holds} == held, "what is there still counts"
+    machine = grid.get(ZMachine, "default", "web")
+    grid.annotate(ZMachine, "default", "web", **{ABANDON: "another's uid"})
+    await grid.settle()
+    assert grid.raw(ZMachine, "default", "web") is not None
+    grid.annotate(ZMachine, "default", "web", **{ABANDON: machine.uid})
+    await grid.settle()
+    assert grid.raw(ZMachine, "default", "web") is None
+    assert grid.workload("n1", "ZMachine").spec.erase == machine.uid, "which its node will read when it is back"
 
 
 async def test_of_objects_that_went_with_their_kind_claims_stay(grid: Grid) -> None:

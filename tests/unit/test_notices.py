@@ -6,22 +6,25 @@ import asyncio
 from pathlib import Path
 from typing import Any
 
+import pytest
+
 from cases import load, world_of
 from fixpoint import carried_out, resolve, settle
 from memory import Request
 from wholegrid import standing
+from zos.api.gridnode import GridNode, NodeHold
 from zos.api.meta import Condition, Meta, Reason
 from zos.api.network import Network
 from zos.api.nodeworkload import NodeWorkload
 from zos.api.zmachine import ZMachine
 from zos.controller.executor import Executor
-from zos.controller.ledger import Ledger
+from zos.controller.ledger import Ledger, Lost
 from zos.controller.writing import Exchange
 from zos.kinds.registry import KINDS
 from zos.kinds.zmachine.part import ImagePull, MachineState
 from zos.kube.client import Conflict, Raw
 from zos.world.heartbeat import Heartbeat
-from zos.world.resolution import Notice
+from zos.world.resolution import Hold, Notice, Resolution, waiting
 from zos.world.store import World
 
 _GOLDEN = Path(__file__).parent.parent / "golden"
@@ -183,3 +186,38 @@ async def test_what_was_told_by_a_status_is_told_though_what_comes_after_it_has_
         if request.path.endswith("/events") and request.body and request.body["involvedObject"]["name"] == "late"
     }
     assert sorted(message.partition(" with ")[0] for message in events.values()) == ["laptop laptop", "node n2"]
+
+
+async def test_what_a_pool_shows_is_told_though_a_share_of_another_pool_was_lost() -> None:
+    world = world_of(load(_GOLDEN / "network" / "worked-example.yaml")[0])
+    network: Any = next(iter(world.all(Network.KIND)))
+    node: Any = next(iter(world.all(GridNode.KIND)))
+    network = network.model_copy(
+        update={"metadata": network.metadata.model_copy(update={"finalizers": ("zos.grid.tf/controller",)})}
+    )
+    world.put(network)
+
+    class Split(Server):
+        """Another has just written the node."""
+
+        async def patch(self, model: type[Any], namespace: str, name: str, body: Raw, **_: object) -> Raw:
+            if model is GridNode:
+                raise Conflict(409, "Conflict", "it changed")
+            return network.wire() | {"metadata": {**network.metadata.wire(), "resourceVersion": "2"}, "status": body["status"]}
+
+        async def get(self, *_: object) -> None:
+            return None
+
+    server: Any = Split()
+    exchange = Exchange(server, world, lambda *_: None, lambda _: None, lambda *_: None)
+    executor = Executor(exchange, KINDS, Ledger(exchange, lambda: 0.0), lambda _: (), lambda: 1000.0)
+    resolution = Resolution(
+        waiting(Reason.PROGRESSING, "news"),
+        status=network.status,
+        holds=(Hold(node.key, NodeHold(uid=network.uid, owner="Network default/x")),),
+        notices=(Notice(Reason.JOINED, "laptop x", once="x"),),
+    )
+    with pytest.raises(Lost):
+        await executor.carry_out(network, resolution)
+    await asyncio.sleep(0.01)
+    assert [event["message"] for event in server.events.values()] == ["laptop x"]

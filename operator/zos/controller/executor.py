@@ -38,13 +38,15 @@ class Refused(Exception):
 @dataclass(frozen=True)
 class _Task:
     """One resolution on its way to the API server. ``waiters`` are the shares of pools without which nothing else may be
-    written. ``claims`` are to be created; ``surplus``, ``strays`` and ``leavers`` (claims, Secrets, NodeWorkloads) are to go:
-    only what the resolution saw, as what comes while it is carried out may be from another leader, who saw more."""
+    written, ``status`` the one of them that is a pool's own (None: it is written already). ``claims`` are to be created;
+    ``surplus``, ``strays`` and ``leavers`` (claims, Secrets, NodeWorkloads) are to go: only what the resolution saw, as what
+    comes while it is carried out may be from another leader, who saw more."""
 
     obj: Object
     resolution: Resolution
     needs_finalizer: bool
     waiters: tuple[asyncio.Future[None], ...]
+    status: asyncio.Future[None] | None
     claims: tuple[Claim, ...]
     surplus: tuple[Claim, ...]
     strays: tuple[Secret, ...]
@@ -118,13 +120,13 @@ class Executor:
         waiters += [self._ledger.release(pool, obj.uid) for pool in resolution.releases]
         surplus = self._claims.surplus(obj, resolution.claims)
         claims = self._claims.take(obj, resolution.claims or ())
-        if obj.POOL is not None:
-            waiters.append(self._ledger.status(obj.key, self._telling.status(obj, resolution)))
+        status = self._ledger.status(obj.key, self._telling.status(obj, resolution)) if obj.POOL is not None else None
         task = _Task(
             obj,
             resolution,
             needs_finalizer,
-            waiters=tuple(waiter for waiter in waiters if waiter is not None),
+            waiters=tuple(waiter for waiter in (*waiters, status) if waiter is not None),
+            status=status,
             claims=tuple(claims),
             surplus=tuple(surplus),
             strays=self._secrets.strays(obj, resolution.secrets),
@@ -151,8 +153,9 @@ class Executor:
             for claim in task.claims:
                 self._claims.untake(claim)
             raise
-        if task.obj.POOL is not None:
-            self._tell_notices(task)
+        finally:
+            if task.obj.POOL is not None and (task.status is None or _well(task.status)):
+                self._tell_notices(task)
         await every([self._claims.write(claim) for claim in task.claims])
         if task.surplus:
             await self._claims.release(task.obj, list(task.surplus))
@@ -200,6 +203,10 @@ class Executor:
 
     async def _add_finalizer(self, obj: Object) -> None:
         await finalizers(self._exchange, obj, (*obj.metadata.finalizers, CONTROLLER_FINALIZER))
+
+
+def _well(future: asyncio.Future[None]) -> bool:
+    return future.done() and not future.cancelled() and future.exception() is None
 
 
 async def _nothing() -> None:
