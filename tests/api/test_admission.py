@@ -323,6 +323,20 @@ def test_statuses_are_held_to_their_form(apiserver: ApiServer, kind: str) -> Non
         apiserver.kubectl("delete", kind, "bounds")
 
 
+def test_who_has_an_address_is_kept_in_todays_form_and_in_that_of_release_0_2(apiserver: ApiServer) -> None:
+    """A controller of either release may write it under these definitions, and loses nothing."""
+    older = {"ip": "10.20.2.2", "machine": "web", "uid": "uid-web", "node": "n1", "next": "10.20.2.3"}
+    today = older | {"owner": {"kind": "ZMachine", "name": "web", "uid": "uid-web"}}
+    apiserver.kubectl("create", "-f", "-", stdin=manifest("Network", NETWORK, "skew"))
+    try:
+        for entry in (older, today):
+            status = {"status": {"observedGeneration": 1, "addresses": [entry]}}
+            patch = ("patch", "network", "skew", "--subresource=status", "--type=merge", "-o", "json", "-p", json.dumps(status))
+            assert json.loads(apiserver.kubectl(*patch))["status"]["addresses"] == [entry]
+    finally:
+        apiserver.kubectl("delete", "network", "skew")
+
+
 def manifest(kind: str, spec: dict[str, Any], name: str = "admission") -> str:
     body = {"apiVersion": "zos.grid.tf/v1alpha1", "kind": kind, "metadata": {"name": name}, "spec": spec}
     return json.dumps(body)

@@ -134,8 +134,8 @@ def address(
     used = taken.keys() | left
     if had is None and _free(before, obj, net, subnet, used, world):
         had = before
-    fit = (str(ip) for ip in list(subnet.hosts())[1:] if _free(str(ip), obj, net, subnet, used, world))
-    ip = asked or had or next(fit, None)
+    hosts = (str(subnet[number]) for number in range(2, subnet.num_addresses - 1))
+    ip = asked or had or next((host for host in hosts if _free(host, obj, net, subnet, used, world)), None)
     if ip is None:
         some = f", {len(left)} of them by guests in quarantine there" if left else ""
         message = f"all 253 addresses of {subnet} (network {name}, node {node}) are used{some}"
