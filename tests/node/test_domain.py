@@ -9,6 +9,7 @@ import os
 import re
 import shutil
 import signal
+import subprocess
 import time
 
 import pytest
@@ -127,6 +128,9 @@ async def test_restarting_keeps_the_root(node: Node) -> None:
     fact = await node.ended(domain)
     assert fact.restarts == 1
     assert "root data" in node.console(domain)
+    header = subprocess.run(["dumpe2fs", "-h", node.disks.path(domain.boot.root.disk)], capture_output=True, text=True).stdout
+    assert "has_journal" in header
+    assert "needs_recovery" not in header  # it was unmounted, and not just left
 
 
 async def test_a_disk_grows_under_a_running_guest(node: Node) -> None:

@@ -74,8 +74,8 @@ void make_parents(const char *path, unsigned mode);
 void shares_hide(struct config *config);
 void share_mount(const struct mount *share);
 void share_unmount(const char *path);
-/* In the entrypoint's mount namespace `view`: what shares have inside by now. */
-void shares_renew(const struct config *config, int view);
+/* Puts what shares have inside by now where this process sees it, who is the entrypoint. */
+void shares_renew(const struct config *config, int entrypoint);
 
 /* network.c */
 void network_up(const struct config *config);

@@ -125,7 +125,6 @@ static void end_processes(void)
 static const char *supervise(const struct config *config, pid_t entrypoint, int signals, int uevents, int *code)
 {
 	int button = button_open(), timer = timerfd_create(CLOCK_MONOTONIC, TFD_CLOEXEC);
-	int view = open(text("/proc/%d/ns/mnt", entrypoint), O_RDONLY | O_CLOEXEC);
 	const char *word = "exited";
 	struct pollfd waits[] = {{signals, POLLIN, 0}, {uevents, POLLIN, 0}, {timer, POLLIN, 0}, {button, POLLIN, 0}};
 	for (;;) {
@@ -147,8 +146,8 @@ static const char *supervise(const struct config *config, pid_t entrypoint, int 
 				stop = true;
 			}
 		}
-		if ((waits[1].revents & POLLIN) && uevents_read(uevents, status_device) && view >= 0)
-			shares_renew(config, view);
+		if ((waits[1].revents & POLLIN) && uevents_read(uevents, status_device))
+			shares_renew(config, entrypoint);
 		if (waits[2].revents & POLLIN)
 			kill(entrypoint, SIGKILL);
 		if (button >= 0 && (waits[3].revents & POLLIN) && button_pressed(button)) {

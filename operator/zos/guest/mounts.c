@@ -191,22 +191,21 @@ static int by_path(const void *a, const void *b)
 	return strcmp(((const struct target *)a)->path, ((const struct target *)b)->path);
 }
 
-/* What is still in use is written out, and goes with the machine. /dev is in use by this process. */
+/* Written out first: unmounting does so only where nobody has it mounted elsewhere, and namespaces go some time after the last
+ * process in them. /dev is in use by this process: it goes out of the way. */
 static void unmount(const char *path)
 {
-	if (umount2(path, UMOUNT_NOFOLLOW) == 0)
-		return;
 	int fd = open(path, O_RDONLY | O_DIRECTORY | O_NOFOLLOW | O_CLOEXEC);
 	if (fd >= 0) {
-		syncfs(fd);
+		if (syncfs(fd) < 0)
+			dprintf(2, "zos: write out %s: %s\n", path, strerror(errno));
 		close(fd);
 	}
-	if (umount2(path, UMOUNT_NOFOLLOW | MNT_DETACH) < 0)
+	if (umount2(path, UMOUNT_NOFOLLOW) < 0 && umount2(path, UMOUNT_NOFOLLOW | MNT_DETACH) < 0)
 		dprintf(2, "zos: unmount %s: %s\n", path, strerror(errno));
 }
 
-/* One by one, each written out as it goes. No sync(2): it would wait for a share that doesn't answer before it comes to the
- * disks. */
+/* One by one. No sync(2): it would wait for a share that doesn't answer before it comes to the disks. */
 void unmount_all(void)
 {
 	struct target targets[256];

@@ -126,7 +126,7 @@ static void renew(const struct mount *share, int tree)
 		dprintf(2, "zos: share %s for %s: %s\n", share->source, share->path, strerror(errno));
 }
 
-void shares_renew(const struct config *config, int view)
+void shares_renew(const struct config *config, int entrypoint)
 {
 	struct timespec moment = {SHARE_BELIEVED / 10, SHARE_BELIEVED % 10 * 100 * 1000 * 1000};
 	int trees[MAX_DISKS + MAX_SHARES];
@@ -145,7 +145,9 @@ void shares_renew(const struct config *config, int view)
 		if (trees[i] >= 0 && of_one(trees[i], share->path) && !same(trees[i], share->path))
 			umount2(share->path, UMOUNT_NOFOLLOW | MNT_DETACH); /* init's own: it holds on to what is dead */
 	}
-	if (setns(view, CLONE_NEWNS) == 0)
+	/* Held no longer than for this: a namespace keeps all that is mounted in it. */
+	int view = open(text("/proc/%d/ns/mnt", entrypoint), O_RDONLY | O_CLOEXEC);
+	if (view >= 0 && setns(view, CLONE_NEWNS) == 0)
 		for (size_t i = 0; i < config->n_mounts; i++)
 			if (trees[i] >= 0)
 				renew(&config->mounts[i], trees[i]);
