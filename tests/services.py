@@ -71,6 +71,8 @@ class Bench:
                 time.sleep(0.02)
             for group in Path("/sys/fs/cgroup").glob(f"*/zos-service-*-{directory.name.removeprefix('zos-svc-')}"):
                 with_patience(group.rmdir)
+        for room in self.scan.glob("zos-svc-*/var"):
+            subprocess.run(["umount", "--lazy", str(room)], check=False, capture_output=True)
         subprocess.run(["rm", "-rf", "--", str(self.directory)], check=True)
 
     def volume(self, name: str) -> Path:

@@ -182,6 +182,17 @@ async def test_memory_is_bounded_for_all_together_where_groups_are(bench: Bench)
     assert _groups_of("hog") == []
 
 
+async def test_its_room_is_small_and_there_for_each_run(bench: Bench) -> None:
+    script = "head -c 10000000 /dev/zero > fill; exec sleep 1000"
+    await converge(bench.driver, Service(name="x", argv=("sh", "-c", script), limits=ServiceLimits(scratch=2 * _MiB)))
+    room = bench.scan / "zos-svc-x" / "var"
+    await until(lambda: commands_of(bench.uid("x")) == ["sleep"])
+    assert _MiB < (room / "fill").stat().st_size <= 2 * _MiB
+    assert (room.stat().st_uid, room.stat().st_mode & 0o7777) == (bench.uid("x"), 0o700)
+    await converge(bench.driver)
+    assert str(bench.directory) not in Path("/proc/self/mountinfo").read_text()
+
+
 async def test_a_fork_bomb_stays_small_and_ends(bench: Bench) -> None:
     bomb = """
 import os, time

@@ -210,9 +210,7 @@ class ScanDirectory(Generic[T]):
         name = _name_of(gone)
         if not (self._scan / name).exists():
             await asyncio.to_thread(shutil.rmtree, self._logs / name, ignore_errors=True)
-        await run(
-            "rm", "-rf", "--one-file-system", "--", str(gone)
-        )  # programs may have nested it deeper than Python can follow
+        await asyncio.to_thread(shutil.rmtree, gone, ignore_errors=True)
 
     async def _control(self, command: str) -> None:
         result = await run("s6-svscanctl", command, str(self._scan), check=False)

@@ -243,7 +243,8 @@ class ServiceDriver:
         """Whatever has become of it. Raises ProcessError where something of it still runs."""
         name = directory.parent.name.removeprefix(f".gone-{PREFIX}").rpartition("-")[0]
         told = await asyncio.to_thread(servicedir.told_anyhow, directory, name, self._accounts.uid)
-        await run(*servicedir.launcher("end", str(told.uid), told.mount, self._group(name)), timeout=_STOP_TIMEOUT)
+        last = servicedir.launcher("end", str(told.uid), told.mount, self._group(name), str(directory / "var"))
+        await run(*last, timeout=_STOP_TIMEOUT)
 
     def _volume(self, item: Service) -> str:
         return str(self._volumes(item.volume)) if item.volume else ""

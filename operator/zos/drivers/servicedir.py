@@ -113,8 +113,6 @@ _HISTORY: TypeAdapter[History] = TypeAdapter(History)
 def fill(new: Path, path: Path, item: Service, uid: int, group: str, volume: str) -> None:
     """A new directory, that is to be at ``path``."""
     new.chmod(0o711)  # its program finds its way in; what the others are not to read says so itself
-    (new / "var").mkdir(mode=0o700)
-    os.chown(new / "var", uid, uid)
     write_files(new, item, uid)
     for name, (text, mode) in _scripts(path, item).items():
         write(new / name, text, mode)

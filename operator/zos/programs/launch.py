@@ -2,8 +2,8 @@
 
 ``start`` (the ``run`` of s6) makes sure that nothing of an earlier run is left, waits longer and longer where the program keeps
 ending, and becomes the program: in its namespace, as its user, without any rights and within its limits. ``ended CODE SIGNAL``
-(the ``finish`` of s6) ends what the program has left behind, and writes down how it ended. ``end UID MOUNT GROUP`` leaves
-nothing of it, whatever has become of its directory.
+(the ``finish`` of s6) ends what the program has left behind, and writes down how it ended. ``end UID MOUNT GROUP ROOM``
+leaves nothing of it, whatever has become of its directory.
 
 What to do stands in ``launch.json``, what was done in ``history.json``. It needs nothing but the standard library.
 """
@@ -29,6 +29,8 @@ _SHORT = 60.0
 _LONGEST = 60.0
 #: Ends that are remembered.
 _ENDS = 16
+#: Files in a program's room.
+_INODES = 4096
 #: Seconds in which what was killed is gone.
 _GONE = 20.0
 _PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
@@ -38,7 +40,7 @@ _CGROUPS = Path("/sys/fs/cgroup")
 _NOTIFY = 3
 
 _CLONE_NEWNET = 0x40000000
-_MS_NOSUID, _MS_NODEV, _MNT_DETACH, _UMOUNT_NOFOLLOW = 2, 4, 2, 8  # mount(2), umount2(2)
+_MS_NOSUID, _MS_NODEV, _MS_NOEXEC, _MNT_DETACH, _UMOUNT_NOFOLLOW = 2, 4, 8, 2, 8  # mount(2), umount2(2)
 _PDEATHSIG, _CAPBSET_DROP, _NO_NEW_PRIVS, _CAP_AMBIENT = 1, 24, 38, 47  # prctl(2)
 _AMBIENT_CLEAR_ALL = 4
 _CAPABILITY_VERSION_3 = 0x20080522
@@ -61,8 +63,9 @@ def main(argv: list[str]) -> None:
                 told = json.loads(Path("launch.json").read_text())
                 _clear(told["uid"], told["mount"])
                 _write_down_end(int(code), int(number))
-            case ["end", uid, mount, group]:
+            case ["end", uid, mount, group, room]:
                 _clear(int(uid), mount)
+                _unmount(room)
                 _leave_group(group)
             case _:
                 sys.exit(__doc__)
@@ -87,7 +90,7 @@ def _start(told: dict[str, Any]) -> NoReturn:
     history["next_start"] = now + wait if wait > 0 else None
     _write_history(history)  # what fails from here on is an end like others
     time.sleep(wait)
-    _make_anew(told["run"], told["uid"])
+    _make_room(told)
     _enter_netns(told["netns"])
     if told["ready"] is not None and told["ready"]["by"] != "notification":
         _tell_when_ready(told["ready"])  # before the next line: who has a FUSE file system's descriptor keeps it alive
@@ -222,8 +225,8 @@ def _clear(uid: int, mount: str) -> None:
                 fd = os.pidfd_open(process)
                 select.select([fd], [], [], 1.0)
                 os.close(fd)
-    while mount and _libc.umount2(mount.encode(), _MNT_DETACH | _UMOUNT_NOFOLLOW) == 0:
-        pass
+    if mount:
+        _unmount(mount)
 
 
 def _processes(uid: int) -> list[int]:
@@ -257,12 +260,19 @@ def _kill_all(uid: int) -> None:
 # -- its surroundings ------------------------------------------------------------------------------------------------------
 
 
-def _make_anew(directory: str, uid: int) -> None:
-    """So that no socket of an earlier run is in the way of this one. (By rm: the program may have nested it deeper than Python
-    can follow.)"""
-    os.spawnvpe(os.P_WAIT, "rm", ["rm", "-rf", "--one-file-system", "--", directory], {"PATH": _PATH})
-    os.mkdir(directory, 0o700)
-    os.chown(directory, uid, uid)
+def _make_room(told: dict[str, Any]) -> None:
+    """Empty, so that no socket of an earlier run is in the way of this one; and bounded, as /run is everybody's memory."""
+    _unmount(told["run"])
+    os.makedirs(told["run"], mode=0o700, exist_ok=True)
+    uid, flags = told["uid"], ctypes.c_ulong(_MS_NOSUID | _MS_NODEV | _MS_NOEXEC)
+    options = f"mode=700,uid={uid},gid={uid},size={told['scratch']},nr_inodes={_INODES}"
+    _check(_libc.mount(b"zos-service", told["run"].encode(), b"tmpfs", flags, options.encode()), told["run"])
+
+
+def _unmount(place: str) -> None:
+    """Whatever is mounted there; nothing: fine."""
+    while _libc.umount2(place.encode(), _MNT_DETACH | _UMOUNT_NOFOLLOW) == 0:
+        pass
 
 
 def _check(result: int, what: str) -> None:

@@ -21,10 +21,11 @@ class ServiceFile:
 
 @dataclass(frozen=True, kw_only=True)
 class ServiceLimits:
-    """``memory`` in bytes, of each process and, where the node has control groups for it, of all together; ``descriptors`` of
-    each process; ``processes`` and threads together."""
+    """``memory`` in bytes, of each process and, where the node has control groups for it, of all together; ``scratch``: bytes
+    in ``{run}``, which are memory, too; ``descriptors`` of each process; ``processes`` and threads together."""
 
     memory: int = 256 << 20
+    scratch: int = 8 << 20
     descriptors: int = 1024
     processes: int = 64
 
@@ -56,10 +57,10 @@ class Service(Item):
 
     It runs as ``user``, an account of the node that no other service has (empty: one called as the service), without any
     rights, in the network namespace ``netns``. In ``argv``, the values of ``environment``, ``ready`` and ``metrics`` the word
-    ``{files}`` stands for the directory of ``files`` and ``{run}`` for one that the program may write to, empty at each start,
-    its working directory; both are this service's alone. The environment is no place for secrets. ``mount`` is a directory on
-    which a FUSE file system is mounted for the program to serve, at ``{fuse}`` (``/dev/fd/<n>``, as libfuse takes it).
-    ``volume`` is the name of a Volume, whose directory it finds at ``{volume}``.
+    ``{files}`` stands for the directory of ``files`` and ``{run}`` for a small one that the program may write to, its working
+    directory, empty at each start; both are this service's alone. The environment is no place for secrets. ``mount`` is a
+    directory on which a FUSE file system is mounted for the program to serve, at ``{fuse}`` (``/dev/fd/<n>``, as libfuse takes
+    it). ``volume`` is the name of a Volume, whose directory it finds at ``{volume}``.
 
     Whatever changes, the service is started again; where only files change and ``change`` is "reload", its program gets the
     signal ``reload`` instead. When it is to end it is told so (SIGTERM), and has ``grace`` seconds."""
