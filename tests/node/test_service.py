@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import dataclasses
+import json
 import os
 import signal
 import subprocess
@@ -150,6 +151,19 @@ async def test_what_a_person_stopped_or_broke_is_mended(bench: Bench) -> None:
         (path / broken).write_text("{")
         assert await converge(bench.driver, writer()) == ["update service/writer"]
         assert await converge(bench.driver, writer()) == []
+
+
+async def test_an_agent_that_knows_less_than_the_one_before_disturbs_nothing(bench: Bench) -> None:
+    await converge(bench.driver, writer())
+    first = await bench.written("writer")
+    for name in ("launch.json", "zos.json", "history.json"):
+        path = bench.scan / "zos-svc-writer" / name
+        path.write_text(json.dumps({**json.loads(path.read_text()), "later": ""}))
+    again = bench.another_driver()
+    assert await converge(again, writer()) == ["update service/writer"]
+    assert await converge(again, writer()) == []
+    assert bench.pid("writer") == first
+    assert (await bench.until_fact("writer", lambda fact: fact.up)).restarts == 0
 
 
 @pytest.mark.parametrize("found", [None, "", "{", "[]", '{"ends": 1}', '{"started": {"pid": 1}, "starts": "x", "ends": [{}]}'])

@@ -191,8 +191,9 @@ def settings_of(launch: str) -> str:
 
 
 def launch(path: Path, item: Service, uid: int, group: str, volume: str, generation: int) -> str:
-    """What the launcher is told; ``volume`` is the directory of the item\'s volume.
-    Whatever is in it but the state of the files takes a new start."""
+    """What the launcher is told; ``volume`` is the directory of the item's volume.
+    Whatever is in it but the state of the files takes a new start. What is not used does not count: an agent that knows more,
+    or less, of what could be told has nothing to start again for that."""
     ready = item.ready
     settings = {
         "name": item.name,
@@ -209,7 +210,8 @@ def launch(path: Path, item: Service, uid: int, group: str, volume: str, generat
         "files_at": str(path / "files"),
         "run": str(path / "var"),
     }
-    digest = hashlib.sha256(json.dumps(settings).encode()).hexdigest()[:32]
+    used = {name: value for name, value in settings.items() if value}
+    digest = hashlib.sha256(json.dumps(used, sort_keys=True).encode()).hexdigest()[:32]
     return json.dumps({**settings, "settings": digest, "files": generation})
 
 
