@@ -212,7 +212,8 @@ async def test_another_agent_finds_all_as_it_is_and_writes_nothing(bench: Bench)
     service = dataclasses.replace(writer(), files=(ServiceFile(path="a/b", content="x"),))
     await converge(bench.driver, service)
     pid = await bench.written("writer")
-    await until(lambda: (bench.scan / "zos-svc-writer" / "history.json").exists())
+    await bench.until_fact("writer", lambda fact: fact.up)
+    await until(lambda: "said one" in (bench.logs / "zos-svc-writer" / "current").read_text())  # the last thing it does
     before = bench.times()
     again = bench.another_driver()
     assert await converge(again, service) == []

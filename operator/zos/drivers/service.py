@@ -140,10 +140,9 @@ class ServiceDriver:
         kept = await asyncio.to_thread(servicedir.read, path, self._accounts.uid)
         if kept is None:
             return None
-        state = await status(path)
+        kept, state, forgotten = await _as_it_runs(path, kept)
         moved = kept.runs(state) and _moved(kept.item, state.pid)
-        known = kept.informed(kept.settings) and not _forgotten(kept, state)
-        right = state.wanted_up and not kept.odd and known and not moved
+        right = state.wanted_up and not kept.odd and kept.informed(kept.settings) and not forgotten and not moved
         fact = fact_of(kept, state, self._clock())
         if fact.crashes:
             said = await asyncio.to_thread(last_lines, self._scan.log(name), fact.crashes[-1])
@@ -222,14 +221,14 @@ class ServiceDriver:
         if kept.uid != uid:  # what the user before left behind ends while the launcher still knows whose that is
             await _stop(path, kept.item.grace)
         await asyncio.to_thread(put)
-        state = await status(path)
+        kept, state, forgotten = await _as_it_runs(path, kept)
         same = kept.runs(state) and kept.settled_as(settings) and not _moved(item, state.pid)
         if same and replace(kept, generation=generation).informed(settings):
             return
         if same and item.change == "reload" and (state.ready or item.ready is None):  # before it may not know the signal
             await run("s6-svc", _SIGNALS[item.reload], str(path))
             write(path / "reloaded", f"{generation}\n", 0o600)
-        elif kept.runs(state) or _forgotten(kept, state) or files or kept.settings != settings:
+        elif kept.runs(state) or forgotten or files or kept.settings != settings:
             await _stop(path, item.grace)
 
     def _alone(self, item: Service, uid: int) -> None:
@@ -293,12 +292,18 @@ def _moved(item: Service, pid: int) -> bool:
     return True
 
 
-def _forgotten(kept: Kept, state: Status) -> bool:
-    """Whether the program runs (it has its user already) and it is not written down any more with what it was started."""
-    if not state.up or kept.runs(state):
-        return False
+async def _as_it_runs(path: Path, kept: Kept) -> tuple[Kept, Status, bool]:
+    """With its present history, and whether its program runs and nobody knows any more what it was started with. (What has the
+    service's user already is no launcher, which has written that down by then.)"""
+    state = await status(path)
+    runs = state.up and _has_user(state.pid, kept.uid)
+    kept = replace(kept, history=await asyncio.to_thread(servicedir.history, path))
+    return kept, state, runs and kept.history.started is None
+
+
+def _has_user(pid: int, uid: int) -> bool:
     with contextlib.suppress(FileNotFoundError, ProcessLookupError):
-        return f"Uid:\t{kept.uid}\t" in Path(f"/proc/{state.pid}/status").read_text()
+        return f"Uid:\t{uid}\t" in Path(f"/proc/{pid}/status").read_text()
     return False
 
 

@@ -163,8 +163,7 @@ def read(path: Path, uid_of: Callable[[str], int]) -> Kept | None:
     item = replace(item, files=_read_files(path / "files", uid))
     odd = launch(path, item, uid_of(item.account), group, volume, generation) != _text(path / "launch.json")
     odd |= any(_text(path / name) != text for name, (text, _) in _scripts(path, item).items())
-    history = _history(path)
-    return Kept(item, uid, settings, generation, _number(_text(path / "reloaded")), odd, history)
+    return Kept(item, uid, settings, generation, _number(_text(path / "reloaded")), odd, history(path))
 
 
 def told(directory: Path) -> Told | None:
@@ -322,7 +321,7 @@ def _read_files(top: Path, uid: int) -> tuple[ServiceFile, ...]:
 # -- what the launcher wrote -----------------------------------------------------------------------------------------------
 
 
-def _history(path: Path) -> History:
+def history(path: Path) -> History:
     """Empty where nothing is written, or something else."""
     try:
         written = json.loads((path / "history.json").read_text())
