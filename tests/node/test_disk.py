@@ -17,6 +17,7 @@ from zos.api.nodeworkload import Owner
 from zos.drivers import DriverError, unused
 from zos.drivers.disk import DiskDriver
 from zos.plan.diff import Op, diff
+from zos.plan.facts import UnusedDiskFact
 from zos.plan.items import Disk
 
 MiB = 1 << 20
@@ -332,12 +333,12 @@ async def test_a_disk_that_no_guest_ever_had_says_so_until_one_has_it(directory:
     (seen,) = (await DiskDriver(directory).observe([])).values()
     assert (seen.unused, seen.holds_data) == (True, True)
     await driver.observe([])
-    assert driver.unused() == {"mount-1"}
+    assert driver.facts() == {UnusedDiskFact: {"mount-1": UnusedDiskFact()}}
     unused.end(driver.path("mount-1"))
     with pytest.raises(DriverError, match="disk mount-1 was used since the node looked last"):
         await driver.apply(Op("remove", seen.key, observed=seen))
     assert await converge(driver, left=frozenset({"w-1"})) == []
-    assert driver.unused() == frozenset()
+    assert driver.facts() == {UnusedDiskFact: {}}
     await converge(driver, disk(128 * MiB))
     assert not unused.is_unused(driver.path("mount-1"))
 

@@ -56,7 +56,7 @@ def networks(driver: PrefixDriver) -> tuple[str, ...]:
     return driver.facts()[ConnectedFact][""].networks  # type: ignore[no-any-return]
 
 
-def shut(driver: WayOutDriver) -> dict[str, str]:
+def shut_by(driver: WayOutDriver) -> dict[str, str]:
     return {name: fact.by for name, fact in driver.facts()[ShutFact].items()}
 
 
@@ -360,14 +360,14 @@ async def test_what_stops_guests_in_the_nodes_own_firewall_is_told(
 ) -> None:
     router = names.router(UID)
     await node.way_out.look()
-    assert shut(node.way_out) == {}
+    assert shut_by(node.way_out) == {}
     forward(*rules, family=family, policy=policy)
     assert await reached("192.0.2.10") == {"192.0.2.10": "closed" if told else "open"}
     await node.way_out.look()
-    assert shut(node.way_out) == ({router: told} if told else {})
+    assert shut_by(node.way_out) == ({router: told} if told else {})
     sh(f"nft delete table {family} theirs")
     await node.way_out.look()
-    assert shut(node.way_out) == {}
+    assert shut_by(node.way_out) == {}
 
 
 async def test_the_question_never_leaves_the_node(node: Node) -> None:
@@ -382,11 +382,11 @@ async def test_the_question_never_leaves_the_node(node: Node) -> None:
     forward()
     await node.network(SAID.model_copy(update={"deny": ("0.0.0.0/0",)}), await node.facts())
     await node.way_out.look()
-    assert shut(node.way_out) == {}
+    assert shut_by(node.way_out) == {}
     await node.network(SAID, await node.facts())
     sh("ip route del default")
     await node.way_out.look()
-    assert shut(node.way_out) == {}
+    assert shut_by(node.way_out) == {}
 
 
 def questions() -> int:
@@ -401,7 +401,7 @@ async def test_a_firewall_that_changes_is_asked_soon_and_not_for_each_change(nod
     forward()
     async with asyncio.timeout(30):
         await changed.wait()
-    assert names.router(UID) in shut(node.way_out)
+    assert names.router(UID) in shut_by(node.way_out)
     changed.clear()
     before, began = questions(), time.monotonic()
     for number in range(50):
@@ -409,7 +409,7 @@ async def test_a_firewall_that_changes_is_asked_soon_and_not_for_each_change(nod
         await asyncio.sleep(0.05)
     sh("nft delete table inet theirs")
     async with asyncio.timeout(30):  # one that asked before it is told of too, if it got another answer than the last
-        while shut(node.way_out):
+        while shut_by(node.way_out):
             changed.clear()
             await changed.wait()
     assert 0 < questions() - before <= 2 + (time.monotonic() - began) / wayout._PAUSE
@@ -426,5 +426,5 @@ async def test_a_change_that_nobody_tells_of_is_found_at_the_resync(node: Node) 
         await node.way_out.observe([])
         async with asyncio.timeout(30):
             await changed.wait()
-        assert (names.router(UID) in shut(node.way_out)) == shut
+        assert (names.router(UID) in shut_by(node.way_out)) == shut
         changed.clear()

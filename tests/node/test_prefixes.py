@@ -7,6 +7,7 @@ import subprocess
 import pytest
 
 from zos.drivers.prefixes import PrefixDriver
+from zos.plan.facts import ConnectedFact
 
 pytestmark = pytest.mark.usefixtures("elsewhere")
 
@@ -17,4 +18,4 @@ async def test_a_node_without_networks(before: str) -> None:
     subprocess.run(["sh", "-ec", before], check=True)
     driver = PrefixDriver()
     await driver.observe([])
-    assert driver.prefixes() == ()
+    assert driver.facts() == {ConnectedFact: {"": ConnectedFact(())}}

@@ -26,6 +26,7 @@ from zos.drivers.wgprobe import Kind, probe
 from zos.drivers.wgtext import Live
 from zos.drivers.wireguard import WireGuardDriver
 from zos.plan.diff import Op, diff
+from zos.plan.facts import SilentFact
 from zos.plan.items import WireGuard, WireGuardPeer
 
 UIDS = [f"test-wireguard-{n}-{os.getpid()}" for n in (1, 2)]
@@ -316,17 +317,17 @@ async def test_who_does_not_answer_is_told_and_called_again(place: Place) -> Non
         async with asyncio.timeout(30 * SLOWNESS):
             while driver._being_called(WG_A):
                 await asyncio.sleep(0.05)
-        assert driver.silent() == {}
+        assert driver.facts() == {SilentFact: {}}
         await driver.observe([place.a, place.b])
         now = 30.0
         await driver.observe([place.a, place.b])
         (peer,) = place.a.peers
-        assert driver.silent() == {WG_A: frozenset({peer.public_key})}
+        assert driver.facts() == {SilentFact: {WG_A: SilentFact(frozenset({peer.public_key}))}}
         assert await place.converge(place.a, place.b, driver=driver) == []
     finally:
         sh("nft delete table inet theirs")
     async with asyncio.timeout(30 * SLOWNESS):
-        while driver.silent():
+        while driver.facts()[SilentFact]:
             now += 10.0
             assert await place.converge(place.a, place.b, driver=driver) == []
             await asyncio.sleep(0.2)
