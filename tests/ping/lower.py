@@ -49,8 +49,8 @@ def report(here: Here[PingOnNode], lowered: Lowered, outcome: Outcome) -> Report
     kept = here.facts.get(VolumeFact, volume.name)
     state = PingState(used=kept.used if kept is not None else None)
     problem = lowered.problem or outcome.problem(lowered.items)
-    if problem is None:
-        program = next(item for item in lowered.items if isinstance(item, Service))
-        problem = standing(program, here.facts.get(ServiceFact, program.name), here.facts.now).problem
+    program = next(item for item in lowered.items if isinstance(item, Service))
+    stands = standing(program, here.facts.get(ServiceFact, program.name), here.facts.now)
+    problem = problem or stands.problem
     verdict = ready("it answers") if problem is None else waiting(problem.reason, problem.message)
-    return Report(verdict, state)
+    return Report(verdict, state, wake_at=stands.wake_at)

@@ -14,7 +14,7 @@ from zos.api.nodeworkload import NodeWorkload
 from zos.world import asking, guests, placement, quarantine, residents, shares
 from zos.world.objects import Indexes
 from zos.world.reader import Reader
-from zos.world.resolution import Hold, Resolution, SecretValue, Verdict, ready, waiting
+from zos.world.resolution import Hold, Resolution, SecretValue, Verdict, waiting
 
 INDEXES = (
     *asking.INDEXES,
@@ -61,9 +61,10 @@ def resolve(ping: Ping, world: Reader) -> Resolution:
     asked = asking.asked(world, node, part, (word,))
     if isinstance(asked, Verdict):
         return Resolution(asked, status, holds=holds)
-    verdict, said = _judge(node, workload)
+    said = workload.state(PingState) if workload is not None else None
     used = said.used if said is not None else status.used
-    return Resolution(verdict, status.model_copy(update={"used": used}), holds=holds, workloads=(asked,))
+    verdict, conditions = asking.answered(world, node, workload, "the program")
+    return Resolution(verdict, status.model_copy(update={"used": used}), holds=holds, workloads=(asked,), conditions=conditions)
 
 
 def _word(ping: Ping, world: Reader) -> SecretValue | Verdict:
@@ -80,13 +81,3 @@ def _has_run(workload: NodeWorkload | None) -> bool:
     part = workload.part(PingOnNode) if workload is not None else None
     state = workload.state(PingState) if workload is not None else None
     return (part is not None and part.holds_data) or (state is not None and state.used is not None)
-
-
-def _judge(node: str, workload: NodeWorkload | None) -> tuple[Verdict, PingState | None]:
-    condition = workload.status.condition("Ready") if workload is not None else None
-    if workload is None or condition is None or condition.observed_generation != workload.metadata.generation:
-        return waiting(Reason.PROGRESSING, f"node {node} is making it"), None
-    state = workload.state(PingState)
-    if condition.status == "True":
-        return ready(condition.message), state
-    return waiting(Reason.read(condition.reason), condition.message), state

@@ -475,6 +475,32 @@ async def test_a_clock_that_is_set_back_wakes_in_time(bench: Bench) -> None:
     assert result.wake_at == bench.time + 60
 
 
+async def test_what_is_told_changes_by_time_alone(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Nothing was seen to change, nothing is wanted anew: a program that crashed has run for long enough."""
+    told: list[float] = []
+
+    def tried(here: Here[MountOnNode], lowered: Lowered, outcome: Outcome) -> Report[MountState]:
+        told.append(here.facts.now)
+        if here.facts.now < 1060.0:
+            return Report(waiting(Reason.CRASH_LOOP, "runs again"), wake_at=1060.0)
+        return Report(ready())
+
+    monkeypatch.setattr(bench.script, "report", tried)
+    bench.want("w", Netns(name="r"))
+    result = await bench.settled()
+    assert result.wake_at == 1060.0
+    before = len(told)
+    bench.time = 1059.0
+    assert (await bench.once()).reports["w"].verdict.reason == Reason.CRASH_LOOP
+    assert len(told) == before
+    bench.time = 1060.0
+    result = await bench.once()
+    assert result.reports["w"].verdict.ready
+    assert result.wake_at is None
+    await bench.once()
+    assert len(told) == before + 1
+
+
 async def test_nothing_is_removed_before_the_workloads_are_known(bench: Bench) -> None:
     bench.want("w", DISK, Netns(name="r"))
     await bench.settled()

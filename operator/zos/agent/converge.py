@@ -99,7 +99,7 @@ class Converger:
         self._operations = Operations(drivers, self._slow_finished, clock)
         self._basis: Facts | None = None  # what lowering knew last, without the time
         self._lowered: dict[str, tuple[NodeWorkload, Lowered, float]] = {}  # and when, by the wall clock
-        self._reports: dict[str, tuple[NodeWorkload, Lowered, Outcome, Facts, Report[Any]]] = {}
+        self._reports: dict[str, tuple[NodeWorkload, Lowered, Outcome, Facts, float, Report[Any]]] = {}
         self._states: Mapping[str, tuple[str, Report[Any]]] = {}  # uid and last report, whatever came of lowering since
         self._wanted: Mapping[str, Item] = {}
 
@@ -163,15 +163,16 @@ class Converger:
         leaving = frozenset(name for name, workload in workloads.items() if workload.deleting)
         clean = self._clean({name: workloads[name] for name in leaving}, plan.wanted, seen)
         staying = {name: workload for name, workload in workloads.items() if name not in clean}
+        reports = self._report(workloads, plan, after, outcome)
         return Pass(
-            reports=self._report(workloads, plan, after, outcome) | self._leaving(workloads, leaving - clean, before, spared),
+            reports=reports | self._leaving(workloads, leaving - clean, before, spared),
             clean=clean,
             quarantine=ownership.quarantine(ownership.orphans(seen, staying, plan.wanted), origins),
             complete=self._observation.complete,
             owners=frozenset(thing.owner for thing in seen.values()),
             keys=frozenset(key for thing in seen.values() if thing.item is not None for key in thing.item.held.public_keys),
             again=self._intern(after) is not self._basis,
-            wake_at=self._wake_at(plan),
+            wake_at=self._wake_at(plan, reports.values()),
             done=execution.done,
             failed=execution.failed,
         )
@@ -202,7 +203,7 @@ class Converger:
             if workload.deleting:
                 continue
             old = known.get(name)
-            if old is not None and _unchanged(old[0], workload) and _asleep(old[1], old[2], facts.now):
+            if old is not None and _unchanged(old[0], workload) and _asleep(old[1].wake_at, old[2], facts.now):
                 self._lowered[name] = old
                 continue
             lowered = self._lower_one(workload, facts)
@@ -271,9 +272,10 @@ class Converger:
         self._slow_done(op, ok)
         self._dirty(driver)
 
-    def _wake_at(self, plan: _Plan) -> float | None:
+    def _wake_at(self, plan: _Plan, reports: Iterable[Report[Any]] = ()) -> float | None:
         now, wall = self._clock(), self._wall()
-        times = [now + max(0.0, low.wake_at - wall) for low in plan.lowered.values() if low.wake_at is not None]
+        asked = (*(lowered.wake_at for lowered in plan.lowered.values()), *(report.wake_at for report in reports))
+        times = [now + max(0.0, at - wall) for at in asked if at is not None]
         times += [at for at in (self._operations.retry_at(), self._observation.retry_at()) if at is not None]
         return min(times, default=None)
 
@@ -297,16 +299,18 @@ class Converger:
     def _report(
         self, workloads: Mapping[str, NodeWorkload], plan: _Plan, facts: Facts, outcome: Outcome
     ) -> dict[str, Report[Any]]:
-        reports: dict[str, tuple[NodeWorkload, Lowered, Outcome, Facts, Report[Any]]] = {}
+        reports: dict[str, tuple[NodeWorkload, Lowered, Outcome, Facts, float, Report[Any]]] = {}
         basis = self._intern(facts)
         for name, lowered in plan.lowered.items():
             workload = workloads[name]
             own = _part(outcome, lowered.items, plan.refused.get(name, {}))
             old = self._reports.get(name)
-            if old is not None and _unchanged(old[0], workload) and old[1] is lowered and old[2] == own and old[3] is basis:
+            same = old is not None and _unchanged(old[0], workload) and old[1] is lowered and old[2] == own and old[3] is basis
+            if old is not None and same and _asleep(old[-1].wake_at, old[4], facts.now):
                 reports[name] = old
             else:
-                reports[name] = (workload, lowered, own, basis, self._report_one(workload, facts, lowered, own))
+                report = self._report_one(workload, facts, lowered, own)
+                reports[name] = (workload, lowered, own, basis, facts.now, report)
         self._reports = reports
         result = {name: entry[-1] for name, entry in reports.items()}
         for name in plan.broken:
@@ -406,9 +410,9 @@ def _refused_adoptions(
     return refused
 
 
-def _asleep(lowered: Lowered, since: float, now: float) -> bool:
-    """Whether there is no need to lower again. A clock that was set back says nothing about when to wake up."""
-    return lowered.wake_at is None or since <= now < lowered.wake_at
+def _asleep(wake_at: float | None, since: float, now: float) -> bool:
+    """Whether there is no need to ask again. A clock that was set back says nothing about when to wake up."""
+    return wake_at is None or since <= now < wake_at
 
 
 def _basis(facts: Facts) -> Facts:

@@ -62,11 +62,12 @@ class Here(Generic[P]):
 class Report(Generic[S]):
     """How an object stands on its node. ``verdict`` becomes the Ready condition; ``conditions`` are further ones (type, status,
     reason, message; the agent fills in observedGeneration and lastTransitionTime). ``state`` goes into NodeWorkload.status as
-    it is."""
+    it is. ``wake_at`` (seconds since the epoch) asks to report again then, even if nothing happens."""
 
     verdict: Verdict
     state: S | None = None
     conditions: tuple[Condition, ...] = ()
+    wake_at: float | None = None
 
 
 @dataclass(frozen=True)

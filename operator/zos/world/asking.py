@@ -1,15 +1,20 @@
-"""What is asked of a node, in the words that its agent understands, and with secrets that only it can read."""
+"""What is asked of a node, in its agent's words and with secrets that only it can read, and how that stands."""
 
 from __future__ import annotations
 
 from zos.api.gridnode import GridNode
-from zos.api.meta import Reason
-from zos.api.nodeworkload import Part
+from zos.api.meta import Condition, Reason
+from zos.api.nodeworkload import NodeWorkload, Part
+from zos.world import indexes
+from zos.world.heartbeat import Heartbeat
 from zos.world.objects import Indexes
 from zos.world.reader import Reader
 from zos.world.resolution import SecretValue, Verdict, Workload, waiting
 
-INDEXES = (Indexes(GridNode),)
+#: How an object stands, and further conditions of it.
+Answer = tuple[Verdict, tuple[Condition, ...]]
+
+INDEXES = (Indexes(GridNode), indexes.HEARTBEATS)
 
 
 def asked(world: Reader, node: str, part: Part, secrets: tuple[SecretValue, ...] = ()) -> Workload | Verdict:
@@ -32,6 +37,31 @@ def plainly(world: Reader, node: str, part: Part) -> Workload:
 def unchanged_secrets(world: Reader, node: str, part: Part) -> Workload:
     """A workload with those secrets that it has already."""
     return Workload(node, part, None, older=_older(world, node))
+
+
+def answered(world: Reader, node: str, workload: NodeWorkload | None, what: str = "it") -> Answer:
+    """How an object stands whose node is asked for all of it, as the node says, and what it says beside. ``workload``: what it
+    is asked for; ``what`` the object is, in a sentence."""
+    if world.view(Heartbeat, "", node, _alive) is False:
+        message = f"the agent of node {node} does not answer; {what} may still run"
+        return waiting(Reason.NODE_UNREACHABLE, message), ()
+    condition = workload.status.condition("Ready") if workload is not None else None
+    if workload is None or condition is None or condition.observed_generation != workload.metadata.generation:
+        return waiting(Reason.PROGRESSING, f"node {node} is making it"), ()
+    return Verdict(condition.status == "True", Reason.read(condition.reason), condition.message), beside(workload)
+
+
+def beside(workload: NodeWorkload | None) -> tuple[Condition, ...]:
+    """What the node says of an object beside whether it is as asked."""
+    return tuple(
+        Condition(type=other.type, status=other.status, reason=other.reason, message=other.message)
+        for other in (workload.status.conditions if workload is not None else ())
+        if other.type not in ("Ready", "Reconciling", "Stalled")
+    )
+
+
+def _alive(heartbeat: Heartbeat) -> bool:
+    return heartbeat.alive
 
 
 def _older(world: Reader, node: str) -> bool:

@@ -7,11 +7,11 @@ from zos.api.meta import Reason
 from zos.api.network import Network
 from zos.api.zmachine import RunPolicy, ZMachine
 from zos.kinds.zmachine import disks, environment, filesystems, publicaddress
-from zos.kinds.zmachine.found import Found
+from zos.kinds.zmachine.found import Found, given
 from zos.kinds.zmachine.part import MachineOnNode
-from zos.kinds.zmachine.status import judged, status, told
+from zos.kinds.zmachine.status import status
 from zos.kinds.zmachine.steps import STEPS
-from zos.world import asking, guests, indexes, placement, quarantine, residents, shares
+from zos.world import asking, guests, placement, quarantine, residents, shares
 from zos.world.objects import Indexes
 from zos.world.reader import Reader
 from zos.world.resolution import Resolution, Verdict, Workload, waiting
@@ -26,7 +26,6 @@ INDEXES = (
     *publicaddress.INDEXES,
     *quarantine.INDEXES,
     *residents.INDEXES,
-    indexes.HEARTBEATS,
     Indexes(
         ZMachine,
         {
@@ -51,7 +50,7 @@ def resolve(machine: ZMachine, world: Reader) -> Resolution:
         found, problem = step(found, machine, world)
         if problem is not None:
             return _waiting(found, problem, machine, world)
-    verdict, conditions = judged(found, world)
+    verdict, conditions = asking.answered(world, given(found.node), found.workload, "the machine")
     workloads = (found.asked,) if found.asked is not None else None
     return Resolution(verdict, status(found, machine), holds=found.holds, workloads=workloads, conditions=conditions)
 
@@ -72,7 +71,7 @@ def _waiting(found: Found, problem: Verdict, machine: ZMachine, world: Reader) -
         status(found, machine),
         holds=found.holds,
         workloads=_lessened(found, machine, world),
-        conditions=told(found.workload),
+        conditions=asking.beside(found.workload),
     )
 
 

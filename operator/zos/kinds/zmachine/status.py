@@ -1,19 +1,14 @@
-"""What a machine's status says: what it runs with, and how it stands by what its node says."""
+"""What a machine's status says: what it runs with, so far as it is known."""
 
 from __future__ import annotations
 
-from zos.api.meta import Condition, Reason
-from zos.api.nodeworkload import NodeWorkload
 from zos.api.text import host
 from zos.api.zmachine import ZMachine, ZMachineStatus
-from zos.kinds.zmachine.found import Found, given
+from zos.kinds.zmachine.found import Found
 from zos.kinds.zmachine.part import MachineState
 from zos.world import guests
 from zos.world.guests import Guest
-from zos.world.heartbeat import Heartbeat
-from zos.world.reader import Reader
 from zos.world.residents import Net
-from zos.world.resolution import Verdict, waiting
 
 
 def status(found: Found, machine: ZMachine) -> ZMachineStatus:
@@ -56,30 +51,3 @@ def _network(machine: ZMachine, guest: Guest | None, net: Net | None) -> str:
     uid = net.uid if net is not None else ""
     moved = guest.settled and all(nic.network_uid == uid for one in guest.possible for nic in one.nics)
     return asked if moved else before or asked
-
-
-def told(workload: NodeWorkload | None) -> tuple[Condition, ...]:
-    """What the node says of the machine beside whether it is as asked."""
-    return tuple(
-        Condition(type=other.type, status=other.status, reason=other.reason, message=other.message)
-        for other in (workload.status.conditions if workload is not None else ())
-        if other.type not in ("Ready", "Reconciling", "Stalled")
-    )
-
-
-def judged(found: Found, world: Reader) -> tuple[Verdict, tuple[Condition, ...]]:
-    """How a machine stands whose node is asked for all of it, and what the node says beside."""
-    node = given(found.node)
-    if world.view(Heartbeat, "", node, _alive) is False:
-        message = f"the agent of node {node} does not answer; the machine may still run"
-        return waiting(Reason.NODE_UNREACHABLE, message), ()
-    workload = found.workload
-    condition = workload.status.condition("Ready") if workload else None
-    if workload is None or condition is None or condition.observed_generation != workload.metadata.generation:
-        return waiting(Reason.PROGRESSING, f"node {node} is making it"), ()
-    verdict = Verdict(condition.status == "True", Reason.read(condition.reason), condition.message)
-    return verdict, told(workload)
-
-
-def _alive(heartbeat: Heartbeat) -> bool:
-    return heartbeat.alive
