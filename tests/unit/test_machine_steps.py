@@ -9,10 +9,10 @@ import pytest
 
 from cases import world_of
 from zos.api.gridnode import GUEST_OVERHEAD, GridNode, Resources
-from zos.api.meta import Meta, Object, Reason
+from zos.api.meta import RESTARTED_AT, Meta, Object, Reason
 from zos.api.network import Network
 from zos.api.nodeworkload import Run
-from zos.api.zmachine import ZMachine
+from zos.api.zmachine import RunPolicy, ZMachine
 from zos.api.zmount import ZMount
 from zos.kinds.zmachine import disks, steps
 from zos.kinds.zmachine.found import Disk, Found, Step, given
@@ -45,11 +45,12 @@ def mount(name: str = "data", spec: dict[str, Any] | None = None, **status: Any)
     return found
 
 
-def grid(*objects: Object, net: dict[str, Any] | None = None, node: dict[str, Any] | None = None) -> World:
+def grid(*objects: Object, net: dict[str, Any] | None = None, node: dict[str, Any] | None = None, **orders: Any) -> World:
     offers = {"capacity": {"cpu": 8, "memory": "16Gi", "storage": "100Gi"}} | (node or {})
     return world_of(
         [
-            *(made(GridNode, name, {}, offers) for name in ("n1", "n2")),
+            made(GridNode, "n1", orders, offers),
+            made(GridNode, "n2", {}, offers | {"quarantine": []}),
             *(Heartbeat(metadata=Meta(name=name, uid=name), alive=True) for name in ("n1", "n2")),
             made(Network, "net", {"ipRange": "10.20.0.0/16"}, {"nodes": [SUBNET]} | (net or {})),
             *objects,
@@ -180,6 +181,55 @@ def test_a_node_that_holds_something_of_it_is_its_node() -> None:
     world = grid(node={"holds": [hold]})
     assert Found.from_status(machine(), world.reader(machine().key)).node == "n1"
     assert Found.from_status(machine(nodeName="n2"), world.reader(machine().key)).node == "n2"
+
+
+def left(uid: str) -> dict[str, Any]:
+    """What an earlier machine of the name left on n1, or this one."""
+    return {"quarantine": [{"uid": uid, "kind": "ZMachine", "namespace": "default", "name": "web", "storage": "1Gi"}]}
+
+
+def test_what_its_node_has_of_it_from_before_its_workload_was_lost_is_its_own() -> None:
+    world = grid(node=left("uid-web"))
+    assert taken(steps.find_remains, NOWHERE, machine(), world).inherits == Inheritance("n1")
+    assert taken(steps.find_remains, NOWHERE, machine({"nodeName": "n1"}), world).inherits == Inheritance("n1")
+    for found, asks in ((NOWHERE, machine({"nodeName": "n2"})), (replace(NOWHERE, node="n2"), machine())):
+        assert taken(steps.find_remains, found, asks, world).inherits is None, "it is elsewhere, or is to be"
+    assert taken(steps.find_remains, NOWHERE, machine(), grid()).inherits is None
+
+
+def test_what_an_earlier_one_of_its_name_left_is_its_only_by_an_administrators_word() -> None:
+    assert refused(steps.find_remains, NOWHERE, machine(), grid(node=left("uid-old"))).startswith("Quarantined: node n1 has")
+    elsewhere = machine({"nodeName": "n2"})
+    assert taken(steps.find_remains, NOWHERE, elsewhere, grid(node=left("uid-old"))).inherits is None
+    there = replace(NOWHERE, node="n1")
+    assert taken(steps.find_remains, there, machine(), grid(node=left("uid-old"))).inherits is None, "it has its own by now"
+    to = {"kind": "ZMachine", "namespace": "default", "name": "web"}
+    given_to_it = grid(node=left("uid-old"), quarantine=[{"uid": "uid-old", "giveTo": to}])
+    for found in (NOWHERE, there):
+        inherits = given(taken(steps.find_remains, found, machine(), given_to_it).inherits)
+        assert (inherits.node, inherits.adopt) == ("n1", "uid-old")
+    assert taken(steps.find_remains, replace(NOWHERE, node="n2"), machine(), given_to_it).inherits is None
+
+
+def test_its_node_is_asked_for_all_that_its_spec_says() -> None:
+    world = grid()
+    asks = machine(
+        {
+            "rootSize": "5Gi", "entrypoint": ["/run", "it"], "sshAuthorizedKeys": ["ssh-ed25519 AAAA me"],
+            "env": [{"name": "A", "value": "b"}], "runPolicy": "Halted", "disks": [{"name": "data", "mountPath": "/data"}],
+        }
+    )  # fmt: skip
+    asks = asks.model_copy(update={"metadata": asks.metadata.model_copy(update={"annotations": {RESTARTED_AT: "now"}})})
+    found = networked(world, replace(NOWHERE, place="n1", disks=(DATA,), inherits=Inheritance("n1", adopt="uid-old")))
+    for step in (steps.hold_capacity, steps.hold_address):
+        found = taken(step, found, asks, world)
+    part = steps.part(found, asks)
+    assert (part.hostname, part.image, part.cpu, part.memory) == ("web", "oci://r/i:1", 1, GIB)
+    assert (part.root_size, part.adopt, part.restarted_at) == (5 * GIB, "uid-old", "now")
+    assert [(nic.ip, nic.gateway, nic.network_uid) for nic in part.nics] == [("10.20.2.2", "10.20.2.1", "uid-net")]
+    assert [(disk.name, disk.mount_uid, disk.mount_path) for disk in part.disks] == [("data", "uid-data", "/data")]
+    assert (part.entrypoint, part.ssh_authorized_keys) == (("/run", "it"), ("ssh-ed25519 AAAA me",))
+    assert (part.env, part.run_policy, part.public_nic) == ({"A": "b"}, RunPolicy.HALTED, None)
 
 
 def test_what_it_needs_is_the_most_of_what_it_runs_with_and_is_to_run_with() -> None:
