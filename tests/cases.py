@@ -8,13 +8,16 @@ from typing import Any
 
 import yaml
 
+from ping import KIND as PING
 from zos.api.meta import Meta, Object
 from zos.controller.main import watched
 from zos.kinds.registry import KINDS
 from zos.world.heartbeat import Heartbeat
 from zos.world.store import World
 
-MODELS: dict[str, type[Object]] = {model.KIND: model for model in (*(each.model for each in watched(KINDS)), Heartbeat)}
+#: Every kind of these grids: the registry's, and one that only the tests know.
+GRID = KINDS.plus(PING)
+MODELS: dict[str, type[Object]] = {model.KIND: model for model in (*(each.model for each in watched(GRID)), Heartbeat)}
 
 
 def load(path: Path) -> tuple[list[Object], dict[str, Any]]:
@@ -48,7 +51,7 @@ class Unread(Object):
 
 
 def world_of(objects: Iterable[Object]) -> World:
-    world = World(KINDS.indexes())
+    world = World(GRID.indexes())
     for obj in objects:
         if isinstance(obj, Unread):
             world.put_unreadable(obj.model.key_of(obj.namespace, obj.name), obj.metadata, obj.why)

@@ -9,6 +9,8 @@ from typing import Any
 
 from nacl.public import PrivateKey
 
+from cases import GRID
+from ping.part import PingOnNode, PingState
 from zos.api import names
 from zos.api.contract import Claim, ClaimHolder, ClaimSpec
 from zos.api.core import Secret
@@ -18,7 +20,6 @@ from zos.api.zmachine import RunPolicy
 from zos.controller.resolving import resolved
 from zos.controller.sealing import seal
 from zos.controller.secrets import contents
-from zos.kinds.registry import KINDS
 from zos.kinds.zmachine.part import MachineOnNode, MachineState
 from zos.kinds.zmount.part import MountOnNode, MountState
 from zos.world.conditions import conditions
@@ -30,18 +31,18 @@ NOW = "2026-01-01T00:01:00Z"
 
 def resolve(subject: Any, world: World) -> Resolution:
     """As the controller does it."""
-    return resolved(KINDS[subject.KIND], subject, world.reader(subject.key))
+    return resolved(GRID[subject.KIND], subject, world.reader(subject.key))
 
 
 def settle(world: World, kinds: Iterable[str], rounds: int = 12) -> None:
     """Until nothing changes any more. Nodes do what they are asked for, and say so."""
     order = [*kinds]
     for _ in range(rounds):
-        before = {obj.key: obj for kind in KINDS for obj in world.all(kind)}
+        before = {obj.key: obj for kind in GRID for obj in world.all(kind)}
         for kind in order:
             for obj in world.all(kind):
                 carried_out(world, obj, resolve(obj, world))
-        if before == {obj.key: obj for kind in KINDS for obj in world.all(kind)}:
+        if before == {obj.key: obj for kind in GRID for obj in world.all(kind)}:
             return
     raise AssertionError("it never comes to rest")
 
@@ -76,7 +77,7 @@ def carried_out(world: World, subject: Any, resolution: Resolution, *, nodes: bo
 
 def _share(world: World, key: Any, uid: str, entry: Any) -> None:
     pool: Any = world.peek(key)
-    name = KINDS[key.kind].model.POOL
+    name = GRID[key.kind].model.POOL
     if pool is None or name is None:
         return
     others = tuple(other for other in getattr(pool.status, name) if other.uid != uid)
@@ -104,9 +105,9 @@ def _workload(world: World, subject: Any, wanted: Workload) -> None:
     secrets = before if wanted.secrets is None else seal(wanted.secrets, wanted.sealing_key, before)
     owner = Owner(kind=subject.KIND, namespace=subject.namespace, name=subject.name, uid=subject.uid)
     assert wanted.part is not None
-    spec = KINDS.workload.asking(owner, wanted.part, secrets, older=wanted.older)
+    spec = GRID.workload.asking(owner, wanted.part, secrets, older=wanted.older)
     meta = Meta(name=name, namespace=place, uid=f"uid-{place}-{name}", generation=1, finalizers=("zos.grid.tf/agent",))
-    made = KINDS.workload(metadata=meta, spec=spec)
+    made = GRID.workload(metadata=meta, spec=spec)
     ready = Condition(type="Ready", status="True", reason="Succeeded", observed_generation=1)
     status = made.saying(_state(wanted.part, present), observed_generation=1, conditions=(ready,))
     world.put(made.model_copy(update={"status": status}))
@@ -115,6 +116,8 @@ def _workload(world: World, subject: Any, wanted: Workload) -> None:
 def _state(part: Part, present: NodeWorkload | None) -> State | None:
     if isinstance(part, MachineOnNode):
         return _machine(part, present)
+    if isinstance(part, PingOnNode):
+        return PingState(used=0)
     return MountState(size=part.size, used=part.holds_data) if isinstance(part, MountOnNode) else None
 
 

@@ -14,12 +14,14 @@ from zos.plan.facts import (
     ImageFact,
     ImageProblem,
     LostKeyFact,
+    ServiceFact,
     ShutFact,
     SilentFact,
     UnusedDiskFact,
+    VolumeFact,
 )
 
-_FAMILIES: Mapping[str, type[Fact]] = {"image": ImageFact, "domain": DomainFact}
+_FAMILIES: Mapping[str, type[Fact]] = {"image": ImageFact, "domain": DomainFact, "service": ServiceFact, "volume": VolumeFact}
 
 
 def facts(
@@ -33,10 +35,12 @@ def facts(
     silent: Mapping[str, Collection[str]] | None = None,
     lost_keys: Collection[str] | None = None,
     unused_disks: Collection[str] | None = None,
+    services: Mapping[str, ServiceFact] | None = None,
+    volumes: Mapping[str, VolumeFact] | None = None,
     unknown: Mapping[str, str] | None = None,
     **others: Any,
 ) -> Facts:
-    """``base``, with what is said here in place of what it says of that. ``unknown`` is by family, image or domain."""
+    """``base``, with what is said here in place of what it says of that. ``unknown`` is by family of items."""
     base = base or Facts(node="n", now=0.0)
     known: dict[type[Fact], Mapping[str, Any]] = dict(base.known)
     said: tuple[tuple[type[Fact], Mapping[str, Any] | None], ...] = (
@@ -47,6 +51,8 @@ def facts(
         (ShutFact, {name: ShutFact(by) for name, by in shut.items()} if shut is not None else None),
         (SilentFact, {name: SilentFact(frozenset(peers)) for name, peers in silent.items()} if silent is not None else None),
         (LostKeyFact, dict.fromkeys(lost_keys, LostKeyFact()) if lost_keys is not None else None),
+        (ServiceFact, services),
+        (VolumeFact, volumes),
         (UnusedDiskFact, dict.fromkeys(unused_disks, UnusedDiskFact()) if unused_disks is not None else None),
     )
     known |= {fact: about for fact, about in said if about is not None}

@@ -15,14 +15,13 @@ from typing import Any
 import pytest
 import yaml
 
-from cases import load, world_of
+from cases import GRID, load, world_of
 from fixpoint import carried_out, resolve
 from known import facts as known_facts
 from zos.api.meta import Object, Reason
 from zos.api.nodeworkload import NodeWorkload
 from zos.kinds.kind import Here, OnNode
-from zos.kinds.registry import KINDS
-from zos.plan.facts import DomainFact, Facts, ImageFact, Unknown
+from zos.plan.facts import DomainFact, Facts, ImageFact, ServiceEnd, ServiceFact, Unknown, VolumeFact
 from zos.plan.items import Disk, Domain, GuestDisk, GuestNic, Item
 from zos.plan.lowered import Lowered, Problem
 from zos.plan.outcome import Outcome
@@ -30,7 +29,7 @@ from zos.plan.outcome import Outcome
 HERE = Path(__file__).parent
 CASES = sorted(path for path in HERE.glob("*/*.yaml") if not path.name.endswith(".out.yaml"))
 #: Pools go on by what they themselves have written.
-LOOKED_AT = {name.lower() for name, kind in KINDS.items() if kind.finalized and kind.model.POOL is None}
+LOOKED_AT = {name.lower() for name, kind in GRID.items() if kind.finalized and kind.model.POOL is None}
 
 
 def plain(value: Any) -> Any:
@@ -71,6 +70,8 @@ def lowered(workload: NodeWorkload, facts: dict[str, Any]) -> dict[str, Any]:
             name: DomainFact(**{field: tuple(v) if isinstance(v, list) else v for field, v in fact.items() if field != "runs"})
             for name, fact in facts.get("domains", {}).items()
         },
+        services={name: service(**fact) for name, fact in facts.get("services", {}).items()},
+        volumes={name: VolumeFact(**fact) for name, fact in facts.get("volumes", {}).items()},
         secrets={tuple(name.split("/", 1)): value for name, value in facts.get("secrets", {}).items()},  # type: ignore[misc]
         lost_keys=frozenset(facts.get("lost_keys", ())),
         shut=facts.get("shut", {}),
@@ -111,12 +112,19 @@ def runs(workload: NodeWorkload, known: Facts, otherwise: dict[str, Any]) -> Dom
     return dataclasses.replace(wanted, running=True, boot=dataclasses.replace(wanted.boot, **boot), **fields)
 
 
+def service(last_exit: dict[str, Any] | None = None, **fact: Any) -> ServiceFact:
+    end = ServiceEnd(**last_exit) if last_exit is not None else None
+    return ServiceFact(
+        last_exit=end, **{name: tuple(value) if isinstance(value, list) else value for name, value in fact.items()}
+    )
+
+
 def here(workload: NodeWorkload, facts: Facts) -> Here[Any]:
     return Here.of(workload, workload.spec.part, facts)
 
 
 def served(workload: NodeWorkload) -> OnNode:
-    found = KINDS.on_node(workload)
+    found = GRID.on_node(workload)
     assert found is not None
     return found
 
@@ -178,5 +186,5 @@ def test_a_second_look_gives_the_same(path: Path) -> None:
 
 
 def test_there_are_cases_for_each_kind_of_work() -> None:
-    assert {path.parent.name for path in CASES} >= {name.lower() for name, kind in KINDS.items() if kind.finalized}
+    assert {path.parent.name for path in CASES} >= {name.lower() for name, kind in GRID.items() if kind.finalized}
     assert {path.stem for path in HERE.glob("*/*.out.yaml")} == {f"{path.stem}.out" for path in CASES}

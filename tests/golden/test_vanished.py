@@ -14,14 +14,13 @@ from typing import Any
 import pytest
 import yaml
 
-from cases import load, world_of
+from cases import GRID, load, world_of
 from fixpoint import carried_out, resolve, settle
 from zos.api.meta import Key, Object
-from zos.kinds.registry import KINDS
 from zos.world.store import World
 
 HERE = Path(__file__).parent
-ORDER = ("Farm", "GridNode", "Network", "Contract", "PublicIP", "NameContract", "ZMount", "ZMachine")
+ORDER = ("Farm", "GridNode", "Network", "Contract", "PublicIP", "NameContract", "ZMount", "Ping", "ZMachine")
 SUBJECTS = (*ORDER, "Claim", "NodeWorkload")
 #: What a status says of what its object has; it must not change because something else is gone.
 HAS = {
@@ -30,6 +29,7 @@ HAS = {
     "PublicIP": ("mac", "ipv4", "ipv6", "farm"),
     "Contract": ("reserved",),
     "NameContract": (),
+    "Ping": ("node_name", "ip", "used"),
 }
 
 
@@ -41,7 +41,7 @@ def ready() -> tuple[World, list[Object]]:
 
 
 def everything(world: World) -> list[Object]:
-    kinds = (*KINDS, "Secret", "Namespace", "Heartbeat")
+    kinds = (*GRID, "Secret", "Namespace", "Heartbeat")
     return [obj for kind in kinds for obj in world.all(kind)]
 
 
@@ -175,4 +175,4 @@ def _owner(obj: Any) -> Key | None:
 def _model(kind: str) -> type[Object]:
     from zos.api.core import Secret
 
-    return Secret if kind == "Secret" else KINDS[kind].model
+    return Secret if kind == "Secret" else GRID[kind].model

@@ -36,9 +36,9 @@ from zos.api.text import (
 GUEST_OVERHEAD = 128 * 2**20
 
 #: Agents from this version on know that a deletion without the word to erase takes nothing away.
-_KNOWS_WORDS = (0, 2)
+_WORDS = (0, 2)
 #: Agents from this version on read NodeWorkloads in the form of today (`zos.api.olderform`).
-_KNOWS_ENVELOPES = (0, 3)
+ENVELOPES = (0, 3)
 
 
 class Endpoint(Model):
@@ -414,15 +414,18 @@ class GridNode(Object):
 
     @property
     def knows_words(self) -> bool:
-        """Whether its agent keeps what is deleted without the word to erase. One that has not reported yet is new."""
-        version = self.status.agent_version
-        return version is None or _numbers(version) >= _KNOWS_WORDS
+        """Whether its agent keeps what is deleted without the word to erase."""
+        return self.is_of(_WORDS)
 
     @property
     def knows_envelopes(self) -> bool:
-        """Whether its agent reads NodeWorkloads as they are written today. One that has not reported yet is new."""
+        """Whether its agent reads NodeWorkloads as they are written today (`zos.api.olderform`)."""
+        return self.is_of(ENVELOPES)
+
+    def is_of(self, release: tuple[int, int]) -> bool:
+        """Whether its agent is of that release or a later one. One that has not reported yet is new."""
         version = self.status.agent_version
-        return version is None or _numbers(version) >= _KNOWS_ENVELOPES
+        return version is None or _numbers(version) >= release
 
     @property
     def abandoned(self) -> bool:

@@ -15,7 +15,7 @@ from pydantic import Field, create_model, model_validator
 from pydantic.json_schema import SkipJsonSchema
 
 from zos.api import olderform
-from zos.api.gridnode import QuarantinedNic
+from zos.api.gridnode import ENVELOPES, QuarantinedNic
 from zos.api.meta import Model, Object, Quantity, Reason, Status
 from zos.api.schema import AGE, READY, REASON, Column, at_most
 from zos.api.text import (
@@ -103,7 +103,9 @@ class Offer(Model):
 
 
 class Part(Model):
-    """What a kind asks of a node for one object."""
+    """What a kind asks of a node for one object. ``SINCE`` is the release whose agents are the first to understand it."""
+
+    SINCE: ClassVar[tuple[int, int]] = ENVELOPES
 
     def offer(self, owner: Owner) -> Offer | None:
         """What a machine can be given of it. None: nothing."""

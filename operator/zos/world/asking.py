@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from functools import partial
+
 from zos.api.gridnode import GridNode
 from zos.api.meta import Condition, Reason
 from zos.api.nodeworkload import NodeWorkload, Part
@@ -18,8 +20,12 @@ INDEXES = (Indexes(GridNode), indexes.HEARTBEATS)
 
 
 def asked(world: Reader, node: str, part: Part, secrets: tuple[SecretValue, ...] = ()) -> Workload | Verdict:
-    """A workload with values for the node alone, or why they can't be sealed. Another key of the node (it has lost its own)
-    seals everything anew; another agent there is asked in its own words."""
+    """A workload, with values for the node alone; or why the node can't be asked. Another key of the node (it has lost its
+    own) seals everything anew; another agent there is asked in its own words."""
+    if world.view(GridNode, "", node, partial(GridNode.is_of, release=part.SINCE)) is False:
+        release = ".".join(map(str, part.SINCE))
+        message = f"the agent of node {node} is too old for this: upgrade it to {release} or later"
+        return waiting(Reason.DEPENDENCY_NOT_READY, message)
     if not secrets:
         return plainly(world, node, part)
     key = world.view(GridNode, "", node, lambda found: found.status.sealing_key)
@@ -30,7 +36,7 @@ def asked(world: Reader, node: str, part: Part, secrets: tuple[SecretValue, ...]
 
 
 def plainly(world: Reader, node: str, part: Part) -> Workload:
-    """A workload without secrets."""
+    """A workload without secrets, that every agent understands."""
     return Workload(node, part, older=_older(world, node))
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Annotated
+from typing import Annotated, ClassVar
 
 from pydantic import Field
 
@@ -43,6 +43,8 @@ class EgressOnNode(Model):
 
 class NetworkOnNode(Part):
     """A Network's part on this node."""
+
+    SINCE: ClassVar[tuple[int, int]] = (0, 1)
 
     ip_range: Cidr
     """The whole network."""

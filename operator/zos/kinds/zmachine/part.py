@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+from typing import Annotated, ClassVar, Literal
 
 from pydantic import Field
 
@@ -88,6 +88,8 @@ class FileSystemOnNode(Offer):
 
 class MachineOnNode(Part):
     """A ZMachine, with everything it refers to looked up. The node's secrets called ``env/NAME`` are variables."""
+
+    SINCE: ClassVar[tuple[int, int]] = (0, 1)
 
     hostname: Name
     image: Line

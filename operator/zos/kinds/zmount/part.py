@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import ClassVar
+
 from zos.api.meta import Quantity
 from zos.api.nodeworkload import Part, State
 from zos.api.text import Uid
@@ -9,6 +11,8 @@ from zos.api.text import Uid
 
 class MountOnNode(Part):
     """A ZMount: a disk of the node."""
+
+    SINCE: ClassVar[tuple[int, int]] = (0, 1)
 
     size: Quantity
     """Bytes to reserve."""
