@@ -34,8 +34,7 @@ HAS = {
 
 
 def ready() -> tuple[World, list[Object]]:
-    objects, _ = load(HERE / "vanished.yaml")
-    world = world_of(objects)
+    world = world_of(obj for part in ("vanished.yaml", "vanished-resident.yaml") for obj in load(HERE / part)[0])
     settle(world, ORDER)
     return world, everything(world)
 

@@ -19,6 +19,8 @@ from zos.world.resolution import Hold, Resolution, SecretValue, Verdict, waiting
 INDEXES = (
     *asking.INDEXES,
     *placement.INDEXES,
+    *quarantine.INDEXES,
+    quarantine.heirs(Ping),
     *residents.INDEXES,
     *shares.INDEXES,
     Indexes(Secret),
@@ -38,11 +40,15 @@ def resolve(ping: Ping, world: Reader) -> Resolution:
     net = residents.network(world, ping.namespace, ping.spec.network.name, ping.uid)
     if isinstance(net, Verdict):
         return Resolution(net, status)
-    need = Resources(memory=MEMORY, storage=ping.spec.size)
-    node = placement.place(world, need, held=status.node_name, asked=ping.spec.node_name, preferred=net.subnets)
+    left = quarantine.remains(ping, world, status.node_name, ping.spec.node_name)
+    if isinstance(left, Verdict):
+        return Resolution(left, status)
+    need, there = Resources(memory=MEMORY, storage=ping.spec.size), left.node if left is not None else None
+    node = placement.place(world, need, held=status.node_name or there, asked=ping.spec.node_name, preferred=net.subnets)
     if isinstance(node, Verdict):
         return Resolution(node, status)
-    capacity = placement.keep(world, ping, node, need)
+    adopt = left.adopt if left is not None else None
+    capacity = placement.keep(world, ping, node, need, adopt=adopt)
     if isinstance(capacity, Verdict):
         return Resolution(capacity, status)
     status = status.model_copy(update={"node_name": node})
@@ -56,8 +62,13 @@ def resolve(ping: Ping, world: Reader) -> Resolution:
         return Resolution(word, status, holds=holds)
     workload = guests.on_node(ping.uid, node, world)
     nic = residents.nic(ping.uid, net, node, address.next or address.ip)
-    back = quarantine.own(ping, world) == node
-    part = PingOnNode(nic=nic, size=ping.spec.size, holds_data=back or _has_run(workload))
+    before = workload.part(PingOnNode) if workload is not None else None
+    part = PingOnNode(
+        nic=nic,
+        size=ping.spec.size,
+        holds_data=there == node or _has_run(workload),
+        adopt=adopt or (before.adopt if before is not None else None),  # it stays said: the node may not have come to it yet
+    )
     asked = asking.asked(world, node, part, (word,))
     if isinstance(asked, Verdict):
         return Resolution(asked, status, holds=holds)

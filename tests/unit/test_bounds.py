@@ -15,6 +15,7 @@ from hypothesis import strategies as st
 from pydantic.alias_generators import to_camel
 
 import cases
+from cases import world_of
 from fixpoint import resolve as resolved
 from fixpoint import settle
 from zos.agent.nodestatus import ours
@@ -32,7 +33,6 @@ from zos.kinds.zmachine.part import MachineState
 from zos.manifests.crd import crd
 from zos.world.conditions import conditions
 from zos.world.resolution import waiting
-from zos.world.store import World
 
 KEY = "xTIBA5rboUvnH4htodjb6e697QjLERt1NAB4mZqp8Dg="
 
@@ -108,7 +108,7 @@ def test_an_offer_caps_what_a_node_says_of_itself() -> None:
 def test_what_is_summed_up_of_what_an_agent_says_can_be_written_down() -> None:
     most = [{"uid": f"u{number}", "cpu": 2**31 - 1, "memory": "9999999999999999999Ei", "storage": "8Ei"} for number in range(3)]
     thief = node(capacity={"cpu": 4, "memory": "8Gi", "storage": "1Ti"}, quarantine=most)
-    world = World(KINDS.indexes())
+    world = world_of(())
     world.put(thief)
     found = resolve(thief, world.reader(thief.key)).status
     assert isinstance(found, GridNodeStatus)

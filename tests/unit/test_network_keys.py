@@ -10,6 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from nacl.public import PrivateKey
 
+from cases import world_of
 from fixpoint import resolve, settle
 from zos.api.core import Secret
 from zos.api.gridnode import GridNode
@@ -18,7 +19,6 @@ from zos.api.network import Network, NetworkStatus
 from zos.api.nodeworkload import NodeWorkload
 from zos.api.text import is_half, is_key
 from zos.kinds.network.part import NetworkOnNode
-from zos.kinds.registry import KINDS
 from zos.world.heartbeat import Heartbeat
 from zos.world.resolution import Resolution
 from zos.world.store import World
@@ -40,7 +40,7 @@ ALICE, N1, N2 = key(1), key(11), key(12)
 
 
 def grid(access: list[dict[str, Any]], *, prekeys: dict[str, list[str]] | None = None) -> World:
-    world = World(KINDS.indexes())
+    world = world_of(())
     offered = prekeys or {"n1": [N1, key(21)], "n2": [N2, key(22)]}
     for number, (name, keys) in enumerate(offered.items(), 1):
         status = {"prekeys": keys, "agentVersion": "0.2"}

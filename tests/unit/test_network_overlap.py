@@ -6,15 +6,14 @@ from typing import Any
 
 import pytest
 
+from cases import world_of
 from fixpoint import resolve, settle
 from zos.api.gridnode import GridNode
 from zos.api.meta import Reason
 from zos.api.network import Network
 from zos.api.nodeworkload import NodeWorkload
-from zos.kinds.registry import KINDS
 from zos.world.heartbeat import Heartbeat
 from zos.world.resolution import Resolution
-from zos.world.store import World
 
 KEY = "xTIBA5rboUvnH4htodjb6e697QjLERt1NAB4mZqp8Dg="
 
@@ -27,7 +26,7 @@ def resolution(
     allow: tuple[str, ...] = (),
     nodes: int = 1,
 ) -> Resolution:
-    world = World(KINDS.indexes())
+    world = world_of(())
     names = [f"n{number + 1}" for number in range(nodes)]
     for name in names:
         status: dict[str, Any] = {

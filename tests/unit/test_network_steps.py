@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 from nacl.public import PrivateKey
 
+from cases import world_of
 from fixpoint import resolve, settle
 from zos.api.core import Secret
 from zos.api.gridnode import GridNode
@@ -18,9 +19,7 @@ from zos.kinds.network import judging, ranges, seats, serving
 from zos.kinds.network.problems import Problem, Rank
 from zos.kinds.network.reports import NodeReport
 from zos.kinds.network.topology import Member
-from zos.kinds.registry import KINDS
 from zos.world.heartbeat import Heartbeat
-from zos.world.store import World
 
 
 def network(spec: dict[str, Any], status: dict[str, Any] | None = None) -> Network:
@@ -82,7 +81,7 @@ def test_a_network_keeps_its_seat_and_takes_nobody_elses(
     holds: list[dict[str, Any]] = [{"uid": "u-other", "owner": "Network d/other", "listenPort": 51820, "publicKey": OTHERS}]
     if held is not None:
         holds.append({"uid": "u-net", "owner": "Network d/net", "listenPort": held[0], "publicKey": held[1]})
-    world = World(KINDS.indexes())
+    world = world_of(())
     status = {"holds": holds, "prekeys": [OTHERS, FRESH], "agentVersion": "0.2"}
     spec = {"endpoint": {"ipv4": "198.51.100.1"}, "wireguardPorts": {"from": 51820, "to": 51830}}
     world.put(GridNode.model_validate({"metadata": {"name": "n1", "uid": "u-n1"}, "spec": spec, "status": status}))
@@ -94,7 +93,7 @@ def test_a_network_keeps_its_seat_and_takes_nobody_elses(
 
 
 def test_a_node_that_is_full_and_one_that_offers_nothing_say_so() -> None:
-    world = World(KINDS.indexes())
+    world = world_of(())
     other = {"uid": "u-other", "owner": "Network d/other", "listenPort": 51820, "publicKey": OTHERS}
     for name, holds in (("full", [other]), ("mute", [])):
         spec = {"wireguardPorts": {"from": 51820, "to": 51820}}
@@ -152,7 +151,7 @@ def test_a_node_whose_agent_is_away_is_not_ready_whatever_it_said_last() -> None
 
 
 def test_the_file_with_a_laptops_key_is_left_alone_while_its_secret_has_none_whatever_else_is_wrong() -> None:
-    world = World(KINDS.indexes())
+    world = world_of(())
     offered = {"prekeys": [base64.b64encode(bytes(PrivateKey.generate().public_key)).decode()], "agentVersion": "0.2"}
     place = {"endpoint": {"ipv4": "198.51.100.1"}}
     world.put(GridNode.model_validate({"metadata": {"name": "n1", "uid": "u-n1"}, "spec": place, "status": offered}))

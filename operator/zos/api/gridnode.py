@@ -95,7 +95,7 @@ class Egress(Model):
 class Recipient(Model):
     """The object that gets what is in quarantine."""
 
-    kind: Literal["ZMount", "ZMachine"]
+    kind: Kind = Field(min_length=1)
     """Of the same kind as what it gets."""
 
     namespace: str = Field(min_length=1, max_length=63, json_schema_extra=rules(label("quarantine[].giveTo.namespace")))

@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 from zos.api.gridnode import GridNode, Quarantined, QuarantineOrder, Recipient
 from zos.api.meta import Object, Reason
 from zos.api.nodeworkload import NodeWorkload, Owner
-from zos.api.zmachine import ZMachine
-from zos.api.zmount import ZMount
 from zos.world import indexes
 from zos.world.heartbeat import Heartbeat
 from zos.world.objects import Indexes
@@ -19,11 +18,9 @@ INDEXES = (
     Indexes(GridNode, {"quarantine": lambda node: _names(node)}),
     Indexes(Heartbeat),
     indexes.WORKLOADS,
-    Indexes(ZMachine),
-    Indexes(ZMount),
 )
-#: What can be given to somebody (`Recipient.kind`).
-_GIVEN: dict[str, type[ZMount | ZMachine]] = {model.KIND: model for model in (ZMount, ZMachine)}
+#: What the kinds declare whose objects can be given something.
+_HEIR = "heir"
 
 
 @dataclass(frozen=True)
@@ -35,6 +32,12 @@ class Inheritance:
     adopt: str | None = None
     problem: Verdict | None = None
     owner: Owner | None = None
+
+
+def heirs(model: type[Object]) -> Indexes:
+    """To be among the ``INDEXES`` of a kind whose objects can be given what another of them left. They have ``node_name`` in
+    their status."""
+    return Indexes(model, {_HEIR: lambda obj: [obj.uid]})
 
 
 def own(obj: Object, world: Reader) -> str | None:
@@ -73,13 +76,33 @@ def inherited(obj: Object, world: Reader) -> Inheritance | None:
     return given or next(iter(entries), None)
 
 
+def remains(obj: Object, world: Reader, node: str | None, asked: str | None) -> Inheritance | Verdict | None:
+    """What an object goes on with: what a node has of it from before its NodeWorkload was lost, or what an earlier object left
+    and is given to it. Or why it waits for an administrator. ``node`` is where it has been already, ``asked`` where its user
+    wants it."""
+    # What another node says of an object that is to be elsewhere is not asked for.
+    if (back := own(obj, world)) is not None and node is None and asked in (None, back):
+        return Inheritance(back)
+    left = inherited(obj, world)
+    if left is None:
+        return None
+    if left.problem is not None and node is None and asked in (None, left.node):
+        return left.problem
+    return left if left.adopt and node in (None, left.node) else None
+
+
 def _lives(left: Inheritance, world: Reader) -> bool:
     """Whether its owner takes it up again by itself, so that nobody can give it away. Raises Unreadable."""
     owner = left.owner
-    if owner is None or owner.kind not in _GIVEN:
+    model: Any = next((model for model in world.indexed_by(_HEIR) if owner is not None and owner.kind == model.KIND), None)
+    if owner is None or model is None:
         return False
-    found = world.view(_GIVEN[owner.kind], owner.namespace, owner.name, lambda obj: (obj.uid, obj.status.node_name))
+    found = world.view(model, owner.namespace, owner.name, _place)
     return found in ((owner.uid, None), (owner.uid, left.node))
+
+
+def _place(obj: Any) -> tuple[str, str | None]:
+    return obj.uid, obj.status.node_name
 
 
 def _of(node: GridNode, name: str, uid: str) -> tuple[Inheritance, ...]:

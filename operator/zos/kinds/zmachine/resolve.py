@@ -25,6 +25,7 @@ INDEXES = (
     *placement.INDEXES,
     *publicaddress.INDEXES,
     *quarantine.INDEXES,
+    quarantine.heirs(ZMachine),
     *residents.INDEXES,
     Indexes(
         ZMachine,

@@ -15,25 +15,15 @@ from zos.kinds.zmachine.found import Found, Step, given
 from zos.kinds.zmachine.part import DiskOnNode, FileSystemOnNode, MachineOnNode
 from zos.world import asking, guests, placement, quarantine, residents
 from zos.world.guests import Guest
-from zos.world.quarantine import Inheritance
 from zos.world.reader import Reader
 from zos.world.resolution import Verdict
 
 
 def find_remains(found: Found, machine: ZMachine, world: Reader) -> tuple[Found, Verdict | None]:
-    """What nodes have of this machine, or of an earlier one of its name, from before its NodeWorkload was lost."""
-    node, asked = found.node, machine.spec.node_name
-    if node is not None and placement.gone(world, node):
-        return found, placement.removed(node)
-    # What another node says of a machine that is to be elsewhere is not asked for.
-    if (own := quarantine.own(machine, world)) is not None and node is None and asked in (None, own):
-        return replace(found, inherits=Inheritance(own)), None
-    left = quarantine.inherited(machine, world)
-    if left is None:
-        return found, None
-    if left.problem is not None and node is None and asked in (None, left.node):
-        return found, left.problem
-    return replace(found, inherits=left if left.adopt and node in (None, left.node) else None), None
+    if found.node is not None and placement.gone(world, found.node):
+        return found, placement.removed(found.node)
+    left = quarantine.remains(machine, world, found.node, machine.spec.node_name)
+    return (found, left) if isinstance(left, Verdict) else (replace(found, inherits=left), None)
 
 
 def find_network(found: Found, machine: ZMachine, world: Reader) -> tuple[Found, Verdict | None]:

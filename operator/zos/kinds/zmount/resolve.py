@@ -22,6 +22,7 @@ INDEXES = (
     *guests.INDEXES,
     *placement.INDEXES,
     *quarantine.INDEXES,
+    quarantine.heirs(ZMount),
     indexes.HEARTBEATS,
     Indexes(ZMachine, {"disk": lambda machine: [f"{machine.namespace}/{disk.name}" for disk in machine.spec.disks]}),
     indexes.WORKLOADS,
