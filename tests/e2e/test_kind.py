@@ -26,7 +26,7 @@ class Story:
         self.grid, self.namespace = grid, namespace
         grid.apply(namespace, secret("first"), obj("Network", "net", ipRange="10.40.0.0/16", nodes=[{"name": "n2"}]))
         grid.apply(namespace, obj("Ping", "answers", **PING))
-        grid.ready(namespace, "ping/answers")
+        grid.ready(namespace, "network/net", "ping/answers")
         self.uid = self.get()["metadata"]["uid"]
         self.service = f"zos-svc-ping-{names.ident(self.uid)}"
 
@@ -40,7 +40,7 @@ class Story:
         network = self.grid.get("network", "net", self.namespace)
         assert network is not None
         ip, router = self.get()["status"]["ip"], names.router(network["metadata"]["uid"])  # type: ignore[index]
-        ask = f"import socket; print(socket.create_connection(('{ip}', {PORT}), timeout=2).recv(99).decode())"
+        ask = f"import socket; print(socket.create_connection(('{ip}', {PORT}), timeout=10).recv(99).decode())"
         word, count = self.grid.run("n2", "ip", "netns", "exec", router, "/usr/bin/python3", "-c", ask).split()
         return word, int(count)
 
