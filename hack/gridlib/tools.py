@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from gridlib.layout import GridError
+from zos.programs import guestbuild
 
 #: With an older one the API server has no WatchList, and a watch that begins with the present state may fail
 #: (k8s.io/apiserver, pkg/storage/feature: what it asks of etcd for RequestWatchProgress).
@@ -42,8 +43,8 @@ class Tools:
     def find(cls) -> Tools:
         """From KUBEBUILDER_ASSETS, PATH or the cache. Raises GridError for what is missing."""
         cache = _cache()
-        guests = sorted((cache / "guest").glob("*/initramfs"), key=lambda path: path.stat().st_mtime)
-        if not guests:
+        guest = guestbuild.made(cache / "guest")
+        if guest is None:
             raise GridError("no guest kernel and initramfs: run hack/setup first")
         return cls(
             checkout=Path(__file__).resolve().parents[2],
@@ -53,7 +54,7 @@ class Tools:
             controller_manager=_program("kube-controller-manager", cache),
             kubectl=_program("kubectl", cache),
             wireguard_go=_program("wireguard-go", cache),
-            guest=guests[-1].parent,
+            guest=guest,
         )
 
 

@@ -1,7 +1,7 @@
 """Debian's cloud kernel with all its modules, and an initramfs that gets to the host's root file system.
 
 ``python -m kernellib.kernel DIR`` prints ``DIR/<key>``, in which ``vmlinuz``, ``initramfs`` and ``lib/modules`` are. What
-exists under a key is right and is not made again.
+exists under a key is right and is not made again. With ``--made`` after it nothing is made.
 """
 
 from __future__ import annotations
@@ -24,8 +24,7 @@ _MODULES = {"root": ("virtiofs", "overlay", "virtio_pci")}
 def build(output: Path) -> Path:
     """Gives the directory. Raises guestbuild.BuildError."""
     package, version = guestbuild.offered()
-    key = hashlib.sha256(_INIT.read_bytes() + repr(_MODULES).encode()).hexdigest()[:12]
-    target = output / f"{version}-{key}"
+    target = output / f"{version}-{_digest()}"
     if target.exists():
         return target
     output.mkdir(parents=True, exist_ok=True)
@@ -46,17 +45,25 @@ def build(output: Path) -> Path:
     return target
 
 
-def newest(cache: Path) -> Path:
+def made(cache: Path) -> Path:
     """The one that is used; several checkouts may share the cache. Raises FileNotFoundError."""
-    made = sorted((cache / "kernel").glob("*/initramfs"), key=lambda path: path.stat().st_mtime)
-    if not made:
+    found = guestbuild.newest(cache / "kernel", _digest())
+    if found is None:
         raise FileNotFoundError(f"no kernel in {cache}/kernel: hack/setup makes it")
-    return made[-1].parent
+    return found
+
+
+def _digest() -> str:
+    return hashlib.sha256(_INIT.read_bytes() + repr(_MODULES).encode()).hexdigest()[:12]
 
 
 if __name__ == "__main__":
     os.umask(0o022)
+    output = Path(sys.argv[1]).absolute()
+    if sys.argv[2:] == ["--made"]:
+        there = guestbuild.newest(output, _digest())
+        sys.exit(print(there) if there is not None else 1)
     try:
-        print(build(Path(sys.argv[1]).absolute()))
+        print(build(output))
     except guestbuild.BuildError as error:
         sys.exit(f"kernel: {error}")

@@ -34,7 +34,7 @@ def run(arguments: Sequence[str], answer: Path, seconds: float, size: guest.Size
     where it comes to no end in ``seconds``, and FileNotFoundError where this machine was not set up.
     """
     cache = Path(os.environ.get("ZOS_CACHE", Path.home() / ".cache" / "zos"))
-    made = kernel.newest(cache)
+    made = kernel.made(cache)
     copy = answer / "checkout"
     for part in _PARTS:
         shutil.copytree(_CHECKOUT / part, copy / part, ignore=shutil.ignore_patterns("__pycache__"))

@@ -1,7 +1,8 @@
 """Builds what container-mode guests boot: Debian's cloud kernel as it is, and an initramfs of the project's own init.
 
 ``python -m zos.programs.guestbuild --output DIR`` prints ``DIR/<key>``, in which ``vmlinuz`` and ``initramfs`` are. The key
-names the kernel's version and the init's sources: what exists under it is right and is not built again.
+names the kernel's version and the init's sources: what exists under it is right and is not built again. With ``--made`` it
+builds nothing, and prints the newest that was made of these sources.
 """
 
 from __future__ import annotations
@@ -141,6 +142,16 @@ def _run(*argv: str, timeout: float = 30.0, check: bool = True) -> subprocess.Co
     return done
 
 
+def made(output: Path) -> Path | None:
+    """The directory that was made last of these sources, whichever others there are. None: there is none."""
+    return newest(output, _digest(_SOURCES.glob("*.[ch]")))
+
+
+def newest(output: Path, digest: str) -> Path | None:
+    found = sorted(output.glob(f"*-{digest}/initramfs"), key=lambda path: path.stat().st_mtime)
+    return found[-1].parent if found else None
+
+
 def _digest(sources: Iterable[Path]) -> str:
     digest = hashlib.sha256(repr((_RECIPE, _CFLAGS, _MODULES)).encode())
     for source in sorted(sources):
@@ -169,7 +180,11 @@ def main() -> None:
     parser = argparse.ArgumentParser(prog="zos-guestbuild", description=(__doc__ or "").partition("\n")[0])
     parser.add_argument("--output", type=Path, required=True, help="directory of all builds")
     parser.add_argument("--deb", type=Path, help="a kernel package to take instead of the one that Debian offers")
+    parser.add_argument("--made", action="store_true", help="build nothing; exit code 1 where there is none of these sources")
     arguments = parser.parse_args()
+    if arguments.made:
+        there = made(arguments.output.absolute())
+        sys.exit(print(there) if there is not None else 1)
     try:
         print(build(arguments.output.absolute(), arguments.deb))
     except BuildError as error:
