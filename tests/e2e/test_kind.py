@@ -112,7 +112,7 @@ def test_a_kind_of_a_strangers(story: Story) -> None:
     assert guests.status("looks")["nodeName"] == "n1", "where what it looks at is"
     assert int(guests.prints("looks", "^refused$").splitlines()[0]) >= count
     grid.kubectl("delete", "ping", "answers", "-n", namespace, "--wait=false")
-    grid.says(namespace, "ping", "answers", "waiting for ZMachine looks to do without it")
+    grid.says(namespace, "ping", "answers", "waits for ZMachine looks")
     assert story.asked()[0] == known("second"), "it serves until then"
     guests.delete("zmachine", "looks")
     # Nothing of it is left when it is gone.

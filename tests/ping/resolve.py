@@ -33,9 +33,8 @@ def resolve(ping: Ping, world: Reader) -> Resolution:
     pool = Network.key_of(ping.namespace, ping.spec.network.name)
     if ping.deleting:
         pools = (pool, *((GridNode.key_of("", held),) if held else ()))
-        users = shares.users(world, ping)
-        said = f"waiting for {', '.join(users)} to do without it" if users else "being stopped and removed"
-        return Resolution(waiting(Reason.DELETING, said), releases=pools, waits_for=users)
+        going = waiting(Reason.DELETING, "being stopped and removed")
+        return Resolution(going, releases=pools, waits_for=shares.users(world, ping))
     status = ping.status.model_copy(update={"node_name": ping.status.node_name or held})
     net = residents.network(world, ping.namespace, ping.spec.network.name, ping.uid)
     if isinstance(net, Verdict):
