@@ -24,7 +24,6 @@ from zos.api.text import is_name
 from zos.kinds.kind import Here
 from zos.kinds.network.laptops import secret_name
 from zos.kinds.network.part import NetworkOnNode
-from zos.kinds.registry import KINDS
 from zos.kinds.zmachine.part import MachineOnNode
 from zos.plan.facts import ImageFact
 from zos.plan.items import Bridge, Domain, Tap, Veth, WireGuard
@@ -54,7 +53,7 @@ def made(kind: str, spec: dict[str, Any], name: str, **status: Any) -> Object:
 
 
 def lowered(workload: NodeWorkload) -> list[Any]:
-    kind = KINDS.on_node(workload)
+    kind = cases.GRID.on_node(workload)
     assert kind is not None
     part, network = workload.part(MachineOnNode), workload.part(NetworkOnNode)
     image = part.image if part is not None else ""
@@ -78,7 +77,7 @@ def test_what_admission_takes_is_decided_upon_and_carried_out(limit: Limit) -> N
             assert isinstance(workload, NodeWorkload)
             assert is_name(workload.name)
             assert re.fullmatch("[a-z0-9-]{1,63}", workload.namespace)
-            assert KINDS.workload.model_validate(workload.wire()) == workload
+            assert cases.GRID.workload.model_validate(workload.wire()) == workload
             for item in lowered(workload):
                 if isinstance(item, (Tap, Veth, Bridge, WireGuard)):
                     assert len(item.name) <= 15
