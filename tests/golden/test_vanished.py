@@ -16,7 +16,11 @@ import yaml
 
 from cases import GRID, load, world_of
 from fixpoint import carried_out, resolve, settle
+from zos.api.core import Namespace, Secret
 from zos.api.meta import Key, Object
+from zos.api.nodeworkload import NodeWorkload
+from zos.controller.resolving import resolved
+from zos.kinds.registry import KINDS
 from zos.world.store import World
 
 HERE = Path(__file__).parent
@@ -88,6 +92,23 @@ def test_nothing_is_taken_away(key: Key, how: str) -> None:
             assert not resolution.obsolete or (owner and how == "gone"), "only what belonged to it goes with it"
             assert resolution.releases == (), obj.key
             assert kept(obj, resolution, world, key) == [], obj.key
+
+
+def test_a_controller_that_does_not_know_a_kind_takes_nothing_away() -> None:
+    """It was rolled back: no Ping is served to it, and what nodes are asked for one reads as a part that it does not know."""
+    models = {**{name: kind.model for name, kind in KINDS.items()}, "Secret": Secret, "Namespace": Namespace}
+    world = World(KINDS.indexes())
+    for obj in OBJECTS:
+        if obj.KIND != "Ping":
+            world.put(models.get(obj.KIND, type(obj)).model_validate(obj.wire()))
+    others = [obj for name in models if name in SUBJECTS for obj in world.all(name)]
+    assert [obj.name for obj in others if isinstance(obj, NodeWorkload) and obj.spec.part is None], "there is one of a Ping"
+    for subject in others:
+        found = resolved(KINDS[subject.KIND], subject, world.reader(subject.key))
+        assert not found.let_go
+        assert not found.obsolete, subject.key
+        assert found.releases == (), subject.key
+        assert kept(subject, found, world, subject.key) == [], subject.key
 
 
 WAITING = [
@@ -172,6 +193,4 @@ def _owner(obj: Any) -> Key | None:
 
 
 def _model(kind: str) -> type[Object]:
-    from zos.api.core import Secret
-
     return Secret if kind == "Secret" else GRID[kind].model
