@@ -28,11 +28,17 @@ def find_filesystems(found: Found, machine: ZMachine, world: Reader) -> tuple[Fo
     return replace(found, filesystems=tuple(given)), None
 
 
+def apart(given: tuple[FileSystem, ...], place: str) -> Verdict | None:
+    """Why they can't be given to a machine on that node."""
+    for one in given:
+        if one.node != place:
+            message = f"{one} is on node {one.node}, the machine on {place}: a machine needs all that it uses on one"
+            return waiting(Reason.CONFLICT, message)
+    return None
+
+
 def filesystems_ready(found: Found, machine: ZMachine, world: Reader) -> tuple[Found, Verdict | None]:
     for one in found.filesystems:
-        if one.node != found.node:
-            message = f"{one} is on node {one.node}, the machine on {found.node}: a machine needs all that it uses on one"
-            return found, waiting(Reason.CONFLICT, message)
         if one.share.why:
             return found, waiting(Reason.DEPENDENCY_NOT_READY, f"{one} is not ready: {one.share.why}")
     if found.filesystems and world.view(GridNode, "", found.node or "", _knows) is False:

@@ -8,8 +8,8 @@ from zos.api import names
 from zos.api.gridnode import GUEST_OVERHEAD, NodeHold, Resources
 from zos.api.meta import RESTARTED_AT
 from zos.api.zmachine import ZMachine, minimum_root_size
-from zos.kinds.zmachine import environment, publicaddress
-from zos.kinds.zmachine.disks import apart, disks_ready, find_disks, pinned
+from zos.kinds.zmachine import disks, environment, filesystems, publicaddress
+from zos.kinds.zmachine.disks import disks_ready, find_disks, pinned
 from zos.kinds.zmachine.filesystems import filesystems_ready, find_filesystems
 from zos.kinds.zmachine.found import Found, Step, given
 from zos.kinds.zmachine.part import DiskOnNode, FileSystemOnNode, MachineOnNode
@@ -50,7 +50,7 @@ def choose_node(found: Found, machine: ZMachine, world: Reader) -> tuple[Found, 
     )
     if isinstance(place, Verdict):
         return found, place
-    if (problem := apart(found.disks, place)) is not None:
+    if (problem := disks.apart(found.disks, place) or filesystems.apart(found.filesystems, place)) is not None:
         return found, problem
     return replace(found, place=place, workload=guests.on_node(machine.uid, place, world)), None
 
