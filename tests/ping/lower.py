@@ -45,10 +45,12 @@ def lower(here: Here[PingOnNode]) -> Lowered:
 
 def report(here: Here[PingOnNode], lowered: Lowered, outcome: Outcome) -> Report[PingState]:
     """Raises Unknown where nobody could look."""
+    if lowered.problem is not None:
+        return Report(waiting(lowered.problem.reason, lowered.problem.message))
     volume = next(item for item in lowered.items if isinstance(item, Volume))
     kept = here.facts.get(VolumeFact, volume.name)
     state = PingState(used=kept.used if kept is not None else None)
-    problem = lowered.problem or outcome.problem(lowered.items)
+    problem = outcome.problem(lowered.items)
     program = next(item for item in lowered.items if isinstance(item, Service))
     stands = standing(program, here.facts.get(ServiceFact, program.name), here.facts.now)
     problem = problem or stands.problem

@@ -7,12 +7,16 @@ from typing import ClassVar
 from pydantic import Field
 
 from zos.api.meta import Model, Object, Quantity, Status
-from zos.api.schema import AGE, READY, REASON, Column, at_least, named, rules
+from zos.api.schema import AGE, READY, REASON, Column, Rule, at_least, named, rules
 from zos.api.zmachine import EnvSource, MachineNetwork
 
 
 class PingSpec(Model):
-    network: MachineNetwork
+    network: MachineNetwork = Field(
+        json_schema_extra=rules(
+            Rule("self.name == oldSelf.name", "network.name is immutable: make a new Ping in the other network")
+        )
+    )
     """Where it is reached."""
 
     word_from: EnvSource

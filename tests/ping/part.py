@@ -32,7 +32,7 @@ class PingOnNode(Part):
     def offer(self, owner: Owner) -> Offer:
         """Machines may look at what it keeps."""
         name = f"ping-{owner.uid}"
-        return Offer(path=f"volumes/{name}/data", ground=f"volume/{name}")
+        return Offer(path=f"volumes/{name}/data", ground=f"volume/{name}", read_only=True)
 
 
 class PingState(State):

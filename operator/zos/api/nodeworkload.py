@@ -100,6 +100,8 @@ class Offer(Model):
     ground: Line
     mounted: bool = False
     inside: Line = ""
+    read_only: bool = False
+    """No machine may write there."""
 
 
 class Part(Model):
@@ -131,9 +133,9 @@ class State(Model):
     """What a node says of what it was asked for."""
 
     @property
-    def guest(self) -> tuple[bool, Run | None]:
-        """Whether a guest runs, and what it was started with, as far as the node says."""
-        return False, None
+    def guest(self) -> tuple[bool, Run | None] | None:
+        """Whether a guest runs, and what it was started with, as far as the node says. None: it never says anything of that."""
+        return None
 
 
 P = TypeVar("P", bound=Part)

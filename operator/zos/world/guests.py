@@ -56,11 +56,14 @@ def guest(workload: NodeWorkload | None) -> Guest | None:
     if part is not None and part.run is None:
         return None
     asked = part.run if part is not None else None
-    running, runs = state.guest if state is not None else (False, None)
+    told = state.guest if state is not None else None
+    running, runs = told or (False, None)
     if running and runs is None:  # the node does not tell: it runs with what is asked
         runs = asked
     condition = workload.status.condition("Ready")
     said = state is not None and condition is not None and condition.observed_generation == workload.metadata.generation
+    # Of what its node only says whether it is as asked, that has to be so: else it may be as it was.
+    said = said and condition is not None and (told is not None or condition.status == "True")
     return Guest(asked, runs, said and asked is not None and not workload.deleting)
 
 

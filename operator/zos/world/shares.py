@@ -41,10 +41,11 @@ def key(kind: str, namespace: str, name: str) -> str:
 
 def find(world: Reader, kind: str, namespace: str, name: str) -> Share | None:
     """What an object gives. None: it is on no node, or gives nothing."""
-    found = next(iter(world.views(NodeWorkload, _share, offer=key(kind, namespace, name))), None)
-    if found is None:
+    found = world.views(NodeWorkload, _share, offer=key(kind, namespace, name))
+    if not found:
         return None
-    place, share = found
+    # One that was given up may linger on a node that does not answer, while another of its name is there.
+    place, share = min(found, key=lambda one: one[1].leaving)
     return replace(share, node=next(iter(world.views(GridNode, _name, namespace=place)), None))
 
 

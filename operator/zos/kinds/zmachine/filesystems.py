@@ -24,7 +24,8 @@ def find_filesystems(found: Found, machine: ZMachine, world: Reader) -> tuple[Fo
             return found, waiting(Reason.DEPENDENCY_NOT_READY, message)
         if share.leaving:
             return found, waiting(Reason.DEPENDENCY_NOT_READY, f"{wish.kind} {wish.name} is being deleted")
-        given.append(FileSystem(wish.kind, wish.name, wish.mount_path, wish.read_only, share.node, share))
+        read_only = wish.read_only or share.offer.read_only
+        given.append(FileSystem(wish.kind, wish.name, wish.mount_path, read_only, share.node, share))
     return replace(found, filesystems=tuple(given)), None
 
 

@@ -83,8 +83,6 @@ class FileSystemOnNode(Offer):
     mount_path: Path
     """Directory in the guest."""
 
-    read_only: bool = False
-
 
 class MachineOnNode(Part):
     """A ZMachine, with everything it refers to looked up. The node's secrets called ``env/NAME`` are variables."""

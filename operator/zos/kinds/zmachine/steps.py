@@ -142,7 +142,7 @@ def part(found: Found, machine: ZMachine) -> MachineOnNode:
         disks=tuple(DiskOnNode(name=disk.name, mount_uid=disk.uid, mount_path=disk.path) for disk in found.disks),
         filesystems=tuple(
             FileSystemOnNode(
-                **one.share.offer.model_dump(),
+                **one.share.offer.model_dump(exclude={"read_only"}),
                 kind=one.kind,
                 name=one.name,
                 uid=one.share.uid,
