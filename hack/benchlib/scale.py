@@ -108,7 +108,7 @@ async def _moved(api: Api, size: int) -> float:
     address = "203.0.113.77"
 
     def has_it(part: Raw) -> bool:
-        return any((peer.get("endpoint") or "").startswith(f"{address}:") for peer in part["spec"]["network"]["peers"])
+        return any((peer.get("endpoint") or "").startswith(f"{address}:") for peer in part["spec"]["part"]["network"]["peers"])
 
     done = asyncio.create_task(api.seen(_PARTS, size - 1, has_it))
     await asyncio.sleep(2)  # until it watches and has read what there is
