@@ -7,19 +7,19 @@ from typing import TypeVar
 
 from zos.drivers import DriverError
 from zos.drivers.reservation import amount
-from zos.plan.items import Disk, Volume
+from zos.plan.items.storage import Kept
 
-Kept = TypeVar("Kept", bound=Disk | Volume)
+K = TypeVar("K", bound=Kept)
 
 #: QEMU shows a file's last sector to the guest whole, and makes the file longer when it is written; a file system has blocks.
 BLOCK = 4096
 
 
-def in_blocks(item: Kept) -> Kept:
+def in_blocks(item: K) -> K:
     return replace(item, size=-(-item.size // BLOCK) * BLOCK)
 
 
-def as_asked(there: Kept, asked: Kept, old_is_here: bool) -> Kept:
+def as_asked(there: K, asked: K, old_is_here: bool) -> K:
     """One that is there, in the words of the wish: that it must exist is fulfilled, and what was to become it has, unless that
     is still there as well."""
     size = asked.size if there.size == in_blocks(asked).size else there.size

@@ -117,4 +117,10 @@ class Item:
 def rank_in(family: str) -> int:
     """Of something too broken to say what it is: in the middle of its family, so after what may stand on it and before what it
     may stand on."""
-    return median_low([item.RANK for item in Item.__subclasses__() if family == item.FAMILY] or [Rank.PROGRAM])
+    return median_low([item.RANK for item in _classes(Item) if family == getattr(item, "FAMILY", "")] or [Rank.PROGRAM])
+
+
+def _classes(of: type[Item]) -> Iterator[type[Item]]:
+    for item in of.__subclasses__():
+        yield item
+        yield from _classes(item)

@@ -27,21 +27,19 @@ class Image(Item):
 
 
 @dataclass(frozen=True, kw_only=True)
-class Disk(Item):
-    """A raw disk file of ``size`` bytes, really reserved. Grows, never shrinks. ``format`` is made only on an empty disk.
+class Kept(Item):
+    """What keeps a user's data: ``size`` bytes, really reserved. Grows, never shrinks.
 
     ``must_exist``: it holds data already, so an empty one is not made in its place. ``adopt`` is the uid of an owner that is
-    gone: its disk becomes this one. ``origin`` is the user's object, written down beside the disk."""
+    gone: what that had becomes this one. ``origin`` is the user's object, written down beside it."""
 
-    name: str  # "mount-<uid>" or "root-<uid>"
+    name: str  # "<what>-<uid>"
     size: int
-    format: Literal["btrfs", "ext4"]
     must_exist: bool = False
     adopt: str = ""
     origin: Owner | None = field(default=None, compare=False)
 
     HOLDS_DATA: ClassVar[bool] = True
-    FAMILY: ClassVar[str] = "disk"
     RANK: ClassVar[int] = Rank.DATA
 
     @property
@@ -50,7 +48,7 @@ class Disk(Item):
 
     @property
     def adopted(self) -> str:
-        """Name of the disk that becomes this one; empty where none does."""
+        """Name of what becomes this one; empty where nothing does."""
         return f"{self.name.partition('-')[0]}-{self.adopt}" if self.adopt else ""
 
     @property
@@ -60,6 +58,15 @@ class Disk(Item):
     @property
     def held(self) -> Held:
         return Held(storage=self.size)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Disk(Kept):
+    """A raw disk file, called "mount-<uid>" or "root-<uid>". ``format`` is made only on an empty disk."""
+
+    format: Literal["btrfs", "ext4"]
+
+    FAMILY: ClassVar[str] = "disk"
 
     @staticmethod
     def origin_of(name: str) -> Owner | None:
@@ -69,46 +76,22 @@ class Disk(Item):
 
 
 @dataclass(frozen=True, kw_only=True)
-class Volume(Item):
-    """A directory for a program of the node's, of ``size`` bytes in all and no more, really reserved. Grows, never shrinks.
+class Volume(Kept):
+    """A directory for a program of the node's, of ``size`` bytes in all and no more.
 
-    ``user`` names the account that it belongs to. ``must_exist``, ``adopt`` and ``origin`` as of a Disk. ``whole`` is the
-    driver's to deny: what is there can't be used as it is (it is not mounted, or not all of it is reserved)."""
+    ``user`` names the account that it belongs to. ``whole`` is the driver's to deny: what is there can't be used as it is (it
+    is not mounted, or not all of it is reserved)."""
 
-    name: str  # "<what>-<uid>"
-    size: int
     user: str
-    must_exist: bool = False
-    adopt: str = ""
     whole: bool = True
-    origin: Owner | None = field(default=None, compare=False)
 
-    HOLDS_DATA: ClassVar[bool] = True
     FAMILY: ClassVar[str] = "volume"
-    RANK: ClassVar[int] = Rank.DATA
-
-    @property
-    def key(self) -> str:
-        return f"{self.FAMILY}/{self.name}"
 
     @property
     def path(self) -> str:
         """The directory, relative to the node's state directory. It exists only while the volume is mounted: nobody writes to
         the node's own file system instead."""
         return f"volumes/{self.name}/data"
-
-    @property
-    def adopted(self) -> str:
-        """Name of the volume that becomes this one; empty where none does."""
-        return f"{self.name.partition('-')[0]}-{self.adopt}" if self.adopt else ""
-
-    @property
-    def adoptee(self) -> str:
-        return f"{self.FAMILY}/{self.adopted}" if self.adopt else ""
-
-    @property
-    def held(self) -> Held:
-        return Held(storage=self.size)
 
     @staticmethod
     def origin_of(name: str) -> Owner | None:
