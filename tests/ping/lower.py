@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from ping.part import MEMORY, WORD, PingOnNode, PingState
+from ping.part import LIMITS, WORD, PingOnNode, PingState
 from zos.api import names
 from zos.kinds.kind import Here, Report
 from zos.plan.attachment import attached
 from zos.plan.facts import ServiceFact, VolumeFact
-from zos.plan.items import MetricsEndpoint, Readiness, Service, ServiceFile, ServiceLimits, Volume
+from zos.plan.items import MetricsEndpoint, Readiness, Service, ServiceFile, Volume
 from zos.plan.lowered import Lowered
 from zos.plan.outcome import Outcome
 from zos.plan.standing import standing
@@ -22,10 +22,10 @@ _PROGRAM = (Path(__file__).parent / "program.py").read_text()
 def lower(here: Here[PingOnNode]) -> Lowered:
     part, uid, owner = here.part, here.owner.uid, here.name
     home = attached(uid, owner, part.nic, (PORT,))
+    name = names.kept("ping", uid)
     volume = Volume(
-        owner=owner, name=f"ping-{uid}", size=part.size, user=f"ping-{uid}", must_exist=part.holds_data, adopt=part.adopt or "",
-        origin=here.owner,
-    )  # fmt: skip
+        owner=owner, name=name, size=part.size, user=name, must_exist=part.holds_data, adopt=part.adopt or "", origin=here.owner
+    )
     program = Service(
         owner=owner,
         needs=(*(item.key for item in home), volume.key),
@@ -35,7 +35,7 @@ def lower(here: Here[PingOnNode]) -> Lowered:
         netns=names.resident(uid),
         user=volume.user,
         volume=volume.name,
-        limits=ServiceLimits(memory=MEMORY),
+        limits=LIMITS,
         change="reload",
         ready=Readiness(by="notification"),
         metrics=MetricsEndpoint(port=9090),

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+from zos.api import names
 from zos.api.meta import Quantity
-from zos.api.nodeworkload import Nic, Offer, Owner, Part, Run, RunningNic, State
+from zos.api.nodeworkload import Nic, Offer, Owner, Part, State
 from zos.api.text import Uid
+from zos.plan.items import ServiceLimits
 
 #: What its secret is called.
 WORD = "word"
-#: Bytes that the program may take.
-MEMORY = 128 << 20
+#: What the program may take of its node.
+LIMITS = ServiceLimits(memory=128 << 20)
 
 
 class PingOnNode(Part):
@@ -25,13 +27,9 @@ class PingOnNode(Part):
     adopt: Uid | None = None
     """Uid of a Ping in the node's quarantine that an administrator gives to this one."""
 
-    @property
-    def run(self) -> Run:
-        return Run(cpu=0, memory=MEMORY, nics=(RunningNic(network_uid=self.nic.network_uid, ip=self.nic.ip),))
-
     def offer(self, owner: Owner) -> Offer:
         """Machines may look at what it keeps."""
-        name = f"ping-{owner.uid}"
+        name = names.kept("ping", owner.uid)
         return Offer(path=f"volumes/{name}/data", ground=f"volume/{name}", read_only=True)
 
 

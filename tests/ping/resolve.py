@@ -5,7 +5,7 @@ from __future__ import annotations
 from functools import partial
 
 from ping.model import Ping
-from ping.part import MEMORY, WORD, PingOnNode, PingState
+from ping.part import LIMITS, WORD, PingOnNode, PingState
 from zos.api.core import Secret
 from zos.api.gridnode import GridNode, Resources
 from zos.api.meta import Reason
@@ -42,7 +42,7 @@ def resolve(ping: Ping, world: Reader) -> Resolution:
     left = quarantine.remains(ping, world, status.node_name, ping.spec.node_name)
     if isinstance(left, Verdict):
         return Resolution(left, status)
-    need, there = Resources(memory=MEMORY, storage=ping.spec.size), left.node if left is not None else None
+    need, there = Resources(memory=LIMITS.held, storage=ping.spec.size), left.node if left is not None else None
     node = placement.place(world, need, held=status.node_name or there, asked=ping.spec.node_name, preferred=net.subnets)
     if isinstance(node, Verdict):
         return Resolution(node, status)

@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from zos.agent import knowledge
 from zos.agent.converge import Converger, Pass
 from zos.agent.simulation import Node, digest_of, drivers
-from zos.api.gridnode import Quarantined, QuarantineOrder, Recipient
+from zos.api.gridnode import GUEST_OVERHEAD, Quarantined, QuarantineOrder, Recipient
 from zos.api.meta import Meta, Reason
 from zos.api.nodeworkload import NodeWorkload, Owner
 from zos.kinds.kind import Here, OnNode, Report
@@ -425,7 +425,7 @@ async def test_the_ground_stays_under_a_guest_that_stays(bench: Bench) -> None:
     assert blocked.reason is Reason.DELETION_BLOCKED
     assert blocked.message == f"{data.key} is in use by domain/g, which the node keeps: it goes when that does"
     (entry,) = result.quarantine
-    assert (entry.uid, entry.running, entry.cpu, entry.memory, entry.storage) == ("uid-vm", True, 2, 3, 1)
+    assert (entry.uid, entry.running, entry.cpu, entry.memory, entry.storage) == ("uid-vm", True, 2, 3 + GUEST_OVERHEAD, 1)
     bench.orders = (QuarantineOrder(uid="uid-vm", discard=True),)
     result = await bench.settled()
     assert result.clean == {"first", "data"}

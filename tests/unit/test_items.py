@@ -8,6 +8,8 @@ from typing import ClassVar
 
 import pytest
 
+from zos.api import names
+from zos.api.gridnode import GUEST_OVERHEAD
 from zos.api.nodeworkload import Owner
 from zos.plan import items
 from zos.plan.diff import Observed, Op
@@ -29,6 +31,7 @@ from zos.plan.items import (
     Route,
     Segment,
     Service,
+    ServiceLimits,
     Sysctl,
     Tap,
     Veth,
@@ -152,9 +155,11 @@ def test_what_each_holds_of_its_node() -> None:
         "WireGuard": Held(alive=True, ports=(1,), public_keys=("k",)),
         "Disk": Held(storage=1),
         "Volume": Held(storage=1),
-        "Domain": Held(alive=True, cpu=1, memory=1, macs=("02:00:00:00:00:01",)),
-        "Service": Held(alive=True),
+        "Domain": Held(alive=True, cpu=1, memory=1 + GUEST_OVERHEAD, macs=("02:00:00:00:00:01",)),
+        "Service": Held(alive=True, memory=ServiceLimits().memory + ServiceLimits().scratch),
     }
+    (pair,) = (item for item in EACH if isinstance(item, Veth))
+    assert replace(pair, mac="02:00:00:00:00:01").held.macs == ("02:00:00:00:00:01",), "a program's, in a network"
     (guest,) = (item for item in EACH if isinstance(item, Domain))
     stopped = replace(guest, running=False)
     assert (stopped.held, [*stopped.occupies()]) == (Held(), [])
@@ -173,6 +178,10 @@ def test_whose_a_thing_is_by_its_name_alone() -> None:
     assert [Volume.origin_of(name) for name in ("volume-", "volume")] == [None, None]
     volume = Volume(name="volume-u-2", size=1, user="u", adopt="u-1")
     assert (volume.adoptee, volume.path) == ("volume/volume-u-1", "volumes/volume-u-2/data")
+    assert names.kept("mount", "u-1") == "mount-u-1"
+    for what in ("", "zdb-index", "Root"):  # where the uid begins could not be told
+        with pytest.raises(ValueError, match="one word"):
+            names.kept(what, "u-1")
 
 
 def test_what_is_too_broken_to_say_has_the_rank_of_its_family() -> None:

@@ -7,14 +7,16 @@ from pathlib import Path
 from typing import Any
 
 import cases
-from cases import world_of
+from cases import GRID, PING, world_of
 from fixpoint import carried_out, resolve, settle
+from known import facts as known_facts
 from zos.api.gridnode import GUEST_OVERHEAD, GridNode, QuarantinedNic, Resources
 from zos.api.meta import Condition, Meta, Reason
 from zos.api.network import Network
 from zos.api.nodeworkload import NodeWorkload, Owner
 from zos.api.zmachine import ZMachine
 from zos.api.zmount import ZMount
+from zos.kinds.kind import Here
 from zos.kinds.registry import KINDS
 from zos.kinds.zmachine.part import MachineOnNode
 from zos.kinds.zmount.part import MountOnNode, MountState
@@ -25,6 +27,7 @@ from zos.world.heartbeat import Heartbeat
 from zos.world.store import World
 
 GIB = 2**30
+CASES = Path(__file__).parent.parent / "golden"
 ORDER = ("Farm", "GridNode", "Network", "Contract", "PublicIP", "NameContract", "ZMount", "ZMachine")
 
 
@@ -99,7 +102,9 @@ def test_only_an_administrators_word_gives_by_uid() -> None:
 
 def test_what_is_in_quarantine_counts_as_held() -> None:
     crowded = node("home", left("uid-old") | {"storage": "99Gi", "cpu": 7, "memory": "7Gi", "running": True})
-    assert (crowded.unheld.storage, crowded.unheld.cpu, crowded.unheld.memory) == (GIB, 1, GIB - GUEST_OVERHEAD)
+    assert (crowded.unheld.storage, crowded.unheld.cpu, crowded.unheld.memory) == (GIB, 1, GIB)
+    older = node("home", *crowded.wire()["status"]["quarantine"], agentVersion="0.2.1")
+    assert older.unheld.memory == GIB - GUEST_OVERHEAD, "its agent tells the guest's own memory alone"
     both = node("home", left("uid-data"), holds=[hold("uid-data")])
     assert both.unheld.storage == 99 * GIB, "not twice"
 
@@ -129,7 +134,7 @@ def test_a_disk_that_fills_its_node_can_be_given_back() -> None:
 
 def test_what_comes_back_to_its_node_finds_its_own_place() -> None:
     """Its GridNode was given up and applied again: the node shows in quarantine what it has of objects that live."""
-    objects, _ = cases.load(Path(__file__).parent.parent / "golden" / "vanished.yaml")
+    objects, _ = cases.load(CASES / "vanished.yaml")
     world = world_of(objects)
     settle(world, ORDER)
     web: Any = world.peek(ZMachine.key_of("default", "web"))
@@ -139,7 +144,7 @@ def test_what_comes_back_to_its_node_finds_its_own_place() -> None:
         if workload.namespace == "zos-node-n1":
             world.remove(workload.key)
     root, memory = n1.status.by_holder[web.uid].storage, web.spec.memory
-    guest = left(web.uid, "ZMachine", "web") | {"running": True, "cpu": 1, "memory": memory, "storage": root}
+    guest = left(web.uid, "ZMachine", "web") | {"running": True, "cpu": 1, "memory": memory + GUEST_OVERHEAD, "storage": root}
     again = {
         "capacity": Resources(cpu=1, memory=memory + 2 * GUEST_OVERHEAD, storage=root + data.spec.size + GIB),
         "quarantine": GridNode.model_validate(
@@ -310,6 +315,28 @@ def test_a_node_tells_the_addresses_of_guests_that_run() -> None:
     assert entry.nics == tuple(QuarantinedNic(mac=nic.mac) for nic in nics)
     (entry,) = quarantine({"w": (replace(seen, item=replace(domain, running=False)),)}, {"w": origin})
     assert entry.nics == ()
+
+
+def test_a_program_in_quarantine_keeps_what_its_object_held() -> None:
+    """Of whatever kind it is: its memory and its storage count, and nobody else gets its address."""
+    objects, _ = cases.load(CASES / "ping" / "placed.yaml")
+    ping, home = objects[0], next(obj for obj in objects if isinstance(obj, GridNode))
+    found = resolve(ping, world_of(objects))
+    held, address = (hold.entry for hold in found.holds)
+    (asked,) = found.workloads or ()
+    assert asked.part is not None
+    owner = Owner(kind="Ping", namespace="default", name="answers", uid=ping.uid)
+    spec = GRID.workload(metadata=Meta(name="w", namespace="zos-node-n1"), spec=GRID.workload.asking(owner, asked.part))
+    here = Here.of(spec, asked.part, known_facts(secrets={("w", "word"): "hush"}))
+    things = tuple(Observed(item.key, item, "w") for item in PING.node.lower(here).items) if PING.node is not None else ()
+    (entry,) = quarantine({"w": things}, {"w": Origin.of(spec.spec)})
+    assert (entry.running, entry.kind) == (True, "Ping")
+    assert home.taken(entry) == Resources(cpu=held.cpu, memory=held.memory, storage=held.storage)
+    assert [(nic.network_uid, nic.ipv4) for nic in entry.nics] == [("uid-net", address.ip)]
+    full = home.model_copy(update={"status": home.status.model_copy(update={"quarantine": (entry,)})})
+    other = type(ping).model_validate(ping.wire() | {"metadata": {"name": "other", "namespace": "default", "uid": "uid-other"}})
+    world = world_of([other, full, *(obj for obj in objects if obj not in (ping, home))])
+    assert next(hold.entry for hold in resolve(other, world).holds if hold.pool.kind == "Network").ip not in (address.ip, None)
 
 
 def test_a_share_of_what_went_without_a_word_is_kept_until_its_node_has_nothing_of_it() -> None:

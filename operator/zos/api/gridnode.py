@@ -228,7 +228,7 @@ class NodeFeatures(Model):
 
 
 class QuarantinedNic(Model):
-    """An interface of a guest that runs on in quarantine."""
+    """An interface of a guest or a program that is in quarantine."""
 
     mac: Mac
     """Its MAC address."""
@@ -256,13 +256,13 @@ class Quarantined(Model):
     """Its name."""
 
     running: bool = False
-    """A guest or a network that runs on."""
+    """Something of it runs on: a guest, a program or a network."""
 
     cpu: Count = 0
-    """Virtual CPUs of a guest that runs."""
+    """Virtual CPUs of what runs."""
 
     memory: Quantity = 0
-    """Bytes of RAM of a guest that runs."""
+    """Bytes of RAM of what runs: all that an object holds for it. Agents of release 0.2 tell a guest's own."""
 
     storage: Quantity = 0
     """Bytes of disk."""
@@ -271,13 +271,8 @@ class Quarantined(Model):
     """UDP port of a network's WireGuard interface."""
 
     nics: tuple[QuarantinedNic, ...] = Field(default=(), json_schema_extra=at_most(17))
-    """Interfaces of a guest that runs: nobody else gets their addresses. Of a private network they count inside the node's own
-    sub-range only, on the public segment for the node's own farm only."""
-
-    @property
-    def held(self) -> Resources:
-        """What it takes of the node: what an object that had it would hold."""
-        return Resources(cpu=self.cpu, memory=self.memory and self.memory + GUEST_OVERHEAD, storage=self.storage)
+    """Its interfaces: nobody else gets their addresses. Of a private network they count inside the node's own sub-range only,
+    on the public segment for the node's own farm only."""
 
 
 #: Others send to it: by an address inside their own network a node could have them knock there.
@@ -427,6 +422,11 @@ class GridNode(Object):
         version = self.status.agent_version
         return version is None or _numbers(version) >= release
 
+    def taken(self, left: Quarantined) -> Resources:
+        """What something in quarantine takes of the node: what an object that had it would hold."""
+        beside = 0 if self.is_of(ENVELOPES) or not left.memory else GUEST_OVERHEAD
+        return Resources(cpu=left.cpu, memory=left.memory + beside, storage=left.storage)
+
     @property
     def abandoned(self) -> bool:
         """Whether an administrator has given up what is on the node."""
@@ -447,7 +447,7 @@ class GridNode(Object):
         agent says it has left would keep the rest of the status from being written."""
         taken: list[NodeHold | Resources] = [*holds]
         known = {hold.uid for hold in holds}
-        taken += [left.held for left in self.status.quarantine if left.uid not in known]
+        taken += [self.taken(left) for left in self.status.quarantine if left.uid not in known]
         return Resources(
             cpu=min(MOST_COUNTED, sum(one.cpu for one in taken)),
             memory=min(MOST, sum(one.memory for one in taken)),

@@ -74,6 +74,14 @@ def wireguard(network_uid: str) -> str:
     return f"w-{ident(network_uid)}"
 
 
+def kept(what: str, uid: str) -> str:
+    """What keeps data of an object, among disks or volumes: ``mount-<uid>``. Raises ValueError for a ``what`` of more than one
+    word: its first ``-`` is where the uid begins."""
+    if not re.fullmatch("[a-z0-9]+", what):
+        raise ValueError(f"{what!r} is not one word of lower-case letters and digits")
+    return f"{what}-{uid}"
+
+
 def segment(interface: str) -> str:
     """Bridge of ours that a NIC of the node's is a port of, so that machines are on its segment."""
     return f"p-{ident(interface)}"

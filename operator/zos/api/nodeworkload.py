@@ -65,7 +65,7 @@ class Nic(Model):
 
 
 class RunningNic(Model):
-    """A private interface that a guest runs with."""
+    """A private interface that a guest or a program runs with."""
 
     network_uid: Uid
     ip: Ipv4
@@ -80,11 +80,11 @@ class RunningPublicNic(Model):
 
 
 class Run(Model):
-    """What a guest that runs was started with."""
+    """What a guest or a program that runs was started with."""
 
     cpu: Count
     memory: Quantity
-    """Of the guest alone."""
+    """Of the guest alone; 0 where it is no guest."""
 
     nics: tuple[RunningNic, ...] = Field(default=(), json_schema_extra=at_most(16))
     public_nic: RunningPublicNic | None = None
@@ -114,9 +114,17 @@ class Part(Model):
         return None
 
     @property
+    def in_networks(self) -> tuple[Nic, ...]:
+        """Its interfaces in private networks: every `Nic` that is a field of it, or in a list that is one."""
+        fields = [getattr(self, name) for name in type(self).model_fields]
+        values = [value for field in fields for value in (field if isinstance(field, tuple) else (field,))]
+        return tuple(value for value in values if isinstance(value, Nic))
+
+    @property
     def run(self) -> Run | None:
-        """What a guest runs with that is started now. None: there is no guest in it."""
-        return None
+        """What a guest or a program runs with that is started now. None: there is nothing in it that others make room for."""
+        nics = tuple(RunningNic(network_uid=nic.network_uid, ip=nic.ip) for nic in self.in_networks)
+        return Run(cpu=0, memory=0, nics=nics) if nics else None
 
     @property
     def keys(self) -> frozenset[str]:
@@ -126,7 +134,7 @@ class Part(Model):
     @property
     def interfaces(self) -> tuple[QuarantinedNic, ...]:
         """Interfaces whose packets the node lets out as this object's."""
-        return ()
+        return tuple(QuarantinedNic(mac=nic.mac, network_uid=nic.network_uid, ipv4=nic.ip) for nic in self.in_networks)
 
 
 class State(Model):

@@ -138,8 +138,7 @@ def spared(ops: Iterable[Op], observed: Mapping[str, Observed]) -> tuple[list[Op
 
 
 def quarantine(orphaned: Mapping[str, tuple[Observed, ...]], origins: Mapping[str, Owner]) -> tuple[Quarantined, ...]:
-    """What the node shows of its orphans. ``memory`` is the guest's own: what running it takes beside is the controller's
-    to add (`Quarantined.held`), as for any machine."""
+    """What the node shows of its orphans."""
     found = [_entry(_origin(name, things, origins), things, origins.get(name)) for name, things in orphaned.items()]
     found.sort(key=lambda entry: (not entry.running, entry.kind, entry.namespace, entry.name, entry.uid))
     return tuple(found[:_LIMIT])
@@ -162,7 +161,7 @@ def _entry(origin: Owner, things: tuple[Observed, ...], remembered: Owner | None
 
 
 def _nics(macs: Iterable[str], remembered: Owner | None) -> tuple[QuarantinedNic, ...]:
-    """Interfaces of guests that run, with their addresses as far as they are remembered."""
+    """Interfaces, with their addresses as far as they are remembered."""
     known = {nic.mac: nic for nic in remembered.nics} if isinstance(remembered, Origin) else {}
     found = {mac: known.get(mac, QuarantinedNic(mac=mac)) for mac in macs}
     return tuple({**found, **known}.values())[:_NICS] if found else ()

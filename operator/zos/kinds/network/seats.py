@@ -12,6 +12,7 @@ from zos.api.network import Network, NetworkNodeStatus
 from zos.kinds.network import keys, places
 from zos.kinds.network.problems import Problem, Problems, Rank
 from zos.kinds.network.reports import NodeReport, Reports
+from zos.world import grants
 from zos.world.reader import Reader
 from zos.world.resolution import Notice
 
@@ -66,30 +67,24 @@ def _seat(
     lost, or a key or a place that another node of the network has as well, is replaced by another."""
     name = node.name
     place = node.endpoint if node.spec.endpoint or node.status.agent_version else _endpoint(before)
-    others = [hold for hold in node.status.holds if hold.uid != network.uid]
-    ports = {other.listen_port for other in others}
-    ports |= {left.listen_port for left in node.status.quarantine if left.uid != network.uid}
-    held = {other.public_key for other in others}
-    hold = node.status.by_holder.get(network.uid)
-    had_port = hold.listen_port if hold is not None else report.listen_port or (before and before.listen_port)
-    had_key = hold.public_key if hold is not None else report.public_key or (before.public_key if before else None)
+    granted, span = grants.on(node, network.uid), node.spec.wireguard_ports
+    had_port = granted.port if granted.holds else report.listen_port or (before and before.listen_port)
+    had_key = granted.key if granted.holds else report.public_key or (before.public_key if before else None)
     lost = had_key is not None and had_key == report.lost_key
     doubled = taken.keys.by_another(had_key, name)
-    keeps = not lost and not doubled and (hold is not None or (had_port not in ports and had_key not in held))
-    span = node.spec.wireguard_ports
-    free = next((port for port in range(span.from_, span.to + 1) if port not in ports), None)
+    keeps = not lost and not doubled and (granted.holds or (had_port not in granted.ports and had_key not in granted.keys))
+    free = granted.free_port
     if had_port and had_key and keeps:
         if free and not node.deleting and taken.places.to_be_left(name, place, had_port, span):
             had_port = free
         return Seat(had_port, had_key, place, exists=not node.abandoned)
     if node.deleting:
         return Problem(Rank.SEATS, Reason.DEPENDENCY_NOT_READY, f"node {name} is being deleted")
-    port = had_port if had_port and had_port not in ports else free
+    port = had_port if had_port and had_port not in granted.ports else free
     if port is None:
         message = f"node {name} has no WireGuard port left: all of {span.from_}-{span.to} are used"
         return Problem(Rank.SEATS, Reason.INSUFFICIENT_CAPACITY, message)
-    unfit = {*held, report.lost_key}
-    key = next((key for key in node.status.prekeys if key not in unfit and taken.keys.fits(key, name)), None)
+    key = granted.free_key(lambda key: key != report.lost_key and taken.keys.fits(key, name))
     if key is None:
         message = f"node {name} has offered no WireGuard key yet that nobody else has: is its agent running?"
         return Problem(Rank.SEATS, Reason.DEPENDENCY_NOT_READY, message)

@@ -51,7 +51,7 @@ def _with_image(here: Here[MachineOnNode], image: Image) -> Lowered:
     config = File(owner=owner, path=path, content=text)
     root = Disk(
         owner=owner,
-        name=f"root-{uid}",
+        name=names.kept("root", uid),
         size=machine.root_size,
         format="ext4",
         must_exist=known is not None and known.started_at is not None,  # what it has written is there
@@ -70,7 +70,7 @@ def _with_image(here: Here[MachineOnNode], image: Image) -> Lowered:
             config.key,
             *(tap.key for tap in ports.taps),
             *(item.key for item in ports.joined),
-            *(f"disk/mount-{disk.mount_uid}" for disk in machine.disks),
+            *(f"disk/{names.kept('mount', disk.mount_uid)}" for disk in machine.disks),
             *(shared.ground for shared in machine.filesystems),
         ),
         name=names.domain(uid),
@@ -84,7 +84,9 @@ def _with_image(here: Here[MachineOnNode], image: Image) -> Lowered:
             config_digest=digest(text),
             fields=fields_of(guest),
         ),
-        disks=tuple(GuestDisk(disk=f"mount-{disk.mount_uid}", serial=serial(disk.mount_uid)) for disk in machine.disks),
+        disks=tuple(
+            GuestDisk(disk=names.kept("mount", disk.mount_uid), serial=serial(disk.mount_uid)) for disk in machine.disks
+        ),
         shares=tuple(
             GuestShare(
                 tag=tag(one), path=one.path, ground=one.ground, read_only=one.read_only, mounted=one.mounted, inside=one.inside

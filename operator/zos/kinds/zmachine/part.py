@@ -129,9 +129,11 @@ class MachineOnNode(Part):
 
     @property
     def interfaces(self) -> tuple[QuarantinedNic, ...]:
-        private = tuple(QuarantinedNic(mac=nic.mac, network_uid=nic.network_uid, ipv4=nic.ip) for nic in self.nics)
         public = self.public_nic
-        return (*private, *((QuarantinedNic(mac=public.mac, ipv4=public.ipv4_address),) if public is not None else ()))
+        return (
+            *super().interfaces,
+            *((QuarantinedNic(mac=public.mac, ipv4=public.ipv4_address),) if public is not None else ()),
+        )
 
 
 class ImagePull(Model):

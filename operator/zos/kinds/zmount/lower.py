@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from zos.api import names
 from zos.api.meta import Reason
 from zos.kinds.kind import Here, Report
 from zos.kinds.zmount.part import MountOnNode, MountState
@@ -16,7 +17,7 @@ def lower(here: Here[MountOnNode]) -> Lowered:
     mount = here.part
     disk = Disk(
         owner=here.name,
-        name=f"mount-{here.owner.uid}",
+        name=names.kept("mount", here.owner.uid),
         size=mount.size,
         format="btrfs",
         must_exist=mount.holds_data,

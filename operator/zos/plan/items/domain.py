@@ -7,6 +7,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import ClassVar, Literal
 
+from zos.api.gridnode import GUEST_OVERHEAD
 from zos.api.nodeworkload import Owner
 from zos.plan.items.item import Held, Item, Rank
 
@@ -157,7 +158,8 @@ class Domain(Item):
     def held(self) -> Held:
         if not self.running:
             return Held()
-        return Held(alive=True, cpu=self.cpu, memory=self.memory, macs=tuple(nic.mac for nic in self.nics))
+        macs = tuple(nic.mac for nic in self.nics)
+        return Held(alive=True, cpu=self.cpu, memory=self.memory + GUEST_OVERHEAD, macs=macs)
 
     @staticmethod
     def origin_of(uuid: str) -> Owner:

@@ -31,11 +31,11 @@ class Rank(IntEnum):
 
 @dataclass(frozen=True, kw_only=True)
 class Held:
-    """What a thing takes of its node as it is now.
+    """What a thing takes of its node as it is now: what an object that had it would hold.
 
     ``alive``: it is at work by itself (a guest, a network, a program). ``memory`` and ``storage`` in bytes; cpu and memory only
-    of what is alive. ``ports`` are UDP ports of the node, ``public_keys`` are WireGuard's, ``macs`` of a running guest's
-    interfaces."""
+    of what is alive. ``ports`` are UDP ports of the node, ``public_keys`` are WireGuard's, ``macs`` those of interfaces that
+    have addresses in a network."""
 
     alive: bool = False
     cpu: int = 0

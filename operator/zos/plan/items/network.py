@@ -118,6 +118,10 @@ class Veth(Item):
         yield from (f"address {self.netns} {address}" for address in self.addresses)
         yield from (f"address {self.peer_netns} {address}" for address in self.peer_addresses)
 
+    @property
+    def held(self) -> Held:
+        return Held(macs=(self.mac,)) if self.mac else Held()
+
 
 @dataclass(frozen=True, kw_only=True)
 class Segment(Item):

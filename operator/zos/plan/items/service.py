@@ -29,6 +29,11 @@ class ServiceLimits:
     descriptors: int = 1024
     processes: int = 64
 
+    @property
+    def held(self) -> int:
+        """Bytes of the node's memory that a service may take, so that its object holds them."""
+        return self.memory + self.scratch
+
 
 @dataclass(frozen=True, kw_only=True)
 class Readiness:
@@ -107,4 +112,4 @@ class Service(Item):
 
     @property
     def held(self) -> Held:
-        return Held(alive=True)
+        return Held(alive=True, memory=self.limits.held)

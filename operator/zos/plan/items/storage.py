@@ -5,10 +5,11 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import ClassVar, Literal
 
+from zos.api import names
 from zos.api.nodeworkload import Owner
 from zos.plan.items.item import Held, Item, Rank
 
-#: What the disks of an owner are called, by the owner's kind.
+#: Whose disks are that were made when no card told it yet, by what they are called. What kinds to come make has a card.
 _OWNERS = {"mount": "ZMount", "root": "ZMachine"}
 
 
@@ -33,7 +34,7 @@ class Kept(Item):
     ``must_exist``: it holds data already, so an empty one is not made in its place. ``adopt`` is the uid of an owner that is
     gone: what that had becomes this one. ``origin`` is the user's object, written down beside it."""
 
-    name: str  # "<what>-<uid>"
+    name: str  # as `zos.api.names.kept` makes it
     size: int
     must_exist: bool = False
     adopt: str = ""
@@ -49,7 +50,7 @@ class Kept(Item):
     @property
     def adopted(self) -> str:
         """Name of what becomes this one; empty where nothing does."""
-        return f"{self.name.partition('-')[0]}-{self.adopt}" if self.adopt else ""
+        return names.kept(self.name.partition("-")[0], self.adopt) if self.adopt else ""
 
     @property
     def adoptee(self) -> str:
