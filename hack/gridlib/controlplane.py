@@ -40,19 +40,16 @@ class ControlPlane:
 
     def install(self, kinds: Kinds, objects: list[dict[str, object]]) -> None:
         """CRDs, the controller's rights and credentials, what the API server does to objects, and the first of them."""
-        from zos.manifests.admission import admission_objects
-        from zos.manifests.crd import files
-        from zos.manifests.rbac import controller_objects
+        from zos.manifests import crd, install
 
-        rights = [*map(dict, controller_objects(kinds))]
-        crds = self.grid.directory("cp") / "crds"
+        wanted, crds = install.files(kinds), self.grid.directory("cp") / "crds"
         crds.mkdir(parents=True, exist_ok=True)
-        for name, text in files(kinds).items():
-            (crds / name).write_text(text)
+        for name in crd.files(kinds):
+            (crds / name).write_text(wanted[name])
         self._apply_files(str(crds))
         if not serves(crds, lambda *words: self.kubectl(*words, check=False)):
             raise GridError(f"the API server does not serve the CRDs: hack/minigrid logs cp apiserver --name {self.grid.name}")
-        self._apply(rights)
+        self._apply_files("-", input=wanted["rights.yaml"])
         path = self.grid.directory("cp") / "etc-zos" / "controller.kubeconfig"
         if not path.exists():
             self.credentials("zos-system", "zos-controller", path)
@@ -60,7 +57,8 @@ class ControlPlane:
         deadline = time.monotonic() + patience(60)
         while True:
             try:
-                return self._apply([*admission_objects(kinds), *objects])
+                self._apply_files("-", input=wanted["admission.yaml"])
+                return self._apply(objects)
             except GridError as error:
                 if "There can be a delay" not in str(error) or time.monotonic() > deadline:
                     raise

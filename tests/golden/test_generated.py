@@ -5,9 +5,11 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
+import yaml
 
+from cases import GRID
 from zos.kinds.gridnode import rights
-from zos.manifests import crd, reference
+from zos.manifests import crd, install, reference
 
 ROOT = Path(__file__).parent.parent.parent
 
@@ -23,6 +25,18 @@ def test_a_crd_says_what_its_model_says(name: str) -> None:
 @pytest.mark.parametrize("name", sorted(PAGES))
 def test_a_page_of_the_reference_says_what_its_model_says(name: str) -> None:
     assert (ROOT / "docs/reference" / name).read_text() == PAGES[name]
+
+
+def test_all_that_a_cluster_is_given_is_made_from_the_list_of_kinds(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert install.main([str(tmp_path)]) == 0
+    assert {path.name: path.read_text() for path in tmp_path.iterdir()} == install.files()
+    assert CRDS.items() <= install.files().items()
+    assert install.files(GRID).keys() - install.files().keys() == {"pings.zos.grid.tf.yaml"}
+    assert [name for name in ("rights.yaml", "admission.yaml") if "pings" not in install.files(GRID)[name]] == []
+    capsys.readouterr()
+    assert install.main([]) == 0
+    whole = [*yaml.safe_load_all(capsys.readouterr().out)]
+    assert whole == [document for text in install.files().values() for document in yaml.safe_load_all(text)]
 
 
 def test_an_agent_reaches_its_own_workloads_and_no_secret() -> None:
