@@ -100,6 +100,19 @@ def test_only_an_administrators_word_gives_by_uid() -> None:
     assert found.workloads[0].part.adopt is None  # type: ignore[union-attr]
 
 
+def test_what_may_live_is_not_given_away() -> None:
+    fresh = mount()
+    order = {"uid": "uid-old", "giveTo": {"kind": "ZMount", "namespace": "default", "name": "data"}}
+    for kind, adopt in (
+        ("ZMount", "uid-old"),
+        ("", "uid-old"),
+        ("Tomorrow", None),
+    ):  # of the last this controller knows nothing
+        home = node("home", left("uid-old", kind, "former"), spec={"quarantine": [order]})
+        found = resolve(fresh, grid(fresh, home))
+        assert [workload.part.adopt for workload in found.workloads or () if workload.part] == [adopt]  # type: ignore[attr-defined]
+
+
 def test_what_is_in_quarantine_counts_as_held() -> None:
     crowded = node("home", left("uid-old") | {"storage": "99Gi", "cpu": 7, "memory": "7Gi", "running": True})
     assert (crowded.unheld.storage, crowded.unheld.cpu, crowded.unheld.memory) == (GIB, 1, GIB)

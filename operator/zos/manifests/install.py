@@ -1,7 +1,7 @@
 """All that a cluster is given before anything of it runs: ``python -m zos.manifests.install [DIRECTORY]``.
 
-Writes files for a chart or a repository, or prints them as one text for ``kubectl apply --server-side -f -``. The policies of
-``admission.yaml`` are about kinds, and the API server refuses them until it has heard of those: apply again a few seconds later.
+Writes files for a chart or a repository, or prints them as one text for ``kubectl apply --server-side -f -``. The policies
+of ``admission.yaml`` are about kinds, and the API server refuses them until it has heard of those: apply again soon after.
 """
 
 from __future__ import annotations

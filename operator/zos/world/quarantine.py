@@ -92,11 +92,14 @@ def remains(obj: Object, world: Reader, node: str | None, asked: str | None) -> 
 
 
 def _lives(left: Inheritance, world: Reader) -> bool:
-    """Whether its owner takes it up again by itself, so that nobody can give it away. Raises Unreadable."""
+    """Whether its owner takes it up again by itself, so that nobody can give it away: so may one of a kind that is not known
+    here. Of an owner that the node itself doesn't know the administrator's word is all there is. Raises Unreadable."""
     owner = left.owner
-    model: Any = next((model for model in world.indexed_by(_HEIR) if owner is not None and owner.kind == model.KIND), None)
-    if owner is None or model is None:
+    if owner is None or not owner.kind:
         return False
+    model: Any = next((model for model in world.indexed_by(_HEIR) if owner.kind == model.KIND), None)
+    if model is None:
+        return True
     found = world.view(model, owner.namespace, owner.name, _place)
     return found in ((owner.uid, None), (owner.uid, left.node))
 
