@@ -21,9 +21,10 @@ from zos.agent.settings import Settings
 from zos.agent.simulation import Node, digest_of, drivers
 from zos.api import names
 from zos.api.core import Lease
-from zos.api.gridnode import GridNode, Quarantined
+from zos.api.gridnode import GridNode
 from zos.api.meta import AGENT_FINALIZER
 from zos.api.nodeworkload import NodeWorkload
+from zos.api.quarantine import Quarantined
 from zos.drivers.keyring import Keyring
 from zos.kinds.gridnode.rights import agent_objects
 from zos.kinds.network.part import NetworkState

@@ -25,11 +25,12 @@ from torturelib.simulated import Journal
 from zos.api.contract import Claim, Contract
 from zos.api.core import Namespace, Secret
 from zos.api.farm import Farm
-from zos.api.gridnode import GridNode, Resources
+from zos.api.gridnode import GridNode
 from zos.api.meta import ABANDON, Object
 from zos.api.network import Network
 from zos.api.nodeworkload import NodeWorkload, Part
 from zos.api.publicip import PublicIP
+from zos.api.resources import Resources
 from zos.api.zmachine import ZMachine
 from zos.api.zmount import ZMount
 from zos.kinds.kind import OnNode, Report

@@ -7,10 +7,11 @@ from functools import partial
 from ping.model import Ping
 from ping.part import LIMITS, WORD, PingOnNode, PingState
 from zos.api.core import Secret
-from zos.api.gridnode import GridNode, Resources
+from zos.api.gridnode import GridNode
 from zos.api.meta import Reason
 from zos.api.network import Network
 from zos.api.nodeworkload import NodeWorkload
+from zos.api.resources import Resources
 from zos.world import asking, guests, placement, quarantine, residents, shares
 from zos.world.objects import Indexes
 from zos.world.reader import Reader

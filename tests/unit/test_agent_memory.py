@@ -15,9 +15,9 @@ from zos.agent.cluster import Cluster
 from zos.agent.lock import alone
 from zos.agent.owners import Owners
 from zos.agent.snapshot import Snapshot
-from zos.api.gridnode import QuarantinedNic
 from zos.api.meta import Meta
 from zos.api.nodeworkload import NodeWorkload, Owner
+from zos.api.quarantine import QuarantinedNic
 from zos.kinds.registry import KINDS
 from zos.kinds.zmount.part import MountOnNode
 from zos.plan.ownership import Origin

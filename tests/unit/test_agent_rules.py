@@ -26,9 +26,10 @@ from zos.agent.settings import Settings, parse
 from zos.agent.snapshot import Snapshot
 from zos.agent.surroundings import capacity, endpoint_of, is_truly_global, nameservers
 from zos.agent.workloads import Workloads
-from zos.api.gridnode import Endpoint, GridNode, NodeFeatures, QuarantineOrder
+from zos.api.gridnode import Endpoint, GridNode, NodeFeatures
 from zos.api.meta import Meta
 from zos.api.nodeworkload import NodeWorkload, Owner
+from zos.api.quarantine import QuarantineOrder
 from zos.drivers.keyring import Keyring
 from zos.kinds.kind import Kinds
 from zos.kinds.registry import KINDS

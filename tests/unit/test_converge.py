@@ -14,9 +14,10 @@ from hypothesis import strategies as st
 from zos.agent import knowledge
 from zos.agent.converge import Converger, Pass
 from zos.agent.simulation import Node, digest_of, drivers
-from zos.api.gridnode import GUEST_OVERHEAD, Quarantined, QuarantineOrder, Recipient
 from zos.api.meta import Meta, Reason
 from zos.api.nodeworkload import NodeWorkload, Owner
+from zos.api.quarantine import Quarantined, QuarantineOrder, Recipient
+from zos.api.resources import GUEST_OVERHEAD
 from zos.kinds.kind import Here, OnNode, Report
 from zos.kinds.registry import KINDS
 from zos.kinds.zmount.part import MountOnNode, MountState

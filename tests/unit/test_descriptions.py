@@ -8,8 +8,8 @@ from typing import Any
 
 import pytest
 
-from zos.api.gridnode import GUEST_OVERHEAD
 from zos.api.meta import Model, Object, format_quantity
+from zos.api.resources import GUEST_OVERHEAD
 from zos.api.zmachine import ZMachine, ZMachineSpec
 from zos.kinds.registry import KINDS
 from zos.manifests.crd import crd

@@ -9,8 +9,8 @@ from typing import ClassVar
 import pytest
 
 from zos.api import names
-from zos.api.gridnode import GUEST_OVERHEAD
 from zos.api.nodeworkload import Owner
+from zos.api.resources import GUEST_OVERHEAD
 from zos.plan import items
 from zos.plan.diff import Observed, Op
 from zos.plan.items import (

@@ -9,8 +9,9 @@ from typing import Any
 
 import pytest
 
-from zos.api.gridnode import GridNode, GridNodeStatus, NodeHold, Resources
+from zos.api.gridnode import GridNode, GridNodeStatus
 from zos.api.meta import Key
+from zos.api.resources import NodeHold, Resources
 from zos.controller.ledger import Denied, Ledger, Lost
 from zos.controller.writing import Exchange, status_patch
 from zos.kinds.registry import KINDS

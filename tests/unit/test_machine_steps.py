@@ -8,10 +8,11 @@ from typing import Any
 import pytest
 
 from cases import world_of
-from zos.api.gridnode import GUEST_OVERHEAD, GridNode, Resources
+from zos.api.gridnode import GridNode
 from zos.api.meta import RESTARTED_AT, Meta, Object, Reason
 from zos.api.network import Network
 from zos.api.nodeworkload import Run
+from zos.api.resources import GUEST_OVERHEAD, Resources
 from zos.api.zmachine import RunPolicy, ZMachine
 from zos.api.zmount import ZMount
 from zos.kinds.zmachine import disks, steps

@@ -12,10 +12,11 @@ from cases import load, world_of
 from fixpoint import carried_out, resolve, settle
 from memory import Request
 from wholegrid import standing
-from zos.api.gridnode import GridNode, NodeHold
+from zos.api.gridnode import GridNode
 from zos.api.meta import Condition, Meta, Reason
 from zos.api.network import Network
 from zos.api.nodeworkload import NodeWorkload
+from zos.api.resources import NodeHold
 from zos.api.zmachine import ZMachine
 from zos.controller.executor import Executor
 from zos.controller.ledger import Ledger, Lost

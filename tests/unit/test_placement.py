@@ -8,8 +8,9 @@ from typing import Any, ClassVar
 import pytest
 
 from cases import world_of
-from zos.api.gridnode import GridNode, NodeHold, Resources
+from zos.api.gridnode import GridNode
 from zos.api.meta import Key, Meta, Object
+from zos.api.resources import NodeHold, Resources
 from zos.kinds.registry import KINDS
 from zos.world import placement
 from zos.world.heartbeat import Heartbeat

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import pytest
 
-from zos.api.gridnode import GridNodeStatus, NodeHold
+from zos.api.gridnode import GridNodeStatus
 from zos.api.meta import MOST, format_quantity, parse_quantity, short_quantity
+from zos.api.resources import NodeHold
 
 
 @pytest.mark.parametrize(

@@ -10,10 +10,12 @@ import cases
 from cases import GRID, PING, world_of
 from fixpoint import carried_out, resolve, settle
 from known import facts as known_facts
-from zos.api.gridnode import GUEST_OVERHEAD, GridNode, QuarantinedNic, Resources
+from zos.api.gridnode import GridNode
 from zos.api.meta import Condition, Meta, Reason
 from zos.api.network import Network
 from zos.api.nodeworkload import NodeWorkload, Owner
+from zos.api.quarantine import QuarantinedNic
+from zos.api.resources import GUEST_OVERHEAD, Resources
 from zos.api.zmachine import ZMachine
 from zos.api.zmount import ZMount
 from zos.kinds.kind import Here

@@ -9,7 +9,8 @@ import pytest
 from zos.agent import surroundings
 from zos.agent.settings import Settings
 from zos.agent.surroundings import LOOKS, Steady, Surroundings, nameservers
-from zos.api.gridnode import Endpoint, GridNodeStatus, Resources
+from zos.api.gridnode import Endpoint, GridNodeStatus
+from zos.api.resources import Resources
 from zos.drivers.process import ProcessError
 
 HERE = Endpoint(ipv4="198.51.100.7")

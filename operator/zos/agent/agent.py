@@ -23,9 +23,10 @@ from zos.agent.statuses import Statuses
 from zos.agent.workloads import Workloads
 from zos.api import names
 from zos.api.core import Lease
-from zos.api.gridnode import GridNode, NodeFeatures, QuarantineOrder
+from zos.api.gridnode import GridNode, NodeFeatures
 from zos.api.meta import Key, Reason
 from zos.api.nodeworkload import NodeWorkload, Owner
+from zos.api.quarantine import QuarantineOrder
 from zos.drivers import Driver
 from zos.drivers.keyring import Keyring
 from zos.kinds.kind import Kinds, Report

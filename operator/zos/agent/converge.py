@@ -9,9 +9,9 @@ from typing import Any
 
 from zos.agent.execution import Execution, Operations
 from zos.agent.observation import Observation
-from zos.api.gridnode import Quarantined, QuarantineOrder
 from zos.api.meta import Reason
 from zos.api.nodeworkload import NodeWorkload, Owner
+from zos.api.quarantine import Quarantined, QuarantineOrder
 from zos.drivers import Driver
 from zos.kinds.kind import Here, OnNode, Report
 from zos.plan import ownership

@@ -14,9 +14,10 @@ from zos.agent import prekeys
 from zos.agent.settings import Settings
 from zos.agent.statuses import replacing
 from zos.agent.surroundings import Surroundings
-from zos.api.gridnode import GridNode, GridNodeStatus, NodeFeatures, Quarantined
+from zos.api.gridnode import GridNode, GridNodeStatus, NodeFeatures
 from zos.api.meta import version_number
 from zos.api.nodeworkload import NodeWorkload
+from zos.api.quarantine import Quarantined
 from zos.drivers.keyring import Keyring
 from zos.kube.client import ApiError, Client, NotFound, Raw, Unavailable
 

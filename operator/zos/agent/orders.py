@@ -9,8 +9,8 @@ import logging
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from zos.api.gridnode import QuarantineOrder
 from zos.api.nodeworkload import NodeWorkload
+from zos.api.quarantine import QuarantineOrder
 from zos.files import Durability, write
 from zos.kube.client import Raw
 

@@ -11,7 +11,8 @@ from pathlib import Path
 from typing import Any, Generic, TypeVar
 
 from zos.agent.settings import Settings
-from zos.api.gridnode import Endpoint, GridNodeStatus, Resources
+from zos.api.gridnode import Endpoint, GridNodeStatus
+from zos.api.resources import Resources
 from zos.drivers.process import ProcessError, run
 
 log = logging.getLogger("zos.agent")

@@ -10,30 +10,21 @@ from typing import Annotated, ClassVar, Literal
 from pydantic import ConfigDict, Field
 
 from zos.api.farm import NON_GLOBAL_IPV4
-from zos.api.meta import ABANDON, MOST, Model, Object, Quantity, Status, short_quantity
-from zos.api.schema import AGE, READY, REASON, Column, Rule, at_most, each_cidr, ipv4, ipv6, keyed, label, named, rules, unicast
+from zos.api.meta import ABANDON, MOST, Model, Object, Quantity, Status
+from zos.api.quarantine import Quarantined, QuarantineOrder
+from zos.api.resources import GUEST_OVERHEAD, NodeHold, Resources, Usage
+from zos.api.schema import AGE, READY, REASON, Column, Rule, at_most, each_cidr, ipv4, ipv6, keyed, named, rules, unicast
 from zos.api.text import (
     MOST_COUNTED,
     Cidr,
-    Count,
     Ip,
-    Ipv4,
-    Kind,
     Label,
-    Line,
-    Mac,
-    Name,
-    Port,
     PublicKey,
-    Uid,
     Version,
     only,
     otherwise,
     word,
 )  # fmt: skip
-
-#: Memory that a guest costs the node beside its own (QEMU, virtiofsd), in bytes.
-GUEST_OVERHEAD = 128 * 2**20
 
 #: Agents from this version on know that a deletion without the word to erase takes nothing away.
 _WORDS = (0, 2)
@@ -92,41 +83,6 @@ class Egress(Model):
     """Open although they would be closed. Stands above ``deny``."""
 
 
-class Recipient(Model):
-    """The object that gets what is in quarantine."""
-
-    kind: Kind = Field(min_length=1)
-    """Of the same kind as what it gets."""
-
-    namespace: str = Field(min_length=1, max_length=63, json_schema_extra=rules(label("quarantine[].giveTo.namespace")))
-    """Its namespace."""
-
-    name: str = Field(min_length=1, max_length=253, json_schema_extra=rules(named("quarantine[].giveTo.name")))
-    """Its name."""
-
-
-class QuarantineOrder(Model):
-    """An administrator's word on one thing in quarantine."""
-
-    model_config = ConfigDict(
-        json_schema_extra=rules(
-            Rule(
-                "has(self.giveTo) != (has(self.discard) && self.discard)",
-                "quarantine[] must have exactly one of giveTo and discard: true",
-            )
-        )
-    )
-
-    uid: str = Field(min_length=1, max_length=64)
-    """As ``status.quarantine`` shows it."""
-
-    give_to: Recipient | None = None
-    """It becomes that object's."""
-
-    discard: bool = False
-    """It is erased for good."""
-
-
 class GridNodeSpec(Model):
     farm: str | None = Field(default=None, max_length=253, json_schema_extra=rules(named("farm")))
     """The Farm whose public segment the node is on. Absent: its machines have no public addresses."""
@@ -180,99 +136,12 @@ class GridNodeSpec(Model):
     """Nothing new is placed here; what is here stays, and what names this node in ``nodeName`` still comes."""
 
 
-class Resources(Model):
-    """An amount of what a node has."""
-
-    cpu: Count = 0
-    """Virtual CPUs."""
-
-    memory: Quantity = 0
-    """Bytes of RAM."""
-
-    storage: Quantity = 0
-    """Bytes of disk."""
-
-
-class NodeHold(Model):
-    """What one object holds on the node. Written by the controller only, guarded by the GridNode's resourceVersion,
-    so two leaders can't give the same port, key or memory twice."""
-
-    uid: Uid
-    """The holder's uid."""
-
-    owner: Line
-    """The holder in words, like ZMachine default/web."""
-
-    cpu: Count = 0
-    """Virtual CPUs of a machine."""
-
-    memory: Quantity = 0
-    """Bytes of RAM of a machine, with what running the guest takes beside."""
-
-    storage: Quantity = 0
-    """Bytes of disk: a machine's root, or a ZMount."""
-
-    listen_port: Port | None = None
-    """UDP port of a network's WireGuard interface here."""
-
-    public_key: PublicKey | None = None
-    """The prekey that a network was given; the node has the private half."""
-
-
 class NodeFeatures(Model):
     accelerator: Annotated[Literal["kvm", "tcg", ""], otherwise("")] = ""
     """``kvm``, or ``tcg`` where guests are emulated in software and slow. Empty: not found out yet."""
 
     wireguard: Annotated[Literal["kernel", "userspace", ""], otherwise("")] = ""
     """``kernel``, or ``userspace`` where a program does it, more slowly. Empty: not found out yet."""
-
-
-class QuarantinedNic(Model):
-    """An interface of a guest or a program that is in quarantine."""
-
-    mac: Mac
-    """Its MAC address."""
-
-    network_uid: Uid | None = None
-    """The private network that it is in. Absent: it is on the public segment of the node's farm, or that is not known."""
-
-    ipv4: Ipv4 | None = None
-    """Its IPv4 address. Absent: it has none, or that is not known."""
-
-
-class Quarantined(Model):
-    """What a node has of an object without a NodeWorkload (anymore)."""
-
-    uid: Uid
-    """That object's uid."""
-
-    kind: Kind = ""
-    """Its kind. Empty, like namespace and name, where the node does not know any more."""
-
-    namespace: Label = ""
-    """Its namespace."""
-
-    name: Name = ""
-    """Its name."""
-
-    running: bool = False
-    """Something of it runs on: a guest, a program or a network."""
-
-    cpu: Count = 0
-    """Virtual CPUs of what runs."""
-
-    memory: Quantity = 0
-    """Bytes of RAM of what runs: all that an object holds for it. Agents of release 0.2 tell a guest's own."""
-
-    storage: Quantity = 0
-    """Bytes of disk."""
-
-    listen_port: Port | None = None
-    """UDP port of a network's WireGuard interface."""
-
-    nics: tuple[QuarantinedNic, ...] = Field(default=(), json_schema_extra=at_most(17))
-    """Its interfaces: nobody else gets their addresses. Of a private network they count inside the node's own sub-range only,
-    on the public segment for the node's own farm only."""
 
 
 #: Others send to it: by an address inside their own network a node could have them knock there.
@@ -301,27 +170,6 @@ _SANE = (
         for what in ("memory", "storage")
     ),
 )
-
-
-class Usage(Model):
-    """What is held of what is offered, for people: programs read ``allocated`` and ``free``."""
-
-    cpu: Line
-    """Virtual CPUs, like ``3/8``."""
-
-    memory: Line
-    """RAM, like ``1.5Gi/15.6Gi``."""
-
-    storage: Line
-    """Disk, like ``12Gi/100Gi``."""
-
-    @classmethod
-    def of(cls, held: Resources, offered: Resources) -> Usage:
-        return cls(
-            cpu=f"{held.cpu}/{offered.cpu}",
-            memory=f"{short_quantity(held.memory)}/{short_quantity(offered.memory)}",
-            storage=f"{short_quantity(held.storage)}/{short_quantity(offered.storage)}",
-        )
 
 
 class GridNodeStatus(Status):

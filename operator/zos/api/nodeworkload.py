@@ -15,8 +15,9 @@ from pydantic import Field, create_model, model_validator
 from pydantic.json_schema import SkipJsonSchema
 
 from zos.api import olderform
-from zos.api.gridnode import ENVELOPES, QuarantinedNic
+from zos.api.gridnode import ENVELOPES
 from zos.api.meta import Model, Object, Quantity, Reason, Status
+from zos.api.quarantine import QuarantinedNic
 from zos.api.schema import AGE, READY, REASON, Column, at_most
 from zos.api.text import (
     Base64,

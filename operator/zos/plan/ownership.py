@@ -13,8 +13,8 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 
-from zos.api.gridnode import Quarantined, QuarantinedNic, QuarantineOrder
 from zos.api.nodeworkload import NodeWorkload, NodeWorkloadSpec, Owner
+from zos.api.quarantine import Quarantined, QuarantinedNic, QuarantineOrder
 from zos.plan.diff import Observed, Op
 from zos.plan.items import Held
 

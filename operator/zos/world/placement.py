@@ -10,9 +10,10 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 
 from zos.api import names
-from zos.api.gridnode import GridNode, NodeHold, Resources
+from zos.api.gridnode import GridNode
 from zos.api.meta import Object, Reason, format_quantity
 from zos.api.nodeworkload import NodeWorkload
+from zos.api.resources import NodeHold, Resources
 from zos.world import indexes
 from zos.world.heartbeat import Heartbeat
 from zos.world.objects import Indexes

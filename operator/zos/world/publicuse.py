@@ -11,8 +11,9 @@ from dataclasses import dataclass
 from functools import partial
 
 from zos.api.farm import ipv4_of
-from zos.api.gridnode import GridNode, Quarantined, QuarantinedNic
+from zos.api.gridnode import GridNode
 from zos.api.nodeworkload import NodeWorkload, Owner, RunningPublicNic
+from zos.api.quarantine import Quarantined, QuarantinedNic
 from zos.world import guests, indexes, placement
 from zos.world.objects import Indexes
 from zos.world.reader import Look, Reader

@@ -5,9 +5,10 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
-from zos.api.gridnode import GridNode, Quarantined, QuarantineOrder, Recipient
+from zos.api.gridnode import GridNode
 from zos.api.meta import Object, Reason
 from zos.api.nodeworkload import NodeWorkload, Owner
+from zos.api.quarantine import Quarantined, QuarantineOrder, Recipient
 from zos.world import indexes
 from zos.world.heartbeat import Heartbeat
 from zos.world.objects import Indexes

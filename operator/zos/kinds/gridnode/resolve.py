@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from zos.api import names
 from zos.api.core import Namespace
-from zos.api.gridnode import GridNode, NodeHold, Resources, Usage
+from zos.api.gridnode import GridNode
 from zos.api.meta import ABANDON, Condition, Reason
 from zos.api.nodeworkload import NodeWorkload
+from zos.api.resources import NodeHold, Resources, Usage
 from zos.kinds.gridnode.rights import agent_objects
 from zos.world import indexes
 from zos.world.heartbeat import Heartbeat

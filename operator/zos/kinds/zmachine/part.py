@@ -6,9 +6,9 @@ from typing import Annotated, ClassVar, Literal
 
 from pydantic import Field
 
-from zos.api.gridnode import QuarantinedNic
 from zos.api.meta import Model, Quantity
 from zos.api.nodeworkload import Nic, Offer, Part, Run, RunningNic, RunningPublicNic, State
+from zos.api.quarantine import QuarantinedNic
 from zos.api.schema import at_most
 from zos.api.text import (
     Argument,

@@ -5,8 +5,8 @@ from __future__ import annotations
 from dataclasses import replace
 
 from zos.api import names
-from zos.api.gridnode import GUEST_OVERHEAD, NodeHold, Resources
 from zos.api.meta import RESTARTED_AT
+from zos.api.resources import GUEST_OVERHEAD, NodeHold, Resources
 from zos.api.zmachine import ZMachine, minimum_root_size
 from zos.kinds.zmachine import disks, environment, filesystems, publicaddress
 from zos.kinds.zmachine.disks import disks_ready, find_disks, pinned

@@ -5,9 +5,10 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from zos.api import names
-from zos.api.gridnode import GridNode, Resources
+from zos.api.gridnode import GridNode
 from zos.api.meta import Reason
 from zos.api.nodeworkload import NodeWorkload
+from zos.api.resources import Resources
 from zos.api.zmachine import ZMachine
 from zos.api.zmount import ZMount, ZMountStatus
 from zos.kinds.zmount.part import MountOnNode, MountState

@@ -7,8 +7,8 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import ClassVar, Literal
 
-from zos.api.gridnode import GUEST_OVERHEAD
 from zos.api.nodeworkload import Owner
+from zos.api.resources import GUEST_OVERHEAD
 from zos.plan.items.item import Held, Item, Rank
 
 
