@@ -2,64 +2,25 @@
 
 from __future__ import annotations
 
-from typing import Any, ClassVar
+from typing import Any
 
 import pytest
 
+from cases import GRID
+from ping.model import Ping
 from zos.api import names
 from zos.api.gridnode import GridNode
-from zos.api.meta import Meta, Model, Object, Reason, Status
+from zos.api.meta import Meta, Object, Reason
 from zos.api.network import Network
 from zos.api.nodeworkload import Nic
 from zos.api.zmachine import ZMachine
 from zos.controller.resolving import resolved
-from zos.kinds.kind import Kind
 from zos.kinds.registry import KINDS
 from zos.world import residents
 from zos.world.heartbeat import Heartbeat
-from zos.world.reader import Reader
-from zos.world.resolution import Hold, Resolution, Verdict, ready
+from zos.world.resolution import Resolution, Verdict
 from zos.world.store import World
 
-
-class PingSpec(Model):
-    network: str = "net"
-    ip: str | None = None
-    node_name: str = "n1"
-
-
-class PingStatus(Status):
-    node_name: str | None = None
-    ip: str | None = None
-
-
-class Ping(Object):
-    KIND: ClassVar[str] = "Ping"
-    PLURAL: ClassVar[str] = "pings"
-
-    spec: PingSpec = PingSpec()
-    status: PingStatus = PingStatus()
-
-
-def resolve(ping: Ping, world: Reader) -> Resolution:
-    node, net = ping.spec.node_name, residents.network(world, ping.namespace, ping.spec.network, ping.uid)
-    if isinstance(net, Verdict):
-        return Resolution(net, PingStatus(node_name=node))
-    entry = residents.address(world, ping, net, node, ping.spec.ip, ping.status.ip)
-    if isinstance(entry, Verdict):
-        return Resolution(entry, PingStatus(node_name=node))
-    return Resolution(ready(), PingStatus(node_name=node, ip=entry.ip), holds=(Hold(net.key, entry),))
-
-
-PING = Kind(
-    Ping,
-    resolve,
-    (
-        *residents.INDEXES,
-        residents.indexes(Ping, lambda ping: {ping.spec.network}, lambda ping: (ping.spec.network, ping.status.ip)),
-    ),
-)
-WITH_PING = KINDS.plus(PING)
 PLACES = {"nodes": [{"name": "n1", "subnet": "10.20.2.0/24", "publicKey": "k", "listenPort": 52000}]}
 
 
@@ -82,32 +43,39 @@ def machine(name: str = "web", net: str = "net", **status: Any) -> ZMachine:
     return found
 
 
-def ping(name: str = "p", net: str = "net", ip: str | None = None, **status: Any) -> Ping:
-    found: Ping = made(Ping, name, {"network": net} | ({"ip": ip} if ip else {}), {"nodeName": "n1"} | status)
+def ping(name: str = "p", net: str = "net", ip: str | None = None, node: str = "n1", **status: Any) -> Ping:
+    spec = {"network": {"name": net, "ip": ip}, "wordFrom": {"secretKeyRef": {"name": "word", "key": "word"}}}
+    found: Ping = made(Ping, name, spec | {"nodeName": node}, {"nodeName": node} | status)
     return found
 
 
-def world(*objects: Object, kinds: Any = WITH_PING) -> World:
-    found = World(kinds.indexes())
+def world(*objects: Object) -> World:
+    found = World(GRID.indexes())
     capacity = {"cpu": 8, "memory": "16Gi", "storage": "100Gi"}
-    for obj in (made(GridNode, "n1", {}, {"capacity": capacity}), *objects):
+    for node in ("n1", "n2"):
+        found.put(made(GridNode, node, {}, {"capacity": capacity}))
+        found.put(Heartbeat(metadata=Meta(name=node, uid=f"beat-{node}"), alive=True))
+    for obj in objects:
         found.put(obj)
-    found.put(Heartbeat(metadata=Meta(name="n1", uid="beat"), alive=True))
     return found
 
 
-def resolution(subject: Any, grid: World, kinds: Any = WITH_PING) -> Resolution:
-    return resolved(kinds[subject.KIND], subject, grid.reader(subject.key))
+def resolution(subject: Any, grid: World) -> Resolution:
+    return resolved(GRID[subject.KIND], subject, grid.reader(subject.key))
+
+
+def addresses(found: Resolution) -> list[Any]:
+    return [hold.entry for hold in found.holds if hold.pool.kind == "Network"]
 
 
 def given(subject: Any, grid: World) -> str:
     """The address that it comes to, or what it says."""
     found = resolution(subject, grid)
-    return next((hold.entry.ip for hold in found.holds if hold.pool.kind == "Network"), found.verdict.message)
+    return next((entry.ip for entry in addresses(found)), found.verdict.message)
 
 
-def held(net: Network, grid: World, kinds: Any = WITH_PING) -> list[str]:
-    status: Any = resolution(net, grid, kinds).status
+def held(net: Network, grid: World) -> list[str]:
+    status: Any = resolution(net, grid).status
     return [str(one.owner) for one in status.addresses]
 
 
@@ -176,16 +144,15 @@ def test_what_a_controller_of_release_0_2_took_for_a_machines_is_put_right_by_it
     net = network({"ip": "10.20.2.2", "machine": "p", "uid": "uid-p", "node": "n1"})
     grid = world(net, ping())
     assert held(net, grid) == ["ZMachine p"], "whoever it is, who has that uid is there"
-    (hold,) = resolution(ping(), grid).holds
-    assert (str(hold.entry.owner), hold.entry.ip) == ("Ping p", "10.20.2.2")
+    (given_now,) = addresses(resolution(ping(), grid))
+    assert (str(given_now.owner), given_now.ip) == ("Ping p", "10.20.2.2")
 
 
 def test_a_resident_that_is_not_in_a_network_yet_waits_for_it() -> None:
     assert resolution(ping(), world()).verdict.message == "network net does not exist in this namespace"
     going = network(deletionTimestamp="2026-01-01T00:00:00Z")
     assert resolution(ping(), world(going)).verdict.message == "network net is being deleted"
-    elsewhere = made(Ping, "p", {"nodeName": "n2"})
-    found = resolution(elsewhere, world(network()))
+    found = resolution(ping(node="n2"), world(network()))
     assert (found.verdict.reason, found.verdict.stalled) == (Reason.DEPENDENCY_NOT_READY, False)
     assert found.verdict.message == "network net is not on node n2 yet: it joins by itself"
 
