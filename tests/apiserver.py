@@ -5,7 +5,6 @@ from __future__ import annotations
 import base64
 import contextlib
 import json
-import os
 import secrets
 import shutil
 import socket
@@ -19,25 +18,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from gridlib.served import serves
-from gridlib.tools import etcd
+from gridlib.tools import etcd, program
 from zos.manifests.admission import restricting
 
 CRDS = Path(__file__).parent.parent / "crds"
-
-
-class Missing(Exception):
-    """A binary is not there."""
-
-
-def binary(name: str) -> str:
-    """From KUBEBUILDER_ASSETS, PATH or the project's cache."""
-    cache = Path(os.environ.get("ZOS_CACHE", Path.home() / ".cache" / "zos")) / "bin"
-    places = [os.environ.get("KUBEBUILDER_ASSETS", ""), os.environ.get("PATH", "")]
-    places += [str(path) for path in sorted(cache.glob("kubernetes-*"), reverse=True)]
-    found = shutil.which(name, path=os.pathsep.join(place for place in places if place))
-    if found is None:
-        raise Missing(f"{name}: not in KUBEBUILDER_ASSETS, PATH or {cache}")
-    return found
 
 
 def free_port() -> int:
@@ -95,7 +79,7 @@ class ApiServer:
     def start_api(self) -> None:
         key = str(self.directory / "sa.key")
         self._spawn(
-            "kube-apiserver", binary("kube-apiserver"), f"--etcd-servers=http://127.0.0.1:{self.etcd_port}",
+            "kube-apiserver", program("kube-apiserver"), f"--etcd-servers=http://127.0.0.1:{self.etcd_port}",
             f"--cert-dir={self.directory / 'certs'}", f"--secure-port={self.port}", "--bind-address=127.0.0.1",
             f"--service-account-key-file={key}", f"--service-account-signing-key-file={key}",
             "--service-account-issuer=https://kubernetes.default.svc", f"--token-auth-file={self.directory / 'tokens.csv'}",
@@ -112,7 +96,7 @@ class ApiServer:
     def start_controllers(self, *names: str) -> None:
         """Kubernetes' own controllers, those named (``resourcequota-controller`` …)."""
         self._spawn(
-            "kube-controller-manager", binary("kube-controller-manager"), f"--kubeconfig={self.kubeconfig}",
+            "kube-controller-manager", program("kube-controller-manager"), f"--kubeconfig={self.kubeconfig}",
             "--leader-elect=false", "--secure-port=0", f"--controllers={','.join(names)}",
         )  # fmt: skip
 
@@ -156,7 +140,7 @@ class ApiServer:
 
     def kubectl(self, *args: str, stdin: str | None = None, check: bool = True) -> str:
         result = subprocess.run(
-            [binary("kubectl"), "--kubeconfig", self.kubeconfig, *args], input=stdin, capture_output=True, text=True
+            [program("kubectl"), "--kubeconfig", self.kubeconfig, *args], input=stdin, capture_output=True, text=True
         )
         if check and result.returncode != 0:
             raise RuntimeError(f"kubectl {' '.join(args)}: {result.stderr}")

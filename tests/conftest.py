@@ -64,10 +64,6 @@ def pytest_runtest_teardown() -> Generator[None, object, object]:
 @pytest.fixture(scope="session")
 def apiserver(tmp_path_factory: pytest.TempPathFactory) -> Iterator[servers.ApiServer]:
     """A real API server with the project's CRDs, shared by the session: use names of your own."""
-    try:
-        servers.binary("kube-apiserver")
-    except servers.Missing as missing:
-        pytest.fail(f"{missing} (hack/minigrid builds it)")
     with servers.running(tmp_path_factory.mktemp("apiserver"), users=("agent-a", "agent-b")) as server:
         yield server
 

@@ -87,10 +87,10 @@ class Grid:
         return subprocess.Popen(self.host(host).command(*argv), stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
 
     def kubectl(self, *words: str, check: bool = True, input: str | None = None, timeout: float = 120) -> str:
-        from apiserver import binary
+        from gridlib.tools import program
 
         return sh(
-            binary("kubectl"), "--kubeconfig", str(self.root / "kubeconfig"), *words, check=check, input=input, timeout=timeout
+            program("kubectl"), "--kubeconfig", str(self.root / "kubeconfig"), *words, check=check, input=input, timeout=timeout
         )
 
     def apply(self, namespace: str, *objects: dict[str, Any]) -> None:

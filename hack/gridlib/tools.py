@@ -18,6 +18,14 @@ from zos.programs import guestbuild
 #: (k8s.io/apiserver, pkg/storage/feature: what it asks of etcd for RequestWatchProgress).
 ETCD = (3, 5, 13)
 
+_HACK = Path(__file__).resolve().parents[1]
+#: What says which version hack/setup builds: a folder with a go.mod, a module of it; and how its place in the cache is called.
+_MODULES = {
+    "etcd": ("etcd", "go.etcd.io/etcd/server/v3", "etcd"),
+    "wireguard-go": ("wireguard-go", "golang.zx2c4.com/wireguard", "wireguard-go"),
+}
+_KUBERNETES = ("controlplane", "k8s.io/kubernetes", "kubernetes")
+
 
 @dataclass(frozen=True)
 class Tools:
@@ -42,50 +50,58 @@ class Tools:
     @classmethod
     def find(cls) -> Tools:
         """From KUBEBUILDER_ASSETS, PATH or the cache. Raises GridError for what is missing."""
-        cache = _cache()
-        guest = guestbuild.made(cache / "guest")
+        guest = guestbuild.made(_cache() / "guest")
         if guest is None:
             raise GridError("no guest kernel and initramfs: run hack/setup first")
         return cls(
             checkout=Path(__file__).resolve().parents[2],
             python=sys.executable,
             etcd=etcd(),
-            apiserver=_program("kube-apiserver", cache),
-            controller_manager=_program("kube-controller-manager", cache),
-            kubectl=_program("kubectl", cache),
-            wireguard_go=_program("wireguard-go", cache),
+            apiserver=program("kube-apiserver"),
+            controller_manager=program("kube-controller-manager"),
+            kubectl=program("kubectl"),
+            wireguard_go=program("wireguard-go"),
             guest=guest,
         )
 
 
 def etcd() -> str:
     """From KUBEBUILDER_ASSETS, PATH or the cache: the first that is new enough. Raises GridError if there is none."""
-    built = sorted((_cache() / "bin").glob("etcd-*/etcd"), key=lambda path: path.stat().st_mtime, reverse=True)
-    places = [os.environ.get("KUBEBUILDER_ASSETS", ""), *os.get_exec_path(), *(str(path.parent) for path in built)]
-    for place in places:
+    for place in (os.environ.get("KUBEBUILDER_ASSETS", ""), *os.get_exec_path(), str(_built("etcd").parent)):
         found = shutil.which("etcd", path=place) if place else None
-        if found and _version(found) >= ETCD:
+        if found and _etcd_version(found) >= ETCD:
             return found
     raise GridError(f"no etcd from {'.'.join(map(str, ETCD))} on: run hack/setup first")
 
 
-def _version(program: str) -> tuple[int, ...]:
+def _etcd_version(program: str) -> tuple[int, ...]:
     said = subprocess.run([program, "--version"], capture_output=True, text=True).stdout
     found = re.search(r"^etcd Version: (\d+)\.(\d+)\.(\d+)", said, re.MULTILINE)
     return tuple(map(int, found.groups())) if found else ()
 
 
+def program(name: str) -> str:
+    """From KUBEBUILDER_ASSETS, the cache or PATH. Raises GridError if it is nowhere."""
+    for place in (os.environ.get("KUBEBUILDER_ASSETS", ""), str(_built(name).parent), os.environ.get("PATH", "")):
+        if place and (found := shutil.which(name, path=place)):
+            return found
+    raise GridError(f"{name} is missing: run hack/setup first")
+
+
+def _built(name: str) -> Path:
+    """Where hack/setup puts what it builds for this checkout. Checkouts share the cache: which of several versions was made
+    last says nothing."""
+    return _cache() / "bin" / f"{_MODULES.get(name, _KUBERNETES)[2]}-{version(name)}" / name
+
+
+def version(name: str) -> str:
+    """The one that is built."""
+    folder, module, _ = _MODULES.get(name, _KUBERNETES)
+    required = (_HACK / folder / "go.mod").read_text()
+    found = re.search(rf"^require {re.escape(module)} (\S+)$", required, re.MULTILINE)
+    assert found is not None, f"hack/{folder}/go.mod has no line that requires {module}"
+    return found[1]
+
+
 def _cache() -> Path:
     return Path(os.environ.get("ZOS_CACHE") or Path.home() / ".cache" / "zos")
-
-
-def _program(name: str, cache: Path) -> str:
-    newest = sorted((cache / "bin").glob(f"*/{name}"), key=lambda path: path.stat().st_mtime)
-    found = shutil.which(name, path=os.environ.get("KUBEBUILDER_ASSETS", ""))
-    if found is None and newest:
-        return str(newest[-1])
-    if found is None:
-        found = shutil.which(name)
-    if found is None:
-        raise GridError(f"{name} is missing: run hack/setup first")
-    return found

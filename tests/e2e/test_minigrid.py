@@ -12,10 +12,10 @@ from harness import Grid, obj, sh, until
 
 
 def as_agent(grid: Grid, node: str, *words: str) -> str:
-    from apiserver import binary
+    from gridlib.tools import program
 
     config = grid.root / "hosts" / node / "etc-zos" / "kubeconfig"
-    return grid.run("cp", binary("kubectl"), "--kubeconfig", str(config), *words, check=False)
+    return grid.run("cp", program("kubectl"), "--kubeconfig", str(config), *words, check=False)
 
 
 def test_an_agent_reads_only_its_own(grid: Grid, namespace: str) -> None:
