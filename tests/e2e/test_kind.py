@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import hashlib
 import json
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
 
 import pytest
 
@@ -11,6 +14,8 @@ from guests import Guests
 from harness import Grid, obj, until
 from ping.lower import PORT
 from zos.api import names
+from zos.api.gridnode import GUEST_OVERHEAD
+from zos.api.meta import parse_quantity
 
 
 def secret(word: str) -> dict[str, object]:
@@ -30,7 +35,7 @@ class Story:
         self.uid = self.get()["metadata"]["uid"]
         self.service = f"zos-svc-ping-{names.ident(self.uid)}"
 
-    def get(self) -> dict[str, object]:
+    def get(self) -> dict[str, Any]:
         found = self.grid.get("ping", "answers", self.namespace)
         assert found is not None
         return found
@@ -39,10 +44,27 @@ class Story:
         """What it answers somebody on another node."""
         network = self.grid.get("network", "net", self.namespace)
         assert network is not None
-        ip, router = self.get()["status"]["ip"], names.router(network["metadata"]["uid"])  # type: ignore[index]
+        ip, router = self.get()["status"]["ip"], names.router(network["metadata"]["uid"])
         ask = f"import socket; print(socket.create_connection(('{ip}', {PORT}), timeout=10).recv(99).decode())"
         word, count = self.grid.run("n2", "ip", "netns", "exec", router, "/usr/bin/python3", "-c", ask).split()
         return word, int(count)
+
+    def held(self) -> list[object]:
+        """All that is kept for it: what its node is asked for, its share of the node, its address."""
+        (workload,) = [
+            one for one in self.grid.items("nodeworkloads", "zos-node-n1") if one["spec"]["owner"]["uid"] == self.uid
+        ]
+        assert "deletionTimestamp" not in workload["metadata"]
+        (hold,) = [one for one in self.node()["holds"] if one["uid"] == self.uid]
+        network = self.grid.get("network", "net", self.namespace)
+        assert network is not None
+        (address,) = [one for one in network["status"]["addresses"] if one["owner"]["uid"] == self.uid]
+        return [workload["metadata"]["uid"], workload["spec"], hold, address]
+
+    def node(self) -> dict[str, Any]:
+        node = self.grid.get("gridnode", "n1")
+        assert node is not None
+        return dict(node["status"])
 
     def pid(self) -> int:
         return int(self.grid.run("n1", "s6-svstat", "-o", "pid", f"/run/service/{self.service}"))
@@ -122,3 +144,66 @@ def test_a_kind_of_a_strangers(story: Story) -> None:
     for word in (story.service, router, f"ping-{story.uid}"):
         assert word not in left
     assert not [hold for hold in grid.get("gridnode", "n1")["status"].get("holds", []) if hold["uid"] == story.uid]  # type: ignore[index]
+
+
+@contextmanager
+def released(grid: Grid, host: str, *services: str) -> Iterator[None]:
+    """Agents or controllers as they are released: they do not know the kind."""
+    scripts = [f"/run/service/{service}/run" for service in services]
+    for script in scripts:
+        grid.run(host, "sed", "-i.knows", r"s/ -m gridlib.kinds \([a-z]*\) ping / -m zos.\1 /", script)
+        assert " -m zos." in grid.run(host, "cat", script)
+    restart(grid, host, *services)
+    try:
+        yield
+    finally:
+        for script in scripts:
+            grid.run(host, "mv", f"{script}.knows", script)
+        restart(grid, host, *services)
+
+
+def restart(grid: Grid, host: str, *services: str) -> None:
+    for service in services:
+        grid.run(host, "s6-svc", "-wr", "-T", "30000", "-r", f"/run/service/{service}")
+
+
+def test_who_does_not_know_it_leaves_it_alone(story: Story) -> None:
+    """An agent or a controller that is older, or was rolled back."""
+    grid, namespace = story.grid, story.namespace
+    pid, held, ip = story.pid(), until(story.held, 30), story.get()["status"]["ip"]
+    count = story.asked()[1]
+    with released(grid, "n1", "agent"):
+        grid.says(
+            namespace, "ping", "answers", "agent does not know Ping, and leaves what there is of it as it is: upgrade the agent"
+        )
+        grid.apply(namespace, obj("ZMount", "new", size="64Mi", nodeName="n1"))
+        grid.ready(namespace, "zmount/new", seconds=60)
+        assert story.pid() == pid
+        assert story.asked() == (known("first"), count + 1)
+    grid.ready(namespace, "ping/answers", seconds=60)
+    assert story.pid() == pid
+    assert story.asked() == (known("first"), count + 2)
+    assert story.held() == held
+    with released(grid, "cp", "controller-1", "controller-2"):
+        grid.apply(namespace, obj("ZMount", "newer", size="64Mi", nodeName="n1"))
+        grid.ready(namespace, "zmount/newer", seconds=60)
+        # Nobody else is given anything of it: what would fit in its place alone does not.
+        node, guests = story.node(), Guests(grid, namespace)
+        more = {
+            what: parse_quantity(node["capacity"][what]) - parse_quantity(node["allocated"][what]) + (1 << 20)
+            for what in ("memory", "storage")
+        }
+        grid.apply(namespace, obj("ZMount", "large", size=more["storage"], nodeName="n1"))
+        guests.apply("large", memory=more["memory"] - GUEST_OVERHEAD, network={"name": "net"})
+        guests.apply("robs", network={"name": "net", "ip": ip})
+        grid.says(namespace, "zmount", "large", "node n1 lacks", "InsufficientCapacity")
+        guests.says("large", "node n1 lacks", "InsufficientCapacity")
+        guests.says("robs", f"{ip} is taken by Ping answers")
+        assert story.held() == held
+        assert story.pid() == pid
+        assert story.asked() == (known("first"), count + 3)
+        guests.delete("zmachine", "robs")
+    grid.apply(namespace, secret("second"))
+    until(lambda: story.asked()[0] == known("second"), 60)
+    assert story.pid() == pid, "whoever knows it goes on where it stands"
+    assert story.get()["status"]["ip"] == ip

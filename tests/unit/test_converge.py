@@ -871,5 +871,7 @@ async def test_what_was_told_of_it_stays_where_nobody_can_say_how_it_stands(benc
     bench.knows = False
     bench.wants("w", explode)
     report = (await bench.settled()).reports["w"]
-    assert report.verdict.message == "this node's agent is too old for this kind of workload"
+    assert report.verdict.message == (
+        "this node's agent does not know ZMount, and leaves what there is of it as it is: upgrade the agent"
+    )
     assert report.state == MountState(size=7)

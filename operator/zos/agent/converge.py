@@ -314,13 +314,12 @@ class Converger:
         self._reports = reports
         result = {name: entry[-1] for name, entry in reports.items()}
         for name in plan.broken:
-            known = self._served_by(workloads[name]) is not None
-            what = (
-                "the agent failed on it; its log says why"
-                if known
-                else "this node's agent is too old for this kind of workload"
-            )
-            result[name] = self._as_before(workloads[name], waiting(Reason.FAILED, what))
+            workload = workloads[name]
+            what = "the agent failed on it; its log says why"
+            if self._served_by(workload) is None:
+                kind = workload.spec.owner.kind
+                what = f"this node's agent does not know {kind}, and leaves what there is of it as it is: upgrade the agent"
+            result[name] = self._as_before(workload, waiting(Reason.FAILED, what))
         self._states = {name: (workloads[name].uid, report) for name, report in result.items()}
         return result
 
