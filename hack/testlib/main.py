@@ -24,6 +24,7 @@ from pathlib import Path
 #: What runs at the same time: name → folders of tests, and by how many processes they are shared (`testlib.share`).
 Lanes = Mapping[str, tuple[tuple[str, ...], int]]
 #: Memory with which two grids can be afforded beside everything else, in bytes: each has a control plane, nodes, and guests.
+#: (Other tests have guests or API servers of their own.)
 TWO_GRIDS = 10 * 2**30
 ENDINGS = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
 NOTHING_COLLECTED = 5  # pytest's exit code
@@ -106,10 +107,12 @@ class Process:
 
 def lanes_for(memory: int) -> Lanes:
     """On a machine with so many bytes of memory."""
+    several = 2 if memory >= TWO_GRIDS else 1
     return {
-        "e2e": (("e2e",), 2 if memory >= TWO_GRIDS else 1),
-        "node": (("node",), 1),
-        "quick": (("unit", "golden", "tools", "api"), 1),
+        "e2e": (("e2e",), several),
+        "node": (("node",), several),
+        "api": (("api",), several),
+        "quick": (("unit", "golden", "tools"), 1),
     }
 
 

@@ -1,5 +1,6 @@
-"""A pytest plugin by which several processes share the modules of one part: each has a grid of its own and takes the next
-module that nobody has taken, until there is none. The folder that ZOS_TEST_SHARE names says what is taken."""
+"""A pytest plugin by which several processes share the modules of one part: each has a grid, or whatever its tests need, of its
+own, and takes the next module that nobody has taken, until there is none. The folder that ZOS_TEST_SHARE names says what is
+taken."""
 
 from __future__ import annotations
 
@@ -10,7 +11,7 @@ from pathlib import Path
 import pytest
 
 #: Seconds that a test may be thought to take which says nothing of it.
-_PLAIN = 60
+_PLAIN = 10
 
 _mine: set[Path] = set()
 _others: set[Path] = set()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ctypes
+import fcntl
 import os
 import signal
 import subprocess
@@ -88,8 +89,11 @@ async def node(tmp_path: Path, libvirt: Libvirt, guest: Path) -> AsyncIterator[N
 
 @pytest.fixture
 async def bench() -> AsyncIterator[Bench]:
-    """Services under a supervisor of the test's own."""
-    made = Bench()
-    await made.start_svscan()
-    yield made
-    await made.close()
+    """Services under a supervisor of the test's own. One at a time on a machine: accounts have numbers that are made of their
+    names, and what ends a service ends all that runs under its account."""
+    with open("/run/lock/zos-test-services", "w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        made = Bench()
+        await made.start_svscan()
+        yield made
+        await made.close()

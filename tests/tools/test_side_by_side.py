@@ -69,9 +69,10 @@ def test_failures_anywhere_are_counted_and_named(root: Path) -> None:
     assert named == {"a/test_first.py::test_first", "a/test_first.py::test_wrong"}
 
 
-def test_a_small_machine_has_one_grid_at_a_time() -> None:
-    assert lanes_for(24 * 2**30)["e2e"] == (("e2e",), 2)
-    assert lanes_for(8 * 2**30)["e2e"] == (("e2e",), 1)
+@pytest.mark.parametrize("part", ["e2e", "node", "api"])
+def test_a_small_machine_has_one_of_each_at_a_time(part: str) -> None:
+    assert lanes_for(24 * 2**30)[part] == ((part,), 2)
+    assert lanes_for(8 * 2**30)[part] == ((part,), 1)
 
 
 def test_no_part_is_forgotten() -> None:
