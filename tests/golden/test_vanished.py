@@ -111,6 +111,27 @@ def test_a_controller_that_does_not_know_a_kind_takes_nothing_away() -> None:
         assert kept(subject, found, world, subject.key) == [], subject.key
 
 
+@pytest.mark.parametrize("name", [name for name, kind in GRID.items() if kind.node is not None])
+def test_an_agent_that_is_too_old_for_a_part_is_not_asked_for_it(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It was rolled back under what its node was asked for before. That stays, and the object says what helps."""
+    on_node = GRID[name].node
+    assert on_node is not None
+    monkeypatch.setattr(on_node.part, "SINCE", (7, 0))
+    world = world_of(OBJECTS)
+    for node in world.all("GridNode"):
+        status = node.status.model_copy(update={"agent_version": "0.3.0"})
+        world.put(node.model_copy(update={"status": status}))
+    subjects: list[Any] = [*world.all(name)]
+    assert subjects
+    if name == "ZMachine":  # to stop one needs nothing but its node
+        subjects += [one.model_copy(update={"spec": one.spec.model_copy(update={"run_policy": "Halted"})}) for one in subjects]
+    for subject in subjects:
+        found = resolve(subject, world)
+        assert not [workload for workload in found.workloads or () if workload.part is not None]
+        assert kept(subject, found, world, subject.key) == []
+        assert "is too old for this: upgrade it to 7.0 or later" in found.verdict.message
+
+
 WAITING = [
     pytest.param(obj.key, key, id=f"{obj.key}-for-{key}".replace(" ", "-"))
     for obj in OBJECTS

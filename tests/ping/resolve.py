@@ -74,7 +74,7 @@ def resolve(ping: Ping, world: Reader) -> Resolution:
         return Resolution(asked, status, holds=holds)
     said = workload.state(PingState) if workload is not None else None
     used = said.used if said is not None else status.used
-    verdict, conditions = asking.answered(world, node, workload, "the program")
+    verdict, conditions = asking.answered(world, node, workload, "the program may still run")
     return Resolution(verdict, status.model_copy(update={"used": used}), holds=holds, workloads=(asked,), conditions=conditions)
 
 

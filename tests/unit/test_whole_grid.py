@@ -114,7 +114,7 @@ async def test_what_fails_on_a_node_is_told_and_is_over_when_it_is(grid: Grid) -
     node.faults[root] = "no space left"
     grid.edit(ZMachine, "default", "web", rootSize="8Gi")
     await grid.settle()
-    assert shown(grid, ZMachine, "web") == f"False Failed: {root}: no space left"
+    assert shown(grid, ZMachine, "web") == f"False Failed: node n1: {root}: no space left"
     del node.faults[root]
     await grid.settle(400)
     assert shown(grid, ZMachine, "web").startswith("True")

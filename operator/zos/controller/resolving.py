@@ -13,7 +13,7 @@ from zos.api.nodeworkload import NodeWorkload
 from zos.controller import metrics
 from zos.kinds.kind import Kind, Kinds
 from zos.kube.log import about
-from zos.world.heartbeat import Heartbeat
+from zos.world.heartbeat import alive
 from zos.world.objects import Unfetched, Unreadable
 from zos.world.reader import Reader
 from zos.world.resolution import Resolution, waiting
@@ -75,7 +75,7 @@ class Resolver:
         for key, *_ in owned if obj.deleting else ():
             node = self._node_of(key.namespace)
             reader.view(GridNode, "", node, lambda found: found.knows_words)
-            reader.view(Heartbeat, "", node, lambda beat: beat.alive)
+            alive(reader, node)
 
 
 def resolved(kind: Kind, obj: Object, reader: Reader) -> Resolution:

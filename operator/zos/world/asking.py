@@ -8,7 +8,7 @@ from zos.api.gridnode import GridNode
 from zos.api.meta import Condition, Reason
 from zos.api.nodeworkload import NodeWorkload, Part
 from zos.world import indexes
-from zos.world.heartbeat import Heartbeat
+from zos.world.heartbeat import alive
 from zos.world.objects import Indexes
 from zos.world.reader import Reader
 from zos.world.resolution import SecretValue, Verdict, Workload, waiting
@@ -19,15 +19,18 @@ Answer = tuple[Verdict, tuple[Condition, ...]]
 INDEXES = (Indexes(GridNode), indexes.HEARTBEATS)
 
 
-def asked(world: Reader, node: str, part: Part, secrets: tuple[SecretValue, ...] = ()) -> Workload | Verdict:
-    """A workload, with values for the node alone; or why the node can't be asked. Another key of the node (it has lost its
-    own) seals everything anew; another agent there is asked in its own words."""
+def asked(world: Reader, node: str, part: Part, secrets: tuple[SecretValue, ...] | None = ()) -> Workload | Verdict:
+    """A workload, with values for the node alone (None: with those that it has already); or why the node can't be asked.
+
+    Another key of the node (it has lost its own) seals everything anew; another agent there is asked in its own words. Whatever
+    is asked of a node is asked here, since an agent may become older than what its node was asked for.
+    """
     if world.view(GridNode, "", node, partial(GridNode.is_of, release=part.SINCE)) is False:
         release = ".".join(map(str, part.SINCE))
         message = f"the agent of node {node} is too old for this: upgrade it to {release} or later"
         return waiting(Reason.DEPENDENCY_NOT_READY, message)
     if not secrets:
-        return plainly(world, node, part)
+        return Workload(node, part, secrets, older=_older(world, node))
     key = world.view(GridNode, "", node, lambda found: found.status.sealing_key)
     if key is None:
         message = f"node {node} has published no key yet to seal its secrets with"
@@ -35,26 +38,19 @@ def asked(world: Reader, node: str, part: Part, secrets: tuple[SecretValue, ...]
     return Workload(node, part, secrets, key, _older(world, node))
 
 
-def plainly(world: Reader, node: str, part: Part) -> Workload:
-    """A workload without secrets, that every agent understands."""
-    return Workload(node, part, older=_older(world, node))
-
-
-def unchanged_secrets(world: Reader, node: str, part: Part) -> Workload:
-    """A workload with those secrets that it has already."""
-    return Workload(node, part, None, older=_older(world, node))
-
-
-def answered(world: Reader, node: str, workload: NodeWorkload | None, what: str = "it") -> Answer:
+def answered(world: Reader, node: str, workload: NodeWorkload | None, meanwhile: str) -> Answer:
     """How an object stands whose node is asked for all of it, as the node says, and what it says beside. ``workload``: what it
-    is asked for; ``what`` the object is, in a sentence."""
-    if world.view(Heartbeat, "", node, _alive) is False:
-        message = f"the agent of node {node} does not answer; {what} may still run"
+    is asked for; ``meanwhile``: how it may stand while its node can't be heard."""
+    if alive(world, node) is False:
+        message = f"the agent of node {node} does not answer; {meanwhile}"
         return waiting(Reason.NODE_UNREACHABLE, message), ()
     condition = workload.status.condition("Ready") if workload is not None else None
     if workload is None or condition is None or condition.observed_generation != workload.metadata.generation:
         return waiting(Reason.PROGRESSING, f"node {node} is making it"), ()
-    return Verdict(condition.status == "True", Reason.read(condition.reason), condition.message), beside(workload)
+    reason, message = Reason.read(condition.reason), condition.message
+    if reason is Reason.FAILED:  # to be looked into, so there
+        message = f"node {node}: {message}"
+    return Verdict(condition.status == "True", reason, message), beside(workload)
 
 
 def beside(workload: NodeWorkload | None) -> tuple[Condition, ...]:
@@ -64,10 +60,6 @@ def beside(workload: NodeWorkload | None) -> tuple[Condition, ...]:
         for other in (workload.status.conditions if workload is not None else ())
         if other.type not in ("Ready", "Reconciling", "Stalled")
     )
-
-
-def _alive(heartbeat: Heartbeat) -> bool:
-    return heartbeat.alive
 
 
 def _older(world: Reader, node: str) -> bool:

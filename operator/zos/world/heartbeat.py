@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import ClassVar
 
 from zos.api.meta import Object
+from zos.world.reader import Reader
 
 
 class Heartbeat(Object):
@@ -15,3 +16,12 @@ class Heartbeat(Object):
     NAMESPACED: ClassVar[bool] = False
 
     alive: bool
+
+
+def alive(world: Reader, node: str) -> bool | None:
+    """Whether a node's agent is alive. None: nothing was ever heard of it."""
+    return world.view(Heartbeat, "", node, _alive)
+
+
+def _alive(heartbeat: Heartbeat) -> bool:
+    return heartbeat.alive

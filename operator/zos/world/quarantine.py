@@ -10,7 +10,7 @@ from zos.api.meta import Object, Reason
 from zos.api.nodeworkload import NodeWorkload, Owner
 from zos.api.quarantine import Quarantined, QuarantineOrder, Recipient
 from zos.world import indexes
-from zos.world.heartbeat import Heartbeat
+from zos.world.heartbeat import Heartbeat, alive
 from zos.world.objects import Indexes
 from zos.world.reader import Reader
 from zos.world.resolution import Verdict, waiting
@@ -51,7 +51,7 @@ def lingers(uid: str, node: str, world: Reader) -> bool:
     word. What other nodes say of it does not count; a node that does not answer can't say that they are gone."""
     if world.views(NodeWorkload, lambda workload: workload.key, owner=uid):
         return True
-    if world.view(Heartbeat, "", node, lambda heartbeat: heartbeat.alive) is False:
+    if alive(world, node) is False:
         return True
     return node in world.views(GridNode, lambda found: found.name, quarantine=uid)
 

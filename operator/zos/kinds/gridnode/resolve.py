@@ -9,7 +9,7 @@ from zos.api.meta import ABANDON, Condition, Reason
 from zos.api.nodeworkload import NodeWorkload
 from zos.api.resources import NodeHold, Resources, Usage
 from zos.kinds.gridnode.rights import agent_objects
-from zos.world import indexes
+from zos.world import heartbeat, indexes
 from zos.world.heartbeat import Heartbeat
 from zos.world.objects import Indexes
 from zos.world.reader import Reader
@@ -32,7 +32,7 @@ def resolve(node: GridNode, world: Reader) -> Resolution:
     holds = tuple(hold for hold in node.status.holds if not _gone(hold, world))
     allocated = node.allocated(holds)
     offered = node.offered
-    verdict = _judge(node, world.view(Heartbeat, "", node.name, lambda heartbeat: heartbeat.alive))
+    verdict = _judge(node, heartbeat.alive(world, node.name))
     if place is not None and place[1]:
         message = (
             f"namespace {namespace} is being deleted; it is made anew when it is gone, and the agent then needs new credentials"
@@ -70,7 +70,7 @@ def _deleting(node: GridNode, world: Reader, namespace: str, manifests: tuple[ob
     waits = users or tuple(f"{kind} {name}" for kind, name, _ in left) + unread
     if waits and not node.abandoned:
         shown = ", ".join(waits[:20]) + (f" and {len(waits) - 20} more" if len(waits) > 20 else "")
-        waits = (shown + _way_out(node, world.view(Heartbeat, "", node.name, lambda heartbeat: heartbeat.alive) is True),)
+        waits = (shown + _way_out(node, heartbeat.alive(world, node.name) is True),)
     return Resolution(
         verdict=waiting(Reason.DELETING, "leaving the grid"),
         waits_for=() if node.abandoned else waits,

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+
 from zos.api.gridnode import GridNode
 from zos.api.meta import Reason
 from zos.api.network import Network, NetworkStatus
@@ -19,13 +21,14 @@ from zos.kinds.network import (
     serving,
 )
 from zos.kinds.network.part import NetworkOnNode, Peer
+from zos.kinds.network.problems import Problem, Problems, Rank
 from zos.kinds.network.topology import Caller, Member, topology, wireguard_address
-from zos.world import asking, placement, residents
+from zos.world import asking, heartbeat, placement, residents
 from zos.world.heartbeat import Heartbeat
 from zos.world.objects import Indexes
 from zos.world.reader import Reader
 from zos.world.residents import Resident
-from zos.world.resolution import Resolution, Workload, waiting
+from zos.world.resolution import Resolution, Verdict, Workload, waiting
 
 INDEXES = (
     *asking.INDEXES,
@@ -46,7 +49,7 @@ def resolve(network: Network, world: Reader) -> Resolution:
     given, crowded = ranges.allocate(network, wanted)
     placed = {name: given.nodes[name] for name in wanted if name in given.nodes}
     told = reports.of_nodes(network, wanted, world)
-    alive = {name: world.view(Heartbeat, "", name, lambda heartbeat: heartbeat.alive) for name in wanted}
+    alive = {name: heartbeat.alive(world, name) for name in wanted}
     taken, seatless = seats.take(network, placed, told, world)
     members = {
         name: Member(name, placed[name], seat.public_key, seat.port, seat.endpoint.ipv4, seat.endpoint.ipv6)
@@ -63,8 +66,9 @@ def resolve(network: Network, world: Reader) -> Resolution:
     relays = {name: relay for name, member in members.items() if relay is not None and not member.accessible}
     bridge = serving.bridge(network, members, alive, relay)
     mesh = topology(network.spec.ip_range, members.values(), callers, relays, bridge)
+    asked = {name: _on_node(network, member, mesh.peers[name], world) for name, member in members.items() if taken[name].exists}
     problems = (
-        *(*astray, *crowded, *seatless, *unserved, *unconnected),
+        *(*astray, *crowded, *seatless, *_unasked(asked.values()), *unserved, *unconnected),
         *(*serving.apart(mesh.apart), *places.shared(members.values())),
         *overlap.hidden(network, members.values(), access, world),
     )
@@ -88,12 +92,17 @@ def resolve(network: Network, world: Reader) -> Resolution:
         releases=tuple(GridNode.key_of("", node.name) for node in network.status.nodes if node.name not in wanted),
         secrets=laptops.secrets(network, members, found),
         workloads=(
-            *(_on_node(network, member, mesh.peers[name], world) for name, member in members.items() if taken[name].exists),
-            # Of the others it is not known how they should be, which is not "not wanted".
-            *(Workload(name, None) for name in wanted if name not in taken or not taken[name].exists),
+            *(workload for workload in asked.values() if isinstance(workload, Workload)),
+            # Of the others it is not known how they should be, or they can't be told, which is not "not wanted".
+            *(Workload(name, None) for name in wanted if not isinstance(asked.get(name), Workload)),
         ),
         notices=tuple(seat.notice for seat in taken.values() if seat.notice is not None),
     )
+
+
+def _unasked(answers: Iterable[Workload | Verdict]) -> Problems:
+    """Why nodes can't be asked for their part."""
+    return tuple(Problem(Rank.SEATS, why.reason, why.message) for why in answers if isinstance(why, Verdict))
 
 
 def _deleting(network: Network, here: tuple[Resident, ...], world: Reader) -> Resolution:
@@ -107,7 +116,7 @@ def _deleting(network: Network, here: tuple[Resident, ...], world: Reader) -> Re
     )
 
 
-def _on_node(network: Network, member: Member, peers: tuple[Peer, ...], world: Reader) -> Workload:
+def _on_node(network: Network, member: Member, peers: tuple[Peer, ...], world: Reader) -> Workload | Verdict:
     part = NetworkOnNode(
         ip_range=network.spec.ip_range,
         mtu=network.spec.mtu,
@@ -118,4 +127,4 @@ def _on_node(network: Network, member: Member, peers: tuple[Peer, ...], world: R
         peers=peers,
         egress=egress.of_node(member.name, world),
     )
-    return asking.plainly(world, member.name, part)
+    return asking.asked(world, member.name, part)

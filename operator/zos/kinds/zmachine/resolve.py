@@ -51,7 +51,7 @@ def resolve(machine: ZMachine, world: Reader) -> Resolution:
         found, problem = step(found, machine, world)
         if problem is not None:
             return _waiting(found, problem, machine, world)
-    verdict, conditions = asking.answered(world, given(found.node), found.workload, "the machine")
+    verdict, conditions = asking.answered(world, given(found.node), found.workload, "the machine may still run")
     workloads = (found.asked,) if found.asked is not None else None
     return Resolution(verdict, status(found, machine), holds=found.holds, workloads=workloads, conditions=conditions)
 
@@ -88,4 +88,7 @@ def _lessened(found: Found, machine: ZMachine, world: Reader) -> tuple[Workload,
         less["run_policy"] = RunPolicy.HALTED
     if machine.spec.public_ip is None and part.public_nic is not None:
         less["public_nic"] = None
-    return (asking.unchanged_secrets(world, node, part.model_copy(update=less)),) if less else None
+    if not less:
+        return None
+    asked = asking.asked(world, node, part.model_copy(update=less), secrets=None)
+    return (asked,) if isinstance(asked, Workload) else None

@@ -33,5 +33,5 @@ def report(here: Here[MountOnNode], lowered: Lowered, outcome: Outcome) -> Repor
     if disk.key in outcome.failed:
         return Report(waiting(Reason.FAILED, outcome.failed[disk.key]))
     if disk.key in outcome.pending or disk.key in outcome.blocked:
-        return Report(waiting(Reason.PROGRESSING, outcome.pending.get(disk.key, "waiting")))
+        return Report(waiting(Reason.PROGRESSING, outcome.pending.get(disk.key, f"waits for {outcome.blocked.get(disk.key)}")))
     return Report(ready(), MountState(size=disk.size, used=here.facts.get(UnusedDiskFact, disk.name) is None))

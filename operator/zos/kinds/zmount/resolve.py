@@ -13,10 +13,9 @@ from zos.api.zmachine import ZMachine
 from zos.api.zmount import ZMount, ZMountStatus
 from zos.kinds.zmount.part import MountOnNode, MountState
 from zos.world import asking, guests, indexes, placement, quarantine
-from zos.world.heartbeat import Heartbeat
 from zos.world.objects import Indexes
 from zos.world.reader import Reader
-from zos.world.resolution import Resolution, Verdict, ready, waiting
+from zos.world.resolution import Resolution, Verdict, waiting
 
 INDEXES = (
     *asking.INDEXES,
@@ -54,7 +53,9 @@ def resolve(mount: ZMount, world: Reader) -> Resolution:
     hold = placement.keep(world, mount, node, Resources(storage=wanted), adopt=place.adopt, grown=_grown(mount))
     if isinstance(hold, Verdict):
         return Resolution(hold, status)
-    verdict, size = _judge(mount, node, reports.get(names.node_namespace(node)), world)
+    verdict, conditions = asking.answered(world, node, guests.on_node(mount.uid, node, world), "the disk stays there")
+    here = reports.get(names.node_namespace(node))
+    size = (here.size if here is not None and verdict.ready else None) or mount.status.size
     if place.to is not None and verdict.ready:
         verdict = waiting(
             Reason.PROGRESSING,
@@ -72,12 +73,16 @@ def resolve(mount: ZMount, world: Reader) -> Resolution:
         or (user is not None and user.node == node and verdict.ready)
     )
     part = MountOnNode(size=wanted, holds_data=used, adopt=place.adopt, leaving=place.to is not None)
+    asked = asking.asked(world, node, part)
+    if isinstance(asked, Verdict):
+        return Resolution(asked, status, holds=(hold,))
     return Resolution(
         verdict=verdict,
         status=ZMountStatus(node_name=node, size=size, used_by=user and user.name, used=used),
         releases=(GridNode.key_of("", held),) if held and held != node else (),
         holds=(hold,),
-        workloads=(asking.plainly(world, node, part),),
+        workloads=(asked,),
+        conditions=conditions,
         recorded=(place.holds_data and not mount.status.used) or there not in (None, node),
     )
 
@@ -169,30 +174,13 @@ def _grown(mount: ZMount) -> str:
 
 @dataclass(frozen=True)
 class _Told:
-    """What a node says of the disk. ``current``: of what is asked of it now; ``reason`` and ``message`` of its Ready condition.
-    ``used``: a guest had it; ``holds_data``: the node was told that one may have it. ``unused``: none ever had, said since that
-    was asked for, so by the node as it is now."""
+    """What a node says of the disk. ``used``: a guest had it; ``holds_data``: the node was told that one may have it.
+    ``unused``: none ever had, said since that was asked for, so by the node as it is now."""
 
-    current: bool
-    done: bool
-    reason: str | None
-    message: str
     size: int | None
     used: bool
     unused: bool
     holds_data: bool
-
-
-def _judge(mount: ZMount, node: str, told: _Told | None, world: Reader) -> tuple[Verdict, int | None]:
-    if world.view(Heartbeat, "", node, lambda heartbeat: heartbeat.alive) is False:
-        return waiting(Reason.NODE_UNREACHABLE, f"the agent of node {node} does not answer"), mount.status.size
-    if told is None:
-        return waiting(Reason.PROGRESSING, f"node {node} is making it"), mount.status.size
-    if told.done and told.current:
-        return ready(), told.size
-    if told.reason is None or not told.current:
-        return waiting(Reason.PROGRESSING, told.message or f"node {node} is making it"), mount.status.size
-    return waiting(Reason.read(told.reason), f"node {node}: {told.message}"), mount.status.size
 
 
 def _reported(workload: NodeWorkload) -> _Told:
@@ -201,10 +189,6 @@ def _reported(workload: NodeWorkload) -> _Told:
     current = condition is not None and condition.observed_generation == workload.metadata.generation
     asked = current and part is not None and part.leaving and not workload.deleting
     return _Told(
-        current=current,
-        done=condition is not None and condition.status == "True",
-        reason=condition.reason if condition is not None else None,
-        message=condition.message if condition is not None else "",
         size=state.size if state is not None else None,
         used=state is not None and (state.used is True or (asked and state.used is None)),  # an older agent does not say
         unused=asked and state is not None and state.used is False,
