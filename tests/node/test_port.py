@@ -405,14 +405,32 @@ RESIDENT = Nic(
 ITS_SPACE = names.resident("uid-resident")
 
 
+#: Accepts at ports, and sends back what comes there by UDP, until its standard input ends.
+ANSWERING = """
+import select, socket, sys
+ports = [int(port) for port in sys.argv[1:]]
+accepting = [socket.create_server(("0.0.0.0", port)) for port in ports]
+heard = [socket.socket(type=socket.SOCK_DGRAM) for _ in ports]
+for one, port in zip(heard, ports):
+    one.bind(("0.0.0.0", port))
+print("up", flush=True)
+while sys.stdin not in (ready := select.select([sys.stdin, *heard], [], [])[0]):
+    for one in ready:
+        one.sendto(*one.recvfrom(100))
+"""
+#: Ends well when somebody answers.
+ASKING = {
+    "tcp": "import socket, sys; socket.create_connection((sys.argv[1], int(sys.argv[2])), timeout=1)",
+    "udp": "import socket, sys; one = socket.socket(type=socket.SOCK_DGRAM); one.settimeout(1); "
+    "one.sendto(b'?', (sys.argv[1], int(sys.argv[2]))); one.recv(100)",
+}
+
+
 @contextlib.contextmanager
 def serving(*ports: int) -> Iterator[None]:
-    """Somebody accepts at these ports in the resident's namespace."""
-    listen = ";".join(f"s{port} = socket.create_server(('0.0.0.0', {port}))" for port in ports)
-    script = f"import socket, sys; {listen}; print('up', flush=True); sys.stdin.read()"
-    program = subprocess.Popen(
-        ["ip", "netns", "exec", ITS_SPACE, sys.executable, "-c", script], stdin=subprocess.PIPE, stdout=subprocess.PIPE
-    )
+    """Somebody answers at these ports in the resident's namespace, by TCP and by UDP."""
+    command = ["ip", "netns", "exec", ITS_SPACE, sys.executable, "-c", ANSWERING, *map(str, ports)]
+    program = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE)
     assert program.stdout is not None
     assert program.stdout.readline() == b"up\n"
     try:
@@ -421,22 +439,21 @@ def serving(*ports: int) -> Iterator[None]:
         program.communicate()
 
 
-def reached(port: int) -> bool:
+def reached(port: int, protocol: str = "tcp") -> bool:
     """From the network's router."""
-    connect = f"import socket; socket.create_connection(('{RESIDENT.ip}', {port}), timeout=1)"
-    done = subprocess.run(["ip", "netns", "exec", ROUTER, sys.executable, "-c", connect], capture_output=True)
-    return done.returncode == 0
+    command = ["ip", "netns", "exec", ROUTER, sys.executable, "-c", ASKING[protocol], RESIDENT.ip, str(port)]
+    return subprocess.run(command, capture_output=True).returncode == 0
 
 
 async def test_a_program_with_an_address_of_its_own_is_reached_at_what_it_serves(node: Node, everything: list[Item]) -> None:
     one = GUESTS[0]
-    home = attachment.attached("uid-resident", "w-resident", RESIDENT, (9900,))
+    home = attachment.attached("uid-resident", "w-resident", RESIDENT, tcp=(9900, 9902), udp=(9901, 9902))
     await node.settle([*everything, *home])
     one.hold()
-    with serving(9900, 9901):
+    with serving(9900, 9901, 9902):
         assert one.asks(RESIDENT.ip) == RESIDENT.mac
-        assert reached(9900)
-        assert not reached(9901), "not what it serves"
+        found = {(port, protocol) for port in (9900, 9901, 9902) for protocol in ASKING if reached(port, protocol)}
+        assert found == {(9900, "tcp"), (9901, "udp"), (9902, "tcp"), (9902, "udp")}, "what it serves, and no more"
     for harm in (
         f"ip -n {ITS_SPACE} link del eth0",
         f"ip -n {ITS_SPACE} link set eth0 address 02:00:00:00:00:99",

@@ -21,7 +21,7 @@ _PROGRAM = (Path(__file__).parent / "program.py").read_text()
 
 def lower(here: Here[PingOnNode]) -> Lowered:
     part, uid, owner = here.part, here.owner.uid, here.name
-    home = attached(uid, owner, part.nic, (PORT,))
+    home = attached(uid, owner, part.nic, tcp=(PORT,))
     name = names.kept("ping", uid)
     volume = Volume(
         owner=owner, name=name, size=part.size, user=name, must_exist=part.holds_data, adopt=part.adopt or "", origin=here.owner

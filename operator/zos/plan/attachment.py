@@ -6,7 +6,7 @@ be reached there, and what comes out of it is held to its own address, as for ma
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection
 
 from zos.api import names
 from zos.api.nodeworkload import Nic
@@ -14,12 +14,12 @@ from zos.plan import guard
 from zos.plan.items import Bridge, Firewall, Item, Netns, Route, Veth
 
 
-def attached(uid: str, owner: str, nic: Nic, ports: Sequence[int]) -> tuple[Item, ...]:
-    """What a service in the namespace ``names.resident(uid)`` stands on. ``owner`` is the NodeWorkload's name; ``ports`` are
-    the TCP ports that others in the network may connect to."""
+def attached(uid: str, owner: str, nic: Nic, *, tcp: Collection[int] = (), udp: Collection[int] = ()) -> tuple[Item, ...]:
+    """What a service in the namespace ``names.resident(uid)`` stands on. ``owner`` is the NodeWorkload's name; ``tcp``
+    and ``udp`` are the ports that others in the network may reach; nothing else is let in."""
     router, port = names.router(nic.network_uid), names.tap(uid)
     space, lan = Netns(owner=owner, name=names.resident(uid)), Bridge(netns=router, name="lan", mtu=nic.mtu)
-    inside = Firewall(owner=owner, needs=(space.key,), netns=space.name, name=names.table(uid), body=_rules(ports))
+    inside = Firewall(owner=owner, needs=(space.key,), netns=space.name, name=names.table(uid), body=_rules(tcp, udp))
     ground = (Netns(name=router).key, lan.key)
     rules = Firewall(
         owner=owner, needs=ground, netns=router, family="bridge", name=names.guard(port),
@@ -43,8 +43,12 @@ def attached(uid: str, owner: str, nic: Nic, ports: Sequence[int]) -> tuple[Item
     return space, inside, rules, link, way
 
 
-def _rules(ports: Sequence[int]) -> str:
-    served = f"  tcp dport {{ {', '.join(map(str, sorted(ports)))} }} accept\n" if ports else ""
+def _rules(tcp: Collection[int], udp: Collection[int]) -> str:
+    served = "".join(
+        f"  {protocol} dport {{ {', '.join(map(str, sorted(ports)))} }} accept\n"
+        for protocol, ports in (("tcp", tcp), ("udp", udp))
+        if ports
+    )
     return f"""
 chain input {{
   type filter hook input priority filter; policy drop;
