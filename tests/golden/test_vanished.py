@@ -17,7 +17,7 @@ import yaml
 from cases import GRID, load, world_of
 from fixpoint import carried_out, resolve, settle
 from zos.api.core import Namespace, Secret
-from zos.api.meta import Key, Object
+from zos.api.meta import Key, Meta, Object
 from zos.api.nodeworkload import NodeWorkload
 from zos.controller.resolving import resolved
 from zos.kinds.registry import KINDS
@@ -150,6 +150,39 @@ def test_a_deletion_waits_as_well_for_what_it_cannot_read(leaver: Key, unread: K
     assert not found.let_go
     world.put(next(obj for obj in OBJECTS if obj.key == unread))
     assert resolve(subject, world).waits_for == resolve(leaving(READY, leaver), READY).waits_for
+
+
+#: Whom a deletion may have to wait for.
+USERS = {
+    "Network": ("ZMachine", "Ping"),
+    "ZMount": ("ZMachine",),
+    "PublicIP": ("ZMachine",),
+    "Ping": ("ZMachine",),
+    "Contract": ("PublicIP",),
+    "Farm": ("Claim",),
+}
+
+
+@pytest.mark.parametrize(("used", "user"), [(used, user) for used, users in USERS.items() for user in users])
+def test_a_deletion_waits_for_a_user_of_whom_nothing_but_the_name_is_known(used: str, user: str) -> None:
+    leaver = next(iter(READY.all(used)))
+    world = world_of(obj for obj in OBJECTS if obj.KIND not in {*USERS[used], "NodeWorkload"})
+    subject = leaving(READY, leaver.key)
+    world.put(subject)
+    model, namespace = GRID[user].model, leaver.namespace if GRID[user].model.NAMESPACED else ""
+    world.put_unreadable(model.key_of(namespace, "other"), Meta(name="other", namespace=namespace, uid="u"), "spec.tomorrow")
+    found = resolve(subject, world)
+    assert "other, which may use it and can't be read" in found.verdict.message
+
+
+def test_nothing_else_is_used_by_anything() -> None:
+    grid = world_of(())
+    used = {
+        name: grid.reader(GRID[name].model.key_of("", "x")).indexed_by(kind.used_by)
+        for name, kind in GRID.items()
+        if kind.used_by
+    }
+    assert {name: tuple(model.KIND for model in models) for name, models in used.items()} == USERS
 
 
 def looks(world: World, subject: Object) -> Iterator[tuple[Any, Any]]:

@@ -7,13 +7,13 @@ from a Secret; how often it has answered is kept in a volume of its own.
 from ping import lower, resolve
 from ping.model import Ping
 from ping.part import PingOnNode, PingState
-from zos.api.zmachine import ZMachine
 from zos.kinds.kind import Kind, OnNode
+from zos.world.shares import BY_SHARE
 
 KIND = Kind(
     Ping,
     resolve.resolve,
     resolve.INDEXES,
     OnNode(PingOnNode, PingState, lower.lower, lower.report),
-    users=(ZMachine,),
+    used_by=BY_SHARE,
 )

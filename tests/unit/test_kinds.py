@@ -49,6 +49,12 @@ def test_an_index_means_one_thing_in_the_house() -> None:
         Kinds((other, clashing)).indexes()
 
 
+def test_what_a_kind_is_used_by_is_an_index_of_some_kind() -> None:
+    nobodys = dataclasses.replace(KINDS["Farm"], used_by="tenant")
+    with pytest.raises(ValueError, match="Farm is used by tenant, which is no index"):
+        Kinds((nobodys,)).indexes()
+
+
 def test_what_is_generated_goes_by_who_writes_a_kind() -> None:
     internal = dataclasses.replace(KINDS["ZMount"], writer=Writer.CONTROLLER)
     fewer = Kinds((KINDS["Network"], KINDS["Farm"], internal))

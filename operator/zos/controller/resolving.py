@@ -89,7 +89,7 @@ def resolved(kind: Kind, obj: Object, reader: Reader) -> Resolution:
         return replace(found, notices=(*found.notices, *kind.happened(obj, found, reader)))
     if not obj.deleting or found.waits_for:
         return found
-    users = (*kind.users, *(reader.indexed_by(kind.used_by) if kind.used_by else ()))
+    users = reader.indexed_by(kind.used_by) if kind.used_by else ()
     unread = [key for model in users for key in reader.unreadable(model, obj.namespace)]
     if not unread:
         return found

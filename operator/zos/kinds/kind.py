@@ -89,9 +89,10 @@ def _nothing(obj: Any, found: Resolution, world: Reader) -> tuple[Notice, ...]:
 class Kind:
     """``resolve`` says what follows from one object and the world, and ``indexes`` by what it looks things up there.
 
-    ``users``: kinds whose objects, in its namespace, a deletion may have to wait for; ``used_by``: the index by which those of
-    whatever kind are found. ``rest``: seconds between two resolutions of one object, for those that sum up many others.
-    ``happened``: what a resolution with a status has to tell of what happened since the last one was written.
+    ``used_by``: the index by which objects of whatever kind are found that a deletion may have to wait for, those in its
+    namespace; so one of such a kind that can't be read holds the deletion up as well. ``rest``: seconds between two resolutions
+    of one object, for those that sum up many others. ``happened``: what a resolution with a status has to tell of what happened
+    since the last one was written.
     """
 
     model: type[Object]
@@ -99,7 +100,6 @@ class Kind:
     indexes: tuple[Indexes, ...] = ()
     node: OnNode[Any, Any] | None = None
     writer: Writer = Writer.TENANT
-    users: tuple[type[Object], ...] = ()
     used_by: str = ""
     rest: float = 0.0
     happened: Callable[[Any, Resolution, Reader], tuple[Notice, ...]] = _nothing
@@ -159,7 +159,8 @@ class Kinds(Mapping[str, Kind]):
         return None if part is None else self._by_part.get(type(part))
 
     def indexes(self) -> tuple[Indexes, ...]:
-        """What every kind declares, by model. Raises ValueError where two mean different things by one name."""
+        """What every kind declares, by model. Raises ValueError where two mean different things by one name, or nobody
+        declares what one is used by."""
         models = {kind.model.KIND: kind.model for kind in self.values()}
         merged: dict[str, dict[str, Any]] = {name: {} for name in models}
         for kind in self.values():
@@ -169,4 +170,8 @@ class Kinds(Mapping[str, Kind]):
                 for name, function in declared.by.items():
                     if known.setdefault(name, function) is not function:
                         raise ValueError(f"{declared.model.KIND} has two indexes {name}")
+        declared_by_any = {name for by in merged.values() for name in by}
+        for kind in self.values():
+            if kind.used_by and kind.used_by not in declared_by_any:
+                raise ValueError(f"{kind.model.KIND} is used by {kind.used_by}, which is no index of any kind")
         return tuple(Indexes(models[name], by) for name, by in merged.items())

@@ -15,7 +15,7 @@ WORKLOADS = Indexes(
 )
 #: ``yes`` or ``no``.
 HEARTBEATS = Indexes(Heartbeat, {"alive": lambda heartbeat: ["yes" if heartbeat.alive else "no"]})
-#: By the holder's uid, and with the address by its farm.
-CLAIMS = Indexes(Claim, {"holder": lambda claim: [claim.spec.holder.uid], "farm": lambda claim: claim.by_farm})
+#: By the holder's uid, and with the address by the farm that it is of.
+CLAIMS = Indexes(Claim, {"holder": lambda claim: [claim.spec.holder.uid], "held_of": lambda claim: claim.by_farm})
 #: By namespace and name of the contract.
 CONTRACTED = Indexes(PublicIP, {"contract": lambda ip: [f"{ip.namespace}/{ip.spec.contract}"]})

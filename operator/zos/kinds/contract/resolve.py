@@ -139,7 +139,7 @@ def _grow(
     taking += _had_before(contract, spec, {*held, *taking}, world)[: missing - len(taking)]
     if len(taking) < missing:
         # Not tracked: what is found is taken hold of at once.
-        taken = set(world.untracked.parts(Claim, farm=name)) | _left_by_others(name, spec, world) | {*map(int, taking)}
+        taken = set(world.untracked.parts(Claim, held_of=name)) | _left_by_others(name, spec, world) | {*map(int, taking)}
         taken |= _in_use(name, world.untracked)
         free = spec.size - len(spec.given(taken))
         promised = sum(_ahead(contract, world, free))
@@ -182,7 +182,7 @@ def _exhausted(contract: Contract, world: Reader, held: int, free: int, promised
     # Wakes the contract when the farm's numbers change: one change for all that came free together. Where they tell of
     # something else than the claims known here, one of the two is about to change.
     if world.view(Farm, "", contract.spec.farm, lambda farm: farm.status.ipv4.free) != free:
-        world.parts(Claim, farm=contract.spec.farm)
+        world.parts(Claim, held_of=contract.spec.farm)
         _in_use(contract.spec.farm, world)
     available = f"{free} free" + (f" ({promised} of them promised to older contracts)" if promised else "")
     return waiting(

@@ -1,8 +1,7 @@
 """Farm: nodes of one operator on one public segment, with its address ranges."""
 
-from zos.api.contract import Claim
 from zos.api.farm import Farm
 from zos.kinds.farm import resolve
 from zos.kinds.kind import Kind, Writer
 
-KIND = Kind(Farm, resolve.resolve, resolve.INDEXES, writer=Writer.ADMINISTRATOR, users=(Claim,), rest=0.25)
+KIND = Kind(Farm, resolve.resolve, resolve.INDEXES, writer=Writer.ADMINISTRATOR, used_by="held_of", rest=0.25)

@@ -25,7 +25,7 @@ INDEXES = (
 
 
 def resolve(farm: Farm, world: Reader) -> Resolution:
-    held = frozenset(world.parts(Claim, farm=farm.name))
+    held = frozenset(world.parts(Claim, held_of=farm.name))
     if farm.deleting:
         return _deleting(farm, held)
     total = farm.spec.size

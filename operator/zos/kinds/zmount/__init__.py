@@ -1,6 +1,5 @@
 """ZMount: a disk of its node's, for one machine."""
 
-from zos.api.zmachine import ZMachine
 from zos.api.zmount import ZMount
 from zos.kinds.kind import Kind, OnNode
 from zos.kinds.zmount import lower, notices, resolve
@@ -11,6 +10,6 @@ KIND = Kind(
     resolve.resolve,
     resolve.INDEXES,
     OnNode(MountOnNode, MountState, lower.lower, lower.report),
-    users=(ZMachine,),
+    used_by=resolve.BY_DISK,
     happened=notices.notices,
 )

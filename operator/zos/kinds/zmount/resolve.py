@@ -17,6 +17,9 @@ from zos.world.objects import Indexes
 from zos.world.reader import Reader
 from zos.world.resolution import Resolution, Verdict, waiting
 
+#: What machines are found by that ask for a disk.
+BY_DISK = "disk"
+
 INDEXES = (
     *asking.INDEXES,
     *guests.INDEXES,
@@ -24,7 +27,7 @@ INDEXES = (
     *quarantine.INDEXES,
     quarantine.heirs(ZMount),
     indexes.HEARTBEATS,
-    Indexes(ZMachine, {"disk": lambda machine: [f"{machine.namespace}/{disk.name}" for disk in machine.spec.disks]}),
+    Indexes(ZMachine, {BY_DISK: lambda machine: [f"{machine.namespace}/{disk.name}" for disk in machine.spec.disks]}),
     indexes.WORKLOADS,
 )
 
