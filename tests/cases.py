@@ -8,15 +8,12 @@ from typing import Any
 
 import yaml
 
-from ping import KIND as PING
+from gridkinds import GRID
 from zos.api.meta import Meta, Object
 from zos.controller.main import watched
-from zos.kinds.registry import KINDS
 from zos.world.heartbeat import Heartbeat
 from zos.world.store import World
 
-#: Every kind of these grids: the registry's, and one that only the tests know.
-GRID = KINDS.plus(PING)
 MODELS: dict[str, type[Object]] = {model.KIND: model for model in (*(each.model for each in watched(GRID)), Heartbeat)}
 
 

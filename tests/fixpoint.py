@@ -9,13 +9,12 @@ from typing import Any
 
 from nacl.public import PrivateKey
 
-from cases import GRID
-from ping.part import PingOnNode, PingState
+from gridkinds import GRID
 from zos.api import names
 from zos.api.contract import Claim, ClaimHolder, ClaimSpec
 from zos.api.core import Secret
-from zos.api.meta import Condition, Meta, OwnerReference
-from zos.api.nodeworkload import NodeWorkload, Owner, Part, State
+from zos.api.meta import Condition, Meta, OwnerReference, Quantity
+from zos.api.nodeworkload import NodeWorkload, Owner, State
 from zos.api.zmachine import RunPolicy
 from zos.controller.resolving import resolved
 from zos.controller.sealing import seal
@@ -109,16 +108,21 @@ def _workload(world: World, subject: Any, wanted: Workload) -> None:
     meta = Meta(name=name, namespace=place, uid=f"uid-{place}-{name}", generation=1, finalizers=("zos.grid.tf/agent",))
     made = GRID.workload(metadata=meta, spec=spec)
     ready = Condition(type="Ready", status="True", reason="Succeeded", observed_generation=1)
-    status = made.saying(_state(wanted.part, present), observed_generation=1, conditions=(ready,))
+    status = made.saying(_state(made, present), observed_generation=1, conditions=(ready,))
     world.put(made.model_copy(update={"status": status}))
 
 
-def _state(part: Part, present: NodeWorkload | None) -> State | None:
+def _state(made: NodeWorkload, present: NodeWorkload | None) -> State | None:
+    part, served = made.spec.part, GRID.on_node(made)
     if isinstance(part, MachineOnNode):
         return _machine(part, present)
-    if isinstance(part, PingOnNode):
-        return PingState(used=0)
-    return MountState(size=part.size, used=part.holds_data) if isinstance(part, MountOnNode) else None
+    if isinstance(part, MountOnNode):
+        return MountState(size=part.size, used=part.holds_data)
+    if served is None or served.state is None:
+        return None
+    # Of any other kind all is there, and has come to nothing yet.
+    amounts = [name for name, field in served.state.model_fields.items() if field.annotation == Quantity | None]
+    return served.state(**dict.fromkeys(amounts, 0))
 
 
 def _machine(part: MachineOnNode, present: NodeWorkload | None) -> MachineState:

@@ -6,7 +6,6 @@ import base64
 import json
 import ssl
 import subprocess
-import sys
 import time
 import urllib.error
 import urllib.request
@@ -15,20 +14,19 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from ping import KIND as PING
+from gridkinds import GRID
+from gridlib.kinds import with_kinds
+from gridlib.layout import load
 from zos.api.core import Lease, Namespace, Secret
 from zos.api.meta import Object
-from zos.kinds.registry import KINDS
+from zos.kinds.kind import Kinds, Writer
 from zos.kube.client import path_of
 
 CHECKOUT = Path(__file__).parent.parent
 REGISTRY = "198.51.100.2:5000"
 #: busybox with a small web server, in the grid's own registry.
 IMAGE = f"oci://{REGISTRY}/zos/hello:latest"
-#: End-to-end tests have a kind of their own beside the product's.
-_MODELS = {
-    name: model for model in (*KINDS.plus(PING).models, Lease, Namespace, Secret) for name in (model.KIND.lower(), model.PLURAL)
-}
+_MODELS = {name: model for model in (*GRID.models, Lease, Namespace, Secret) for name in (model.KIND.lower(), model.PLURAL)}
 
 
 def _model(kind: str) -> type[Object]:
@@ -67,13 +65,18 @@ class Grid:
     def root(self) -> Path:
         return Path("/var/lib/zos-minigrid") / self.name
 
+    @property
+    def kinds(self) -> Kinds:
+        """Those that it was made with."""
+        grid = load(self.name)
+        assert grid is not None
+        return with_kinds(grid.kinds)
+
     def minigrid(self, verb: str, *words: str, check: bool = True, timeout: float = 300) -> str:
         return sh(str(CHECKOUT / "hack/minigrid"), verb, "--name", self.name, *words, check=check, timeout=timeout)
 
     def host(self, name: str) -> Any:
-        sys.path.insert(0, str(CHECKOUT / "hack"))
         from gridlib.host import Host
-        from gridlib.layout import load
 
         grid = load(self.name)
         assert grid is not None
@@ -166,7 +169,7 @@ class Grid:
     def clean(self, namespace: str, seconds: float = 120) -> None:
         """Empties a namespace and deletes it. (The other way round works too, but Kubernetes looks only every few seconds
         whether a namespace has become empty.) The empty namespace goes by itself, soon."""
-        kinds = "pings,zmachines,zmounts,networks,publicips,contracts,namecontracts"
+        kinds = ",".join(model.PLURAL for model in self.kinds.written_by(Writer.TENANT))
         self.kubectl("delete", kinds, "--all", "-n", namespace, f"--timeout={seconds}s", timeout=seconds + 10)
         self.kubectl("delete", "namespace", namespace, "--wait=false", "--ignore-not-found")
 
@@ -174,7 +177,8 @@ class Grid:
         """Every object with what its Ready condition says, and the last complaints of agents and controllers."""
         lines: list[str] = []
         try:
-            for item in self.items("gridnodes,networks,zmounts,zmachines,nodeworkloads,contracts,publicips"):
+            kinds = [model.PLURAL for model in self.kinds.models if "status" in model.model_fields]
+            for item in self.items(",".join(kinds)):
                 name = "/".join(filter(None, (item["metadata"].get("namespace"), item["metadata"]["name"])))
                 ready = [c for c in item.get("status", {}).get("conditions", []) if c["type"] == "Ready"]
                 said = f"{ready[0]['status']} {ready[0]['reason']}: {ready[0]['message']}" if ready else "nothing said"

@@ -8,6 +8,9 @@ from typing import TYPE_CHECKING
 
 from torturelib.chaos import Invariant
 from zos.api import names
+from zos.kinds.kind import Writer
+from zos.kinds.network.part import NetworkOnNode
+from zos.kinds.registry import KINDS
 
 if TYPE_CHECKING:
     from torturelib.truth import Truth
@@ -74,9 +77,10 @@ async def once(world: Truth) -> list[str]:
         if ip := machine.get("status", {}).get("ip"):
             given.append(("address", machine["spec"]["network"]["name"], ip))
     for workload in seen.items.get("NodeWorkload", ()):
-        if network := workload["spec"].get("network"):
+        part = KINDS.workload.model_validate(workload).part(NetworkOnNode)
+        if part is not None:
             node = workload["metadata"]["namespace"]
-            given += [("port", node, str(network["listenPort"])), ("key", node, network["publicKey"])]
+            given += [("port", node, str(part.listen_port)), ("key", node, part.public_key)]
     for network in seen.items.get("Network", ()):
         status = network.get("status", {})
         for member in (*status.get("nodes", ()), *status.get("access", ())):
@@ -87,13 +91,13 @@ async def once(world: Truth) -> list[str]:
 async def ready(world: Truth) -> list[str]:
     """Everything that users made, and every node, is Ready as what it is now."""
     seen, found = world.seen(), []
-    for kind in ("GridNode", "Network", "ZMount", "ZMachine"):
-        for item in seen.items.get(kind, ()):
+    for model in KINDS.written_by(Writer.TENANT, Writer.ADMINISTRATOR):
+        for item in seen.items.get(model.KIND, ()):
             status = item.get("status", {})
             condition = next((c for c in status.get("conditions", ()) if c["type"] == "Ready"), {"status": "?"})
             current = status.get("observedGeneration") == item["metadata"]["generation"]
             if condition["status"] != "True" or not current:
-                found.append(f"{kind} {item['metadata']['name']}: {condition}")
+                found.append(f"{model.KIND} {item['metadata']['name']}: {condition}")
     return found
 
 
@@ -123,9 +127,9 @@ async def gone(world: Truth) -> list[str]:
     """No object of ours, nothing held for them, nothing of them on a node."""
     seen = world.seen()
     found = [
-        f"{kind} {item['metadata']['name']} is still there: {item.get('status', {}).get('conditions')}"
-        for kind in ("Network", "ZMount", "ZMachine")
-        for item in seen.items.get(kind, ())
+        f"{model.KIND} {item['metadata']['name']} is still there: {item.get('status', {}).get('conditions')}"
+        for model in KINDS.written_by(Writer.TENANT)
+        for item in seen.items.get(model.KIND, ())
     ]
     uids = set(world.uids.values())
     for workload in seen.items.get("NodeWorkload", ()):

@@ -13,6 +13,8 @@ from harness import IMAGE, Grid, obj
 from torturelib import chaos, faults, invariants
 from torturelib.chaos import Scenario, Unseen
 from zos.api import names
+from zos.kinds.kind import Writer
+from zos.kinds.registry import KINDS
 
 NODES = ("n1", "n2", "n3")
 PATIENCE = 120.0  # seconds in which everything is well again
@@ -101,7 +103,8 @@ class Truth:
         self.undo.clear()
 
     async def clear(self) -> None:
-        self.grid.kubectl("delete", "zmachines,zmounts,networks", "--all", "-n", self.namespace, "--wait=false")
+        theirs = ",".join(model.PLURAL for model in KINDS.written_by(Writer.TENANT))
+        self.grid.kubectl("delete", theirs, "--all", "-n", self.namespace, "--wait=false")
         self.grid.kubectl("delete", "namespace", self.namespace, "--wait=false")
 
     def excuse(self, *machines: str) -> None:
@@ -119,7 +122,7 @@ class Truth:
 
     def seen(self) -> Seen:
         """Raises Unseen."""
-        what = "networks,zmachines,zmounts,gridnodes,nodeworkloads,secrets"
+        what = ",".join([*(model.PLURAL for model in KINDS.models), "secrets"])
         said = self.grid.kubectl("get", what, "-A", "-o", "json", "--request-timeout=10s", check=False)
         try:
             items = json.loads(said)["items"]

@@ -7,6 +7,7 @@ from collections.abc import Generator, Iterator
 
 import pytest
 
+from gridkinds import MODULES
 from harness import Grid, until
 
 
@@ -33,7 +34,9 @@ def grid() -> Iterator[Grid]:
     keep = os.environ.get("ZOS_E2E_GRID")
     made = Grid(keep or f"t{os.getpid() % 100000}")
     try:
-        made.minigrid("up", "--nodes", "3", "--controllers", "2", "--kinds", "ping", *(["--owner", "0"] if keep else []))
+        made.minigrid(
+            "up", "--nodes", "3", "--controllers", "2", "--kinds", ",".join(MODULES), *(["--owner", "0"] if keep else [])
+        )
         made.push_image()
         yield made
     finally:

@@ -15,8 +15,9 @@ from typing import Any
 import pytest
 import yaml
 
-from cases import GRID, load, world_of
+from cases import load, world_of
 from fixpoint import carried_out, resolve
+from gridkinds import GRID
 from known import facts as known_facts
 from zos.api.meta import Object, Reason
 from zos.api.nodeworkload import NodeWorkload

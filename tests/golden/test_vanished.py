@@ -14,8 +14,9 @@ from typing import Any
 import pytest
 import yaml
 
-from cases import GRID, load, world_of
+from cases import load, world_of
 from fixpoint import carried_out, resolve, settle
+from gridkinds import GRID
 from zos.api.core import Namespace, Secret
 from zos.api.meta import Key, Meta, Object
 from zos.api.nodeworkload import NodeWorkload

@@ -10,9 +10,9 @@ from typing import Any
 
 import pytest
 
-import cases
-from cases import MODELS, world_of
+from cases import MODELS, load, world_of
 from fixpoint import resolve, settle
+from gridkinds import GRID
 from known import facts
 from limits import LABEL, LIMITS, NAME, Limit
 from zos.api import names
@@ -31,13 +31,13 @@ from zos.world.store import World
 
 ORDER = ("Farm", "GridNode", "Network", "Contract", "PublicIP", "NameContract", "ZMount", "ZMachine")
 IMAGE = ImageFact(digest="sha256:abc", entrypoint=("/bin/start",))
-GRID = Path(__file__).parent.parent / "golden" / "vanished.yaml"
+OBJECTS = Path(__file__).parent.parent / "golden" / "vanished.yaml"
 
 
 @cache
 def whole() -> tuple[Object, ...]:
     """Objects of each kind that get on with each other."""
-    objects, _ = cases.load(GRID)
+    objects, _ = load(OBJECTS)
     return tuple(objects)
 
 
@@ -53,7 +53,7 @@ def made(kind: str, spec: dict[str, Any], name: str, **status: Any) -> Object:
 
 
 def lowered(workload: NodeWorkload) -> list[Any]:
-    kind = cases.GRID.on_node(workload)
+    kind = GRID.on_node(workload)
     assert kind is not None
     part, network = workload.part(MachineOnNode), workload.part(NetworkOnNode)
     image = part.image if part is not None else ""
@@ -77,7 +77,7 @@ def test_what_admission_takes_is_decided_upon_and_carried_out(limit: Limit) -> N
             assert isinstance(workload, NodeWorkload)
             assert is_name(workload.name)
             assert re.fullmatch("[a-z0-9-]{1,63}", workload.namespace)
-            assert cases.GRID.workload.model_validate(workload.wire()) == workload
+            assert GRID.workload.model_validate(workload.wire()) == workload
             for item in lowered(workload):
                 if isinstance(item, (Tap, Veth, Bridge, WireGuard)):
                     assert len(item.name) <= 15
