@@ -18,10 +18,12 @@ from cases import load, world_of
 from fixpoint import carried_out, resolve, settle
 from gridkinds import GRID
 from zos.api.core import Namespace, Secret
-from zos.api.meta import Key, Meta, Object
+from zos.api.meta import Condition, Key, Meta, Object, Reason
 from zos.api.nodeworkload import NodeWorkload
 from zos.controller.resolving import resolved
 from zos.kinds.registry import KINDS
+from zos.world.heartbeat import Heartbeat
+from zos.world.resolution import Resolution, Verdict
 from zos.world.store import World
 
 HERE = Path(__file__).parent
@@ -131,6 +133,28 @@ def test_an_agent_that_is_too_old_for_a_part_is_not_asked_for_it(name: str, monk
         assert not [workload for workload in found.workloads or () if workload.part is not None]
         assert kept(subject, found, world, subject.key) == []
         assert "is too old for this: upgrade it to 7.0 or later" in found.verdict.message
+
+
+@pytest.mark.parametrize("name", [name for name, kind in GRID.items() if kind.node is not None and name != "Network"])
+def test_whatever_is_on_one_node_stands_as_that_answers(name: str) -> None:
+    subject = next(iter(READY.all(name)))
+    (asked,) = READY.find(GRID.workload, owner=subject.uid)
+    node: str = subject.status.node_name  # type: ignore[attr-defined]
+
+    def says(reason: str = "Failed", generation: int = 1, alive: bool = True) -> Resolution:
+        world = world_of(OBJECTS)
+        told = Condition(type="Ready", status="False", reason=reason, message="no space left", observed_generation=generation)
+        beside = Condition(type="Worn", status="True", reason="Other", message="soon", observed_generation=generation)
+        status: Any = asked.status.model_copy(update={"conditions": (told, beside)})
+        world.put(asked.model_copy(update={"status": status}))
+        world.put(Heartbeat(metadata=Meta(name=node, uid="b"), alive=alive))
+        return resolve(subject, world)
+
+    assert says().verdict == Verdict(False, Reason.FAILED, f"node {node}: no space left")
+    assert says("Progressing").verdict.message == "no space left"
+    assert says(generation=0).verdict.message == f"node {node} is making it"
+    assert says(alive=False).verdict.message.startswith(f"the agent of node {node} does not answer; ")
+    assert [(found.type, found.message) for found in says().conditions if found.type == "Worn"] == [("Worn", "soon")]
 
 
 WAITING = [

@@ -1,4 +1,5 @@
-"""Who may do what: the controller's role and the users', as Kubernetes objects. (An agent's: `zos.kinds.gridnode.rights`.)"""
+"""Who may do what: the controller's role and the users', as Kubernetes objects. (An agent's follow from
+its GridNode: `zos.kinds.gridnode.rights`.)"""
 
 from __future__ import annotations
 

@@ -1,4 +1,9 @@
-"""A node's namespace and what its agent may do, as Kubernetes objects."""
+"""A node's namespace and what its agent may do, as Kubernetes objects.
+
+They belong to the kind and not to `zos.manifests`: what is there is generated from the list of all kinds, once for a release,
+while these are what resolving a GridNode asks for, anew for each node of a grid that runs. Rights that are generated are
+written by the same `rule`.
+"""
 
 from __future__ import annotations
 
