@@ -116,6 +116,11 @@ class Bench:
             await asyncio.sleep(0.05)
         return fact
 
+    async def logged(self, service: str, text: str) -> None:
+        """Until its log has this."""
+        current = self.logs / f"zos-svc-{service}" / "current"
+        await until(lambda: current.exists() and text in current.read_text())
+
     def uid(self, service: str) -> int:
         return self.accounts.uid(service)
 

@@ -1,16 +1,14 @@
-"""What a service's launcher decides, and how its end and its log are told."""
+"""What a service's launcher decides, and how its end is told."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from datetime import datetime
-from pathlib import Path
+from dataclasses import replace
 from types import ModuleType
 
 import pytest
 
 from zos.api.meta import Reason
-from zos.drivers.servicelog import last_lines
 from zos.plan.crashes import WINDOW
 from zos.plan.facts import ServiceEnd, ServiceFact
 from zos.plan.items import Readiness, Service, ServiceFile
@@ -59,27 +57,6 @@ def test_files_stand_in_one_order_and_say_nothing() -> None:
     assert list(Service(name="x", argv=("x",), netns="n", user="u", mount="/m").exclusives()) == ["account u", "mount /m"]
 
 
-def test_the_last_lines_of_a_log_are_those_before(tmp_path: Path) -> None:
-    def line(second: int, text: str) -> str:
-        return f"1970-01-01 12:00:{second:02}.000000000  {text}\n"
-
-    noon = _local("1970-01-01 12:00:00")
-    (tmp_path / "@4000000000000000.s").write_text(line(1, "old"))
-    (tmp_path / "current").write_text(line(2, "a\x1b[31m\tred\u202e") + line(3, "x" * 400) + line(9, "later"))
-    said = last_lines(tmp_path, noon + 5)
-    assert said == ("old", "a\ufffd[31m\ufffdred\ufffd", "x" * 300)
-    assert last_lines(tmp_path, noon + 10)[-1] == "later"
-    assert last_lines(tmp_path / "none", noon) == ()
-    (tmp_path / "current").write_bytes(b"\xff" * 40_000 + b"\n" + line(3, "end").encode())
-    assert last_lines(tmp_path, noon + 5)[-1] == "end"
-    (tmp_path / "current").write_text("".join(line(3, str(number)) for number in range(500)))
-    assert last_lines(tmp_path, noon + 5) == tuple(str(number) for number in range(490, 500))
-
-
-def _local(text: str) -> float:
-    return datetime.fromisoformat(text).timestamp()
-
-
 SERVICE = Service(name="zdb", argv=("zdb",), ready=Readiness(by="notification", timeout=30.0))
 END = ServiceEnd(at=NOW - 1, code=3)
 
@@ -103,10 +80,13 @@ def test_how_a_service_stands() -> None:
 
 
 def test_one_end_is_no_loop_and_four_are_until_it_has_lasted() -> None:
-    once = fact(up=False, ready=False, last_exit=END, crashes=(NOW - 1,), said=("no disk", " "))
+    once = fact(up=False, ready=False, last_exit=END, crashes=(NOW - 1,))
     assert told(standing(SERVICE, once, NOW)) == (
-        Reason.PROGRESSING, "zdb ended with exit code 3 and is being started; it said: no disk; its log is in /log on the node",
-    )  # fmt: skip
+        Reason.PROGRESSING,
+        "zdb ended with exit code 3 and is being started; what it said is in /log on the node, for the node's administrator",
+    )
+    twice = replace(once, crashes=(NOW - 3, NOW - 1))
+    assert "zdb ended with exit code 3, 2 times in a row, and is being started" in told(standing(SERVICE, twice, NOW))[1]
     four = (NOW - 30, NOW - 20, NOW - 10, NOW - 1)
     loop = standing(SERVICE, fact(up=False, ready=False, last_exit=END, crashes=four), NOW)
     assert told(loop)[0] is Reason.CRASH_LOOP

@@ -18,7 +18,6 @@ from zos.drivers.netns import NETNS, is_namespace
 from zos.drivers.process import run
 from zos.drivers.s6 import MARK, ScanDirectory, Status, status, write
 from zos.drivers.servicedir import Kept
-from zos.drivers.servicelog import last_lines
 from zos.plan.diff import Observed, Op
 from zos.plan.facts import Fact, Known, ServiceEnd, ServiceFact
 from zos.plan.items import Item, MetricsEndpoint, Service
@@ -144,9 +143,6 @@ class ServiceDriver:
         moved = kept.runs(state) and _moved(kept.item, state.pid)
         right = state.wanted_up and not kept.odd and kept.informed(kept.settings) and not forgotten and not moved
         fact = fact_of(kept, state, self._clock())
-        if fact.crashes:
-            said = await asyncio.to_thread(last_lines, self._scan.log(name), fact.crashes[-1])
-            fact = replace(fact, said=said)
         ready, due = kept.item.ready, None
         if ready is not None and fact.since is not None and not fact.ready and not fact.overdue:
             due = fact.since + ready.timeout

@@ -1,4 +1,6 @@
-"""How a service stands, for the conditions of what it is for."""
+"""How a service stands, for the conditions of what it is for.
+
+How it ended, how often, and where its log is; never what it said: a program may log a secret, and many read conditions."""
 
 from __future__ import annotations
 
@@ -9,9 +11,6 @@ from zos.plan.crashes import LOOP, WINDOW, streak
 from zos.plan.facts import ServiceFact
 from zos.plan.items import Service
 from zos.plan.lowered import Problem
-
-#: Characters of what it said last, in a message.
-_SAID = 200
 
 
 @dataclass(frozen=True)
@@ -28,12 +27,13 @@ def standing(service: Service, fact: ServiceFact | None, now: float) -> Standing
         return Standing(Problem(Reason.PROGRESSING, f"{service.name} is being started"))
     if _in_a_loop(fact, now):
         again = "runs again: ready once it has run for a while" if fact.up else "is started again about once a minute"
-        told = f"{service.name} {fact.last_exit}, {streak(fact.crashes, now)} times in a row, and {again}{_why(fact)}"
+        told = f"{service.name} {fact.last_exit}{_often(fact, now)} and {again}{_where(fact)}"
         wake_at = fact.since + WINDOW if fact.up and fact.since is not None else None
         return Standing(Problem(Reason.CRASH_LOOP, told), wake_at)
     if not fact.up:
-        ended = f" {fact.last_exit} and" if fact.last_exit is not None and not fact.last_exit.asked else ""
-        return Standing(Problem(Reason.PROGRESSING, f"{service.name}{ended} is being started{_why(fact)}"))
+        unasked = fact.last_exit is not None and not fact.last_exit.asked
+        ended = f" {fact.last_exit}{_often(fact, now)} and" if unasked else ""
+        return Standing(Problem(Reason.PROGRESSING, f"{service.name}{ended} is being started{_where(fact)}"))
     if not fact.ready:
         late = f" after {service.ready.timeout:g} s: see its log in {fact.log} on the node" if service.ready is not None else ""
         told = f"{service.name} runs and is not ready{late if fact.overdue else ' yet'}"
@@ -48,8 +48,10 @@ def _in_a_loop(fact: ServiceFact, now: float) -> bool:
     return not fact.up or (fact.since is not None and fact.since <= now < fact.since + WINDOW)
 
 
-def _why(fact: ServiceFact) -> str:
-    if not fact.crashes:
-        return ""
-    last = next((line.strip() for line in reversed(fact.said) if line.strip()), "")
-    return (f"; it said: {last[:_SAID]}" if last else "") + f"; its log is in {fact.log} on the node"
+def _often(fact: ServiceFact, now: float) -> str:
+    times = streak(fact.crashes, now)
+    return f", {times} times in a row," if times > 1 else ""
+
+
+def _where(fact: ServiceFact) -> str:
+    return f"; what it said is in {fact.log} on the node, for the node's administrator" if fact.crashes else ""

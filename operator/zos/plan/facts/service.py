@@ -27,8 +27,8 @@ class ServiceFact(Fact):
     """What is known of a service. ``up``: its program runs, ``since`` then (seconds since the epoch), and ``ready`` where it
     has said so, or has no way to; ``overdue``: that takes longer than it should. ``next_start``: when it is started again,
     where that is put off. ``restarts`` and ``crashes`` (the times of the last ends that nobody asked for) are counted since it
-    was made or changed. ``log`` is the directory of its log on the node, ``said`` the last lines in it before it last
-    crashed."""
+    was made or changed. ``log`` is the directory of its log on the node. What is in that is no fact: facts come into
+    conditions, and what a program says may be a secret."""
 
     ABOUT: ClassVar[str] = "services"
 
@@ -41,4 +41,3 @@ class ServiceFact(Fact):
     last_exit: ServiceEnd | None = None
     crashes: tuple[float, ...] = ()
     log: str = ""
-    said: tuple[str, ...] = ()
