@@ -41,7 +41,7 @@ async def equip(settings: Settings, keyring: Keyring) -> Equipment:
     """Opens what the node has. Raises OSError where the node lacks something an agent can't do without."""
     logs = settings.state / "log"
     accounts = Accounts(settings.state, lambda: (*told_accounts(settings.service_dir), *volumes.accounts()))
-    volumes = VolumeDriver(settings.state, accounts.uid)
+    volumes = VolumeDriver(settings.state, accounts.uid, lambda name: services.vacate(name))
     services = ServiceDriver(settings.service_dir, logs, accounts, volumes.data)
     kind = await probe()
     domains = DomainDriver(

@@ -59,6 +59,15 @@ def size_of(file: Path) -> int | None:
     return int((low + (high << 32 if wide else 0)) << (10 + min(log, 6)))
 
 
+def failing_since(device: str) -> int | None:
+    """When errors were first found in the file system that is mounted from a device (seconds since the epoch). None: none were,
+    since it was checked last."""
+    try:
+        return int(Path("/sys/fs/ext4", device, "first_error_time").read_text()) or None
+    except (OSError, ValueError):  # not mounted any more
+        return None
+
+
 def grow(mounted: Path, size: int) -> bool:
     """While it is in use. False: this process may not (it has no CAP_SYS_RESOURCE)."""
     fd = os.open(mounted, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)

@@ -117,6 +117,25 @@ class ServiceDriver:
         except OSError as error:
             raise DriverError(f"{op.key}: {error}") from error
 
+    async def vacate(self, volume: str) -> Sequence[str]:
+        """Ends the programs that have a volume, and gives the names of their services. They stay down, which is not as they
+        should be: they are asked for again when what they need is in place. Raises DriverError."""
+        ended = []
+        for path in sorted(self._place.glob(f"{PREFIX}*")):
+            kept = await asyncio.to_thread(servicedir.read, path, self._accounts.uid)
+            if kept is None or kept.item.volume != volume or (await status(path)) == Status():
+                continue
+            try:
+                await _stop(path, kept.item.grace)
+            except FileNotFoundError:
+                continue  # it has just been taken out
+            except TimeoutError:
+                raise DriverError(f"volume {volume}: the processes of {kept.item.name}, which has it, don't end") from None
+            finally:
+                self._scan.stir(kept.item.name)
+            ended.append(kept.item.name)
+        return ended
+
     def watch(self, dirty: Callable[[], None]) -> None:
         self._dirty = dirty
         self._scan.watch(dirty)

@@ -8,9 +8,10 @@ from __future__ import annotations
 
 import asyncio
 import errno
+import logging
 import os
 import re
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import ClassVar
@@ -21,10 +22,15 @@ from zos.drivers.keeping import as_asked, here_already, in_blocks, missing, noth
 from zos.drivers.process import run
 from zos.drivers.reservation import amount, reserve
 from zos.drivers.thread import in_thread
-from zos.drivers.volumefiles import Card, Seen, VolumeFiles, clear, size_told
+from zos.drivers.volumefiles import Card, Seen, VolumeFiles, clear, read_only, size_told
 from zos.plan.diff import Observed, Op
 from zos.plan.facts import Fact, Known, VolumeFact
 from zos.plan.items import Item, Volume
+
+log = logging.getLogger("zos.volumes")
+
+#: Ends the programs that have a volume, until it is whole again; gives what they are called. Raises DriverError.
+Vacate = Callable[[str], Awaitable[Sequence[str]]]
 
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]{0,127}")
 #: Its use is told anew when it has changed by this part of its size.
@@ -40,10 +46,12 @@ class VolumeDriver:
     FACTS: ClassVar[tuple[type[Fact], ...]] = (VolumeFact,)
     LAST_RETRY = 15.0
 
-    def __init__(self, state: Path, uid_of: Callable[[str], int]) -> None:
+    def __init__(self, state: Path, uid_of: Callable[[str], int], vacate: Vacate | None = None) -> None:
         """``uid_of`` gives each user the number that is its own, the same for ever. It may raise DriverError."""
         self._at = VolumeFiles(state / "volumes")
         self._uid_of = uid_of
+        self._vacate = vacate
+        self._mending: dict[str, str] = {}
         self._facts: Mapping[str, VolumeFact] = {}
         self._files: Inotify | None = None
         self._mounts: loopmount.MountWatch | None = None
@@ -62,6 +70,11 @@ class VolumeDriver:
 
     async def observe(self, wanted: Sequence[Item]) -> Mapping[str, Observed]:
         return await asyncio.to_thread(self._observe, {item.name: item for item in wanted if isinstance(item, Volume)})
+
+    def progress(self, key: str) -> str:
+        """A check takes its time, where there is much to look at."""
+        ill = self._mending.get(key.removeprefix("volume/"))
+        return f"{ill}: it is being checked and mended, and whoever uses it goes on after that" if ill else ""
 
     async def apply(self, op: Op) -> None:
         try:
@@ -211,11 +224,30 @@ class VolumeDriver:
 
     async def _mount(self, name: str) -> loopmount.Loop:
         """Mounted in its place, after all that could be mended by itself was."""
+        there, loop = await in_thread(self._mounted, name)
+        if there is None or loop is None or not there.read_only:
+            return await self._mount_whole(name)
+        self._mending[name] = read_only(loop)
+        try:
+            await self._put_out_of_use(name, self._mending[name])
+            return await self._mount_whole(name)
+        finally:
+            del self._mending[name]
+
+    async def _put_out_of_use(self, name: str, ill: str) -> None:
+        """So that it can be mended. The node's programs make way, and are started again when what they need is in place;
+        guests keep what they were given for as long as they run (ADR 0018), and somebody has to stop them."""
+        if self._vacate is not None and (ended := await self._vacate(name)):
+            log.warning("volume %s: %s; ended, so that it can be mended: %s", name, ill, ", ".join(ended))
+        try:
+            await in_thread(self._unmount, name)
+        except DriverError as error:
+            wait = "it is checked and mended as soon as nobody has it; a machine that has it mounted is to be stopped for that"
+            raise DriverError(f"volume {name}: {ill}; {wait}, and {error}") from error
+
+    async def _mount_whole(self, name: str) -> loopmount.Loop:
         image, place = self._at.image(name), self._at.place(name)
         there, loop = await in_thread(self._mounted, name)
-        if there is not None and loop is not None and there.read_only:
-            await in_thread(self._unmount, name)
-            there = None
         if there is None:
             elsewhere = (await in_thread(loopmount.attached)).get(loopmount.file_of(image))
             try:

@@ -13,6 +13,7 @@ import os
 import shutil
 from collections.abc import Iterator
 from dataclasses import dataclass
+from datetime import UTC, datetime
 from pathlib import Path
 
 from pydantic import ValidationError
@@ -158,7 +159,7 @@ class VolumeFiles:
             return Seen(size=size, problem=f"it can't be read: {error.strerror}")
         return Seen(
             size=size,
-            problem="errors were found in its file system, which takes no more writes" if mount.read_only else "",
+            problem=read_only(loop) if mount.read_only else "",
             spare=info.st_blocks * 512 < info.st_size or size != info.st_size,
             uid=user.st_uid if user.st_uid == user.st_gid else None,
             stored=stored,
@@ -175,6 +176,15 @@ class VolumeFiles:
 def size_told(image: int, taken: int | None) -> int:
     """The size of a volume: that of its image, unless its file system has not grown to that yet."""
     return image if taken is None or image - taken < ext4.SLACK else taken
+
+
+def read_only(loop: loopmount.Loop) -> str:
+    """Why a volume can't be used that takes no more writes, for people."""
+    since = ext4.failing_since(loop.name)
+    if since is None:
+        return "its file system takes no more writes"
+    when = datetime.fromtimestamp(since, UTC).strftime("%Y-%m-%d %H:%M:%S UTC")
+    return f"its file system has had errors since {when}, and takes no more writes"
 
 
 def clear(half: Path) -> None:
