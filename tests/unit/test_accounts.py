@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+import tempfile
+import time
 from pathlib import Path
 
 import pytest
@@ -78,6 +80,31 @@ def test_what_is_no_line_is_passed_over(tmp_path: Path, text: bytes) -> None:
     number = Accounts(tmp_path).uid("a")
     assert FIRST <= number <= LAST
     assert Accounts(tmp_path).uid("a") == number
+
+
+def test_eight_times_as_many_accounts_cost_some_eight_times_as_much(tmp_path: Path) -> None:
+    """To find them again, to read them and to give out more: what looks through all of them for each costs 64 times as much."""
+
+    def seconds(many: int) -> float:
+        state = Path(tempfile.mkdtemp(dir=tmp_path))
+        names = [(f"zdb-{number}", FIRST + number) for number in range(many)]
+        began = time.process_time()
+        Accounts(state, lambda: names).uid("zdb-0")
+        again = Accounts(state)
+        assert again.uid(f"zdb-{many - 1}") == FIRST + many - 1
+        again.uid("another")
+        return time.process_time() - began
+
+    few, many = (min(seconds(count) for _ in range(3)) for count in (2_000, 16_000))
+    assert many < 24 * few
+
+
+def test_what_is_found_is_written_down_once(tmp_path: Path) -> None:
+    """Also where it can't be read again, as no name is like that: the file would grow with each start."""
+    found = [("a b", FIRST), ("b\n0 c", FIRST + 1), ("d", FIRST + 2)]
+    for _ in range(3):
+        Accounts(tmp_path, lambda: found).uid("d")
+    assert (tmp_path / "accounts").read_text() == f"{FIRST + 2} d\n"
 
 
 @pytest.mark.parametrize("name", ["", "a b", "a\n1 b", "/", "..", "x" * 201])
