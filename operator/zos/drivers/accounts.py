@@ -1,10 +1,9 @@
 """The node's accounts: a user number for each name that asks for one, the same for ever.
 
 A number is never given to a second name, and never taken back: whatever was left lying somewhere would be the next one's. That
-nothing was left nobody can know: no volume and no service tells of a file that a program has put into /var/tmp or /dev/shm, of its
-queues and its shared memory, nor of what a guest has in a directory that is shared with it. So a line of the file is left of each
-name that is gone, of at most 210 bytes; the range is far more than a node will ever have names (16 million), and taking a number
-costs the same however many there are.
+nothing was left nobody can know: no volume and no service tells of a file that a program has put into /var/tmp or /dev/shm, or
+of its queues and its shared memory. So a line is left of each name that is gone, and to look a number up, or to give one out,
+costs the same for that. The range is far more than a node will ever have names (16 million).
 """
 
 from __future__ import annotations
