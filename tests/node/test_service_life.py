@@ -223,13 +223,16 @@ while True:
 """
 
 
+def serving(place: Path) -> Service:
+    argv = (PYTHON, "-I", "-S", "-c", FUSE, "{fuse}")
+    return Service(name="fs", argv=argv, mount=str(place), ready=Readiness(by="mount", at=str(place)))
+
+
 async def test_a_file_system_is_mounted_for_it_and_it_is_ready_when_that_answers(bench: Bench) -> None:
     if not Path("/dev/fuse").exists():
         pytest.skip("this kernel has no FUSE")
     place = bench.directory / "mount"
-    service = Service(
-        name="fs", argv=(PYTHON, "-I", "-S", "-c", FUSE, "{fuse}"), mount=str(place), ready=Readiness(by="mount", at=str(place))
-    )
+    service = serving(place)
     await converge(bench.driver, service)
     await bench.until_fact("fs", lambda fact: fact.ready)
     assert await asyncio.to_thread(lambda: os.statvfs(place).f_blocks) == 77
@@ -241,6 +244,26 @@ async def test_a_file_system_is_mounted_for_it_and_it_is_ready_when_that_answers
     assert len(mounts) == 1
     await converge(bench.driver)
     assert str(place) not in Path("/proc/self/mountinfo").read_text()
+    assert not place.exists()
+
+
+async def test_where_a_file_system_was_mounted_nothing_is_left_when_it_moves_or_goes(bench: Bench) -> None:
+    if not Path("/dev/fuse").exists():
+        pytest.skip("this kernel has no FUSE")
+    before = sorted(bench.directory.iterdir())
+    (bench.directory / "others").mkdir()
+    (bench.directory / "others/kept").write_text("precious")
+    old, new = bench.directory / "a/mount", bench.directory / "others/mount"
+    for place in (old, new):
+        await converge(bench.driver, serving(place))
+        await bench.until_fact("fs", lambda fact: fact.ready)
+        assert await asyncio.to_thread(lambda at=place: os.statvfs(at).f_blocks) == 77
+    assert str(old) not in Path("/proc/self/mountinfo").read_text()
+    assert not old.parent.exists(), "it was made for that alone"
+    await converge(bench.driver)
+    assert [path.name for path in (bench.directory / "others").iterdir()] == ["kept"]
+    left = {path for path in bench.directory.iterdir() if path not in before}
+    assert left <= {bench.directory / "others", bench.logs}
 
 
 # -- crashes ---------------------------------------------------------------------------------------------------------------

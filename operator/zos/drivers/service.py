@@ -233,8 +233,11 @@ class ServiceDriver:
             if servicedir.mark(kept.item) != servicedir.mark(item):
                 write(path / MARK, servicedir.mark(item), 0o600)
 
-        if kept.uid != uid:  # what the user before left behind ends while the launcher still knows whose that is
+        # What the user before left behind ends, and what was served elsewhere goes, while the launcher still knows of that.
+        if kept.uid != uid or kept.item.mount != item.mount:
             await _stop(path, kept.item.grace)
+        if kept.item.mount not in ("", item.mount):
+            await self._clear(path, item.name, kept.uid, kept.item.mount)
         await asyncio.to_thread(put)
         kept, state, forgotten = await _as_it_runs(path, kept)
         same = kept.runs(state) and kept.settled_as(settings) and not _moved(item, state.pid)
@@ -257,7 +260,10 @@ class ServiceDriver:
         """Whatever has become of it. Raises ProcessError where something of it still runs."""
         name = directory.parent.name.removeprefix(f".gone-{PREFIX}").rpartition("-")[0]
         told = await asyncio.to_thread(servicedir.told_anyhow, directory, name, self._accounts.uid)
-        last = servicedir.launcher("end", str(told.uid), told.mount, self._group(name), str(directory / "var"))
+        await self._clear(directory, name, told.uid, told.mount)
+
+    async def _clear(self, directory: Path, name: str, uid: int, mount: str) -> None:
+        last = servicedir.launcher("end", str(uid), mount, self._group(name), str(directory / "var"))
         await run(*last, timeout=_STOP_TIMEOUT)
 
     def _volume(self, item: Service) -> str:

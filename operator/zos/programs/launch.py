@@ -65,6 +65,7 @@ def main(argv: list[str]) -> None:
                 _write_down_end(int(code), int(number))
             case ["end", uid, mount, group, room]:
                 _clear(int(uid), mount)
+                _remove_place(mount)
                 _unmount(room)
                 _leave_group(group)
             case _:
@@ -308,6 +309,14 @@ def _mount(told: dict[str, Any]) -> int:
     _check(_libc.mount(b"zos-service", place.encode(), kind, flags, options.encode()), place)
     os.set_inheritable(fd, True)
     return fd
+
+
+def _remove_place(mount: str) -> None:
+    """What `_mount` has made, with the directory around it where that was its own alone. What somebody has put there stays."""
+    with contextlib.suppress(OSError):
+        if mount:
+            os.rmdir(mount)
+            os.rmdir(os.path.dirname(mount))
 
 
 def _group(name: str) -> Path | None:

@@ -65,7 +65,7 @@ class Service(Item):
     ``{files}`` stands for the directory of ``files`` and ``{run}`` for a small one that the program may write to, its working
     directory, empty at each start; both are this service's alone. The environment is no place for secrets. ``mount`` is a
     directory on which a FUSE file system is mounted for the program to serve, at ``{fuse}`` (``/dev/fd/<n>``, as libfuse takes
-    it). ``volume`` is the name of a Volume, whose directory it finds at ``{volume}``.
+    it); it is made, and goes with the service. ``volume`` is the name of a Volume, whose directory it finds at ``{volume}``.
 
     Whatever changes, the service is started again; where only files change and ``change`` is "reload", its program gets the
     signal ``reload`` instead. When it is to end it is told so (SIGTERM), and has ``grace`` seconds."""
