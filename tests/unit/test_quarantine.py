@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import cases
-from cases import GRID, PING, world_of
+from cases import GRID, world_of
 from fixpoint import carried_out, resolve, settle
 from known import facts as known_facts
 from zos.api.gridnode import GridNode
@@ -343,7 +343,9 @@ def test_a_program_in_quarantine_keeps_what_its_object_held() -> None:
     owner = Owner(kind="Ping", namespace="default", name="answers", uid=ping.uid)
     spec = GRID.workload(metadata=Meta(name="w", namespace="zos-node-n1"), spec=GRID.workload.asking(owner, asked.part))
     here = Here.of(spec, asked.part, known_facts(secrets={("w", "word"): "hush"}))
-    things = tuple(Observed(item.key, item, "w") for item in PING.node.lower(here).items) if PING.node is not None else ()
+    served = GRID.on_node(spec)
+    assert served is not None
+    things = tuple(Observed(item.key, item, "w") for item in served.lower(here).items)
     (entry,) = quarantine({"w": things}, {"w": Origin.of(spec.spec)})
     assert (entry.running, entry.kind) == (True, "Ping")
     assert home.taken(entry) == Resources(cpu=held.cpu, memory=held.memory, storage=held.storage)
