@@ -173,9 +173,7 @@ def test_who_does_not_know_it_leaves_it_alone(story: Story) -> None:
     pid, held, ip = story.pid(), until(story.held, 30), story.get()["status"]["ip"]
     count = story.asked()[1]
     with released(grid, "n1", "agent"):
-        grid.says(
-            namespace, "ping", "answers", "agent does not know Ping, and leaves what there is of it as it is: upgrade the agent"
-        )
+        grid.says(namespace, "ping", "answers", "does not know Ping, and leaves what there is of it as it is: upgrade it")
         grid.apply(namespace, obj("ZMount", "new", size="64Mi", nodeName="n1"))
         grid.ready(namespace, "zmount/new", seconds=60)
         assert story.pid() == pid

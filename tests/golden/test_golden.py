@@ -169,6 +169,27 @@ def test_golden(path: Path) -> None:
     assert yaml.safe_load(text) == yaml.safe_load(expected.read_text())
 
 
+#: Reasons for which somebody has to do something.
+REFUSALS = (
+    "DependencyNotReady",
+    "Conflict",
+    "InvalidSpec",
+    "InsufficientCapacity",
+    "Quarantined",
+    "NodeRemoved",
+    "ImageInvalid",
+)
+
+
+@pytest.mark.parametrize("path", CASES, ids=lambda path: f"{path.parent.name}/{path.stem}")
+def test_who_is_refused_something_is_told_what_helps(path: Path) -> None:
+    """Or how it stands with what it waits for: a message is what is wrong, and more."""
+    found = yaml.safe_load(path.with_name(f"{path.stem}.out.yaml").read_text())
+    verdict = found.get("verdict") or (found.get("report") or {}).get("verdict")
+    if verdict is not None and verdict["reason"] in REFUSALS:
+        assert any(sign in verdict["message"] for sign in (": ", "; ", " (")), verdict["message"]
+
+
 @pytest.mark.parametrize(
     "path", [path for path in CASES if path.parent.name in LOOKED_AT], ids=lambda path: f"{path.parent.name}/{path.stem}"
 )

@@ -200,6 +200,44 @@ def test_a_deletion_waits_for_a_user_of_whom_nothing_but_the_name_is_known(used:
     assert "other, which may use it and can't be read" in found.verdict.message
 
 
+#: What becomes of who gives a file system, and of what his node is asked for; what the machine then says that was given it.
+GIVEN = {
+    ("there", "there"): "",
+    ("gone", "there"): "",
+    ("unreadable", "there"): "",
+    ("there", "leaving"): "Ping answers is being deleted: apply it again when it is gone, or take it out of filesystems",
+    ("gone", "leaving"): "Ping answers is being deleted: apply it again when it is gone, or take it out of filesystems",
+    ("there", "failing"): "Ping answers is not ready: no space left",
+    ("there", "gone"): "Ping answers gives no file system yet: its own conditions say why",
+    ("there", "unreadable"): "Ping answers gives no file system yet: its own conditions say why",
+    ("gone", "gone"): "Ping answers does not exist in this namespace: apply it",
+    ("gone", "unreadable"): "Ping answers does not exist in this namespace: apply it",
+    ("unreadable", "gone"): "Ping default/answers can't be read by this controller",
+    ("unreadable", "unreadable"): "Ping default/answers can't be read by this controller",
+}
+
+
+@pytest.mark.parametrize(("giver", "asked"), GIVEN, ids=lambda how: how)
+def test_a_machine_keeps_what_it_runs_with_whatever_becomes_of_who_gave_it(giver: str, asked: str) -> None:
+    (ping,), (machine,) = READY.all("Ping"), (one for one in READY.all("ZMachine") if one.name == "reader")
+    (workload,) = READY.find(GRID.workload, owner=ping.uid)
+    world = world_of(obj for obj in OBJECTS if obj.key not in (ping.key, workload.key))
+    told = Condition(type="Ready", status="False", reason="Failed", message="no space left", observed_generation=1)
+    failing = workload.model_copy(update={"status": workload.status.model_copy(update={"conditions": (told,)})})
+    for obj, how in ((ping, giver), (workload, asked)):
+        if how == "unreadable":
+            world.put_unreadable(obj.key, obj.metadata, "spec.tomorrow: not known")
+        elif how != "gone":
+            world.put({"there": obj, "leaving": leaving(READY, obj.key), "failing": failing}[how])
+    for subject, found in looks(world, machine):
+        assert kept(subject, found, world, ping.key) == []
+        assert found.releases == ()
+        assert found.workloads is None or found.verdict.ready, "what waits asks nothing else of its node"
+        said = "" if found.verdict.ready else found.verdict.message
+        assert said.startswith(GIVEN[giver, asked])
+        assert bool(said) == bool(GIVEN[giver, asked])
+
+
 def test_nothing_else_is_used_by_anything() -> None:
     grid = world_of(())
     used = {

@@ -24,6 +24,7 @@ INDEXES = (
     quarantine.heirs(Ping),
     *residents.INDEXES,
     *shares.INDEXES,
+    shares.givers(Ping),
     Indexes(Secret),
     residents.indexes(Ping, lambda ping: (ping.spec.network.name,), lambda ping: (ping.spec.network.name, ping.status.ip)),
 )
@@ -83,7 +84,7 @@ def _word(ping: Ping, world: Reader) -> SecretValue | Verdict:
     version = world.view(Secret, ping.namespace, ref.name, lambda secret: f"{secret.uid}/{secret.metadata.resource_version}")
     text = world.untracked.view(Secret, ping.namespace, ref.name, partial(Secret.read, key=ref.key)) if version else None
     if not isinstance(text, str):
-        return waiting(Reason.DEPENDENCY_NOT_READY, f"Secret {ref.name} has no key {ref.key} with a text")
+        return waiting(Reason.DEPENDENCY_NOT_READY, f"Secret {ref.name} has no key {ref.key} with a text: add it")
     return SecretValue(WORD, f"{version}/{ref.key}", text)
 
 

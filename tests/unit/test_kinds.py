@@ -7,13 +7,15 @@ from typing import ClassVar
 
 import pytest
 
-from zos.api.nodeworkload import Part
+from zos.api.nodeworkload import Offer, Owner, Part
 from zos.api.zmount import ZMount
 from zos.kinds.kind import Kinds, OnNode, Report, Writer
 from zos.kinds.registry import KINDS
+from zos.kinds.zmount.part import MountOnNode
 from zos.manifests.crd import files
 from zos.manifests.rbac import user_roles
 from zos.plan.lowered import Lowered
+from zos.world import shares
 from zos.world.objects import Indexes
 from zos.world.resolution import ready
 
@@ -53,6 +55,19 @@ def test_what_a_kind_is_used_by_is_an_index_of_some_kind() -> None:
     nobodys = dataclasses.replace(KINDS["Farm"], used_by="tenant")
     with pytest.raises(ValueError, match="Farm is used by tenant, which is no index"):
         Kinds((nobodys,)).indexes()
+
+
+def test_a_kind_that_gives_file_systems_is_found_as_one() -> None:
+    class Given(MountOnNode):
+        def offer(self, owner: Owner) -> Offer:
+            return Offer(path="p", ground="g")
+
+    mount = KINDS["ZMount"]
+    assert mount.node is not None
+    giving = dataclasses.replace(mount, node=dataclasses.replace(mount.node, part=Given), used_by="")
+    with pytest.raises(ValueError, match="ZMount offers file systems, and lacks the index giver"):
+        Kinds((giving,)).indexes()
+    Kinds((dataclasses.replace(giving, indexes=(*mount.indexes, shares.givers(ZMount))),)).indexes()
 
 
 def test_what_is_generated_goes_by_who_writes_a_kind() -> None:

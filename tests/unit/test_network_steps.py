@@ -44,7 +44,7 @@ def test_who_asks_for_anothers_sub_range_gets_none_and_the_others_theirs() -> No
     assert (dict(found.laptops), dict(found.nodes)) == ({"bob": "10.20.2.0/24"}, {"n2": "10.20.3.0/24"})
     (problem,) = problems
     assert problem.reason is Reason.CONFLICT
-    assert problem.message == "sub-range 10.20.2.0/24 asked for node n1 belongs to laptop bob"
+    assert problem.message == "sub-range 10.20.2.0/24 asked for node n1 belongs to laptop bob: ask for another"
 
 
 def test_a_sub_range_is_for_life() -> None:
@@ -55,7 +55,7 @@ def test_a_sub_range_is_for_life() -> None:
         (
             Rank.RANGES,
             Reason.CONFLICT,
-            "node n1 has sub-range 10.20.2.0/24 for the network's life: it can't change to 10.20.7.0/24",
+            "node n1 has sub-range 10.20.2.0/24 for the network's life: it can't change to 10.20.7.0/24, so set it back",
         )
     ]
 

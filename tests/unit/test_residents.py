@@ -21,6 +21,7 @@ from zos.world.heartbeat import Heartbeat
 from zos.world.resolution import Resolution, Verdict
 from zos.world.store import World
 
+OTHERS = "take another of 10.20.2.2 to 10.20.2.254, or leave it out"
 PLACES = {"nodes": [{"name": "n1", "subnet": "10.20.2.0/24", "publicKey": "k", "listenPort": 52000}]}
 
 
@@ -84,8 +85,11 @@ def test_nobody_gets_an_address_of_another_kind() -> None:
     assert given(ping("q"), grid) == given(machine("next"), grid) == "10.20.2.4"
     assert given(ping(), grid) == "10.20.2.2"
     assert given(machine(), grid) == "10.20.2.3"
-    assert given(ping("q", ip="10.20.2.3"), grid) == "network.ip 10.20.2.3 is taken by ZMachine web"
-    assert given(ping("q", ip="10.20.2.2"), grid) == "network.ip 10.20.2.2 is taken by Ping p"
+    assert given(ping("q", ip="10.20.2.3"), grid) == f"network.ip 10.20.2.3 is taken by ZMachine web: {OTHERS}"
+    assert given(ping("q", ip="10.20.2.2"), grid) == f"network.ip 10.20.2.2 is taken by Ping p: {OTHERS}"
+    assert given(ping("q", ip="10.20.2.1"), grid) == f"network.ip 10.20.2.1 is the network's own: {OTHERS}"
+    outside = "network.ip 10.20.3.2 is outside 10.20.2.0/24, the sub-range of net on node n1"
+    assert given(ping("q", ip="10.20.3.2"), grid) == f"{outside}: {OTHERS}"
 
 
 @pytest.mark.parametrize("runs", [machine(ip="10.20.2.2"), ping(ip="10.20.2.2")], ids=["machine", "ping"])
@@ -149,9 +153,9 @@ def test_what_a_controller_of_release_0_2_took_for_a_machines_is_put_right_by_it
 
 
 def test_a_resident_that_is_not_in_a_network_yet_waits_for_it() -> None:
-    assert resolution(ping(), world()).verdict.message == "network net does not exist in this namespace"
+    assert resolution(ping(), world()).verdict.message == "network net does not exist in this namespace: apply it"
     going = network(deletionTimestamp="2026-01-01T00:00:00Z")
-    assert resolution(ping(), world(going)).verdict.message == "network net is being deleted"
+    assert resolution(ping(), world(going)).verdict.message == "network net is being deleted: apply it again when it is gone"
     found = resolution(ping(node="n2"), world(network()))
     assert (found.verdict.reason, found.verdict.stalled) == (Reason.DEPENDENCY_NOT_READY, False)
     assert found.verdict.message == "network net is not on node n2 yet: it joins by itself"

@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
+from zos import __version__
 from zos.agent.execution import Execution, Operations
 from zos.agent.observation import Observation
 from zos.api.meta import Reason
@@ -29,6 +30,11 @@ _ROUNDS = 5
 #: Seconds that a pass waits for a driver to look, where a full look at hundreds of networks takes a few; and for one that hangs
 #: when the agent stops.
 _PATIENCE, _FAREWELL = 15.0, 5.0
+#: Of a workload whose part this agent, or the API server between, does not know.
+_NOT_KNOWN = (
+    f"the node's agent is of release {__version__}, does not know {{kind}}, and leaves what there is of it as it is: upgrade it "
+    "to the controller's release, or, if it is of that, apply the CRDs of it"
+)
 
 
 @dataclass(frozen=True)
@@ -315,10 +321,8 @@ class Converger:
         result = {name: entry[-1] for name, entry in reports.items()}
         for name in plan.broken:
             workload = workloads[name]
-            what = "the agent failed on it; its log says why"
-            if self._served_by(workload) is None:
-                kind = workload.spec.owner.kind
-                what = f"this node's agent does not know {kind}, and leaves what there is of it as it is: upgrade the agent"
+            known = self._served_by(workload) is not None
+            what = "the agent failed on it; its log says why" if known else _NOT_KNOWN.format(kind=workload.spec.owner.kind)
             result[name] = self._as_before(workload, waiting(Reason.FAILED, what))
         self._states = {name: (workloads[name].uid, report) for name, report in result.items()}
         return result

@@ -19,6 +19,7 @@ from zos.plan.outcome import Outcome
 from zos.world.objects import Indexes
 from zos.world.reader import Reader
 from zos.world.resolution import Notice, Resolution, Verdict
+from zos.world.shares import GIVER
 
 
 class Writer(Enum):
@@ -159,8 +160,8 @@ class Kinds(Mapping[str, Kind]):
         return None if part is None else self._by_part.get(type(part))
 
     def indexes(self) -> tuple[Indexes, ...]:
-        """What every kind declares, by model. Raises ValueError where two mean different things by one name, or nobody
-        declares what one is used by."""
+        """What every kind declares, by model. Raises ValueError where two mean different things by one name, or one
+        lacks what others find it or its users by."""
         models = {kind.model.KIND: kind.model for kind in self.values()}
         merged: dict[str, dict[str, Any]] = {name: {} for name in models}
         for kind in self.values():
@@ -172,6 +173,8 @@ class Kinds(Mapping[str, Kind]):
                         raise ValueError(f"{declared.model.KIND} has two indexes {name}")
         declared_by_any = {name for by in merged.values() for name in by}
         for kind in self.values():
+            if kind.node is not None and kind.node.part.offer is not Part.offer and GIVER not in merged[kind.model.KIND]:
+                raise ValueError(f"{kind.model.KIND} offers file systems, and lacks the index {GIVER} of who does")
             if kind.used_by and kind.used_by not in declared_by_any:
                 raise ValueError(f"{kind.model.KIND} is used by {kind.used_by}, which is no index of any kind")
         return tuple(Indexes(models[name], by) for name, by in merged.items())

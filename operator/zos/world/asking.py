@@ -33,7 +33,7 @@ def asked(world: Reader, node: str, part: Part, secrets: tuple[SecretValue, ...]
         return Workload(node, part, secrets, older=_older(world, node))
     key = world.view(GridNode, "", node, lambda found: found.status.sealing_key)
     if key is None:
-        message = f"node {node} has published no key yet to seal its secrets with"
+        message = f"node {node} has published no key yet to seal its secrets with: is its agent running?"
         return waiting(Reason.DEPENDENCY_NOT_READY, message)
     return Workload(node, part, secrets, key, _older(world, node))
 

@@ -57,7 +57,7 @@ def lingers(uid: str, node: str, world: Reader) -> bool:
 
 
 def private_addresses(node: str, network: str, uid: str, world: Reader) -> frozenset[str]:
-    """Addresses of a private network that guests in a node's quarantine run with, but for those of the machine ``uid``. To be
+    """Addresses of a private network that residents in a node's quarantine run with, but for those of ``uid`` itself. To be
     asked about the node's own sub-range only."""
 
     def look(found: GridNode) -> frozenset[str]:

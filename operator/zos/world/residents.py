@@ -92,10 +92,10 @@ def network(world: Reader, namespace: str, name: str, uid: str) -> Net | Verdict
     """The network that an object (``uid``) asks for, or why it has to wait for it."""
     found = world.view(Network, namespace, name, _net)
     if found is None:
-        return waiting(Reason.DEPENDENCY_NOT_READY, f"network {name} does not exist in this namespace")
+        return waiting(Reason.DEPENDENCY_NOT_READY, f"network {name} does not exist in this namespace: apply it")
     leaving, net = found
     if leaving and not any(entry.uid == uid for entry in net.addresses):
-        return waiting(Reason.DEPENDENCY_NOT_READY, f"network {name} is being deleted")
+        return waiting(Reason.DEPENDENCY_NOT_READY, f"network {name} is being deleted: apply it again when it is gone")
     return net
 
 
@@ -137,8 +137,8 @@ def address(
     hosts = (str(subnet[number]) for number in range(2, subnet.num_addresses - 1))
     ip = asked or had or next((host for host in hosts if _free(host, obj, net, subnet, used, world)), None)
     if ip is None:
-        some = f", {len(left)} of them by guests in quarantine there" if left else ""
-        message = f"all 253 addresses of {subnet} (network {name}, node {node}) are used{some}"
+        some = f", {len(left)} of them in quarantine there" if left else ""
+        message = f"all 253 addresses of {subnet} (network {name}, node {node}) are used{some}: free some, or use another node"
         return waiting(Reason.INSUFFICIENT_CAPACITY, message)
     return NetworkAddress(ip=ip, owner=owner, node=node)
 
@@ -166,16 +166,17 @@ def _problem(
     asked: str, net: Net, subnet: IPv4Network, node: str, taken: Mapping[str, NetworkAddress], left: Container[str]
 ) -> Verdict | None:
     """Why nobody, or nobody else, can have the address that is asked for."""
+    others = f"take another of {subnet[2]} to {subnet[-2]}, or leave it out"
     if IPv4Address(asked) not in subnet:
-        message = f"network.ip {asked} is outside {subnet}, the sub-range of {net.key.name} on node {node}"
+        message = f"network.ip {asked} is outside {subnet}, the sub-range of {net.key.name} on node {node}: {others}"
         return waiting(Reason.INVALID_SPEC, message)
     if asked in (str(subnet[0]), str(subnet[1]), str(subnet[-1])):
-        return waiting(Reason.INVALID_SPEC, f"network.ip {asked} is not for machines: take {subnet[2]} to {subnet[-2]}")
+        return waiting(Reason.INVALID_SPEC, f"network.ip {asked} is the network's own: {others}")
     if asked in taken:
-        return waiting(Reason.CONFLICT, f"network.ip {asked} is taken by {taken[asked].owner}")
+        return waiting(Reason.CONFLICT, f"network.ip {asked} is taken by {taken[asked].owner}: {others}")
     if asked in left:
         message = (
-            f"a guest in quarantine on node {node} runs with network.ip {asked}: an administrator decides in "
+            f"what is in quarantine on node {node} runs with network.ip {asked}: an administrator decides in "
             f"spec.quarantine of GridNode {node}"
         )
         return waiting(Reason.CONFLICT, message)

@@ -13,6 +13,8 @@ from zos.world.reader import Reader
 
 #: What objects are found by that ask for a file system: ``<kind> <namespace>/<name>`` of whose it is.
 BY_SHARE = "share"
+#: What the kinds declare whose objects give file systems.
+GIVER = "giver"
 
 
 def _offering(workload: NodeWorkload) -> list[str]:
@@ -21,6 +23,11 @@ def _offering(workload: NodeWorkload) -> list[str]:
 
 
 INDEXES = (*placement.INDEXES, Indexes(NodeWorkload, {"offer": _offering}))
+
+
+def givers(model: type[Object]) -> Indexes:
+    """To be among the ``INDEXES`` of a kind whose part has an ``offer``: whether they give something already or not."""
+    return Indexes(model, {GIVER: lambda obj: [key(obj.KIND, obj.namespace, obj.name)]})
 
 
 @dataclass(frozen=True)
@@ -47,6 +54,18 @@ def find(world: Reader, kind: str, namespace: str, name: str) -> Share | None:
     # One that was given up may linger on a node that does not answer, while another of its name is there.
     place, share = min(found, key=lambda one: one[1].leaving)
     return replace(share, node=next(iter(world.views(GridNode, _name, namespace=place)), None))
+
+
+def why_none(world: Reader, kind: str, namespace: str, name: str) -> str:
+    """What to say to who asks for the file system of an object that gives none, or whose node is not in the grid. Raises
+    Unreadable."""
+    known = {model.KIND: model for model in world.indexed_by(GIVER)}
+    if kind not in known:
+        others = f"of kind {', '.join(known)}" if known else "that this release does not have yet"
+        return f"{kind} {name} can give no file system: only objects {others} do"
+    if world.view(known[kind], namespace, name, _name) is None:
+        return f"{kind} {name} does not exist in this namespace: apply it"
+    return f"{kind} {name} gives no file system yet: its own conditions say why"
 
 
 def users(world: Reader, obj: Object) -> tuple[str, ...]:

@@ -117,11 +117,12 @@ def _grow(
 ) -> Resolution:
     farm = world.view(Farm, "", contract.spec.farm, lambda farm: (farm.name, farm.spec, farm.deleting))
     if farm is None:
-        problem = waiting(Reason.DEPENDENCY_NOT_READY, f"farm {contract.spec.farm} does not exist")
-        return _settle(contract, held, users, problem)
+        message = f"farm {contract.spec.farm} does not exist: kubectl get farms shows those that do"
+        return _settle(contract, held, users, waiting(Reason.DEPENDENCY_NOT_READY, message))
     name, spec, leaving = farm
     if leaving:
-        return _settle(contract, held, users, waiting(Reason.DEPENDENCY_NOT_READY, f"farm {name} is being deleted"))
+        problem = waiting(Reason.DEPENDENCY_NOT_READY, f"farm {name} is being deleted: ask for addresses of another")
+        return _settle(contract, held, users, problem)
     if spec.allowed_namespaces is not None:
         labels = world.view(Namespace, "", contract.namespace, lambda namespace: namespace.metadata.labels) or {}
         if not spec.allowed_namespaces.matches(labels):

@@ -45,10 +45,12 @@ def allocate(network: Network, nodes: tuple[str, ...]) -> tuple[Ranges, Problems
         if subnet is None or given.get(holder) == subnet:
             continue
         if holder in given:
-            message = f"{holder} has sub-range {given[holder]} for the network's life: it can't change to {subnet}"
+            message = (
+                f"{holder} has sub-range {given[holder]} for the network's life: it can't change to {subnet}, so set it back"
+            )
             problems.append(Problem(Rank.RANGES, Reason.CONFLICT, message))
         elif subnet in taken:
-            message = f"sub-range {subnet} asked for {holder} belongs to {taken[subnet]}"
+            message = f"sub-range {subnet} asked for {holder} belongs to {taken[subnet]}: ask for another"
             problems.append(Problem(Rank.RANGES, Reason.CONFLICT, message))
             refused.add(holder)  # not to be given another one behind the user's back
         else:

@@ -17,7 +17,7 @@ def relay(network: Network, members: Mapping[str, Member], alive: Mapping[str, b
     fit = [name for name, member in members.items() if member.ipv4]
     if asked is not None and asked not in fit:
         why = "is not a node of this network" if asked not in members else "has no IPv4 endpoint"
-        problems.append(Problem(Rank.RELAY, Reason.INVALID_SPEC, f"relay {asked} {why}"))
+        problems.append(Problem(Rank.RELAY, Reason.INVALID_SPEC, f"relay {asked} {why}: name another in spec.relay"))
     found = _relay(fit, alive, asked, current, changed=network.metadata.generation != network.status.observed_generation)
     hidden = [member.name for member in members.values() if not member.accessible]
     if hidden and found is None:

@@ -75,13 +75,16 @@ def resolve(ip: PublicIP, world: Reader) -> Resolution:
     seen = world.view(Contract, ip.namespace, ip.spec.contract, lambda contract: _seen(contract, ip.uid))
     if seen is None:
         return Resolution(
-            waiting(Reason.DEPENDENCY_NOT_READY, f"contract {ip.spec.contract} does not exist in this namespace"),
+            waiting(
+                Reason.DEPENDENCY_NOT_READY,
+                f"contract {ip.spec.contract} does not exist in this namespace: apply it",
+            ),
             _used_by(ip, _user(ip, ip.status.farm, (), world)),
         )
     farm = world.view(Farm, "", seen.farm, lambda farm: farm.spec)
     if farm is None:
         return Resolution(
-            waiting(Reason.DEPENDENCY_NOT_READY, f"farm {seen.farm} does not exist"),
+            waiting(Reason.DEPENDENCY_NOT_READY, f"farm {seen.farm} does not exist: kubectl get farms shows those that do"),
             _used_by(ip, _user(ip, seen.farm, (), world)),
         )
 
@@ -194,11 +197,8 @@ def _exhausted(ip: PublicIP, farm: str, world: Reader) -> Verdict:
     if stock.taking:
         return waiting(Reason.PROGRESSING, f"contract {ip.spec.contract} is taking its addresses")
     if stock.reserved < stock.asked:
-        return waiting(
-            Reason.DEPENDENCY_NOT_READY,
-            f"contract {ip.spec.contract} has {stock.reserved} of the {stock.asked} addresses it asks for",
-            stalled=stock.stalled,
-        )
+        has = f"contract {ip.spec.contract} has {stock.reserved} of the {stock.asked} addresses it asks for"
+        return waiting(Reason.DEPENDENCY_NOT_READY, f"{has}: its own conditions say why", stalled=stock.stalled)
     if stock.unused:  # but had by guests that nodes have in quarantine
         publicuse.numbers(farm, world)
     return waiting(

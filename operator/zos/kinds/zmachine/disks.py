@@ -50,10 +50,11 @@ def apart(disks: tuple[Disk, ...], place: str) -> Verdict | None:
     where = pinned(disks)
     if len(where) > 1:
         words = ", ".join(f"{disk} on {node}" for node, disk in where.items())
-        return waiting(Reason.CONFLICT, f"its disks are on different nodes ({words}): a machine needs all on one")
+        return waiting(Reason.CONFLICT, f"its disks are on different nodes ({words}): make those anew that are elsewhere")
     for node, disk in where.items():
         if node != place:
-            return waiting(Reason.CONFLICT, f"disk {disk} is on node {node}, the machine on {place}: a disk does not move")
+            words = f"disk {disk} is on node {node}, the machine on {place}, and a disk does not move"
+            return waiting(Reason.CONFLICT, f"{words}: make one of them anew where the other is")
     return None
 
 
@@ -97,7 +98,8 @@ def _why(mount: ZMount) -> str:
 
 def _not_to_be_had(name: str, seen: _Seen, machine: ZMachine) -> Verdict | None:
     if seen.leaving and seen.user != machine.name:
-        return waiting(Reason.DEPENDENCY_NOT_READY, f"disk {name} is being deleted")
+        message = f"disk {name} is being deleted: apply it again when it is gone, or take it out of disks"
+        return waiting(Reason.DEPENDENCY_NOT_READY, message)
     if seen.user is not None and seen.user != machine.name:
         rule = "a disk has one machine at a time, until that is restarted without it or deleted"
         return waiting(Reason.CONFLICT, f"disk {name} is used by ZMachine {seen.user}: {rule}")

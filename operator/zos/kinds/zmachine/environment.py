@@ -33,10 +33,11 @@ def find(machine: ZMachine, world: Reader) -> tuple[SecretValue, ...] | Verdict:
         ref = variable.value_from.secret_key_ref
         seen = world.view(Secret, machine.namespace, ref.name, partial(_measured, ref.key))
         if seen is None:
-            return waiting(Reason.DEPENDENCY_NOT_READY, f"Secret {ref.name} (env {variable.name}) does not exist")
+            message = f"Secret {ref.name} (env {variable.name}) does not exist: make it in this namespace"
+            return waiting(Reason.DEPENDENCY_NOT_READY, message)
         uid, version, size = seen
         if size is None:
-            return waiting(Reason.DEPENDENCY_NOT_READY, f"Secret {ref.name} has no key {ref.key} (env {variable.name})")
+            return waiting(Reason.DEPENDENCY_NOT_READY, f"Secret {ref.name} has no key {ref.key} (env {variable.name}): add it")
         sizes[variable.name] = size
         sources[variable.name] = f"{uid}/{version}/{ref.key}"
     if (problem := _excess(sizes)) is not None:

@@ -37,8 +37,8 @@ def _with_image(here: Here[MachineOnNode], image: Image) -> Lowered:
         told = facts.get(ImageProblem, machine.image)
         return _as_it_is(image, Problem(Reason.IMAGE_INVALID, told.why) if told is not None else None)
     if fact.has_disk_image:
-        problem = Problem(Reason.IMAGE_INVALID, "the image is a virtual machine's (/image.raw): not supported yet")
-        return _as_it_is(image, problem)
+        wrong = "the image is a virtual machine's (/image.raw): not supported yet, take a container's"
+        return _as_it_is(image, Problem(Reason.IMAGE_INVALID, wrong))
     guest = configured(here, fact)
     if isinstance(guest, Problem):
         return _as_it_is(image, guest)

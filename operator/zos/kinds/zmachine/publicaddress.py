@@ -39,7 +39,7 @@ def find(machine: ZMachine, world: Reader) -> Public | Verdict | None:
         return None
     seen = world.view(PublicIP, machine.namespace, name, lambda ip: (ip.deleting, ip.spec, ip.status))
     if seen is None:
-        return waiting(Reason.DEPENDENCY_NOT_READY, f"PublicIP {name} does not exist in this namespace")
+        return waiting(Reason.DEPENDENCY_NOT_READY, f"PublicIP {name} does not exist in this namespace: apply it")
     leaving, spec, status = seen
     condition = status.condition("Ready")
     why = condition.message if condition is not None and condition.status != "True" else ""
@@ -47,7 +47,8 @@ def find(machine: ZMachine, world: Reader) -> Public | Verdict | None:
         said = why or "an address has one machine at a time"
         return waiting(Reason.CONFLICT, f"PublicIP {name} is used by ZMachine {status.machine}: {said}")
     if leaving and status.machine_uid is None:
-        return waiting(Reason.DEPENDENCY_NOT_READY, f"PublicIP {name} is being deleted")
+        message = f"PublicIP {name} is being deleted: apply it again when it is gone, or take publicIP out"
+        return waiting(Reason.DEPENDENCY_NOT_READY, message)
     lacks_ipv4, lacks_ipv6 = spec.ipv4 and status.ipv4 is None, spec.ipv6 and status.ipv6 is None
     if status.machine_uid is None or lacks_ipv4 or lacks_ipv6 or status.farm is None or status.mac is None:
         return waiting(
