@@ -12,7 +12,7 @@ from zos.api.meta import Reason
 from zos.api.network import Network
 from zos.api.nodeworkload import NodeWorkload
 from zos.api.resources import Resources
-from zos.world import asking, guests, placement, quarantine, residents, shares
+from zos.world import asking, placement, quarantine, residents, running, shares
 from zos.world.objects import Indexes
 from zos.world.reader import Reader
 from zos.world.resolution import Hold, Resolution, SecretValue, Verdict, waiting
@@ -61,7 +61,7 @@ def resolve(ping: Ping, world: Reader) -> Resolution:
     word = _word(ping, world)
     if isinstance(word, Verdict):
         return Resolution(word, status, holds=holds)
-    workload = guests.on_node(ping.uid, node, world)
+    workload = running.on_node(ping.uid, node, world)
     nic = residents.nic(ping.uid, net, node, address.next or address.ip)
     before = workload.part(PingOnNode) if workload is not None else None
     part = PingOnNode(

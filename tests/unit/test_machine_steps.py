@@ -19,10 +19,10 @@ from zos.kinds.zmachine import disks, steps
 from zos.kinds.zmachine.found import Disk, Found, Step, given
 from zos.kinds.zmachine.status import status
 from zos.world import residents
-from zos.world.guests import Guest
 from zos.world.heartbeat import Heartbeat
 from zos.world.quarantine import Inheritance
 from zos.world.resolution import Verdict
+from zos.world.running import Running
 from zos.world.store import World
 
 GIB = 2**30
@@ -237,7 +237,7 @@ def test_what_it_needs_is_the_most_of_what_it_runs_with_and_is_to_run_with() -> 
     small, large = Run(cpu=1, memory=GIB), Run(cpu=4, memory=8 * GIB)
     asks = machine({"cpu": 2, "memory": "2Gi", "rootSize": "5Gi"})
     assert steps.needs(asks) == Resources(cpu=2, memory=2 * GIB + GUEST_OVERHEAD, storage=5 * GIB)
-    assert steps.needs(asks, None, Guest(small, large, settled=True)).cpu == 4
-    assert steps.needs(asks, None, Guest(small, None, settled=True)).memory == 2 * GIB + GUEST_OVERHEAD
+    assert steps.needs(asks, None, Running(small, large, settled=True)).cpu == 4
+    assert steps.needs(asks, None, Running(small, None, settled=True)).memory == 2 * GIB + GUEST_OVERHEAD
     shrunk = machine({"rootSize": "1Gi"}, rootSize="3Gi")
     assert steps.needs(shrunk).storage == 3 * GIB

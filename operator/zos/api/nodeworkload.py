@@ -142,8 +142,8 @@ class State(Model):
     """What a node says of what it was asked for."""
 
     @property
-    def guest(self) -> tuple[bool, Run | None] | None:
-        """Whether a guest runs, and what it was started with, as far as the node says. None: it never says anything of that."""
+    def running(self) -> tuple[bool, Run | None] | None:
+        """Whether it runs, and what it was started with, as far as the node says. None: it never says anything of that."""
         return None
 
 

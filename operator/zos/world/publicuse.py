@@ -14,7 +14,7 @@ from zos.api.farm import ipv4_of
 from zos.api.gridnode import GridNode
 from zos.api.nodeworkload import NodeWorkload, Owner, RunningPublicNic
 from zos.api.quarantine import Quarantined, QuarantinedNic
-from zos.world import guests, indexes, placement
+from zos.world import indexes, placement, running
 from zos.world.objects import Indexes
 from zos.world.reader import Look, Reader
 
@@ -96,7 +96,7 @@ def numbers(farm: str, look: Look) -> frozenset[int]:
 
 def _interfaces(workload: NodeWorkload) -> tuple[RunningPublicNic, ...]:
     """Those that it may have: what is asked for, and what runs."""
-    found = guests.guest(workload)
+    found = running.of(workload)
     nics = [one.public_nic for one in found.possible] if found is not None else []
     return tuple(dict.fromkeys(nic for nic in nics if nic is not None))
 
@@ -121,7 +121,7 @@ def _on_node(key: str, workload: NodeWorkload) -> Occupant:
 
 def _settled(workload: NodeWorkload) -> bool:
     """Whether it is known what runs there."""
-    found = guests.guest(workload)
+    found = running.of(workload)
     return found is not None and found.settled
 
 

@@ -15,12 +15,12 @@ from zos.api import names
 from zos.api.meta import Key, Object, Reason
 from zos.api.network import AddressOwner, Network, NetworkAddress
 from zos.api.nodeworkload import Nic, RunningNic
-from zos.world import guests, quarantine
+from zos.world import quarantine, running
 from zos.world.objects import Indexes
 from zos.world.reader import Reader
 from zos.world.resolution import Verdict, waiting
 
-INDEXES = (Indexes(Network), *guests.INDEXES, *quarantine.INDEXES)
+INDEXES = (Indexes(Network), *running.INDEXES, *quarantine.INDEXES)
 
 #: What objects of every kind of residents are found by: the network, and an address there.
 BY_NETWORK, BY_ADDRESS = "network", "address"
@@ -111,7 +111,7 @@ def address(
 ) -> NetworkAddress | Verdict:
     """The address of an object on its node, to be held at once: what it has, what it asks for, or the lowest free one.
 
-    What its guest may run with stays its own until its node has said otherwise; what it asks for instead is held beside that.
+    What it may run with stays its own until its node has said otherwise; what it asks for instead is held beside that.
     ``before`` is what its status says that it had on this node, for a network that was made anew.
     """
     name = net.key.name
@@ -184,11 +184,11 @@ def _problem(
 
 
 def _may_run_with(uid: str, node: str, net: Net, ip: str, world: Reader) -> bool:
-    guest = guests.guest(guests.on_node(uid, node, world))
-    if guest is None:
+    there = running.of(running.on_node(uid, node, world))
+    if there is None:
         return False
     held = RunningNic(network_uid=net.uid, ip=ip)
-    return not guest.settled or any(held in one.nics for one in guest.possible)
+    return not there.settled or any(held in one.nics for one in there.possible)
 
 
 def _free(ip: str | None, obj: Object, net: Net, subnet: IPv4Network, used: Container[str], world: Reader) -> bool:

@@ -11,7 +11,7 @@ from zos.api.nodeworkload import NodeWorkload
 from zos.api.zmachine import ZMachine
 from zos.kinds.zmachine.part import PublicNic
 from zos.kinds.zmachine.publicaddress import Public
-from zos.world import guests, placement
+from zos.world import placement, running
 from zos.world.quarantine import Inheritance
 from zos.world.reader import Reader
 from zos.world.residents import Net
@@ -87,7 +87,7 @@ class Found:
             ip=status.ip,
             ipv4=status.public_ipv4 if public else None,
             ipv6=status.public_ipv6 if public else None,
-            workload=guests.on_node(machine.uid, node, world),
+            workload=running.on_node(machine.uid, node, world),
         )
 
     @property

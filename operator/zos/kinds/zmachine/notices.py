@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from zos.api.meta import Reason, short_quantity
 from zos.api.zmachine import ZMachine, ZMachineStatus
 from zos.kinds.zmachine.part import MachineState
-from zos.world import guests
+from zos.world import running
 from zos.world.happenings import assigned, placed
 from zos.world.reader import Reader
 from zos.world.resolution import Notice, Resolution
@@ -56,5 +56,5 @@ def _start(machine: ZMachine, after: ZMachineStatus, world: Reader) -> Iterator[
 
 
 def _on_node(machine: ZMachine, node: str | None, world: Reader) -> MachineState:
-    workload = guests.on_node(machine.uid, node, world)
+    workload = running.on_node(machine.uid, node, world)
     return (workload.state(MachineState) if workload is not None else None) or MachineState()

@@ -175,5 +175,5 @@ class MachineState(State):
     """Absent: no guest runs. While ``state`` is ``Running``, absent: the node does not say."""
 
     @property
-    def guest(self) -> tuple[bool, Run | None]:
+    def running(self) -> tuple[bool, Run | None]:
         return self.state == "Running", self.runs

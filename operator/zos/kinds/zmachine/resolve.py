@@ -11,7 +11,7 @@ from zos.kinds.zmachine.found import Found, given
 from zos.kinds.zmachine.part import MachineOnNode
 from zos.kinds.zmachine.status import status
 from zos.kinds.zmachine.steps import STEPS
-from zos.world import asking, guests, placement, quarantine, residents, shares
+from zos.world import asking, placement, quarantine, residents, running, shares
 from zos.world.objects import Indexes
 from zos.world.reader import Reader
 from zos.world.resolution import Resolution, Verdict, Workload, waiting
@@ -21,7 +21,7 @@ INDEXES = (
     *disks.INDEXES,
     *environment.INDEXES,
     *filesystems.INDEXES,
-    *guests.INDEXES,
+    *running.INDEXES,
     *placement.INDEXES,
     *publicaddress.INDEXES,
     *quarantine.INDEXES,

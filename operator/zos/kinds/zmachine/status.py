@@ -6,16 +6,16 @@ from zos.api.text import host
 from zos.api.zmachine import ZMachine, ZMachineStatus
 from zos.kinds.zmachine.found import Found
 from zos.kinds.zmachine.part import MachineState
-from zos.world import guests
-from zos.world.guests import Guest
+from zos.world import running
 from zos.world.residents import Net
+from zos.world.running import Running
 
 
 def status(found: Found, machine: ZMachine) -> ZMachineStatus:
     """What the machine runs with; before that, or when it runs no more, what it is to run with as far as it has got it."""
     workload, before = found.workload, machine.status
     state = (workload.state(MachineState) if workload else None) or MachineState()
-    guest = guests.guest(workload)
+    guest = running.of(workload)
     runs = guest.runs if guest is not None else None
     ip, ipv4, ipv6 = found.ip, found.ipv4, found.ipv6
     if guest is not None and not guest.settled:
@@ -43,7 +43,7 @@ def status(found: Found, machine: ZMachine) -> ZMachineStatus:
     )
 
 
-def _network(machine: ZMachine, guest: Guest | None, net: Net | None) -> str:
+def _network(machine: ZMachine, guest: Running | None, net: Net | None) -> str:
     """The network that it may be in: the one that it asks for only when it is known to be in no other."""
     asked, before = machine.spec.network.name, machine.status.network
     if guest is None or before in (None, asked):

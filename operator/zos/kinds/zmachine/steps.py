@@ -13,10 +13,10 @@ from zos.kinds.zmachine.disks import disks_ready, find_disks, pinned
 from zos.kinds.zmachine.filesystems import filesystems_ready, find_filesystems
 from zos.kinds.zmachine.found import Found, Step, given
 from zos.kinds.zmachine.part import DiskOnNode, FileSystemOnNode, MachineOnNode
-from zos.world import asking, guests, placement, quarantine, residents
-from zos.world.guests import Guest
+from zos.world import asking, placement, quarantine, residents, running
 from zos.world.reader import Reader
 from zos.world.resolution import Verdict
+from zos.world.running import Running
 
 
 def find_remains(found: Found, machine: ZMachine, world: Reader) -> tuple[Found, Verdict | None]:
@@ -52,7 +52,7 @@ def choose_node(found: Found, machine: ZMachine, world: Reader) -> tuple[Found, 
         return found, place
     if (problem := disks.apart(found.disks, place) or filesystems.apart(found.filesystems, place)) is not None:
         return found, problem
-    return replace(found, place=place, workload=guests.on_node(machine.uid, place, world)), None
+    return replace(found, place=place, workload=running.on_node(machine.uid, place, world)), None
 
 
 def find_segment(found: Found, machine: ZMachine, world: Reader) -> tuple[Found, Verdict | None]:
@@ -68,7 +68,7 @@ def find_segment(found: Found, machine: ZMachine, world: Reader) -> tuple[Found,
 def hold_capacity(found: Found, machine: ZMachine, world: Reader) -> tuple[Found, Verdict | None]:
     """From here on it is on its node, with its public addresses."""
     place, public = given(found.place), found.public
-    need = needs(machine, placement.holding(world, machine.uid, place), guests.guest(found.workload))
+    need = needs(machine, placement.holding(world, machine.uid, place), running.of(found.workload))
     adopt = found.inherits.adopt if found.inherits is not None else None
     hold = placement.keep(world, machine, place, need, adopt=adopt)
     if isinstance(hold, Verdict):
@@ -111,7 +111,7 @@ STEPS: tuple[Step, ...] = (
 )
 
 
-def needs(machine: ZMachine, had: NodeHold | None = None, guest: Guest | None = None) -> Resources:
+def needs(machine: ZMachine, had: NodeHold | None = None, guest: Running | None = None) -> Resources:
     """What the machine takes of its node, now or after its restart, whichever is more. Disks count for themselves; a root never
     shrinks, as little as a disk does."""
     spec = machine.spec

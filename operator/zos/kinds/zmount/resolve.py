@@ -12,7 +12,7 @@ from zos.api.resources import Resources
 from zos.api.zmachine import ZMachine
 from zos.api.zmount import ZMount, ZMountStatus
 from zos.kinds.zmount.part import MountOnNode, MountState
-from zos.world import asking, guests, indexes, placement, quarantine
+from zos.world import asking, indexes, placement, quarantine, running
 from zos.world.objects import Indexes
 from zos.world.reader import Reader
 from zos.world.resolution import Resolution, Verdict, waiting
@@ -22,7 +22,7 @@ BY_DISK = "disk"
 
 INDEXES = (
     *asking.INDEXES,
-    *guests.INDEXES,
+    *running.INDEXES,
     *placement.INDEXES,
     *quarantine.INDEXES,
     quarantine.heirs(ZMount),
@@ -56,7 +56,7 @@ def resolve(mount: ZMount, world: Reader) -> Resolution:
     hold = placement.keep(world, mount, node, Resources(storage=wanted), adopt=place.adopt, grown=_grown(mount))
     if isinstance(hold, Verdict):
         return Resolution(hold, status)
-    verdict, conditions = asking.answered(world, node, guests.on_node(mount.uid, node, world), "the disk stays there")
+    verdict, conditions = asking.answered(world, node, running.on_node(mount.uid, node, world), "the disk stays there")
     here = reports.get(names.node_namespace(node))
     size = (here.size if here is not None and verdict.ready else None) or mount.status.size
     if place.to is not None and verdict.ready:
@@ -119,7 +119,7 @@ def _user(mount: ZMount, world: Reader) -> _User | None:
     current = next((_User(name, node) for name, node, _ in asking if name == had), None)
     if current is not None:
         return current
-    if had is not None and living is not None and guests.may_have_disk(living[0], mount.uid, world):
+    if had is not None and living is not None and running.may_have_disk(living[0], mount.uid, world):
         return _User(had, living[1], leaving=True)
     return next((_User(name, node) for name, node, leaving in asking if not leaving), None)
 
