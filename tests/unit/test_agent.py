@@ -632,7 +632,7 @@ async def test_leaving_disturbs_nothing_and_leaves_nobody_behind(home: Home) -> 
         await asyncio.sleep(5)
         before = clock()
     assert clock() < before + 1
-    assert sorted(home.closed) == ["Disks", "Domains", "Images", "Quick", "Services", "Surroundings"]
+    assert sorted(home.closed) == ["Disks", "Domains", "Images", "Networks", "Quick", "Services"]
     assert home.node.watchers == []
     await asyncio.sleep(100)
     assert set(home.node.things) == {"disk/mount-uid-a"}  # the pull was called off

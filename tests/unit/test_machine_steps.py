@@ -16,7 +16,7 @@ from zos.api.resources import GUEST_OVERHEAD, Resources
 from zos.api.zmachine import RunPolicy, ZMachine
 from zos.api.zmount import ZMount
 from zos.kinds.zmachine import disks, steps
-from zos.kinds.zmachine.found import Disk, Found, Step, given
+from zos.kinds.zmachine.found import Found, FoundDisk, Step, given
 from zos.kinds.zmachine.status import status
 from zos.world import residents
 from zos.world.heartbeat import Heartbeat
@@ -79,7 +79,7 @@ def networked(world: World, found: Found = NOWHERE) -> Found:
     return replace(found, net=net)
 
 
-DATA = Disk("data", "/data", "uid-data", "n1", pinned=True, there=True, size=GIB)
+DATA = FoundDisk("data", "/data", "uid-data", "n1", pinned=True, there=True, size=GIB)
 
 
 @pytest.mark.parametrize(
@@ -96,7 +96,7 @@ def test_a_disk_that_it_can_not_have(there: tuple[ZMount, ...], says: str) -> No
 
 def test_a_disk_that_it_can_have_as_the_disk_itself_tells() -> None:
     asks = machine({"disks": [{"name": "data", "mountPath": "/data"}]})
-    fresh = Disk("data", "/data", "uid-data", None, pinned=False, there=False, size=GIB, why="nobody has looked at it yet")
+    fresh = FoundDisk("data", "/data", "uid-data", None, pinned=False, there=False, size=GIB, why="nobody has looked at it yet")
     for there, wanted in (
         (mount(), fresh),
         (mount(spec={"nodeName": "n2"}), replace(fresh, node="n2", pinned=True)),

@@ -10,7 +10,7 @@ from prometheus_client.parser import text_string_to_metric_families
 from zos.agent.metricstext import SAMPLES, parse
 from zos.agent.servicemetrics import ServiceMetrics, _Heard, _merged
 from zos.api.nodeworkload import Owner
-from zos.drivers.service import Endpoint
+from zos.drivers.service import MetricsSource
 from zos.plan.items import MetricsEndpoint
 
 GOOD = r"""
@@ -31,7 +31,7 @@ OWNER = Owner(kind="ZMachine", namespace="team", name="web", uid="6a3bb6a5-8a2f-
 
 
 def heard(text: str, service: str = "s") -> _Heard:
-    return _Heard(Endpoint(service, "w", "", 1, MetricsEndpoint(port=1)), OWNER, parse(text))
+    return _Heard(MetricsSource(service, "w", "", 1, MetricsEndpoint(port=1)), OWNER, parse(text))
 
 
 def shown(*texts: str) -> str:

@@ -19,7 +19,7 @@ from zos.drivers.link import LinkDriver
 from zos.drivers.meter import Limits
 from zos.drivers.prefixes import PrefixDriver
 from zos.drivers.segment import SegmentDriver
-from zos.drivers.service import Endpoint, ServiceDriver, told_accounts
+from zos.drivers.service import MetricsSource, ServiceDriver, told_accounts
 from zos.drivers.sources import Registries, Sources
 from zos.drivers.sysctl import SysctlDriver
 from zos.drivers.volume import VolumeDriver
@@ -34,7 +34,7 @@ class Equipment:
 
     drivers: tuple[Driver, ...]
     features: Callable[[], NodeFeatures]
-    endpoints: Callable[[], Iterable[Endpoint]]
+    endpoints: Callable[[], Iterable[MetricsSource]]
 
 
 async def equip(settings: Settings, keyring: Keyring) -> Equipment:

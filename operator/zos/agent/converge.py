@@ -153,13 +153,13 @@ class Converger:
         self._wanted = plan.wanted
         before = ownership.attributed(self._observation.seen(), workloads, origins)
         orphaned = ownership.orphans(before, workloads, plan.wanted)
-        standing = ownership.standing(workloads, plan.whole, orphaned, origins, orders)
+        fates = ownership.fates(workloads, plan.whole, orphaned, origins, orders)
         refused = _refused_adoptions(plan.wanted, before, workloads)
         wanted = plan.wanted.values() if not refused else [i for key, i in plan.wanted.items() if key not in refused]
-        ops, spared = ownership.spared(diff(wanted, before, standing.erased, standing.kept, standing.left), before)
+        ops, spared = ownership.spared(diff(wanted, before, fates.erased, fates.kept, fates.left), before)
         if not may_remove:
             ops = [op for op in ops if op.verb != "remove"]
-        execution = await self._execute(ops, plan.wanted, before, standing.kept)
+        execution = await self._execute(ops, plan.wanted, before, fates.kept)
         after = self._facts(workloads)
         if not may_remove:
             return Pass(wake_at=self._wake_at(plan), again=self._intern(after) is not self._basis, done=execution.done)

@@ -16,7 +16,7 @@ from prometheus_client.registry import Collector
 from zos.agent.metricstext import SAMPLES, Said, Sample, parse
 from zos.api.nodeworkload import Owner
 from zos.drivers import DriverError, netns
-from zos.drivers.service import Endpoint
+from zos.drivers.service import MetricsSource
 
 log = logging.getLogger("zos.services")
 
@@ -33,7 +33,7 @@ _UCRED = struct.Struct("3i")  # struct ucred, unix(7)
 
 @dataclass(frozen=True)
 class _Heard:
-    endpoint: Endpoint
+    endpoint: MetricsSource
     owner: Owner
     said: Said = field(default_factory=Said)
     error: str = ""
@@ -56,7 +56,7 @@ class ServiceMetrics(Collector):
 
     def __init__(
         self,
-        endpoints: Callable[[], Iterable[Endpoint]],
+        endpoints: Callable[[], Iterable[MetricsSource]],
         owner_of: Callable[[str], Owner | None],
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
@@ -110,7 +110,7 @@ class ServiceMetrics(Collector):
             self._going = None
 
 
-async def _ask(endpoint: Endpoint, owner: Owner, slots: asyncio.Semaphore) -> _Heard:
+async def _ask(endpoint: MetricsSource, owner: Owner, slots: asyncio.Semaphore) -> _Heard:
     try:
         async with slots, asyncio.timeout(_ANSWER):
             text = await fetch(endpoint)
@@ -120,7 +120,7 @@ async def _ask(endpoint: Endpoint, owner: Owner, slots: asyncio.Semaphore) -> _H
         return _Heard(endpoint, owner, error=str(error) or type(error).__name__)
 
 
-async def fetch(endpoint: Endpoint) -> str:
+async def fetch(endpoint: MetricsSource) -> str:
     """What the service answers. Raises OSError, DriverError, or ValueError for what is no such answer."""
     sock = await _connect(endpoint)
     reader, writer = await asyncio.open_connection(sock=sock)
@@ -144,7 +144,7 @@ async def fetch(endpoint: Endpoint) -> str:
     return body.decode(errors="replace")
 
 
-async def _connect(endpoint: Endpoint) -> socket.socket:
+async def _connect(endpoint: MetricsSource) -> socket.socket:
     """A socket belongs to the namespace that it was made in, wherever it is used."""
     family = socket.AF_UNIX if endpoint.where.socket else socket.AF_INET
 

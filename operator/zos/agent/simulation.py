@@ -160,7 +160,7 @@ class Services(_DictDriver):
         return {ServiceFact: {item.name: ServiceFact(up=True, ready=True) for item in things if isinstance(item, Service)}}
 
 
-class Surroundings(_DictDriver):
+class Networks(_DictDriver):
     """What is seen of the node's networks."""
 
     FACTS: ClassVar[tuple[type[Fact], ...]] = (ConnectedFact, ShutFact, SilentFact)
@@ -315,4 +315,4 @@ class Domains(_DictDriver):
 
 
 def drivers(node: Node) -> tuple[_DictDriver, ...]:
-    return (Quick(node), Services(node), Surroundings(node), Images(node), Domains(node), Disks(node))
+    return (Quick(node), Services(node), Networks(node), Images(node), Domains(node), Disks(node))

@@ -9,7 +9,7 @@ from pydantic import Field
 from zos.api.farm import ipv4_of
 from zos.api.meta import Model, Object, Status
 from zos.api.schema import AGE, READY, REASON, Column, Rule, at_most, named, rules
-from zos.api.text import Count, Ipv4, Kind, Label, Line, Name, Uid
+from zos.api.text import Count, Ipv4, KindName, Label, Line, Name, Uid
 
 
 class ContractSpec(Model):
@@ -105,7 +105,7 @@ class NameContract(Object):
 
 
 class ClaimHolder(Model):
-    kind: Kind
+    kind: KindName
     """``Contract`` or ``NameContract``."""
 
     namespace: Label

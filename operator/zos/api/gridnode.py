@@ -60,7 +60,7 @@ class PortRange(Model):
     """The highest port."""
 
 
-class Offer(Model):
+class Caps(Model):
     """Caps on what the agent reports; absent: all of it."""
 
     cpu: int | None = Field(default=None, ge=0, le=65536)
@@ -119,7 +119,7 @@ class GridNodeSpec(Model):
     """UDP ports for WireGuard, one for each network that has this node; they must be reachable from outside. A port that a
     network has stays its own whatever the range becomes."""
 
-    offer: Offer = Field(default_factory=Offer)
+    offer: Caps = Field(default_factory=Caps)
     """The most that is used of what the agent says the node has."""
 
     egress: Egress = Field(default_factory=Egress)

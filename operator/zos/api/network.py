@@ -11,7 +11,22 @@ from pydantic.json_schema import SkipJsonSchema
 from zos.api import olderform
 from zos.api.meta import Model, Object, Status
 from zos.api.schema import AGE, READY, REASON, Column, Rule, at_most, ipv4_range, keyed, named, rules, subrange
-from zos.api.text import KEY, NO_PAIR, Cidr, HostPort, Ipv4, Kind, Label, Line, Message, Name, Port, PublicKey, Uid, otherwise
+from zos.api.text import (
+    KEY,
+    NO_PAIR,
+    Cidr,
+    HostPort,
+    Ipv4,
+    KindName,
+    Label,
+    Line,
+    Message,
+    Name,
+    Port,
+    PublicKey,
+    Uid,
+    otherwise,
+)
 
 #: Where the WireGuard addresses of every network lie (RFC 6598 space, so no private range collides).
 WIREGUARD_RANGE = "100.64.0.0/16"
@@ -214,7 +229,7 @@ class NetworkAccessStatus(Model):
 class AddressOwner(Model):
     """Whose an address is: a machine, or another object of the network's namespace that runs in the network."""
 
-    kind: Kind
+    kind: KindName
     """Its kind, like ZMachine."""
 
     name: Name

@@ -25,7 +25,7 @@ from zos.api.text import (
     Count,
     Ipv4,
     Ipv6,
-    Kind,
+    KindName,
     Label,
     Line,
     Mac,
@@ -40,7 +40,7 @@ from zos.api.text import (
 class Owner(Model):
     """The user's object. No ownerReference: those must not cross namespaces."""
 
-    kind: Kind
+    kind: KindName
     namespace: Label
     name: Name
     uid: Uid

@@ -6,13 +6,13 @@ from pydantic import ConfigDict, Field
 
 from zos.api.meta import Model, Quantity
 from zos.api.schema import Rule, at_most, label, named, rules
-from zos.api.text import Count, Ipv4, Kind, Label, Mac, Name, Port, Uid
+from zos.api.text import Count, Ipv4, KindName, Label, Mac, Name, Port, Uid
 
 
 class Recipient(Model):
     """The object that gets what is in quarantine."""
 
-    kind: Kind = Field(min_length=1)
+    kind: KindName = Field(min_length=1)
     """Of the same kind as what it gets."""
 
     namespace: str = Field(min_length=1, max_length=63, json_schema_extra=rules(label("quarantine[].giveTo.namespace")))
@@ -63,7 +63,7 @@ class Quarantined(Model):
     uid: Uid
     """That object's uid."""
 
-    kind: Kind = ""
+    kind: KindName = ""
     """Its kind. Empty, like namespace and name, where the node does not know any more."""
 
     namespace: Label = ""

@@ -33,7 +33,7 @@ def _integer(lowest: int, highest: int) -> WithJsonSchema:
 Uid = Annotated[str, _text(64, "^[A-Za-z0-9-]+$")]
 """``metadata.uid``."""
 
-Kind = Annotated[str, _text(63, "^[A-Za-z]*$")]
+KindName = Annotated[str, _text(63, "^[A-Za-z]*$")]
 Label = Annotated[str, _text(63, f"^({_LABEL})?$")]
 """A namespace, or anything else that is a DNS label."""
 

@@ -29,7 +29,7 @@ _STOP_TIMEOUT = 30.0
 
 
 @dataclass(frozen=True)
-class Endpoint:
+class MetricsSource:
     """Where the metrics of a service that runs are, and whose service it is: ``owner`` is the NodeWorkload's name. At a socket
     nobody but ``uid`` is listened to."""
 
@@ -97,13 +97,13 @@ class ServiceDriver:
         """By type and name. From memory, as of the last ``observe``; ``dirty`` is called whenever they change."""
         return {ServiceFact: {name: seen.fact for name, seen in self._seen.items() if seen is not None}}
 
-    def endpoints(self) -> tuple[Endpoint, ...]:
+    def endpoints(self) -> tuple[MetricsSource, ...]:
         """Of the services that run and tell metrics. From memory, as of the last ``observe``."""
         found = []
         for name, seen in self._seen.items():
             if seen is not None and seen.fact.up and (where := seen.item.metrics) is not None:
                 socket = servicedir.within(self._scan.path(name), where.socket)
-                found.append(Endpoint(name, seen.item.owner, seen.item.netns, seen.uid, replace(where, socket=socket)))
+                found.append(MetricsSource(name, seen.item.owner, seen.item.netns, seen.uid, replace(where, socket=socket)))
         return tuple(found)
 
     async def apply(self, op: Op) -> None:

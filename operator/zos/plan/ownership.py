@@ -34,8 +34,8 @@ class Origin(Owner):
 
 
 @dataclass(frozen=True)
-class Standing:
-    """Names of owners, by what was said of them. Of all others nothing is touched."""
+class Fates:
+    """Names of owners, by what was said of them and so becomes of their things. Of all others nothing is touched."""
 
     settled: frozenset[str] = frozenset()
     erased: frozenset[str] = frozenset()
@@ -92,13 +92,13 @@ def _is_gone(owner: str, workloads: Mapping[str, NodeWorkload]) -> bool:
     return bool(owner) and (workload is None or released(workload))
 
 
-def standing(
+def fates(
     workloads: Mapping[str, NodeWorkload],
     whole: Iterable[str],
     orphaned: Mapping[str, tuple[Observed, ...]],
     origins: Mapping[str, Owner],
     orders: Iterable[QuarantineOrder],
-) -> Standing:
+) -> Fates:
     """``whole`` are the workloads of which all that they want is known; ``orders`` count for orphans only, and a gift only for
     one of the kind that can take it."""
     told = {order.uid: order for order in orders}
@@ -113,7 +113,7 @@ def standing(
     erased |= {name for name, order in ordered.items() if order.discard and order.give_to is None}
     left = {name for name, workload in going.items() if workload.spec.retain}
     retired = left | {name for name, order in ordered.items() if order.give_to is not None}
-    return Standing(frozenset(whole), frozenset(erased), frozenset(retired), frozenset(left))
+    return Fates(frozenset(whole), frozenset(erased), frozenset(retired), frozenset(left))
 
 
 def spared(ops: Iterable[Op], observed: Mapping[str, Observed]) -> tuple[list[Op], dict[str, str]]:

@@ -32,9 +32,9 @@ def _whole(workload: NodeWorkload) -> NodeWorkload:
 
 @dataclass(frozen=True)
 class Running:
-    """``asked`` is what the node is told to run, None where that can't be read; ``runs`` what it was started with, None where it
-    does not run. Not ``settled``: the node has not said yet how it stands with what it is asked for now, so what ``runs`` may
-    be another."""
+    """``asked`` is what the node is told to run, None where that can't be read; ``runs`` what it was started with, None where
+    it does not run. Not ``settled``: the node has not said yet how it stands with what it is asked for now, so what ``runs``
+    may be another."""
 
     asked: Run | None
     runs: Run | None

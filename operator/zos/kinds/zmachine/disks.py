@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 from zos.api.meta import Reason
 from zos.api.zmachine import ZMachine
 from zos.api.zmount import ZMount
-from zos.kinds.zmachine.found import Disk, Found
+from zos.kinds.zmachine.found import Found, FoundDisk
 from zos.world.objects import Indexes
 from zos.world.reader import Reader
 from zos.world.resolution import Verdict, waiting
@@ -17,7 +17,7 @@ INDEXES = (Indexes(ZMount),)
 
 
 def find_disks(found: Found, machine: ZMachine, world: Reader) -> tuple[Found, Verdict | None]:
-    disks: list[Disk] = []
+    disks: list[FoundDisk] = []
     for wish in machine.spec.disks:
         seen = world.view(ZMount, machine.namespace, wish.name, _seen)
         if seen is None:
@@ -26,7 +26,7 @@ def find_disks(found: Found, machine: ZMachine, world: Reader) -> tuple[Found, V
         if (problem := _not_to_be_had(wish.name, seen, machine)) is not None:
             return found, problem
         there = seen.made and seen.user == machine.name  # the disk itself decides whose it is
-        disk = Disk(wish.name, wish.mount_path, seen.uid, seen.node, seen.pinned, there, seen.size, seen.why, seen.stalled)
+        disk = FoundDisk(wish.name, wish.mount_path, seen.uid, seen.node, seen.pinned, there, seen.size, seen.why, seen.stalled)
         disks.append(disk)
     return replace(found, disks=tuple(disks)), None
 
@@ -40,12 +40,12 @@ def disks_ready(found: Found, machine: ZMachine, world: Reader) -> tuple[Found, 
     return found, None
 
 
-def pinned(disks: tuple[Disk, ...]) -> Mapping[str, str]:
+def pinned(disks: tuple[FoundDisk, ...]) -> Mapping[str, str]:
     """Nodes that disks can't move from, with the last disk of each."""
     return {disk.node: disk.name for disk in disks if disk.pinned and disk.node}
 
 
-def apart(disks: tuple[Disk, ...], place: str) -> Verdict | None:
+def apart(disks: tuple[FoundDisk, ...], place: str) -> Verdict | None:
     """Why a machine can't have its disks on a node."""
     where = pinned(disks)
     if len(where) > 1:

@@ -20,7 +20,7 @@ from zos.world.shares import Share
 
 
 @dataclass(frozen=True)
-class Disk:
+class FoundDisk:
     """A disk as the machine sees it: on ``node`` if it is somewhere, ``pinned`` if it can't move from there. ``there``: it has
     been made and is the machine's, so the machine can start with it, be it as large as is asked or not. ``why``: why it is not
     ready; empty: it is."""
@@ -67,7 +67,7 @@ class Found:
     workload: NodeWorkload | None = None
     inherits: Inheritance | None = None
     net: Net | None = None
-    disks: tuple[Disk, ...] = ()
+    disks: tuple[FoundDisk, ...] = ()
     filesystems: tuple[FileSystem, ...] = ()
     public: Public | None = None
     place: str | None = None

@@ -17,7 +17,7 @@ from zos.api.text import (
     Digest,
     Interface,
     Ipv4,
-    Kind,
+    KindName,
     Line,
     Mac,
     Name,
@@ -77,7 +77,7 @@ class DiskOnNode(Model):
 class FileSystemOnNode(Offer):
     """What another object on the node gives to a machine."""
 
-    kind: Kind
+    kind: KindName
     name: Name
     uid: Uid
     mount_path: Path
