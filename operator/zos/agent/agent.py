@@ -12,7 +12,8 @@ from typing import Any
 
 from zos.agent import knowledge
 from zos.agent.cluster import Cluster
-from zos.agent.converge import Converger, Pass, as_told
+from zos.agent.converge import Converger, Pass
+from zos.agent.judging import as_told
 from zos.agent.metrics import Metrics
 from zos.agent.nodestatus import NodeStatus
 from zos.agent.orders import Orders

@@ -2,39 +2,31 @@
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
-from zos import __version__
 from zos.agent.execution import Execution, Operations
+from zos.agent.judging import Judging, as_told
+from zos.agent.lowering import Lowering, Plan
 from zos.agent.observation import Observation
 from zos.api.meta import Reason
 from zos.api.nodeworkload import NodeWorkload, Owner
 from zos.api.quarantine import Quarantined, QuarantineOrder
 from zos.drivers import Driver
-from zos.kinds.kind import Here, OnNode, Report
+from zos.kinds.kind import OnNode, Report
 from zos.plan import ownership
 from zos.plan.diff import Observed, Op, diff
-from zos.plan.facts import Facts, Unknown
+from zos.plan.facts import Facts
 from zos.plan.items import Item
-from zos.plan.lowered import Lowered, Problem
 from zos.plan.outcome import Outcome
-from zos.world.resolution import Verdict, waiting
-
-log = logging.getLogger("zos.agent")
+from zos.world.resolution import waiting
 
 #: Times that facts and wishes may change each other in one pass: an image, then the guest that needs it, then its state.
 _ROUNDS = 5
 #: Seconds that a pass waits for a driver to look, where a full look at hundreds of networks takes a few; and for one that hangs
 #: when the agent stops.
 _PATIENCE, _FAREWELL = 15.0, 5.0
-#: Of a workload whose part this agent, or the API server between, does not know.
-_NOT_KNOWN = (
-    f"the node's agent is of release {__version__}, does not know {{kind}}, and leaves what there is of it as it is: upgrade it "
-    "to the controller's release, or, if it is of that, apply the CRDs of it"
-)
 
 
 @dataclass(frozen=True)
@@ -60,22 +52,6 @@ class Pass:
     failed: tuple[Op, ...] = ()
 
 
-@dataclass(frozen=True)
-class _Plan:
-    """All workloads lowered. ``wanted`` has one item for a key; ``refused`` says, per workload, which of its items can't be
-    had, and why; ``broken`` are the workloads whose lowering failed."""
-
-    lowered: Mapping[str, Lowered]
-    wanted: Mapping[str, Item]
-    refused: Mapping[str, Mapping[str, str]]
-    broken: frozenset[str]
-
-    @property
-    def whole(self) -> frozenset[str]:
-        """Those of which all that they want is known."""
-        return frozenset(name for name, lowered in self.lowered.items() if lowered.whole)
-
-
 class Converger:
     """``served_by`` gives whose code serves a workload (None: nobody's, this agent is older than the controller). ``facts``
     gives what lowering may know; ``clock`` seconds of any origin, ``wall`` seconds since the epoch.
@@ -95,7 +71,6 @@ class Converger:
         patience: float = _PATIENCE,
     ) -> None:
         self._drivers = drivers
-        self._served_by = served_by
         self._facts = facts
         self._changed = changed
         self._slow_done = slow_done
@@ -103,10 +78,8 @@ class Converger:
         self._wall = wall
         self._observation = Observation(drivers, clock, patience, changed)
         self._operations = Operations(drivers, self._slow_finished, clock)
-        self._basis: Facts | None = None  # what lowering knew last, without the time
-        self._lowered: dict[str, tuple[NodeWorkload, Lowered, float]] = {}  # and when, by the wall clock
-        self._reports: dict[str, tuple[NodeWorkload, Lowered, Outcome, Facts, float, Report[Any]]] = {}
-        self._states: Mapping[str, tuple[str, Report[Any]]] = {}  # uid and last report, whatever came of lowering since
+        self._lowering = Lowering(served_by)
+        self._judging = Judging(served_by)
         self._wanted: Mapping[str, Item] = {}
 
     def watch(self) -> None:
@@ -162,14 +135,14 @@ class Converger:
         execution = await self._execute(ops, plan.wanted, before, fates.kept)
         after = self._facts(workloads)
         if not may_remove:
-            return Pass(wake_at=self._wake_at(plan), again=self._intern(after) is not self._basis, done=execution.done)
+            return Pass(wake_at=self._wake_at(plan), again=not self._lowering.knows(after), done=execution.done)
         seen = ownership.attributed(self._observation.seen(), workloads, origins)
         outcome = self._outcome(plan.wanted, seen, execution)
         outcome = replace(outcome, failed={**outcome.failed, **refused}) if refused else outcome
         leaving = frozenset(name for name, workload in workloads.items() if workload.deleting)
         clean = self._clean({name: workloads[name] for name in leaving}, plan.wanted, seen)
         staying = {name: workload for name, workload in workloads.items() if name not in clean}
-        reports = self._report(workloads, plan, after, outcome)
+        reports = self._judging.reports(workloads, plan, after, self._lowering.basis(after), outcome)
         return Pass(
             reports=reports | self._leaving(workloads, leaving - clean, before, spared),
             clean=clean,
@@ -177,77 +150,25 @@ class Converger:
             complete=self._observation.complete,
             owners=frozenset(thing.owner for thing in seen.values()),
             keys=frozenset(key for thing in seen.values() if thing.item is not None for key in thing.item.held.public_keys),
-            again=self._intern(after) is not self._basis,
+            again=not self._lowering.knows(after),
             wake_at=self._wake_at(plan, reports.values()),
             done=execution.done,
             failed=execution.failed,
         )
 
-    async def _look_and_plan(self, workloads: Mapping[str, NodeWorkload]) -> _Plan:
+    async def _look_and_plan(self, workloads: Mapping[str, NodeWorkload]) -> Plan:
         """What is wanted follows from facts, and which facts are known from what is wanted: round and round until nothing
         new comes of it. Acting on less would take down what only seems unwanted."""
         await self._observation.refresh(self._wanted.values())
         facts = self._facts(workloads)
         for _ in range(_ROUNDS):
-            plan = self._lower(workloads, facts)
+            plan = self._lowering.lower(workloads, facts)
             self._observation.compare(plan.wanted.values())
             await self._observation.refresh(plan.wanted.values())
             facts = self._facts(workloads)
-            if self._intern(facts) is self._basis:
+            if self._lowering.knows(facts):
                 break
         return plan
-
-    # -- lowering ------------------------------------------------------------------------------------------------------
-
-    def _lower(self, workloads: Mapping[str, NodeWorkload], facts: Facts) -> _Plan:
-        if self._intern(facts) is not self._basis:
-            self._basis, self._lowered = _basis(facts), {}
-        known = self._lowered
-        self._lowered = {}
-        broken: set[str] = set()
-        for name, workload in workloads.items():
-            if workload.deleting:
-                continue
-            old = known.get(name)
-            if old is not None and _unchanged(old[0], workload) and _asleep(old[1].wake_at, old[2], facts.now):
-                self._lowered[name] = old
-                continue
-            lowered = self._lower_one(workload, facts)
-            if lowered is None:
-                broken.add(name)
-            else:
-                self._lowered[name] = (workload, lowered, facts.now)
-        wanted: dict[str, Item] = {}
-        refused: dict[str, dict[str, str]] = {}
-        # What is whole first: it may change what is there. Then the oldest.
-        ranked = sorted(
-            self._lowered, key=lambda n: (not self._lowered[n][1].whole, workloads[n].metadata.creation_timestamp, n)
-        )
-        for name in ranked:
-            for item in self._lowered[name][1].items:
-                owned = item if item.owner else replace(item, owner=name)
-                first = wanted.setdefault(item.key, owned)
-                if first != item:
-                    refused.setdefault(name, {})[item.key] = f"{first.owner} wants it differently"
-        return _Plan({name: lowered for name, (_, lowered, _) in self._lowered.items()}, wanted, refused, frozenset(broken))
-
-    def _lower_one(self, workload: NodeWorkload, facts: Facts) -> Lowered | None:
-        """None where it can't be told what the workload wants; what it has on the node stays as it is then."""
-        kind = self._served_by(workload)
-        if kind is None:
-            return None
-        try:
-            return kind.lower(Here.of(workload, workload.spec.part, facts))
-        except Unknown as unknown:
-            return Lowered(problem=Problem(Reason.PROGRESSING, str(unknown)), whole=False)
-        except Exception:  # one broken workload stays its own problem
-            log.exception("lowering failed", extra={"workload": workload.name})
-            return None
-
-    def _intern(self, facts: Facts) -> Facts:
-        """Facts without the time; the object lowering knew, when nothing else changed."""
-        basis = _basis(facts)
-        return self._basis if self._basis is not None and basis == self._basis else basis
 
     # -- doing ---------------------------------------------------------------------------------------------------------
 
@@ -278,7 +199,7 @@ class Converger:
         self._slow_done(op, ok)
         self._dirty(driver)
 
-    def _wake_at(self, plan: _Plan, reports: Iterable[Report[Any]] = ()) -> float | None:
+    def _wake_at(self, plan: Plan, reports: Iterable[Report[Any]] = ()) -> float | None:
         now, wall = self._clock(), self._wall()
         asked = (*(lowered.wake_at for lowered in plan.lowered.values()), *(report.wake_at for report in reports))
         times = [now + max(0.0, at - wall) for at in asked if at is not None]
@@ -301,50 +222,6 @@ class Converger:
                     pending[key] = f"the node can't look at it: {errors[driver]}"
         blocked = {key: need for key, need in execution.blocked.items() if key in wanted and key not in failed}
         return Outcome(failed, pending, blocked)
-
-    def _report(
-        self, workloads: Mapping[str, NodeWorkload], plan: _Plan, facts: Facts, outcome: Outcome
-    ) -> dict[str, Report[Any]]:
-        reports: dict[str, tuple[NodeWorkload, Lowered, Outcome, Facts, float, Report[Any]]] = {}
-        basis = self._intern(facts)
-        for name, lowered in plan.lowered.items():
-            workload = workloads[name]
-            own = _part(outcome, lowered.items, plan.refused.get(name, {}))
-            old = self._reports.get(name)
-            same = old is not None and _unchanged(old[0], workload) and old[1] is lowered and old[2] == own and old[3] is basis
-            if old is not None and same and _asleep(old[-1].wake_at, old[4], facts.now):
-                reports[name] = old
-            else:
-                report = self._report_one(workload, facts, lowered, own)
-                reports[name] = (workload, lowered, own, basis, facts.now, report)
-        self._reports = reports
-        result = {name: entry[-1] for name, entry in reports.items()}
-        for name in plan.broken:
-            workload = workloads[name]
-            known = self._served_by(workload) is not None
-            what = "the agent failed on it; its log says why" if known else _NOT_KNOWN.format(kind=workload.spec.owner.kind)
-            result[name] = self._as_before(workload, waiting(Reason.FAILED, what))
-        self._states = {name: (workloads[name].uid, report) for name, report in result.items()}
-        return result
-
-    def _report_one(self, workload: NodeWorkload, facts: Facts, lowered: Lowered, outcome: Outcome) -> Report[Any]:
-        kind = self._served_by(workload)
-        assert kind is not None
-        try:
-            return kind.report(Here.of(workload, workload.spec.part, facts), lowered, outcome)
-        except Unknown as unknown:
-            return self._as_before(workload, waiting(Reason.PROGRESSING, str(unknown)))
-        except Exception:
-            log.exception("reporting failed", extra={"workload": workload.name})
-            return self._as_before(workload, waiting(Reason.FAILED, "the agent failed to report on it; its log says why"))
-
-    def _as_before(self, workload: NodeWorkload, verdict: Verdict) -> Report[Any]:
-        """What could be told of it last: that nobody can say now how it stands does not mean that it is not there."""
-        old = self._states.get(workload.name)
-        if old is not None and old[0] == workload.uid:
-            return replace(old[1], verdict=verdict)
-        status = workload.status
-        return Report(verdict, status.state, status.conditions)
 
     def _leaving(
         self,
@@ -392,12 +269,6 @@ class Converger:
         return let_go | (leaving.keys() - left)
 
 
-def as_told(workload: NodeWorkload, verdict: Verdict) -> Report[Any]:
-    """What the API server shows of it, and another verdict."""
-    status = workload.status
-    return Report(verdict, status.state)
-
-
 def _refused_adoptions(
     wanted: Mapping[str, Item], seen: Mapping[str, Observed], workloads: Mapping[str, NodeWorkload]
 ) -> dict[str, str]:
@@ -411,27 +282,3 @@ def _refused_adoptions(
                     f"{old.key} is not in quarantine: NodeWorkload {old.owner} has it, and keeps it until that is gone"
                 )
     return refused
-
-
-def _asleep(wake_at: float | None, since: float, now: float) -> bool:
-    """Whether there is no need to ask again. A clock that was set back says nothing about when to wake up."""
-    return wake_at is None or since <= now < wake_at
-
-
-def _basis(facts: Facts) -> Facts:
-    """Facts but for the time, which alone is no reason to lower again."""
-    return replace(facts, now=0.0)
-
-
-def _unchanged(old: NodeWorkload, new: NodeWorkload) -> bool:
-    """As far as lowering sees it: the API server counts the generations of the spec."""
-    return old.uid == new.uid and old.metadata.generation == new.metadata.generation
-
-
-def _part(outcome: Outcome, items: Iterable[Item], refused: Mapping[str, str]) -> Outcome:
-    keys = [item.key for item in items]
-    return Outcome(
-        {key: outcome.failed[key] for key in keys if key in outcome.failed} | dict(refused),
-        {key: outcome.pending[key] for key in keys if key in outcome.pending},
-        {key: outcome.blocked[key] for key in keys if key in outcome.blocked},
-    )
