@@ -9,14 +9,13 @@ import contextlib
 import logging
 import time
 from collections.abc import Awaitable, Callable, Mapping, Sequence
-from dataclasses import dataclass
-from typing import NamedTuple
 
 from zos.api.core import Lease
 from zos.api.meta import Key, Object, version_number
-from zos.kube.client import Access, ApiError, Client, NotFound, Raw, Unavailable
+from zos.kube.client import Access, ApiError, Client, Raw, Unavailable
 from zos.kube.echo import PATIENCE, Echo
 from zos.kube.hearing import Hearing
+from zos.kube.looking import Heard, Look, look
 from zos.kube.watches import Watched, Watches
 
 log = logging.getLogger("zos.informer")
@@ -35,24 +34,6 @@ _HOPELESS = 3
 
 class Deaf(Exception):
     """The watches do not hear, however often they are begun anew."""
-
-
-class _Heard(NamedTuple):
-    """What was heard of an object last."""
-
-    uid: str
-    version: str
-
-
-@dataclass(frozen=True)
-class _Look:
-    """What there is. ``unserved``: kinds that could not be looked at, and why. ``back``: it is an older state than was heard of
-    before."""
-
-    keys: Mapping[Key, str]
-    served: tuple[Watched, ...]
-    unserved: Mapping[str, str]
-    back: bool
 
 
 class Informer:
@@ -98,7 +79,7 @@ class Informer:
         self._relist = relist
         self._clock = clock
         self._patience = patience
-        self._known: dict[Key, _Heard] = {}
+        self._known: dict[Key, Heard] = {}
         self._highest: dict[str, int] = {}  # version heard or answered, by kind
         self._leases: dict[Key, int] = {}  # versions of the Leases that this process renews
         self._doubted = False  # whether an answer was older than one before
@@ -120,26 +101,26 @@ class Informer:
         told = ""
         while True:
             hindrance = ""
-            look = None
+            found = None
             try:
-                look = await self._look()
+                found = await self._look()
             except Unavailable as error:
                 hindrance = str(error)
-            if look is not None and look.unserved:
-                hindrance = "; ".join(f"{kind} is not served: {why}" for kind, why in look.unserved.items())
+            if found is not None and found.unserved:
+                hindrance = "; ".join(f"{kind} is not served: {why}" for kind, why in found.unserved.items())
             if hindrance and hindrance != told:
                 log.warning("waiting for the API server: %s", hindrance)
             told = hindrance
             # What is not served is not known; so nothing is complete before everything could be listed once.
-            lacking = look is None or any(w.model.KIND in look.unserved for w in self._watched if not w.probe)
-            if look is None or not look.served or (lacking and not self.listed.is_set()):
+            lacking = found is None or any(w.model.KIND in found.unserved for w in self._watched if not w.probe)
+            if found is None or not found.served or (lacking and not self.listed.is_set()):
                 await asyncio.sleep(_RETRY)
                 continue
-            if look.back:
+            if found.back:
                 self._rewind()
-            self._missing = look.keys.keys() - self._known.keys()
+            self._missing = found.keys.keys() - self._known.keys()
             self._check_listed()
-            await self._watch(look.served)
+            await self._watch(found.served)
             self._echo.clear()
             await asyncio.sleep(_RETRY if not told else 0)
 
@@ -239,7 +220,7 @@ class Informer:
                 self._echo.forget(key)
                 self._tell(key, None)
         elif not earlier:
-            self._known[key] = _Heard(uid, version)
+            self._known[key] = Heard(uid, version)
             self._tell(key, raw)
         if self._missing:
             self._missing.discard(key)
@@ -329,7 +310,7 @@ class Informer:
     def _rewind(self) -> None:
         """An older state than was heard of: what is known of versions says nothing any more, and everything is told anew."""
         log.warning("the API server's versions went back, as after a backup was restored: everything is looked at anew")
-        self._known = {key: _Heard(heard.uid, "0") for key, heard in self._known.items()}
+        self._known = {key: Heard(heard.uid, "0") for key, heard in self._known.items()}
         self._highest.clear()
         self._echo.clear()
         self.hearing.rewound += 1
@@ -337,47 +318,25 @@ class Informer:
 
     # -- looking
 
-    async def _look(self) -> _Look:
+    async def _look(self) -> Look:
         """Raises Unavailable."""
-        before, highest = dict(self._known), dict(self._highest)
         self._doubted = False
-        keys: dict[Key, str] = {}
-        served: list[Watched] = []
-        unserved: dict[str, str] = {}
-        versions: dict[str, int] = {}
-        for watched in self._watched:
-            kind = watched.model.KIND
-            try:
-                found = await self._client.keys(watched.model, watched.namespace, name=watched.name, labels=watched.labels)
-            except NotFound:
-                unserved[kind] = "its CRD is not there"
-                continue
-            except ApiError as error:
-                unserved[kind] = str(error)
-                continue
-            keys |= found
-            served.append(watched)
-            versions[kind] = version_number(found.version)
-        self.hearing.unserved = unserved
-        back = any(0 < version < highest.get(kind, 0) for kind, version in versions.items()) or any(
-            0 < version_number(version) < version_number(heard.version)
-            for key, version in keys.items()
-            if (heard := before.get(key)) is not None
-        )
-        for kind, version in versions.items():
+        found = await look(self._client, self._watched, dict(self._known), dict(self._highest))
+        self.hearing.unserved = dict(found.unserved)
+        for kind, version in found.versions.items():
             self._highest[kind] = max(self._highest.get(kind, 0), version)
-        return _Look(keys, tuple(served), unserved, back)
+        return found
 
     async def _compare(self) -> bool:
         """The net below the notifications. False: something was not heard of, so the watch is not to be relied on."""
         before = dict(self._known)
         try:
-            look = await self._look()
+            found = await self._look()
         except Unavailable:
             return True
-        if not await self._believe(look, before):
+        if not await self._believe(found, before):
             return False
-        unheard = {key for key, version in look.keys.items() if (heard := before.get(key)) is None or heard.version != version}
+        unheard = found.unheard(before)
         if not unheard:
             return True
         await asyncio.sleep(_RETRY)  # it may be on its way
@@ -387,24 +346,23 @@ class Informer:
         """Declares gone what vanished unheard. False: the watches are to be begun anew."""
         before = dict(self._known)
         try:
-            look = await self._look()
+            found = await self._look()
         except Unavailable:
             await asyncio.sleep(_RETRY)
             self._doubted = True  # it is still to be looked at
             self._stirred.set()
             return True
-        return await self._believe(look, before)
+        return await self._believe(found, before)
 
-    async def _believe(self, look: _Look, before: Mapping[Key, _Heard]) -> bool:
+    async def _believe(self, found: Look, before: Mapping[Key, Heard]) -> bool:
         """Takes over what a look shows against what was known ``before`` it. False: it is an older state than that."""
-        if look.back:
+        if found.back:
             self._rewind()
             return False
-        kinds = {watched.model.KIND for watched in look.served}  # of the others it is not known what is gone
         if self._missing:  # of the first list: what was deleted before it was heard of won't come any more
-            self._missing = {key for key in self._missing if key in look.keys or key.kind not in kinds}
+            self._missing = {key for key in self._missing if not found.lacks(key)}
             self._check_listed()
-        gone = [key for key in before if key.kind in kinds and key not in look.keys and self._known.get(key) == before[key]]
+        gone = [key for key in before if found.lacks(key) and self._known.get(key) == before[key]]
         if gone and (self._trusted is None or await self._trusted()):
             for key in gone:
                 if (heard := self._known.pop(key, None)) is not None:
