@@ -374,7 +374,7 @@ async def test_what_is_not_whole_says_nothing_against_what_is(bench: Bench) -> N
     bench.workloads["young"] = workload("young", created="2031-01-01T00:00:00Z")
     result = await bench.settled()
     assert result.reports["young"].verdict.ready
-    assert result.reports["old"].verdict.message == "file/f: young wants it differently"
+    assert result.reports["old"].verdict.message == "file/f: NodeWorkload young wants it differently: one of the two has to go"
 
 
 async def test_a_driver_that_can_not_look_when_the_agent_begins_takes_nothing_down(bench: Bench) -> None:
@@ -548,7 +548,7 @@ async def test_two_who_want_one_thing_differently_the_older_wins(bench: Bench) -
     bench.workloads["young"] = workload("young", created="2031-01-01T00:00:00Z")
     result = await bench.settled()
     assert result.reports["old"].verdict.ready
-    assert result.reports["young"].verdict.message == "file/f: old wants it differently"
+    assert result.reports["young"].verdict.message == "file/f: NodeWorkload old wants it differently: one of the two has to go"
 
 
 async def test_slow_work_runs_beside_and_its_end_goes_on_with_the_rest(bench: Bench) -> None:

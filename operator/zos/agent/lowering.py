@@ -70,7 +70,9 @@ class Lowering:
                 owned = item if item.owner else replace(item, owner=name)
                 first = wanted.setdefault(item.key, owned)
                 if first != item:
-                    refused.setdefault(name, {})[item.key] = f"{first.owner} wants it differently"
+                    refused.setdefault(name, {})[item.key] = (
+                        f"NodeWorkload {first.owner} wants it differently: one of the two has to go"
+                    )
         return Plan({name: lowered for name, (_, lowered, _) in self._lowered.items()}, wanted, refused, frozenset(broken))
 
     def _one(self, workload: NodeWorkload, facts: Facts) -> Lowered | None:

@@ -82,7 +82,8 @@ def _seat(
         return Problem(Rank.SEATS, Reason.DEPENDENCY_NOT_READY, f"node {name} is being deleted")
     port = had_port if had_port and had_port not in granted.ports else free
     if port is None:
-        message = f"node {name} has no WireGuard port left: all of {span.from_}-{span.to} are used"
+        full = f"node {name} has no WireGuard port left (all of {span.from_}-{span.to} are used)"
+        message = f"{full}: widen spec.wireguardPorts of its GridNode"
         return Problem(Rank.SEATS, Reason.INSUFFICIENT_CAPACITY, message)
     key = granted.free_key(lambda key: key != report.lost_key and taken.keys.fits(key, name))
     if key is None:
