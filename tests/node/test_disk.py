@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import errno
 import json
 import os
 import subprocess
@@ -367,3 +368,23 @@ async def test_a_mark_that_goes_is_heard_of(directory: Path) -> None:
     async with asyncio.timeout(5):
         await dirty.wait()
     await driver.close()
+
+
+async def test_a_card_without_its_disk_is_cleared(directory: Path) -> None:
+    """Of a disk that was being made, taken over or erased when the agent died."""
+    await converge(DiskDriver(directory), disk(), disk(name="mount-2"))
+    (directory / "mount-1.raw").unlink()
+    driver = DiskDriver(directory)
+    assert {path.name for path in directory.iterdir()} == {"mount-2.raw", "mount-2.json", "mount-2.unused"}
+    assert await converge(driver, disk(name="mount-2")) == []
+
+
+async def test_of_a_disk_that_could_not_be_made_nothing_is_left(directory: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def fails(*_: object) -> None:
+        raise OSError(errno.EIO, os.strerror(errno.EIO))
+
+    driver = DiskDriver(directory)
+    monkeypatch.setattr(unused, "mark", fails)  # the last thing before it has its name
+    with pytest.raises(DriverError, match="Input/output error"):
+        await converge(driver, disk())
+    assert list(directory.iterdir()) == []

@@ -866,6 +866,37 @@ def test_an_agent_that_is_killed_loses_nothing_and_leaves_nothing(state: Path, s
     assert deed > 4
 
 
+@pytest.mark.parametrize("step", ["make", "adopt"])
+def test_of_what_was_cut_off_and_is_not_wanted_any_more_nothing_is_left(state: Path, step: str) -> None:
+    old = volume_of("a")
+    wanted = old if step == "make" else volume_of("b", adopt="a", user="other")
+
+    async def erased() -> None:
+        driver = opened(state)
+        await converge(driver, erased=frozenset({"w-a", "w-b"}))
+        assert names(state) == []
+
+    for deed in itertools.count(1):
+        if step == "adopt":
+            asyncio.run(converge(opened(state), old))
+        died = run_until(state, deed, wanted)
+        asyncio.run(erased())
+        if not died:
+            break
+
+
+async def test_of_what_could_not_be_made_no_card_is_left(state: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    driver = opened(state)
+
+    def fails(*_: object) -> None:
+        raise OSError(errno.EIO, os.strerror(errno.EIO))
+
+    monkeypatch.setattr(driver._at, "named", fails)
+    with pytest.raises(DriverError, match="Input/output error"):
+        await converge(driver, volume())
+    assert names(state) == []
+
+
 # -- many --------------------------------------------------------------------------------------------------------------
 
 

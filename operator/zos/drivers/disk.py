@@ -8,7 +8,6 @@ Whose a disk is stands on its card; where that is lost, the uid in its name says
 
 from __future__ import annotations
 
-import asyncio
 import json
 import os
 import re
@@ -22,13 +21,10 @@ from pydantic import ValidationError
 from zos import files
 from zos.api.nodeworkload import Owner
 from zos.drivers import DriverError, unused
-from zos.drivers.inotify import DELETE, Inotify
 from zos.drivers.keeping import (
     BLOCK,
+    KeptDriver,
     as_asked,
-    here_already,
-    in_blocks,
-    missing,
     nothing_to_adopt,
     refuse_to_shrink,
     used_meanwhile,
@@ -36,7 +32,7 @@ from zos.drivers.keeping import (
 from zos.drivers.process import run
 from zos.drivers.reservation import amount, reserve
 from zos.drivers.thread import in_thread
-from zos.plan.diff import Observed, Op
+from zos.plan.diff import Observed
 from zos.plan.facts import Fact, Known, UnusedDiskFact
 from zos.plan.items import Disk, Item
 
@@ -66,24 +62,22 @@ class Card:
     origin: Owner | None = None
 
 
-class DiskDriver:
-    """Disk items, each ``<name>.raw`` with a card ``<name>.json`` beside it that says whose it is."""
+class DiskDriver(KeptDriver[Disk]):
+    """Disk items, each ``<name>.raw``."""
 
     ITEMS: ClassVar[tuple[type[Item], ...]] = (Disk,)
-    SLOW: ClassVar[bool] = False
     FACTS: ClassVar[tuple[type[Fact], ...]] = (UnusedDiskFact,)
 
     def __init__(self, directory: Path, resize: Resize | None = None, in_use: InUse | None = None) -> None:
         """``directory`` is the disks' own and is made. Disks half made by an agent that died are cleared."""
-        self._directory = directory
         self._resize = resize
         self._in_use = in_use
         self._unused: frozenset[str] = frozenset()
-        self._files: Inotify | None = None
         directory.mkdir(parents=True, exist_ok=True, mode=0o700)
         for half in directory.glob(".new-*"):
             half.unlink()
         files.clear(directory)
+        super().__init__(Disk, directory)
 
     def path(self, name: str) -> Path:
         return self._directory / f"{name}.raw"
@@ -92,31 +86,9 @@ class DiskDriver:
         return {UnusedDiskFact: dict.fromkeys(self._unused, UnusedDiskFact())}
 
     async def observe(self, wanted: Sequence[Item]) -> Mapping[str, Observed]:
-        seen = await asyncio.to_thread(self._observe, {item.name: item for item in wanted if isinstance(item, Disk)})
+        seen = await super().observe(wanted)
         self._unused = frozenset(key.removeprefix("disk/") for key, thing in seen.items() if thing.unused)
         return seen
-
-    async def apply(self, op: Op) -> None:
-        try:
-            if not isinstance(op.item, Disk):
-                never_used = op.observed is not None and op.observed.unused
-                await in_thread(self._remove, op.key.removeprefix("disk/"), never_used)
-            elif op.observed is None:
-                await self._create(in_blocks(op.item))
-            else:
-                await self._update(in_blocks(op.item))
-        except OSError as error:
-            raise DriverError(f"{op.key}: {error.strerror or error}") from error
-
-    def watch(self, dirty: Callable[[], None]) -> None:
-        """What is heard of is that files go: a disk's own, or the mark that no guest ever had it."""
-        self._files = Inotify(dirty)
-        self._files.watch([self._directory], DELETE)
-
-    async def close(self) -> None:
-        if self._files is not None:
-            self._files.close()
-            self._files = None
 
     def _observe(self, wanted: Mapping[str, Disk]) -> dict[str, Observed]:
         observed: dict[str, Observed] = {}
@@ -145,20 +117,16 @@ class DiskDriver:
         except (FileNotFoundError, IsADirectoryError, ValueError, KeyError, TypeError, ValidationError):
             return None
 
-    async def _create(self, item: Disk) -> None:
+    def _file(self, name: str) -> Path:
+        return self.path(name)
+
+    def _refuse_impossible(self, item: Disk) -> None:
         if not _NAME.fullmatch(item.name):
             raise DriverError(f"{item.name!r} can't be the name of a disk")
         if item.size < _SMALLEST[item.format]:
             raise DriverError(f"{item.size} bytes are too small for {item.format}: at least {amount(_SMALLEST[item.format])}")
-        if self.path(item.name).exists():  # since the last look; whatever it is, it is not empty
-            await self._update(item)
-            return
-        if item.adopt:
-            await self._adopt(item)
-            await self._update(item)
-            return
-        if item.must_exist:
-            raise DriverError(missing(item))
+
+    async def _make(self, item: Disk) -> None:
         new = self._directory / f".new-{item.name}.raw"
         try:
             await in_thread(self._reserve_new, new, item)
@@ -184,7 +152,6 @@ class DiskDriver:
         files.sync(self._directory)
 
     async def _adopt(self, item: Disk) -> None:
-        """Takes a disk over that belongs to nobody any more."""
         old = self.path(item.adopted)
         if not old.exists():
             raise DriverError(nothing_to_adopt(item))
@@ -198,21 +165,14 @@ class DiskDriver:
         await in_thread(self._rename, old, item)
 
     def _rename(self, old: Path, item: Disk) -> None:
-        """At each step the disk has exactly one name, and one card that says whose it is by that name."""
         self._write_card(item)
         old.rename(self.path(item.name))
         files.sync(self._directory)
-        unused.end(old)
-        old.with_suffix(".json").unlink(missing_ok=True)
+        self._forget(item.adopted)
 
-    async def _update(self, item: Disk) -> None:
+    async def _mend(self, item: Disk) -> None:
         path = self.path(item.name)
         size = path.stat().st_size
-        if item.adopt:
-            if self.path(item.adopted).exists():
-                raise DriverError(here_already(item))
-            unused.end(self.path(item.adopted))  # the rename was cut off just before
-            self.path(item.adopted).with_suffix(".json").unlink(missing_ok=True)
         card = self._card(item.name)
         found = card.format if card is not None else await in_thread(_format_of, path)
         if found not in (None, item.format):
@@ -244,7 +204,10 @@ class DiskDriver:
         if never_used and path.exists() and not unused.is_unused(path):
             raise DriverError(used_meanwhile("disk", name))
         path.unlink(missing_ok=True)
-        unused.end(path)
+        self._forget(name)
+
+    def _forget(self, name: str) -> None:
+        unused.end(self.path(name))
         (self._directory / f"{name}.json").unlink(missing_ok=True)
         files.sync(self._directory)
 

@@ -6,7 +6,6 @@ node: `zos.drivers.volumefiles`; why they are what they are: ADR 0017.
 
 from __future__ import annotations
 
-import asyncio
 import errno
 import logging
 import os
@@ -17,13 +16,12 @@ from pathlib import Path
 from typing import ClassVar
 
 from zos.drivers import DriverError, ext4, loopmount
-from zos.drivers.inotify import DELETE, MOVED_FROM, Inotify
-from zos.drivers.keeping import as_asked, here_already, in_blocks, missing, nothing_to_adopt, refuse_to_shrink, used_meanwhile
+from zos.drivers.keeping import KeptDriver, as_asked, nothing_to_adopt, refuse_to_shrink, used_meanwhile
 from zos.drivers.process import run
 from zos.drivers.reservation import amount, reserve
 from zos.drivers.thread import in_thread
 from zos.drivers.volumefiles import Card, Seen, VolumeFiles, clear, read_only, size_told
-from zos.plan.diff import Observed, Op
+from zos.plan.diff import Observed
 from zos.plan.facts import Fact, Known, VolumeFact
 from zos.plan.items import Item, Volume
 
@@ -37,12 +35,11 @@ _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]{0,127}")
 _NOTABLE = 100
 
 
-class VolumeDriver:
+class VolumeDriver(KeptDriver[Volume]):
     """Volume items. Mounts outlive the agent, and are made again after a reboot. Nobody tells when what keeps a volume from
     being unmounted has ended: such an operation is tried again soon."""
 
     ITEMS: ClassVar[tuple[type[Item], ...]] = (Volume,)
-    SLOW: ClassVar[bool] = False
     FACTS: ClassVar[tuple[type[Fact], ...]] = (VolumeFact,)
     LAST_RETRY = 15.0
 
@@ -53,8 +50,8 @@ class VolumeDriver:
         self._vacate = vacate
         self._mending: dict[str, str] = {}
         self._facts: Mapping[str, VolumeFact] = {}
-        self._files: Inotify | None = None
         self._mounts: loopmount.MountWatch | None = None
+        super().__init__(Volume, self._at.directory)
 
     def data(self, name: str) -> Path:
         """The directory of a volume."""
@@ -68,37 +65,28 @@ class VolumeDriver:
         cards = [self._at.card(name) for name in self._at.names()]
         return [(card.user, card.uid) for card in cards if card is not None and card.user]
 
-    async def observe(self, wanted: Sequence[Item]) -> Mapping[str, Observed]:
-        return await asyncio.to_thread(self._observe, {item.name: item for item in wanted if isinstance(item, Volume)})
-
     def progress(self, key: str) -> str:
         """A check takes its time, where there is much to look at."""
         ill = self._mending.get(key.removeprefix("volume/"))
         return f"{ill}: it is being checked and mended, and whoever uses it goes on after that" if ill else ""
 
-    async def apply(self, op: Op) -> None:
-        try:
-            if not isinstance(op.item, Volume):
-                never_used = op.observed is not None and op.observed.unused
-                await in_thread(self._remove, op.key.removeprefix("volume/"), never_used)
-            elif op.observed is None:
-                await self._create(in_blocks(op.item))
-            else:
-                await self._update(in_blocks(op.item))
-        except OSError as error:
-            raise DriverError(f"{op.key}: {error.strerror or error}") from error
-
     def watch(self, dirty: Callable[[], None]) -> None:
-        """What is heard of is that files go, and that mounts come and go."""
-        self._files = Inotify(dirty)
-        self._files.watch([self._at.directory], DELETE | MOVED_FROM)
+        """Also that mounts come and go."""
+        super().watch(dirty)
         self._mounts = loopmount.MountWatch(dirty, self._at.directory)
 
     async def close(self) -> None:
-        for listener in (self._files, self._mounts):
-            if listener is not None:
-                listener.close()
-        self._files = self._mounts = None
+        await super().close()
+        if self._mounts is not None:
+            self._mounts.close()
+            self._mounts = None
+
+    def _file(self, name: str) -> Path:
+        return self._at.image(name)
+
+    def _is_here(self, name: str) -> bool:
+        """One whose image is gone is here for as long as it stays mounted."""
+        return super()._is_here(name) or self._at.place(name) in loopmount.mounts(self._at.directory)
 
     # -- looking -------------------------------------------------------------------------------------------------------
 
@@ -137,22 +125,11 @@ class VolumeDriver:
 
     # -- making --------------------------------------------------------------------------------------------------------
 
-    async def _create(self, item: Volume) -> None:
+    def _refuse_impossible(self, item: Volume) -> None:
         if not _NAME.fullmatch(item.name):
             raise DriverError(f"{item.name!r} can't be the name of a volume")
         if item.size < ext4.SMALLEST:
             raise DriverError(f"{item.size} bytes are too small for a volume: at least {amount(ext4.SMALLEST)}")
-        if not await in_thread(self._is_here, item.name):  # since the last look; whatever it is, it is not empty then
-            if item.adopt:
-                await in_thread(self._adopt, item)
-            elif item.must_exist:
-                raise DriverError(missing(item))
-            else:
-                await self._make(item)
-        await self._update(item)
-
-    def _is_here(self, name: str) -> bool:
-        return self._at.image(name).exists() or self._at.place(name) in loopmount.mounts(self._at.directory)
 
     async def _make(self, item: Volume) -> None:
         new = self._at.directory / f".new-{item.name}.img"
@@ -185,14 +162,15 @@ class VolumeDriver:
         self._at.write_card(item.name, self._card_of(item))
         self._at.named(new, item.name)
 
-    def _adopt(self, item: Volume) -> None:
-        """Takes a volume over that belongs to nobody any more, with all that is in it."""
+    async def _adopt(self, item: Volume) -> None:
+        await in_thread(self._take_over, item)
+
+    def _take_over(self, item: Volume) -> None:
         old = self._at.image(item.adopted)
         if not old.exists():
             raise DriverError(nothing_to_adopt(item))
         refuse_to_shrink(item, size_told(old.stat().st_size, ext4.size_of(old)), item.adopted)
         self._unmount(item.adopted)
-        # At each step it has exactly one name, and one card that says whose it is by that name.
         self._at.write_card(item.name, self._card_of(item))
         self._at.named(old, item.name)
         self._at.forget(item.adopted)
@@ -202,15 +180,10 @@ class VolumeDriver:
 
     # -- mending -------------------------------------------------------------------------------------------------------
 
-    async def _update(self, item: Volume) -> None:
-        """Has it be as asked, whatever was done of that before."""
+    async def _mend(self, item: Volume) -> None:
         image = self._at.image(item.name)
         if not image.exists():
             raise DriverError(f"volume {item.name}: its image file is gone, and an empty one is not made in its place: {image}")
-        if item.adopt:
-            if self._at.image(item.adopted).exists():
-                raise DriverError(here_already(item))
-            await in_thread(self._at.forget, item.adopted)  # taking it over was cut off just before
         loop = await self._mount(item.name)
         await self._hand_over(item)
         size, taken = image.stat().st_size, await in_thread(ext4.size_of, loop.path)
@@ -304,6 +277,9 @@ class VolumeDriver:
         if never_used and self._at.image(name).exists():
             self._still_unused(name)
         self._at.erase(name)
+
+    def _forget(self, name: str) -> None:
+        self._at.forget(name)
 
     def _still_unused(self, name: str) -> None:
         """Nobody has it any more, and nobody can write to it while it is looked at. Raises DriverError."""
