@@ -17,18 +17,30 @@ class Durability(Enum):
     DURABLE = "durable"
 
 
-def write(path: Path, content: str | bytes, durability: Durability, mode: int = 0o600) -> None:
+def write(
+    path: Path,
+    content: str | bytes,
+    durability: Durability,
+    mode: int = 0o600,
+    *,
+    owner: int | None = None,
+    parents: bool = True,
+) -> None:
     """Who reads finds the old file or the new one, never half of one, and never one that more may read than ``mode`` says.
-    Parents are made, for root alone. One writer at a time for a path: what its crash left is cleared by the next. Raises
-    OSError; the old file is there then."""
-    missing = [parent for parent in path.parents if not parent.exists()]
-    path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
+    ``owner`` is the user and group that it is to belong to, None: whose this process is. ``parents``: those that are missing
+    are made, for root alone; without, a directory that was taken away doesn't come back by what is written into it. One writer
+    at a time for a path: what its crash left is cleared by the next. Raises OSError; the old file is there then."""
+    missing = [parent for parent in path.parents if not parent.exists()] if parents else []
+    if parents:
+        path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
     new = half_made(path)
     new.unlink(missing_ok=True)
     fd = os.open(new, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
     try:
         with open(fd, "wb") as file:
             file.write(content.encode() if isinstance(content, str) else content)
+            if owner is not None:
+                os.fchown(fd, owner, owner)
             os.fchmod(fd, mode)
             file.flush()
             if durability is Durability.DURABLE:

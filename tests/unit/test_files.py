@@ -138,3 +138,27 @@ def test_leftovers_are_cleared_and_nothing_else_is(tmp_path: Path) -> None:
     clear(tmp_path)
     assert {path.name for path in tmp_path.iterdir()} == {"file", "file.new", ".file", ".room.new"}
     clear(tmp_path / "absent")
+
+
+def test_it_is_its_owners_before_it_has_its_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    named: list[tuple[int, int, int]] = []
+    rename = Path.rename
+
+    def renamed(self: Path, target: Path) -> Path:
+        info = self.stat()
+        named.append((info.st_uid, info.st_gid, stat.S_IMODE(info.st_mode)))
+        return rename(self, target)
+
+    monkeypatch.setattr(Path, "rename", renamed)
+    own = os.getuid()
+    write(tmp_path / "file", "x", VOLATILE, 0o400, owner=own)
+    assert named == [(own, own, 0o400)]
+
+
+def test_a_directory_that_is_gone_does_not_come_back_unless_asked(tmp_path: Path) -> None:
+    with pytest.raises(FileNotFoundError):
+        write(tmp_path / "gone" / "file", "x", VOLATILE, parents=False)
+    assert list(tmp_path.iterdir()) == []
+    write(tmp_path / "gone" / "file", "x", VOLATILE)
+    write(tmp_path / "gone" / "other", "x", DURABLE, parents=False)
+    assert {path.name for path in (tmp_path / "gone").iterdir()} == {"file", "other"}

@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import json
-import os
 import re
 import uuid
 from dataclasses import dataclass
@@ -13,6 +12,7 @@ from pathlib import Path
 from typing import Literal
 
 from zos.drivers.domainxml import Start, item_of, item_text, known
+from zos.files import Durability, write
 from zos.plan.items import Domain
 
 #: Ends that nobody asked for, of which the times are remembered.
@@ -113,8 +113,8 @@ class Machine:
             return None
 
     def write_card(self, item: Domain) -> None:
-        self.directory.mkdir(parents=True, exist_ok=True, mode=0o700)
-        _replace(self.directory / "domain.json", json.dumps(item_text(dataclasses.replace(item, running=False))))
+        text = json.dumps(item_text(dataclasses.replace(item, running=False)))
+        write(self.directory / "domain.json", text, Durability.DURABLE)
 
     def run(self) -> Run:
         try:
@@ -124,7 +124,7 @@ class Machine:
             return Run()
 
     def write_run(self, run: Run) -> None:
-        _replace(self.directory / "run.json", json.dumps(dataclasses.asdict(run)))
+        write(self.directory / "run.json", json.dumps(dataclasses.asdict(run)), Durability.DURABLE, parents=False)
 
     @property
     def status_file(self) -> Path:
@@ -146,7 +146,7 @@ class Machine:
         return self.status().partition(" ")[0] in ("exited", "stopped", "rebooted", "failed")
 
     def clear_status(self) -> None:
-        _replace(self.status_file, "\0" * SECTOR)
+        write(self.status_file, "\0" * SECTOR, Durability.DURABLE, parents=False)
 
     def remove(self) -> None:
         for pattern in ("status", "run.json", "console.log*", ".*.new", "domain.json"):  # the card last: it is found by that
@@ -162,14 +162,5 @@ def boot_of(run_directory: Path) -> str:
     path = run_directory / "boot"
     with contextlib.suppress(FileNotFoundError):
         return path.read_text()
-    _replace(path, uuid.uuid4().hex)
+    write(path, uuid.uuid4().hex, Durability.VOLATILE)
     return path.read_text()
-
-
-def _replace(path: Path, text: str) -> None:
-    new = path.with_name(f".{path.name}.new")
-    with open(new, "w", encoding="utf-8", opener=lambda name, flags: os.open(name, flags, 0o600)) as file:
-        file.write(text)
-        file.flush()
-        os.fsync(file.fileno())
-    new.rename(path)

@@ -268,7 +268,7 @@ class ImageDriver:
         fact = {"digest": digest, **dataclasses.asdict(config), **dataclasses.asdict(tree)}
         fact["links"] = tree.links or {}
         del fact["size"]  # an agent of before could not read it
-        (room / "image.json").write_text(json.dumps(fact))
+        write(room / "image.json", json.dumps(fact), Durability.VOLATILE, 0o644)
         room.chmod(0o755)
         place = directory_of(self._directory, digest)
         if place.exists() and not (place / "image.json").exists():

@@ -4,7 +4,6 @@ are started again when they end."""
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import fcntl
 import logging
 import os
@@ -18,6 +17,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Generic, TypeVar
 
+from zos import files
 from zos.drivers import DriverError
 from zos.drivers.inotify import Inotify
 from zos.drivers.looks import Looks
@@ -281,11 +281,5 @@ def supervisor_of(directory: Path) -> int | None:
 
 
 def write(path: Path, text: str, mode: int) -> None:
-    """Whole or not at all, and never readable by others for a moment."""
-    new = path.with_name(f".{path.name}.new")
-    with contextlib.suppress(FileNotFoundError):
-        new.unlink()
-    new.touch(mode=mode)
-    new.chmod(mode)
-    new.write_text(text)
-    new.rename(path)
+    """Into a service directory, which a boot forgets. One that was taken out does not come back by it."""
+    files.write(path, text, files.Durability.VOLATILE, mode, parents=False)

@@ -26,6 +26,7 @@ from pathlib import Path, PurePosixPath
 
 from pydantic import TypeAdapter
 
+from zos import files
 from zos.drivers import DriverError
 from zos.drivers.means import short_of_means
 from zos.drivers.s6 import MARK, Status, write
@@ -263,15 +264,7 @@ def _directory(path: Path, uid: int) -> None:
 def _replace(place: Path, file: ServiceFile, uid: int) -> None:
     if _is_directory(place):
         shutil.rmtree(place)
-    new = place.with_name(f".{place.name}.new")
-    new.unlink(missing_ok=True)
-    fd = os.open(new, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
-    with open(fd, "w", encoding="utf-8") as opened:
-        opened.write(file.content)
-        opened.flush()
-        os.fchown(fd, uid, uid)
-        os.fchmod(fd, file.mode)
-    new.rename(place)
+    files.write(place, file.content, files.Durability.VOLATILE, file.mode, owner=uid, parents=False)
 
 
 def _walk(top: Path) -> Iterator[Path]:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -15,6 +14,7 @@ from zos.drivers.confined import AT
 from zos.drivers.fence import Fence
 from zos.drivers.fencerules import USER, Network
 from zos.drivers.meter import Limits
+from zos.files import Durability, write
 
 _AUTH = "auth.json"
 
@@ -45,10 +45,7 @@ class Registries:
                 chosen = credentials(json.loads(self.auth.read_text()).get("auths") or {}, reference)
             except (OSError, ValueError, AttributeError, TypeError) as error:
                 raise DriverError(f"the node's credentials (--registry-auth) can't be read: {error}") from error
-        fd = os.open(room / _AUTH, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
-        with os.fdopen(fd, "w") as file:
-            json.dump({"auths": chosen}, file)
-            os.fchown(fd, USER, USER)
+        write(room / _AUTH, json.dumps({"auths": chosen}), Durability.VOLATILE, owner=USER, parents=False)
 
 
 def credentials(auths: Mapping[str, Any], reference: str) -> dict[str, Any]:

@@ -187,6 +187,7 @@ def _reloaded() -> int | None:
 
 
 def _write_history(history: dict[str, Any]) -> None:
+    """Whole or not at all, as `zos.files` would: what runs on nodes by itself knows nothing of the rest."""
     new = Path(".history.json.new")
     new.write_text(json.dumps(history))
     new.rename("history.json")
