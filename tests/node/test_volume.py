@@ -504,10 +504,15 @@ class Beside:
 
     def __init__(self, bench: Bench) -> None:
         self.bench = bench
-        self.volumes = VolumeDriver(bench.state, bench.accounts.uid, lambda name: self.services.vacate(name))
+        self.progress: list[str] = []
+        self.volumes = VolumeDriver(bench.state, bench.accounts.uid, self.vacate)
         self.services = ServiceDriver(bench.scan, bench.logs, bench.accounts, self.volumes.data)
         self.operations = Operations((self.volumes, self.services), lambda *_: None, time.monotonic)
         bench.volume = self.volumes.data  # type: ignore[method-assign]
+
+    async def vacate(self, name: str) -> Sequence[str]:
+        self.progress.append(self.volumes.progress(f"volume/{name}"))
+        return await self.services.vacate(name)
 
     def wanted(self, script: str) -> tuple[Volume, Service]:
         kept = volume(user="x")
@@ -572,6 +577,8 @@ async def test_errors_under_a_service_are_mended_and_it_comes_back_by_itself(bes
     await node.until_right(*wanted)
     assert fact(node.volumes).problem == ""
     assert "ended, so that it can be mended: x" in caplog.text
+    assert re.search("had errors since .*: it is being checked and mended, and whoever uses it goes on", node.progress[0])
+    assert node.volumes.progress("volume/volume-1") == ""
     await until(lambda: bench.pid("x") not in (0, first))
     second = bench.pid("x")
     assert (data / "starts").read_text() == f"{first}\n{second}\n"
