@@ -41,6 +41,7 @@ WRITERS = {
     "drivers.means": "the kernel's settings",
     "drivers.sysctl": "the kernel's settings",
     "drivers.volume": "the volume itself",
+    "manifests.install": "files for a cluster",
     "manifests.crd": "files of this repository",
     "manifests.reference": "files of this repository",
     "programs.copytree": "runs on nodes by itself; somebody's tree",
