@@ -52,7 +52,7 @@ class Server:
         self.hears: list[Callable[[Key, Raw | None], None]] = []
         self.refuses: Callable[[Request], tuple[int, str] | None] = lambda _: None
         self.requests: list[Request] = []
-        self._versions = itertools.count(1)
+        self.versions = itertools.count(1)
         self._applied: dict[str, set[str]] = {}  # finalizers that somebody applied, by path
         for name in ("default", "kube-system", "zos-system"):
             self.handle(Request("POST", "/api/v1/namespaces", {"metadata": {"name": name}}, ""))
@@ -88,7 +88,7 @@ class Server:
         if request.method == "GET" and not name:
             of = ((_parsed(at), raw) for at, raw in self.objects.items())
             items = [raw for at, raw in of if (at[0], at[2]) == (version, plural) and namespace in ("", at[1])]
-            return {"items": items, "metadata": {"resourceVersion": str(next(self._versions))}}
+            return {"items": items, "metadata": {"resourceVersion": str(next(self.versions))}}
         if request.method == "POST":
             name = body["metadata"]["name"]
             path = f"{path}/{name}"
@@ -117,12 +117,12 @@ class Server:
             wanted = self._apply(path, there, body)
         else:
             wanted = _merged(there, body)
-        return self._update(path, there, wanted, subresource)
+        return self.update(path, there, wanted, subresource)
 
     def _create(self, path: str, version: str, namespace: str, plural: str, body: Raw) -> Raw:
         if namespace and f"/api/v1/namespaces/{namespace}" not in self.objects:
             raise _Refused(404, f'namespaces "{namespace}" not found')
-        number = next(self._versions)
+        number = next(self.versions)
         model = _MODELS.get((version, plural))
         meta = {
             **body["metadata"],
@@ -151,7 +151,7 @@ class Server:
         wanted["metadata"]["finalizers"] = list(dict.fromkeys([*others, *meta.get("finalizers", ())]))
         return wanted
 
-    def _update(self, path: str, there: Raw, wanted: Raw, subresource: str) -> Raw:
+    def update(self, path: str, there: Raw, wanted: Raw, subresource: str) -> Raw:
         version, _, plural, *_ = _parsed(path)
         model = _MODELS.get((version, plural))
         if subresource == "status":
@@ -173,7 +173,7 @@ class Server:
         if "deletionTimestamp" in wanted["metadata"] and not wanted["metadata"].get("finalizers"):
             del self.objects[path]
         else:
-            wanted["metadata"] = {**wanted["metadata"], "resourceVersion": str(next(self._versions))}
+            wanted["metadata"] = {**wanted["metadata"], "resourceVersion": str(next(self.versions))}
             self.objects[path] = wanted
         self._tell(path)
         return wanted
@@ -186,7 +186,7 @@ class Server:
             return there
         if "deletionTimestamp" not in there["metadata"]:
             meta = {**there["metadata"], "deletionTimestamp": "2026-01-02T00:00:00Z"}
-            meta |= {"generation": meta["generation"] + 1, "resourceVersion": str(next(self._versions))}
+            meta |= {"generation": meta["generation"] + 1, "resourceVersion": str(next(self.versions))}
             self.objects[path] = {**there, "metadata": meta}
             self._tell(path)
         return self.objects[path]
@@ -202,9 +202,9 @@ class Server:
 class MemoryClient(Client):
     """The real client, whose requests reach a `Server`."""
 
-    def __init__(self, server: Server) -> None:
-        super().__init__(Access(Configuration()))
-        self._memory = server
+    def __init__(self, server: Server, **more: Any) -> None:
+        super().__init__(Access(Configuration()), **more)
+        self.memory = server
         self.away = False
 
     async def request(
@@ -220,7 +220,7 @@ class MemoryClient(Client):
             raise Unavailable("the API server does not answer")
         content = (headers or {}).get("Content-Type", "")
         sent = json.loads(json.dumps(body)) if body is not None else None
-        status, answer = self._memory.handle(Request(method, path, sent, content))
+        status, answer = self.memory.handle(Request(method, path, sent, content))
         if status < 400:
             return answer
         raise _error(status, json.dumps(answer).encode())

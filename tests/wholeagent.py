@@ -136,9 +136,8 @@ class Home:
             return self.metrics
 
         def connected(access: Access, wrote: Callable[[str, str, int], None]) -> MemoryClient:
-            made = MemoryClient(self.server)
+            made = MemoryClient(self.server, wrote=wrote)
             made.away = self.client.away
-            made._wrote = wrote
             self.connection = made
             return made
 
@@ -191,23 +190,23 @@ class Home:
         self.make("ZMachine", name, machine | more, secrets=list(secrets))
 
     def put(self, model: type[Object], body: Raw, namespace: str = "") -> None:
-        self._ask("POST", path_of(model, namespace), body)
+        self.ask("POST", path_of(model, namespace), body)
 
     def edit(self, name: str, **spec: Any) -> None:
-        self._ask("PATCH", path_of(NodeWorkload, self.namespace, name), {"spec": spec})
+        self.ask("PATCH", path_of(NodeWorkload, self.namespace, name), {"spec": spec})
 
     def edit_node(self, subresource: str = "", **body: Any) -> None:
-        self._ask("PATCH", path_of(GridNode, "", self.NAME) + (f"/{subresource}" if subresource else ""), body)
+        self.ask("PATCH", path_of(GridNode, "", self.NAME) + (f"/{subresource}" if subresource else ""), body)
 
     def delete(self, name: str) -> None:
-        self._ask("DELETE", path_of(NodeWorkload, self.namespace, name), {})
+        self.ask("DELETE", path_of(NodeWorkload, self.namespace, name), {})
 
     def erase(self, name: str, **more: Any) -> None:
         """As the controller does it for a user: first the word."""
         self.edit(name, erase=f"uid-{name}", **more)
         self.delete(name)
 
-    def _ask(self, method: str, path: str, body: Raw) -> None:
+    def ask(self, method: str, path: str, body: Raw) -> None:
         refuses, self.server.refuses = self.server.refuses, lambda _: None
         try:
             status, answer = self.server.handle(Request(method, path, body, "merge" if method == "PATCH" else ""))

@@ -60,7 +60,7 @@ class Agent:
         self.converger = Converger(
             self._served,
             KINDS.on_node,
-            self._facts,
+            self.facts,
             changed=self._stirred.set,
             slow_done=lambda op, ok: None,
             clock=lambda: grid.time,
@@ -73,7 +73,7 @@ class Agent:
     def sealing_key(self) -> str:
         return base64.b64encode(bytes(self.key.public_key)).decode()
 
-    def _facts(self, workloads: Mapping[str, NodeWorkload]) -> Facts:
+    def facts(self, workloads: Mapping[str, NodeWorkload]) -> Facts:
         return Facts(
             node=self.name,
             now=self.grid.time,
@@ -126,7 +126,7 @@ class Grid:
         self.server = Server()
         self.client = MemoryClient(self.server)
         self.world = World(KINDS.indexes())
-        exchange = Exchange(self.client, self.world, self._absorb, self._changed, self._again)
+        exchange = Exchange(self.client, self.world, self._absorb, self.changed, self._again)
         self.ledger = Ledger(exchange, lambda: self.time)
         self.executor = Executor(exchange, KINDS, self.ledger, self._secrets_of, lambda: self.time)
         self.agents: dict[str, Agent] = {}
@@ -147,20 +147,20 @@ class Grid:
         status = body.pop("status", None)
         path = path_of(model, namespace, body["metadata"]["name"])
         if path in self.server.objects:
-            self._ask("PATCH", path, {key: value for key, value in body.items() if key != "kind"}, "merge")
+            self.ask("PATCH", path, {key: value for key, value in body.items() if key != "kind"}, "merge")
         else:
-            self._ask("POST", path_of(model, namespace), body)
+            self.ask("POST", path_of(model, namespace), body)
         if status is not None:
-            self._ask("PATCH", f"{path}/status", {"status": status}, "merge")
+            self.ask("PATCH", f"{path}/status", {"status": status}, "merge")
 
     def edit(self, model: type[Object], namespace: str, name: str, **spec: Any) -> None:
-        self._ask("PATCH", path_of(model, namespace, name), {"spec": spec}, "merge")
+        self.ask("PATCH", path_of(model, namespace, name), {"spec": spec}, "merge")
 
     def annotate(self, model: type[Object], namespace: str, name: str, **annotations: str) -> None:
-        self._ask("PATCH", path_of(model, namespace, name), {"metadata": {"annotations": annotations}}, "merge")
+        self.ask("PATCH", path_of(model, namespace, name), {"metadata": {"annotations": annotations}}, "merge")
 
     def delete(self, model: type[Object], namespace: str, name: str) -> None:
-        self._ask("DELETE", path_of(model, namespace, name), {})
+        self.ask("DELETE", path_of(model, namespace, name), {})
 
     def load(self, path: Path) -> None:
         """The objects of a case. A node in it gets an agent."""
@@ -179,9 +179,9 @@ class Grid:
 
     def alive(self, node: str, alive: bool = True) -> None:
         """What the controller thinks of an agent."""
-        self._changed(self.world.put(Heartbeat(metadata=Meta(name=node, uid=node), alive=alive)))
+        self.changed(self.world.put(Heartbeat(metadata=Meta(name=node, uid=node), alive=alive)))
 
-    def _ask(self, method: str, path: str, body: Raw, content: str = "") -> None:
+    def ask(self, method: str, path: str, body: Raw, content: str = "") -> None:
         status, answer = self.server.handle(Request(method, path, body, content))
         assert status < 400, (path, answer)
 
@@ -282,20 +282,20 @@ class Grid:
         """As the controller does it, which see."""
         if raw is None:
             self.ledger.forget(key)
-            self._changed(self.world.remove(key))
+            self.changed(self.world.remove(key))
             return
         known = self.world.peek(key)
         version = int(raw["metadata"]["resourceVersion"])
         if known is not None and known.uid == raw["metadata"]["uid"] and int(known.metadata.resource_version or 0) >= version:
             return
         obj = _MODELS[key.kind].model_validate(raw)
-        self._changed(self.world.put(self.ledger.rebase(key, obj)))
+        self.changed(self.world.put(self.ledger.rebase(key, obj)))
 
     def _secrets_of(self, uid: str) -> tuple[Secret, ...]:
         found = [secret for secret in self.world.all(Secret.KIND) if isinstance(secret, Secret)]
         return tuple(secret for secret in found if any(owner.uid == uid for owner in secret.metadata.owner_references))
 
-    def _changed(self, keys: Iterable[Key]) -> None:
+    def changed(self, keys: Iterable[Key]) -> None:
         for key in keys:
             if key.kind in KINDS:
                 self._due[key] = None

@@ -88,7 +88,7 @@ class Wire:
             if before is None:
                 return
             del self._last[key]
-            meta = {**before["metadata"], "resourceVersion": str(next(self.server._versions))}
+            meta = {**before["metadata"], "resourceVersion": str(next(self.server.versions))}
             event = ("DELETED", {**before, "metadata": meta})
         self._events.append((int(event[1]["metadata"]["resourceVersion"]), key, *event))
         for queue, asked in self._streams.items():

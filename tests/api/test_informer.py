@@ -14,7 +14,6 @@ from apiserver import ApiServer, running
 from zos.api.gridnode import GridNode
 from zos.api.meta import Key
 from zos.api.zmount import ZMount
-from zos.kube import looking
 from zos.kube.client import Access, Client, Raw
 from zos.kube.informer import Informer
 from zos.kube.watches import Watched
@@ -161,7 +160,8 @@ async def test_what_vanished_unheard_is_noticed_if_the_server_is_trusted(apiserv
         await asyncio.wait_for(informer.listed.wait(), 10)
         await client.create(ZMount, namespace, mount("real"))
         await until(lambda: key("real", namespace) in heard.objects)
-        informer._known[key("ghost", namespace)] = looking.Heard("uid", "1")  # as if its deletion had been missed
+        there = await client.get(ZMount, namespace, "real")
+        informer.event("ADDED", there | {"metadata": there["metadata"] | {"name": "ghost", "uid": "uid"}})  # gone, and not told
         await asyncio.sleep(1.5)
         assert ((key("ghost", namespace), False) in heard.events) is trusted
         assert key("real", namespace) in heard.objects

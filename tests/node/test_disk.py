@@ -280,7 +280,7 @@ async def test_taking_over_survives_the_death_of_the_agent(directory: Path, step
     await converge(driver, disk_of("old"))
     marked(driver.path("mount-old"))
     new = disk_of("new", adopt="old")
-    driver._write_card(new)
+    driver.write_card(new)
     if step != "card":
         driver.path("mount-old").rename(driver.path("mount-new"))
     if step == "done":

@@ -412,7 +412,7 @@ async def test_a_firewall_that_changes_is_asked_soon_and_not_for_each_change(nod
         while shut_by(node.way_out):
             changed.clear()
             await changed.wait()
-    assert 0 < questions() - before <= 2 + (time.monotonic() - began) / wayout._PAUSE
+    assert 0 < questions() - before <= 2 + (time.monotonic() - began) / wayout.PAUSE
 
 
 async def test_a_change_that_nobody_tells_of_is_found_at_the_resync(node: Node) -> None:

@@ -72,7 +72,7 @@ async def image(state: Path) -> Callable[[], Awaitable[object]]:
     (place / "rootfs").mkdir(parents=True)
     fact = {"digest": DIGEST, "entrypoint": [], "command": [], "environment": [], "executables": None}
     (place / "image.json").write_text(json.dumps(fact))
-    driver._remember(_Card(ref, DIGEST, "", None))
+    driver.remember(_Card(ref, DIGEST, "", None))
 
     async def look() -> object:
         return await driver.observe([Image(ref=ref)]), driver.facts()[ImageFact][ref]

@@ -898,7 +898,7 @@ async def test_of_what_could_not_be_made_no_card_is_left(state: Path, monkeypatc
     def fails(*_: object) -> None:
         raise OSError(errno.EIO, os.strerror(errno.EIO))
 
-    monkeypatch.setattr(driver._at, "named", fails)
+    monkeypatch.setattr(driver.files, "named", fails)
     with pytest.raises(DriverError, match="Input/output error"):
         await converge(driver, volume())
     assert names(state) == []

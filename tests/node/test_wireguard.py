@@ -293,7 +293,7 @@ async def test_calls_that_end_while_it_looks_are_no_change(place: Place) -> None
     assert await place.converge(wanted, place.b) == [f"update {WG_A}"]
     keepalive = f"ip netns exec {A} wg show {WG_A} persistent-keepalive | grep {nobody.public_key} | cut -f 2"
     await until(lambda: sh(keepalive) == "1\n")
-    told = place.driver._told
+    told = place.driver.told
 
     async def told_long_ago(space: str, name: str, seconds: float) -> Live | None:
         live = await told(space, name, seconds)
@@ -303,7 +303,7 @@ async def test_calls_that_end_while_it_looks_are_no_change(place: Place) -> None
         return live
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(place.driver, "_told", told_long_ago)
+        patch.setattr(place.driver, "told", told_long_ago)
         assert await place.converge(wanted, place.b) == []
 
 
@@ -315,7 +315,7 @@ async def test_who_does_not_answer_is_told_and_called_again(place: Place) -> Non
     try:
         await place.settle(driver)
         async with asyncio.timeout(30 * SLOWNESS):
-            while driver._being_called(WG_A):
+            while driver.being_called(WG_A):
                 await asyncio.sleep(0.05)
         assert driver.facts() == {SilentFact: {}}
         await driver.observe([place.a, place.b])

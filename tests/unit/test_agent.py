@@ -161,7 +161,7 @@ async def test_a_node_that_is_deleted_and_made_anew_is_told_everything_again(hom
     async with home.agent():
         await asyncio.sleep(5)
         before = home.gridnode().status
-        home._ask("DELETE", path_of(GridNode, "", home.NAME), {})
+        home.ask("DELETE", path_of(GridNode, "", home.NAME), {})
         await asyncio.sleep(120)
         home.join()
         await asyncio.sleep(5)
@@ -287,7 +287,7 @@ async def test_an_api_server_of_an_older_day_is_believed_and_told_how_things_sta
         home.server.objects = backup
         for raw in home.server.objects.values():
             raw.pop("status", None)
-        home.server._versions = itertools.count(version + 1)
+        home.server.versions = itertools.count(version + 1)
         await asyncio.sleep(40)
         assert [entry.uid for entry in home.gridnode().status.quarantine] == ["uid-b"]
         assert len(home.gridnode().status.prekeys) == 8
@@ -350,7 +350,7 @@ async def test_what_changes_behind_its_back_is_right_again_at_once_or_at_the_res
         assert home.metric("zos_agent_drift_healed_total", item="disk") == 1
         assert home.metric("zos_agent_operations_total", item="disk", verb="create", result="ok") == 3
         del home.node.things["disk/mount-uid-b"]  # and nobody tells
-        home._ask("PATCH", path_of(NodeWorkload, home.namespace, "a") + "/status", {"status": {"conditions": []}})
+        home.ask("PATCH", path_of(NodeWorkload, home.namespace, "a") + "/status", {"status": {"conditions": []}})
         await asyncio.sleep(30)
         assert "disk/mount-uid-b" not in home.node.things
         assert home.ready("a") == ""
@@ -455,7 +455,7 @@ async def test_what_stays_is_said_by_the_gridnode_before_it_is_let_go(home: Home
         assert home.workload("released") is home.workload("retained") is None
         home.mount("last")
         await asyncio.sleep(5)
-        home._ask("DELETE", path_of(GridNode, "", home.NAME), {})  # nobody is to be told any more
+        home.ask("DELETE", path_of(GridNode, "", home.NAME), {})  # nobody is to be told any more
         home.delete("last")
         await asyncio.sleep(5)
         assert home.workload("last") is None

@@ -239,8 +239,8 @@ async def test_one_that_is_not_understood_says_so_and_holds_nobody_up(wire: Wire
     async with controlled(wire):
         put(wire, Farm, "g", spec={})
         await until(lambda: ready(wire, Farm, "g", "").startswith("True"))
-        bad["metadata"] = {**bad["metadata"], "resourceVersion": str(next(wire.server._versions))}
-        fits, wire.server._update = wire.server._update, lambda path, there, wanted, _: there | {"status": wanted["status"]}  # type: ignore[method-assign]
+        bad["metadata"] = {**bad["metadata"], "resourceVersion": str(next(wire.server.versions))}
+        fits, wire.server.update = wire.server.update, lambda path, there, wanted, _: there | {"status": wanted["status"]}  # type: ignore[method-assign]
         told: list[Any] = []
         wire.server.refuses = lambda asked: told.append(asked.body) if asked.path.endswith("/farms/f/status") else None
         for hear in wire.server.hears:
@@ -249,7 +249,7 @@ async def test_one_that_is_not_understood_says_so_and_holds_nobody_up(wire: Wire
         (condition,) = told[0]["status"]["conditions"]
         assert (condition["type"], condition["status"], condition["reason"]) == ("Ready", "False", "InvalidSpec")
         assert condition["message"].startswith("not understood: spec.publicIPv4: "), "and which field it is"
-        wire.server._update = fits  # type: ignore[method-assign]
+        wire.server.update = fits  # type: ignore[method-assign]
         put(wire, Farm, "f", spec={"publicIPv4": []})
         await until(lambda: ready(wire, Farm, "f", "").startswith("True"))
 

@@ -44,7 +44,7 @@ def shown(grid: Grid, model: type[Object], name: str) -> str:
 def forced(grid: Grid, model: type[Object], namespace: str, name: str) -> None:
     """Gone without that anybody was asked, as from a database."""
     del grid.server.objects[path_of(model, namespace, name)]
-    grid._changed(grid.world.remove(model.key_of(namespace, name)))
+    grid.changed(grid.world.remove(model.key_of(namespace, name)))
 
 
 def leaves(grid: Grid, model: type[Object]) -> None:
@@ -56,11 +56,11 @@ def leaves(grid: Grid, model: type[Object]) -> None:
 
 async def test_what_seems_to_have_no_owner_is_asked_about_before_it_is_dismissed(grid: Grid) -> None:
     workload = grid.workload("n1", "ZMount")
-    grid._changed(grid.world.remove(ZMount.key_of("default", "data")))  # this controller alone does not know it
+    grid.changed(grid.world.remove(ZMount.key_of("default", "data")))  # this controller alone does not know it
     await grid.settle()
     assert grid.workload("n1", "ZMount") == workload
     claims = {claim.name for claim in grid.of(Claim)}
-    grid._changed(grid.world.remove(Contract.key_of("default", "contract")))
+    grid.changed(grid.world.remove(Contract.key_of("default", "contract")))
     await grid.settle()
     assert {claim.name for claim in grid.of(Claim)} == claims
 
@@ -156,7 +156,7 @@ async def test_a_disk_whose_deletion_waits_for_its_machine_stays_as_it_is_on_its
 async def test_what_is_deleted_waits_for_its_part_on_a_node_that_can_not_be_read(grid: Grid) -> None:
     grid.agents["n1"].idle = True
     workload = grid.workload("n1", "ZMachine")
-    grid._changed(grid.world.put_unreadable(workload.key, workload.metadata, "spec.tomorrow: not known"))
+    grid.changed(grid.world.put_unreadable(workload.key, workload.metadata, "spec.tomorrow: not known"))
     grid.delete(ZMachine, "default", "web")
     await grid.settle()
     assert shown(grid, ZMachine, "web").startswith("False DeletionBlocked")
@@ -189,7 +189,7 @@ async def test_every_deletion_names_the_incarnation_that_it_was_decided_on(grid:
 async def test_a_node_that_is_not_there_any_more_holds_nobody_up_and_what_others_put_on_its_parts_stays(grid: Grid) -> None:
     workload = grid.workload("n1", "ZMachine")
     body = {"metadata": {"finalizers": [AGENT_FINALIZER, "example.org/mine"]}}
-    grid._ask("PATCH", path_of(NodeWorkload, workload.namespace, workload.name), body, "merge")
+    grid.ask("PATCH", path_of(NodeWorkload, workload.namespace, workload.name), body, "merge")
     del grid.agents["n1"]
     forced(grid, GridNode, "", "n1")
     grid.delete(NodeWorkload, workload.namespace, workload.name)
@@ -219,11 +219,11 @@ async def test_a_laptops_key_pair_that_somebody_spoilt_is_left_alone_and_a_confi
     assert secret.metadata.owner_references[0].name == "net"
     path = path_of(Secret, "default", secret.name)
     body = {"data": {**secret.data, **{name: "" for name in secret.data if name != "privateKey"}}}
-    grid._ask("PATCH", path, body, "merge")
+    grid.ask("PATCH", path, body, "merge")
     grid.resync()
     await grid.settle()
     assert grid.get(Secret, "default", secret.name).data == secret.data
-    grid._ask("PATCH", path, {"data": {"privateKey": "aHVzaA=="}}, "merge")
+    grid.ask("PATCH", path, {"data": {"privateKey": "aHVzaA=="}}, "merge")
     await grid.settle()
     assert grid.get(Secret, "default", secret.name).data["privateKey"] == "aHVzaA=="
     assert not shown(grid, Network, "net").startswith("True")
@@ -284,7 +284,7 @@ async def test_a_claim_that_another_was_first_to_is_known_as_his() -> None:
     made = Claiming()
     (claim,) = made.claims.take(made.contract, (WISH,))
     other = Claiming()
-    other.server, other.client._memory = made.server, made.server
+    other.server, other.client.memory = made.server, made.server
     before = other.held("others")
     with pytest.raises(Conflict):
         await made.claims.write(claim)

@@ -137,14 +137,14 @@ class Poisoned:
 def test_one_events_failure_is_its_own(type: str | None) -> None:
     told = Poisoned("bad")
     for name in ("before", "bad", "after"):
-        told.informer._event(type, mount(name, 1))
+        told.informer.event(type, mount(name, 1))
     assert [key.name for key in told.there] == ["before", "after"]
     assert [(key.name, error.__class__) for key, _, error in told.aside] == [("bad", UnicodeDecodeError)]
     registry = CollectorRegistry()
     registry.register(told.informer.hearing)
     assert b'zos_unreadable_events_total{kind="ZMount"} 1.0' in generate_latest(registry)
     told.bad.clear()
-    told.informer._event("MODIFIED", mount("bad", 2))
+    told.informer.event("MODIFIED", mount("bad", 2))
     assert len(told.there) == 3
 
 
@@ -161,17 +161,17 @@ def test_one_events_failure_is_its_own(type: str | None) -> None:
 )
 def test_an_event_that_is_none_is_passed_over(raw: Raw) -> None:
     told = Poisoned()
-    told.informer._event("ADDED", raw)
-    told.informer._event("ADDED", mount("after", 1))
+    told.informer.event("ADDED", raw)
+    told.informer.event("ADDED", mount("after", 1))
     assert [key.name for key in told.there] == ["after"]
 
 
 def test_the_end_of_something_unreadable_is_its_own_too() -> None:
     told = Poisoned("bad")
-    told.informer._event("ADDED", mount("bad", 1))
-    told.informer._event("ADDED", mount("good", 2))
-    told.informer._event("DELETED", mount("bad", 3))
-    told.informer._event("DELETED", mount("good", 4))
+    told.informer.event("ADDED", mount("bad", 1))
+    told.informer.event("ADDED", mount("good", 2))
+    told.informer.event("DELETED", mount("bad", 3))
+    told.informer.event("DELETED", mount("good", 4))
     assert told.there == {}
 
 

@@ -449,11 +449,11 @@ async def test_an_older_state_is_known_by_the_version_of_its_list_where_no_objec
     async with informed(before=[KEY]) as made:
         await made.informer.listed.wait()
         await asyncio.sleep(5)
-        restored = itertools.count(next(Kopf.server._versions) + 1)
+        restored = itertools.count(next(Kopf.server.versions) + 1)
         made.put(FARM)
         made.put(FARM, publicIPv4=[])
         made.put(FARM, publicIPv4=[], publicIPv6=[])
-        Kopf.server._versions = restored
+        Kopf.server.versions = restored
         del Kopf.server.objects[path_of(Farm, "", "f")]
         Kopf.made[-1].listed = True
         Kopf.made[-1].stir()

@@ -44,8 +44,8 @@ def test_the_last_of_a_name_is_known_in_the_end(order: list[tuple[str | None, Ra
     access = Access(None)  # type: ignore[arg-type]
     informer = Informer(access, Client(access), [Watched(ZMount)], handle, buried=buried.append)
     for type, raw in order:
-        informer._event(type, raw)
+        informer.event(type, raw)
     assert list(there.values()) == ["y 14"]
     assert buried == ["x"]
-    informer._event(*event("DELETED", "y", 15))
+    informer.event(*event("DELETED", "y", 15))
     assert not there

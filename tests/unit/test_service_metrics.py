@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+
 from hypothesis import given
 from hypothesis import strategies as st
 from prometheus_client import CollectorRegistry, generate_latest
+from prometheus_client.metrics_core import Metric
 from prometheus_client.parser import text_string_to_metric_families
+from prometheus_client.registry import Collector
 
 from zos.agent.metricstext import SAMPLES, parse
-from zos.agent.servicemetrics import ServiceMetrics, _Heard, _merged
+from zos.agent.servicemetrics import Heard, exposed, merged
 from zos.api.nodeworkload import Owner
 from zos.drivers.service import MetricsSource
 from zos.plan.items import MetricsEndpoint
@@ -30,15 +34,17 @@ bare NaN
 OWNER = Owner(kind="ZMachine", namespace="team", name="web", uid="6a3bb6a5-8a2f-4ffb-a1ac-6a4d8b1c5b1e")
 
 
-def heard(text: str, service: str = "s") -> _Heard:
-    return _Heard(MetricsSource(service, "w", "", 1, MetricsEndpoint(port=1)), OWNER, parse(text))
+def heard(text: str, service: str = "s") -> Heard:
+    return Heard(MetricsSource(service, "w", "", 1, MetricsEndpoint(port=1)), OWNER, parse(text))
 
 
 def shown(*texts: str) -> str:
-    metrics = ServiceMetrics(tuple, lambda _: None)
-    metrics._heard = tuple(heard(text, f"s{number}") for number, text in enumerate(texts))
+    class Shown(Collector):
+        def collect(self) -> Iterable[Metric]:
+            return exposed([heard(text, f"s{number}") for number, text in enumerate(texts)])
+
     registry = CollectorRegistry()
-    registry.register(metrics)
+    registry.register(Shown())
     return generate_latest(registry).decode()
 
 
@@ -104,4 +110,4 @@ def test_whatever_is_said_can_be_shown(strange: list[str], usual: list[str]) -> 
 
 def test_all_together_are_bounded() -> None:
     many = "\n".join(f"a{number} 1" for number in range(SAMPLES))
-    assert sum(len(metric.samples) for metric in _merged([heard(many, f"s{number}") for number in range(30)])) == 20 * SAMPLES
+    assert sum(len(metric.samples) for metric in merged([heard(many, f"s{number}") for number in range(30)])) == 20 * SAMPLES

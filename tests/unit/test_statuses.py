@@ -35,7 +35,7 @@ class Desk:
     time: float = 100.0
 
     def __post_init__(self) -> None:
-        self._ask("POST", path_of(Namespace), {"metadata": {"name": SPACE}})
+        self.ask("POST", path_of(Namespace), {"metadata": {"name": SPACE}})
         self.client = MemoryClient(self.server)
         self.statuses = Statuses(self.client, self.shown, lambda: self.time, lambda: f"2026-01-01T00:00:{self.time:06.3f}Z")
         self.made("w")
@@ -44,7 +44,7 @@ class Desk:
         owner = {"kind": "ZMount", "namespace": "default", "name": name, "uid": f"uid-{name}"}
         meta = {"name": name, "finalizers": [AGENT_FINALIZER, "other/one"]}
         body = {"metadata": meta, "spec": {"owner": owner, "mount": {"size": "1Gi"}}}
-        self._ask("POST", path_of(NodeWorkload, SPACE), body)
+        self.ask("POST", path_of(NodeWorkload, SPACE), body)
 
     def shown(self, name: str) -> NodeWorkload | None:
         raw = self.server.objects.get(path_of(NodeWorkload, SPACE, name))
@@ -75,7 +75,7 @@ class Desk:
     def refuse(self, status: int, words: str = "no") -> None:
         self.server.refuses = lambda request: (status, words) if request.method == "PATCH" else None
 
-    def _ask(self, method: str, path: str, body: Any) -> None:
+    def ask(self, method: str, path: str, body: Any) -> None:
         assert self.server.handle(Request(method, path, body, ""))[0] < 400
 
 
@@ -184,7 +184,7 @@ async def test_another_of_the_same_name_is_told_for_itself(desk: Desk) -> None:
 
 async def test_what_another_wrote_over_it_is_seen_when_it_is_not_trusted(desk: Desk) -> None:
     await desk.write(DONE)
-    desk._ask("PATCH", path_of(NodeWorkload, SPACE, "w", "status"), {"status": {"conditions": []}})
+    desk.ask("PATCH", path_of(NodeWorkload, SPACE, "w", "status"), {"status": {"conditions": []}})
     await desk.write(DONE)
     assert desk.said == ""
     desk.statuses.distrust()
@@ -193,7 +193,7 @@ async def test_what_another_wrote_over_it_is_seen_when_it_is_not_trusted(desk: D
 
 
 async def test_letting_go_takes_its_own_finalizer_from_what_was_shown(desk: Desk) -> None:
-    desk._ask("DELETE", path_of(NodeWorkload, SPACE, "w"), {})
+    desk.ask("DELETE", path_of(NodeWorkload, SPACE, "w"), {})
     assert await desk.write(clean=True) is None
     assert desk.shown("w").metadata.finalizers == ("other/one",)  # type: ignore[union-attr]
     request = desk.server.requests[-1]
@@ -211,7 +211,7 @@ async def test_letting_go_takes_its_own_finalizer_from_what_was_shown(desk: Desk
 
 
 async def test_letting_go_of_what_changed_meanwhile_waits_until_that_is_shown(desk: Desk) -> None:
-    desk._ask("DELETE", path_of(NodeWorkload, SPACE, "w"), {})
+    desk.ask("DELETE", path_of(NodeWorkload, SPACE, "w"), {})
     desk.offer(clean=True)
     desk.refuse(409)
     assert await desk.write() == 0.5
@@ -223,7 +223,7 @@ async def test_letting_go_of_what_changed_meanwhile_waits_until_that_is_shown(de
 
 @pytest.mark.parametrize(("status", "pauses"), [(403, [1, 2]), (503, [0.5, 1])])
 async def test_letting_go_that_is_refused_is_tried_again(desk: Desk, status: int, pauses: list[float]) -> None:
-    desk._ask("DELETE", path_of(NodeWorkload, SPACE, "w"), {})
+    desk.ask("DELETE", path_of(NodeWorkload, SPACE, "w"), {})
     desk.refuse(status)
     for pause in pauses:
         told = await desk.write(clean=True)
@@ -239,7 +239,7 @@ async def test_letting_go_that_is_refused_is_tried_again(desk: Desk, status: int
 
 @pytest.mark.parametrize("report", [DONE, None])
 async def test_what_is_gone_is_no_failure(desk: Desk, report: Report | None) -> None:
-    desk._ask("DELETE", path_of(NodeWorkload, SPACE, "w"), {})
+    desk.ask("DELETE", path_of(NodeWorkload, SPACE, "w"), {})
     desk.offer(report, clean=report is None)
     desk.refuse(404)
     assert await desk.write() is None

@@ -50,7 +50,7 @@ class Told:
 async def wire(monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[Wire]:
     """kopf is as patient as it is with a server that is in the next room."""
     monkeypatch.setenv("SSL_CERT_FILE", "/dev/null")
-    settings = module._settings
+    settings = module.kopf_settings
 
     def hasty(watched: Any) -> Any:
         made = settings(watched)
@@ -58,7 +58,7 @@ async def wire(monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[Wire]:
         made.watching.reconnect_backoff = 0.01
         return made
 
-    monkeypatch.setattr(module, "_settings", hasty)
+    monkeypatch.setattr(module, "kopf_settings", hasty)
     async with Wire(Server()).serving() as made:
         yield made
 

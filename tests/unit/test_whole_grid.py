@@ -186,7 +186,7 @@ async def test_secrets_are_sealed_anew_when_the_node_has_another_key(grid: Grid)
     assert sealed.value != before.value
     await grid.settle()
     assert shown(grid, ZMachine, "web").startswith("True")
-    assert agent._facts(agent.workloads).secrets[grid.workload("n1", "ZMachine").name, "env/PASSWORD"] == "hush"
+    assert agent.facts(agent.workloads).secrets[grid.workload("n1", "ZMachine").name, "env/PASSWORD"] == "hush"
 
 
 async def test_a_lost_wireguard_key_is_replaced(grid: Grid) -> None:

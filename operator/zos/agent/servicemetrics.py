@@ -7,7 +7,7 @@ import logging
 import socket
 import struct
 import time
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 
 from prometheus_client.metrics_core import GaugeMetricFamily, Metric
@@ -32,7 +32,9 @@ _UCRED = struct.Struct("3i")  # struct ucred, unix(7)
 
 
 @dataclass(frozen=True)
-class _Heard:
+class Heard:
+    """One service's answer: what it said, or why it could not be asked."""
+
     endpoint: MetricsSource
     owner: Owner
     said: Said = field(default_factory=Said)
@@ -63,7 +65,7 @@ class ServiceMetrics(Collector):
         self._endpoints = endpoints
         self._owner_of = owner_of
         self._clock = clock
-        self._heard: tuple[_Heard, ...] = ()
+        self._heard: tuple[Heard, ...] = ()
         self._at: float | None = None
         self._going: asyncio.Task[None] | None = None
 
@@ -79,13 +81,7 @@ class ServiceMetrics(Collector):
         return ()
 
     def collect(self) -> Iterable[Metric]:
-        names = ("kind", "namespace", "name", "service")
-        readable = GaugeMetricFamily("zos_service_metrics_readable", "1 for a service whose metrics can be had.", labels=names)
-        dropped = GaugeMetricFamily("zos_service_metrics_dropped", "Lines that are no metrics, or too many.", labels=names)
-        for heard in self._heard:
-            readable.add_metric(tuple(heard.labels.values()), float(not heard.error))
-            dropped.add_metric(tuple(heard.labels.values()), float(heard.said.dropped))
-        return (readable, dropped, *_merged(self._heard))
+        return exposed(self._heard)
 
     async def _scrape(self) -> None:
         try:
@@ -102,7 +98,7 @@ class ServiceMetrics(Collector):
                     await asyncio.wait(late)
             answers = [None if task.cancelled() else task.result() for task in tasks]
             self._heard = tuple(
-                answer or _Heard(endpoint, owner, error="not in time")
+                answer or Heard(endpoint, owner, error="not in time")
                 for answer, (endpoint, owner) in zip(answers, asked, strict=True)
             )
             self._at = self._clock()
@@ -110,14 +106,14 @@ class ServiceMetrics(Collector):
             self._going = None
 
 
-async def _ask(endpoint: MetricsSource, owner: Owner, slots: asyncio.Semaphore) -> _Heard:
+async def _ask(endpoint: MetricsSource, owner: Owner, slots: asyncio.Semaphore) -> Heard:
     try:
         async with slots, asyncio.timeout(_ANSWER):
             text = await fetch(endpoint)
-        return _Heard(endpoint, owner, await asyncio.to_thread(parse, text))
+        return Heard(endpoint, owner, await asyncio.to_thread(parse, text))
     except (DriverError, OSError, ValueError, asyncio.IncompleteReadError) as error:  # TimeoutError is an OSError
         log.debug("metrics of %s: %s", endpoint.service, error or type(error).__name__)
-        return _Heard(endpoint, owner, error=str(error) or type(error).__name__)
+        return Heard(endpoint, owner, error=str(error) or type(error).__name__)
 
 
 async def fetch(endpoint: MetricsSource) -> str:
@@ -165,7 +161,18 @@ async def _connect(endpoint: MetricsSource) -> socket.socket:
     return sock
 
 
-def _merged(heard: Iterable[_Heard]) -> Iterable[Metric]:
+def exposed(heard: Sequence[Heard]) -> Sequence[Metric]:
+    """What services said, each under its object's labels, and how well it could be heard."""
+    names = ("kind", "namespace", "name", "service")
+    readable = GaugeMetricFamily("zos_service_metrics_readable", "1 for a service whose metrics can be had.", labels=names)
+    dropped = GaugeMetricFamily("zos_service_metrics_dropped", "Lines that are no metrics, or too many.", labels=names)
+    for one in heard:
+        readable.add_metric(tuple(one.labels.values()), float(not one.error))
+        dropped.add_metric(tuple(one.labels.values()), float(one.said.dropped))
+    return (readable, dropped, *merged(heard))
+
+
+def merged(heard: Iterable[Heard]) -> Iterable[Metric]:
     """All that was said, each family once: of the type that all who have it say, or of none."""
     families: dict[str, dict[tuple[str, frozenset[tuple[str, str]]], Sample]] = {}
     types: dict[str, str] = {}

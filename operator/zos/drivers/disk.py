@@ -146,7 +146,7 @@ class DiskDriver(KeptDriver[Disk]):
     def _finish(self, new: Path, item: Disk) -> None:
         with open(new, "rb") as file:
             os.fsync(file.fileno())
-        self._write_card(item)
+        self.write_card(item)
         unused.mark(new, self.path(item.name))
         new.rename(self.path(item.name))
         files.sync(self._directory)
@@ -165,7 +165,7 @@ class DiskDriver(KeptDriver[Disk]):
         await in_thread(self._rename, old, item)
 
     def _rename(self, old: Path, item: Disk) -> None:
-        self._write_card(item)
+        self.write_card(item)
         old.rename(self.path(item.name))
         files.sync(self._directory)
         self._forget(item.adopted)
@@ -179,7 +179,7 @@ class DiskDriver(KeptDriver[Disk]):
             raise DriverError(f"disk {item.name} is formatted as {found}, not {item.format}, and keeps what it holds")
         _can_become(item, size)
         if card is None:
-            await in_thread(self._write_card, item)
+            await in_thread(self.write_card, item)
         if item.size > size:
             never_used = await in_thread(unused.is_unused, path)
             await in_thread(self._reserve_more, path, item, size)
@@ -211,7 +211,8 @@ class DiskDriver(KeptDriver[Disk]):
         (self._directory / f"{name}.json").unlink(missing_ok=True)
         files.sync(self._directory)
 
-    def _write_card(self, item: Disk) -> None:
+    def write_card(self, item: Disk) -> None:
+        """Whose a disk is, beside it. Raises OSError."""
         origin = {"origin": item.origin.wire()} if item.origin is not None else {}
         card = {"owner": item.owner, "format": item.format, **origin}
         files.write(self._directory / f"{item.name}.json", json.dumps(card), files.Durability.DURABLE)

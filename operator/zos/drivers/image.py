@@ -203,7 +203,7 @@ class ImageDriver:
                 digest, size = await self._pull(name, source, key)
                 pulled = Pulled(time.time(), time.monotonic() - begun, size) if size is not None else None
                 card = _Card(name, digest, source, pulled)
-                await in_thread(self._remember, card)
+                await in_thread(self.remember, card)
             fact = await asyncio.to_thread(self._fact, ref, card.digest, card.pulled)
             if fact is None:
                 raise DriverError("what was unpacked is gone again")
@@ -278,7 +278,9 @@ class ImageDriver:
             room.rename(place)
         return tree.size
 
-    def _remember(self, known: _Card) -> None:
+    def remember(self, known: _Card) -> None:
+        """What an image's name leads to. Raises OSError."""
+        """Writes down what an image's name leads to. Raises OSError."""
         write(self._card(known.ref), json.dumps(dataclasses.asdict(known)), Durability.VOLATILE)
 
     def _forget(self, ref: str) -> None:

@@ -45,24 +45,24 @@ class VolumeDriver(KeptDriver[Volume]):
 
     def __init__(self, state: Path, uid_of: Callable[[str], int], vacate: Vacate | None = None) -> None:
         """``uid_of`` gives each user the number that is its own, the same for ever. It may raise DriverError."""
-        self._at = VolumeFiles(state / "volumes")
+        self.files = VolumeFiles(state / "volumes")
         self._uid_of = uid_of
         self._vacate = vacate
         self._mending: dict[str, str] = {}
         self._facts: Mapping[str, VolumeFact] = {}
         self._mounts: loopmount.MountWatch | None = None
-        super().__init__(Volume, self._at.directory)
+        super().__init__(Volume, self.files.directory)
 
     def data(self, name: str) -> Path:
         """The directory of a volume."""
-        return self._at.data(name)
+        return self.files.data(name)
 
     def facts(self) -> Known:
         return {VolumeFact: self._facts}
 
     def accounts(self) -> Iterable[tuple[str, int]]:
         """Users and their numbers, as cards tell them. Raises OSError."""
-        cards = [self._at.card(name) for name in self._at.names()]
+        cards = [self.files.card(name) for name in self.files.names()]
         return [(card.user, card.uid) for card in cards if card is not None and card.user]
 
     def progress(self, key: str) -> str:
@@ -73,7 +73,7 @@ class VolumeDriver(KeptDriver[Volume]):
     def watch(self, dirty: Callable[[], None]) -> None:
         """Also that mounts come and go."""
         super().watch(dirty)
-        self._mounts = loopmount.MountWatch(dirty, self._at.directory)
+        self._mounts = loopmount.MountWatch(dirty, self.files.directory)
 
     async def close(self) -> None:
         await super().close()
@@ -82,21 +82,21 @@ class VolumeDriver(KeptDriver[Volume]):
             self._mounts = None
 
     def _file(self, name: str) -> Path:
-        return self._at.image(name)
+        return self.files.image(name)
 
     def _is_here(self, name: str) -> bool:
         """One whose image is gone is here for as long as it stays mounted."""
-        return super()._is_here(name) or self._at.place(name) in loopmount.mounts(self._at.directory)
+        return super()._is_here(name) or self.files.place(name) in loopmount.mounts(self.files.directory)
 
     # -- looking -------------------------------------------------------------------------------------------------------
 
     def _observe(self, wanted: Mapping[str, Volume]) -> dict[str, Observed]:
-        mounts = loopmount.mounts(self._at.directory)
-        names = {*self._at.names(), *(place.name for place in mounts if place.parent == self._at.directory)}
+        mounts = loopmount.mounts(self.files.directory)
+        names = {*self.files.names(), *(place.name for place in mounts if place.parent == self.files.directory)}
         observed: dict[str, Observed] = {}
         facts: dict[str, VolumeFact] = {}
         for name in sorted(names):
-            seen = self._at.look(name, mounts.get(self._at.place(name)))
+            seen = self.files.look(name, mounts.get(self.files.place(name)))
             if seen is not None:
                 facts[name] = self._fact(name, seen)
                 observed[f"volume/{name}"] = self._observed(name, seen, wanted.get(name))
@@ -104,7 +104,7 @@ class VolumeDriver(KeptDriver[Volume]):
         return observed
 
     def _observed(self, name: str, seen: Seen, asked: Volume | None) -> Observed:
-        card = self._at.card(name)
+        card = self.files.card(name)
         owner, user = (card.owner, card.user) if card is not None else ("", "")
         origin = (card.origin if card is not None else None) or Volume.origin_of(name)
         whole = not seen.problem and not seen.spare
@@ -112,7 +112,7 @@ class VolumeDriver(KeptDriver[Volume]):
             whole = whole and card is not None and user == asked.user and seen.uid == self._uid_of(user)
         item = Volume(name=name, size=seen.size, user=user, whole=whole, owner=owner, origin=origin)
         if asked is not None:
-            item = as_asked(item, asked, self._at.image(asked.adopted).exists())
+            item = as_asked(item, asked, self.files.image(asked.adopted).exists())
         return Observed(item.key, item, owner, holds_data=True, origin=origin, unused=not seen.stored)
 
     def _fact(self, name: str, seen: Seen) -> VolumeFact:
@@ -132,7 +132,7 @@ class VolumeDriver(KeptDriver[Volume]):
             raise DriverError(f"{item.size} bytes are too small for a volume: at least {amount(ext4.SMALLEST)}")
 
     async def _make(self, item: Volume) -> None:
-        new = self._at.directory / f".new-{item.name}.img"
+        new = self.files.directory / f".new-{item.name}.img"
         content = new.with_suffix("")
         try:
             await in_thread(self._begin, new, content, item)
@@ -159,21 +159,21 @@ class VolumeDriver(KeptDriver[Volume]):
     def _finish(self, new: Path, item: Volume) -> None:
         with open(new, "rb") as file:
             os.fsync(file.fileno())
-        self._at.write_card(item.name, self._card_of(item))
-        self._at.named(new, item.name)
+        self.files.write_card(item.name, self._card_of(item))
+        self.files.named(new, item.name)
 
     async def _adopt(self, item: Volume) -> None:
         await in_thread(self._take_over, item)
 
     def _take_over(self, item: Volume) -> None:
-        old = self._at.image(item.adopted)
+        old = self.files.image(item.adopted)
         if not old.exists():
             raise DriverError(nothing_to_adopt(item))
         refuse_to_shrink(item, size_told(old.stat().st_size, ext4.size_of(old)), item.adopted)
         self._unmount(item.adopted)
-        self._at.write_card(item.name, self._card_of(item))
-        self._at.named(old, item.name)
-        self._at.forget(item.adopted)
+        self.files.write_card(item.name, self._card_of(item))
+        self.files.named(old, item.name)
+        self.files.forget(item.adopted)
 
     def _card_of(self, item: Volume) -> Card:
         return Card(item.owner, item.user, self._uid_of(item.user), item.origin)
@@ -181,18 +181,18 @@ class VolumeDriver(KeptDriver[Volume]):
     # -- mending -------------------------------------------------------------------------------------------------------
 
     async def _mend(self, item: Volume) -> None:
-        image = self._at.image(item.name)
+        image = self.files.image(item.name)
         if not image.exists():
             raise DriverError(f"volume {item.name}: its image file is gone, and an empty one is not made in its place: {image}")
         loop = await self._mount(item.name)
         await self._hand_over(item)
         size, taken = image.stat().st_size, await in_thread(ext4.size_of, loop.path)
         refuse_to_shrink(item, size_told(size, taken))
-        await in_thread(self._at.resize, item.name, item.size)
+        await in_thread(self.files.resize, item.name, item.size)
         short = taken is not None and item.size - taken >= ext4.SLACK
         if item.size != size or short:  # after a crash the device may have the old size, and the file the new one
             await in_thread(loop.grown)
-            if not await in_thread(ext4.grow, self._at.place(item.name), item.size) and short:
+            if not await in_thread(ext4.grow, self.files.place(item.name), item.size) and short:
                 await self._grow_unmounted(item)
 
     async def _mount(self, name: str) -> loopmount.Loop:
@@ -219,7 +219,7 @@ class VolumeDriver(KeptDriver[Volume]):
             raise DriverError(f"volume {name}: {ill}; {wait}, and {error}") from error
 
     async def _mount_whole(self, name: str) -> loopmount.Loop:
-        image, place = self._at.image(name), self._at.place(name)
+        image, place = self.files.image(name), self.files.place(name)
         there, loop = await in_thread(self._mounted, name)
         if there is None:
             elsewhere = (await in_thread(loopmount.attached)).get(loopmount.file_of(image))
@@ -236,9 +236,9 @@ class VolumeDriver(KeptDriver[Volume]):
 
     def _mounted(self, name: str) -> tuple[loopmount.Mount | None, loopmount.Loop | None]:
         """What is mounted in its place, and the loop device if that is its image."""
-        there = loopmount.mounts(self._at.directory).get(self._at.place(name))
+        there = loopmount.mounts(self.files.directory).get(self.files.place(name))
         loop = there.loop if there is not None else None
-        return there, loop if loop is not None and loop.file() == loopmount.file_of(self._at.image(name)) else None
+        return there, loop if loop is not None and loop.file() == loopmount.file_of(self.files.image(name)) else None
 
     def _mount_at(self, image: Path, place: Path, loop: loopmount.Loop | None = None, *, read_only: bool = False) -> None:
         place.mkdir(exist_ok=True)
@@ -253,12 +253,12 @@ class VolumeDriver(KeptDriver[Volume]):
     async def _hand_over(self, item: Volume) -> None:
         """What was the former user's is its user's; what a guest has written as somebody else stays so. The directory itself
         comes last, so that what was cut off is seen and done again."""
-        data, card = self._at.data(item.name), await in_thread(self._card_of, item)
+        data, card = self.files.data(item.name), await in_thread(self._card_of, item)
         info = data.stat()
         if (info.st_uid, info.st_gid) != (card.uid, card.uid):
             # A program, since no tree is too deep for it, and no link leads it elsewhere.
             await run("chown", "-Rh", f"--from=+{info.st_uid}", f"+{card.uid}:+{card.uid}", str(data), timeout=3600)
-        await in_thread(self._at.settle, item.name, card)
+        await in_thread(self.files.settle, item.name, card)
 
     async def _grow_unmounted(self, item: Volume) -> None:
         """Where the agent may not do it under who uses it."""
@@ -267,26 +267,26 @@ class VolumeDriver(KeptDriver[Volume]):
         except DriverError as error:
             lack = "it grows when that ends, as this agent lacks CAP_SYS_RESOURCE to do it before"
             raise DriverError(f"{error}; {lack}") from error
-        await ext4.grow_unmounted(self._at.image(item.name))
+        await ext4.grow_unmounted(self.files.image(item.name))
         await self._mount(item.name)
 
     # -- taking away ---------------------------------------------------------------------------------------------------
 
     def _remove(self, name: str, never_used: bool) -> None:
         self._unmount(name)
-        if never_used and self._at.image(name).exists():
+        if never_used and self.files.image(name).exists():
             self._still_unused(name)
-        self._at.erase(name)
+        self.files.erase(name)
 
     def _forget(self, name: str) -> None:
-        self._at.forget(name)
+        self.files.forget(name)
 
     def _still_unused(self, name: str) -> None:
         """Nobody has it any more, and nobody can write to it while it is looked at. Raises DriverError."""
-        image, place = self._at.image(name), self._at.place(name)
+        image, place = self.files.image(name), self.files.place(name)
         self._mount_at(image, place, read_only=True)
         try:
-            stored = self._at.stored(name)
+            stored = self.files.stored(name)
         finally:
             self._unmount(name)
         if stored:
@@ -295,9 +295,9 @@ class VolumeDriver(KeptDriver[Volume]):
 
     def _unmount(self, name: str) -> None:
         """Everywhere, or not at all. Raises DriverError where somebody uses it, and says who."""
-        place, image = self._at.place(name), self._at.image(name)
+        place, image = self.files.place(name), self.files.image(name)
         was = None
-        while (there := loopmount.mounts(self._at.directory).get(place)) is not None:
+        while (there := loopmount.mounts(self.files.directory).get(place)) is not None:
             was = there
             try:
                 loopmount.unmount(place)

@@ -24,7 +24,7 @@ from zos.plan.wayout import BRIDGED, PASSED, PORT, SENT, TARGET, TTL
 log = logging.getLogger("zos.agent")
 
 #: Seconds between two looks, however often the firewall changes; and for a packet to come through.
-_PAUSE = 2.0
+PAUSE = 2.0
 _WAIT = 0.2
 #: Networks that are tried at once: each has a socket open meanwhile.
 _AT_ONCE = 32
@@ -123,7 +123,7 @@ class WayOutDriver:
     async def _keep(self, dirty: Callable[[], None]) -> None:
         while True:
             await self._due.wait()
-            await asyncio.sleep(_PAUSE)
+            await asyncio.sleep(PAUSE)
             self._due.clear()
             known, changed, self._changed = self._stopping(), self._changed, False
             try:

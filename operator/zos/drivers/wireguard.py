@@ -114,9 +114,9 @@ class WireGuardDriver:
         # One of the other kind is made anew: a kernel may have got WireGuard, or lost it, since.
         right_kind = name not in self._services if self.kind == "kernel" else service is not None and service.up
         item = self._plan.get(name)
-        called = self._being_called(name)  # before, too: they may be hung up after this was read
+        called = self.being_called(name)  # before, too: they may be hung up after this was read
         live = await self._live(space, name) if right_kind else None
-        called |= self._being_called(name)
+        called |= self.being_called(name)
         key = f"wireguard/{space}/{name}"
         mine = item if item is None or item.key == key else None
         right = await self._judge(mine, space, name, live, called, card)
@@ -186,11 +186,11 @@ class WireGuardDriver:
 
     async def _live(self, space: str, name: str) -> Live | None:
         try:
-            return await self._told(space, name, _ANSWER)
+            return await self.told(space, name, _ANSWER)
         except TimeoutError:
             return None
 
-    async def _told(self, space: str, name: str, seconds: float) -> Live | None:
+    async def told(self, space: str, name: str, seconds: float) -> Live | None:
         """None where there is none. Raises TimeoutError for one that does not answer."""
         try:
             if self.kind == "userspace":
@@ -228,7 +228,7 @@ class WireGuardDriver:
         )
         return item if right else None
 
-    def _being_called(self, name: str) -> frozenset[str]:
+    def being_called(self, name: str) -> frozenset[str]:
         """The peers that somebody calls at this moment: this driver, or the launcher of an interface that has just begun."""
         if self.kind == "userspace":
             try:
@@ -249,7 +249,7 @@ class WireGuardDriver:
         directory, files = self._files / item.name, self._of(item.name)
         cut_off = await self._calls.end(item.name)
         try:
-            live = await self._told(item.netns, item.name, _ANSWER_BEFORE_CHANGE)
+            live = await self.told(item.netns, item.name, _ANSWER_BEFORE_CHANGE)
         except TimeoutError as error:
             raise DriverError(str(error)) from None
         learned = files.learned(item, live)

@@ -138,7 +138,7 @@ class Informer:
                 self._guard(self._relisted)
             self._stirred.set()
 
-        watches = self._watches = Watches(self._access, served, self._event, stir, self._clock)
+        watches = self._watches = Watches(self._access, served, self.event, stir, self._clock)
         begun = loop.time()
         due, begin = begun + self._relist, begun + _BEGIN * self._patience
         absent = asyncio.create_task(self._appears([w for w in self._watched if w not in served]))
@@ -198,7 +198,7 @@ class Informer:
 
     # -- events
 
-    def _event(self, type: str | None, raw: Raw) -> None:
+    def event(self, type: str | None, raw: Raw) -> None:
         """Takes one event in. Whatever is wrong with it, the next ones are taken in as well."""
         kind = str(raw.get("kind"))
         try:

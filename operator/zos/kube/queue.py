@@ -108,6 +108,11 @@ class Queue:
             asyncio.get_running_loop().call_soon(self._next_turn)
         return now - self._turn >= _TURN
 
+    @property
+    def idle(self) -> int:
+        """Workers that wait for a key."""
+        return len(self._idle)
+
     def _next_turn(self) -> None:
         self._turn = None
         for _ in range(min(len(self._ready), len(self._idle))):

@@ -173,7 +173,7 @@ class Watches:
         try:
             await kopf.operator(
                 registry=registry,
-                settings=_settings(self._served),
+                settings=kopf_settings(self._served),
                 namespaces=namespaces,
                 clusterwide=not namespaces,
                 standalone=True,
@@ -231,7 +231,7 @@ def _probed(address: tuple[Any, ...]) -> socket.socket:
     return made
 
 
-def _settings(watched: Sequence[Watched]) -> kopf.OperatorSettings:
+def kopf_settings(watched: Sequence[Watched]) -> kopf.OperatorSettings:
     settings = kopf.OperatorSettings()
     settings.posting.enabled = False
     settings.scanning.disabled = True
