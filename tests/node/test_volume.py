@@ -141,9 +141,9 @@ def rebooted(state: Path, name: str = "volume-1", wait: bool = True) -> None:
     assert not wait or loopmount.released(state / "volumes" / f"{name}.img") is None
 
 
-def fails(state: Path, name: str = "volume-1") -> None:
-    """The kernel finds an error in a volume's file system, as it does in a broken block."""
-    loop = loopmount.mounts(state / "volumes")[state / "volumes" / name].loop
+def fails(state: Path) -> None:
+    """The kernel finds an error in the volume's file system, as it does in a broken block."""
+    loop = loopmount.mounts(state / "volumes")[state / "volumes/volume-1"].loop
     assert loop is not None
     Path("/sys/fs/ext4", loop.name, "trigger_fs_error").write_text("the test's")
 

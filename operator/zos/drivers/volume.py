@@ -20,7 +20,7 @@ from zos.drivers.keeping import KeptDriver, as_asked, nothing_to_adopt, refuse_t
 from zos.drivers.process import run
 from zos.drivers.reservation import amount, reserve
 from zos.drivers.thread import in_thread
-from zos.drivers.volumefiles import Card, Seen, VolumeFiles, clear, read_only, size_told
+from zos.drivers.volumefiles import Card, Seen, VolumeFiles, clear, illness, size_told
 from zos.plan.diff import Observed
 from zos.plan.facts import Fact, Known, VolumeFact
 from zos.plan.items import Item, Volume
@@ -37,7 +37,8 @@ _NOTABLE = 100
 
 class VolumeDriver(KeptDriver[Volume]):
     """Volume items. Mounts outlive the agent, and are made again after a reboot. Nobody tells when what keeps a volume from
-    being unmounted has ended: such an operation is tried again soon."""
+    being unmounted has ended: such an operation is tried again soon. Nor that errors were found in one: the next look
+    sees it."""
 
     ITEMS: ClassVar[tuple[type[Item], ...]] = (Volume,)
     FACTS: ClassVar[tuple[type[Fact], ...]] = (VolumeFact,)
@@ -198,11 +199,12 @@ class VolumeDriver(KeptDriver[Volume]):
     async def _mount(self, name: str) -> loopmount.Loop:
         """Mounted in its place, after all that could be mended by itself was."""
         there, loop = await in_thread(self._mounted, name)
-        if there is None or loop is None or not there.read_only:
+        ill = illness(there, loop) if there is not None and loop is not None else ""
+        if not ill:
             return await self._mount_whole(name)
-        self._mending[name] = read_only(loop)
+        self._mending[name] = ill
         try:
-            await self._put_out_of_use(name, self._mending[name])
+            await self._put_out_of_use(name, ill)
             return await self._mount_whole(name)
         finally:
             del self._mending[name]
@@ -225,7 +227,7 @@ class VolumeDriver(KeptDriver[Volume]):
             elsewhere = (await in_thread(loopmount.attached)).get(loopmount.file_of(image))
             try:
                 if elsewhere is None:
-                    await ext4.check(image)
+                    await ext4.check(image, whole=name in self._mending)
                 await in_thread(self._mount_at, image, place, elsewhere)
             except DriverError as error:
                 raise DriverError(f"volume {name}: {error}") from error

@@ -159,7 +159,7 @@ class VolumeFiles:
             return Seen(size=size, problem=f"it can't be read: {error.strerror}")
         return Seen(
             size=size,
-            problem=read_only(loop) if mount.read_only else "",
+            problem=illness(mount, loop),
             spare=info.st_blocks * 512 < info.st_size or size != info.st_size,
             uid=user.st_uid if user.st_uid == user.st_gid else None,
             stored=stored,
@@ -178,11 +178,12 @@ def size_told(image: int, taken: int | None) -> int:
     return image if taken is None or image - taken < ext4.SLACK else taken
 
 
-def read_only(loop: loopmount.Loop) -> str:
-    """Why a volume can't be used that takes no more writes, for people."""
+def illness(mount: loopmount.Mount, loop: loopmount.Loop) -> str:
+    """Why a mounted volume takes no more writes, for people; empty where it does. Not every kernel shows in the table of mounts
+    that a file system with errors was made read-only (6.18 does, Debian's 6.1 does not)."""
     since = ext4.failing_since(loop.name)
     if since is None:
-        return "its file system takes no more writes"
+        return "its file system takes no more writes" if mount.read_only else ""
     when = datetime.fromtimestamp(since, UTC).strftime("%Y-%m-%d %H:%M:%S UTC")
     return f"its file system has had errors since {when}, and takes no more writes"
 
