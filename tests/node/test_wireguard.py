@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import os
-import shutil
 import signal
 import socket
 import subprocess
@@ -19,6 +18,7 @@ from typing import Any
 import pytest
 
 from bound import TOLD
+from gridlib.tools import program
 from zos.api import names
 from zos.drivers import DriverError
 from zos.drivers.keyring import Keyring
@@ -48,14 +48,6 @@ KINDS: tuple[Kind, ...] = (
 )
 userspace = pytest.mark.parametrize("kind", ["userspace"], indirect=True)
 kernel = pytest.mark.parametrize("kind", [kind for kind in KINDS if kind == "kernel"], indirect=True)
-
-
-def program() -> str:
-    cache = Path(os.environ.get("ZOS_CACHE", Path.home() / ".cache" / "zos")) / "bin"
-    found = [shutil.which("wireguard-go"), *map(str, sorted(cache.glob("wireguard-go-*/wireguard-go"), reverse=True))]
-    usable = [path for path in found if path]
-    assert usable, f"no wireguard-go in PATH or {cache} (hack/minigrid builds it)"
-    return usable[-1] if usable[0] is None else usable[0]
 
 
 def free_port() -> int:
@@ -153,7 +145,7 @@ async def place(tmp_path: Path, kind: Kind) -> AsyncIterator[Place]:
     keys, ports = (keyring.create(), keyring.create()), (free_port(), free_port())
 
     def new(kind: Kind = kind, **more: Any) -> WireGuardDriver:
-        return WireGuardDriver(tmp_path, keyring, scan, tmp_path / "logs", program(), kind, **more)
+        return WireGuardDriver(tmp_path, keyring, scan, tmp_path / "logs", program("wireguard-go"), kind, **more)
 
     def interface(n: int, space: str, name: str, peer: WireGuardPeer) -> WireGuard:
         return WireGuard(
