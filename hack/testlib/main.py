@@ -111,8 +111,7 @@ def lanes_for(memory: int) -> Lanes:
     return {
         "e2e": (("e2e",), several),
         "node": (("node",), several),
-        "api": (("api",), several),
-        "quick": (("unit", "golden", "tools"), 1),
+        "quick": (("unit", "golden", "tools", "api"), several),
     }
 
 

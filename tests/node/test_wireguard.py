@@ -113,6 +113,7 @@ class Place:
                 with contextlib.suppress(DriverError):
                     if await self.converge(self.a, self.b, driver=driver) == []:
                         return
+                await asyncio.sleep(0.05 * SLOWNESS)  # what has been started needs the processor for itself
 
     def identity(self, name: str) -> str:
         """What is another one after the interface was made anew."""

@@ -69,10 +69,9 @@ def test_failures_anywhere_are_counted_and_named(root: Path) -> None:
     assert named == {"a/test_first.py::test_first", "a/test_first.py::test_wrong"}
 
 
-@pytest.mark.parametrize("part", ["e2e", "node", "api"])
-def test_a_small_machine_has_one_of_each_at_a_time(part: str) -> None:
-    assert lanes_for(24 * 2**30)[part] == ((part,), 2)
-    assert lanes_for(8 * 2**30)[part] == ((part,), 1)
+def test_a_small_machine_has_one_of_each_at_a_time() -> None:
+    assert {count for _, count in lanes_for(24 * 2**30).values()} == {2}
+    assert {count for _, count in lanes_for(8 * 2**30).values()} == {1}
 
 
 def test_no_part_is_forgotten() -> None:
