@@ -54,6 +54,9 @@ class _Loop(asyncio.SelectorEventLoop):
     def took(self, seconds: float) -> None:
         self._virtual.now += seconds
 
+    async def shutdown_default_executor(self, timeout: float | None = None) -> None:
+        """Nothing runs in it; asyncio would wait for a real thread that ends it."""
+
 
 def clock() -> float:
     """What a test passes on as the clock."""
