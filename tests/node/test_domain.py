@@ -165,9 +165,10 @@ async def test_it_tells_when_the_entrypoint_runs(node: Node) -> None:
     assert not (await node.fact(domain)).booted
     assert "up" not in node.console(domain)
     async with asyncio.timeout(20):
+        node.dirty.clear()
         while not (await node.fact(domain)).booted:
-            node.dirty.clear()
             await node.dirty.wait()  # nobody asks again and again
+            node.dirty.clear()
     await node.says(domain, "up", 1)
     await node.restart_agent()
     assert (await node.fact(domain)).booted
