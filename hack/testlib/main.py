@@ -111,7 +111,8 @@ def lanes_for(memory: int) -> Lanes:
     return {
         "e2e": (("e2e",), several),
         "node": (("node",), several),
-        "quick": (("unit", "golden", "tools", "api"), several),
+        "api": (("api",), several),
+        "quick": (("unit", "golden", "tools"), 1),
     }
 
 

@@ -1,6 +1,6 @@
-"""A pytest plugin by which several processes share the modules of one part: each has a grid, or whatever its tests need, of its
-own, and takes the next module that nobody has taken, until there is none. The folder that ZOS_TEST_SHARE names says what is
-taken."""
+"""A pytest plugin by which several processes share the modules of one folder: each has of its own what its tests need (a grid,
+above all), and takes the next module that nobody has taken, until there is none. The folder that ZOS_TEST_SHARE names says what
+is taken."""
 
 from __future__ import annotations
 
