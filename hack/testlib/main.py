@@ -40,6 +40,7 @@ class Process:
     argv: list[str]
     environment: dict[str, str]
     scratch: Path
+    lane: str
     running: str = ""
     collected: int = 0
     outcomes: dict[str, str] = field(default_factory=dict)
@@ -128,7 +129,7 @@ def processes(root: Path, lanes: Lanes, options: Sequence[str], scratch: Path) -
         argv = [sys.executable, "-m", "pytest", *plugins, *(["-p", "testlib.share"] if count > 1 else []), *places, *options]
         for number in range(1, count + 1):
             name = f"{lane}-{number}" if count > 1 else lane
-            made.append(Process(name, argv, {"ZOS_TEST_SHARE": str(shared)}, scratch))
+            made.append(Process(name, argv, {"ZOS_TEST_SHARE": str(shared)}, scratch, lane))
     return made
 
 
@@ -185,11 +186,27 @@ def judge(everyone: Sequence[Process], took: float) -> int:
         if process.broken:
             where = f" in {process.running}" if process.running else ""
             say(f"FAILED {process.name}: ended with code {process.code}{where}")
+    forgotten = run_by_nobody(everyone)
+    for lane, count in forgotten.items():
+        say(f"FAILED {lane}: {count} tests that were found were run by nobody")
     counts = Counter(outcome for process in everyone for outcome in process.outcomes.values())
-    failed = counts["failed"] + sum(process.broken for process in everyone)
+    failed = counts["failed"] + sum(process.broken for process in everyone) + sum(forgotten.values())
     say(f"{took // 60:.0f} min {took % 60:.0f} s: " + ", ".join(f"{p.name} {p.took:.0f} s" for p in everyone))
     say(f"{counts['passed']} passed, {failed} failed" + (f", {counts['skipped']} skipped" if counts["skipped"] else ""))
     return 1 if failed or not counts.total() else 0
+
+
+def run_by_nobody(everyone: Sequence[Process]) -> dict[str, int]:
+    """How many tests of a lane; where something failed, the rest may have been left on purpose."""
+    lanes: dict[str, list[Process]] = {}
+    for process in everyone:
+        lanes.setdefault(process.lane, []).append(process)
+    found = {
+        lane: max(process.collected for process in sharing) - sum(len(process.outcomes) for process in sharing)
+        for lane, sharing in lanes.items()
+        if not any(process.broken or "failed" in process.outcomes.values() for process in sharing)
+    }
+    return {lane: count for lane, count in found.items() if count > 0}
 
 
 def main(root: Path, lanes: Lanes, options: Sequence[str]) -> int:

@@ -40,7 +40,7 @@ def pytest_runtest_protocol(item: pytest.Item) -> bool | None:
 def _taken(module: Path) -> bool:
     if module not in _mine | _others:
         try:
-            (Path(os.environ["ZOS_TEST_SHARE"]) / module.name).touch(exist_ok=False)
+            (Path(os.environ["ZOS_TEST_SHARE"]) / "+".join(module.parts[-2:])).touch(exist_ok=False)
             _mine.add(module)
         except FileExistsError:
             _others.add(module)

@@ -69,6 +69,14 @@ def test_failures_anywhere_are_counted_and_named(root: Path) -> None:
     assert named == {"a/test_first.py::test_first", "a/test_first.py::test_wrong"}
 
 
+def test_what_nobody_has_run_is_no_success(root: Path) -> None:
+    taken = "os.path.join(os.environ['ZOS_TEST_SHARE'], 'a+test_first.py')"
+    (root / "a" / "conftest.py").write_text(f"import os\nopen({taken}, 'w').close()\n")
+    code, said = run(root)
+    assert (code, said[-1]) == (1, "3 passed, 1 failed"), "\n".join(said)
+    assert "FAILED one: 1 tests that were found were run by nobody" in said
+
+
 def test_a_small_machine_has_one_of_each_at_a_time() -> None:
     assert {name for name, (_, count) in lanes_for(24 * 2**30).items() if count == 2} == {"e2e", "node", "api"}
     assert {count for _, count in lanes_for(8 * 2**30).values()} == {1}
