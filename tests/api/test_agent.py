@@ -25,6 +25,7 @@ from zos.api.gridnode import GridNode
 from zos.api.meta import AGENT_FINALIZER
 from zos.api.nodeworkload import NodeWorkload
 from zos.api.quarantine import Quarantined
+from zos.api.resources import GUEST_OVERHEAD
 from zos.drivers.keyring import Keyring
 from zos.kinds.gridnode.rights import agent_objects
 from zos.kinds.network.part import NetworkState
@@ -361,7 +362,7 @@ async def test_deleted_by_hand_it_runs_on_and_comes_back_as_if_nothing_happened(
         entries = {entry.uid: entry for entry in await grid.quarantine("uid-vm", "uid-data")}
         guest, disk = entries["uid-vm"], entries["uid-data"]
         assert (guest.kind, guest.namespace, guest.name) == ("ZMachine", "default", "vm")
-        assert (guest.running, guest.cpu, guest.memory, guest.storage) == (True, 2, 2**30, 2**30)
+        assert (guest.running, guest.cpu, guest.memory, guest.storage) == (True, 2, 2**30 + GUEST_OVERHEAD, 2**30)
         assert (disk.kind, disk.namespace, disk.name, disk.running, disk.storage) == ("ZMount", "default", "data", False, 2**30)
         assert (grid.node.things, grid.node.writes) == (things, writes)
     async with grid.agent():  # a new one knows them as well
