@@ -379,6 +379,28 @@ async def test_a_card_without_its_disk_is_cleared(directory: Path) -> None:
     assert await converge(driver, disk(name="mount-2")) == []
 
 
+async def test_what_leads_to_a_place_that_is_not_mounted_is_here(directory: Path, tmp_path: Path) -> None:
+    """An administrator has moved the disk, and what it lies on is away."""
+    await converge(DiskDriver(directory), disk())
+    (directory / "mount-1.raw").rename(tmp_path / "elsewhere")
+    (directory / "mount-1.raw").symlink_to(tmp_path / "away" / "mount-1.raw")
+    driver = DiskDriver(directory)
+    assert (directory / "mount-1.json").exists()
+    with pytest.raises(DriverError):
+        await converge(driver, disk())
+    assert (directory / "mount-1.raw").is_symlink(), "no empty one was made in its place"
+    (tmp_path / "away").mkdir()
+    (tmp_path / "elsewhere").rename(tmp_path / "away" / "mount-1.raw")
+    assert await converge(driver, disk()) == []
+
+
+async def test_a_card_that_can_not_be_cleared_keeps_no_agent_from_starting(directory: Path) -> None:
+    (directory / "mount-9.json").mkdir(parents=True)
+    driver = DiskDriver(directory)
+    await converge(driver, disk())
+    assert (directory / "mount-1.raw").exists()
+
+
 async def test_of_a_disk_that_could_not_be_made_nothing_is_left(directory: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def fails(*_: object) -> None:
         raise OSError(errno.EIO, os.strerror(errno.EIO))

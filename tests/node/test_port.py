@@ -469,6 +469,8 @@ async def test_a_program_with_an_address_of_its_own_is_reached_at_what_it_serves
         with serving(9900, 9901):
             until(lambda: reached(9900), 5)
             assert not reached(9901), harm
+    seen = [thing.item for thing in (await LinkDriver().observe(())).values() if isinstance(thing.item, Veth)]
+    assert [(link.netns, link.held.macs) for link in seen if link.held.macs] == [(ITS_SPACE, (RESIDENT.mac,))], "unwanted, too"
     await node.settle(everything)
     assert names.tap("uid-resident") not in sh(f"ip -n {ROUTER} link; ip netns exec {ROUTER} nft list tables")
     assert ITS_SPACE not in sh("ip netns list")

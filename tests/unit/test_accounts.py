@@ -65,13 +65,16 @@ def test_what_is_on_disk_counts_where_names_had_met(tmp_path: Path) -> None:
     assert Accounts(tmp_path).uid("b") == natural
 
 
-def test_a_line_that_was_cut_short_was_never_told(tmp_path: Path) -> None:
+@pytest.mark.parametrize("torn", ["6", f"{FIRST + 5} bb", f"{FIRST + 5} bb-1"])
+def test_a_line_that_was_cut_short_was_never_told_and_becomes_nobodys(tmp_path: Path, torn: str) -> None:
+    """Ended by the next, it would be the number of another, whose name begins the same."""
     number = Accounts(tmp_path).uid("a")
     with open(tmp_path / "accounts", "a") as file:
-        file.write(f"{FIRST + 5} bb")
-    other = Accounts(tmp_path).uid("b")
-    assert (Accounts(tmp_path).uid("a"), Accounts(tmp_path).uid("b")) == (number, other)
-    assert (tmp_path / "accounts").read_text() == f"{number} a\n{FIRST + 5} bb\n{other} b\n"
+        file.write(torn)
+    told = {name: Accounts(tmp_path).uid(name) for name in ("b", "bb", "bb-1")}
+    assert {name: Accounts(tmp_path).uid(name) for name in ("a", "b", "bb", "bb-1")} == {"a": number, **told}
+    lines = [f"{number} a", *(f"{number} {name}" for name, number in told.items())]
+    assert (tmp_path / "accounts").read_text().splitlines() == lines
 
 
 @pytest.mark.parametrize("text", [b"", b"\0\0\0\0", b"\xff\n", b"one two\n", f"{FIRST - 1} a\n0 a\n99999999999 a\n".encode()])

@@ -30,6 +30,7 @@ from zos.api.gridnode import Endpoint, GridNode, NodeFeatures
 from zos.api.meta import Meta
 from zos.api.nodeworkload import NodeWorkload, Owner
 from zos.api.quarantine import QuarantineOrder
+from zos.api.resources import GUEST_OVERHEAD
 from zos.drivers.keyring import Keyring
 from zos.kinds.kind import Kinds
 from zos.kinds.registry import KINDS
@@ -161,6 +162,18 @@ def test_late_news_of_the_node_are_none_but_once_after_a_step_back(tmp_path: Pat
         assert told.node is not None
         known.append(told.node.metadata.generation)
     assert known == [5, 5, 3, 3, 6]
+
+
+def test_what_an_agent_of_before_showed_in_quarantine_counts_whole_until_it_is_seen_again(tmp_path: Path) -> None:
+    """It told a guest's own memory alone, and libvirt does not answer yet."""
+    status = {"agentVersion": "0.2.1", "quarantine": [{"uid": "u-vm", "kind": "ZMachine", "memory": "1Gi", "running": True}]}
+    node = GridNode.model_validate({"metadata": {"name": "n", "uid": "u", "resourceVersion": "1"}, "status": status})
+    settings = Settings(node="n", state=tmp_path)
+    told = NodeStatus(MemoryClient(Server()), settings, Keyring(tmp_path / "keys"), NodeFeatures, lambda: 0.0, lambda: None)
+    told.see(node)
+    told.keep(frozenset(), (), complete=False)
+    (entry,) = told.quarantine
+    assert entry.memory == 2**30 + GUEST_OVERHEAD == node.allocated(()).memory
 
 
 # -- clusters

@@ -102,17 +102,21 @@ def test_only_an_administrators_word_gives_by_uid() -> None:
     assert found.workloads[0].part.adopt is None  # type: ignore[union-attr]
 
 
-def test_what_may_live_is_not_given_away() -> None:
+def test_what_can_not_become_an_objects_is_not_given_to_it_and_nothing_empty_comes_in_its_place() -> None:
     fresh = mount()
     order = {"uid": "uid-old", "giveTo": {"kind": "ZMount", "namespace": "default", "name": "data"}}
-    for kind, adopt in (
-        ("ZMount", "uid-old"),
-        ("", "uid-old"),
-        ("Tomorrow", None),
-    ):  # of the last this controller knows nothing
+    for kind in ("ZMount", ""):  # of the second the node knows the uid only
+        home = node("home", left("uid-old", kind, "former"), spec={"quarantine": [order]})
+        (asked,) = resolve(fresh, grid(fresh, home)).workloads or ()
+        assert asked.part.adopt == "uid-old"  # type: ignore[union-attr]
+    for kind in ("ZMachine", "Tomorrow"):  # of the second this controller knows nothing
         home = node("home", left("uid-old", kind, "former"), spec={"quarantine": [order]})
         found = resolve(fresh, grid(fresh, home))
-        assert [workload.part.adopt for workload in found.workloads or () if workload.part] == [adopt]  # type: ignore[attr-defined]
+        assert (found.workloads, found.verdict.reason) == (None, Reason.QUARANTINED)
+        assert found.verdict.message == (
+            f"what node home has of {kind} default/former (uid uid-old) can't become a ZMount: take giveTo back in "
+            "spec.quarantine of GridNode home"
+        )
 
 
 def test_what_is_in_quarantine_counts_as_held() -> None:
@@ -348,7 +352,7 @@ def test_a_program_in_quarantine_keeps_what_its_object_held() -> None:
     things = tuple(Observed(item.key, item, "w") for item in served.lower(here).items)
     (entry,) = quarantine({"w": things}, {"w": Origin.of(spec.spec)})
     assert (entry.running, entry.kind) == (True, "Ping")
-    assert home.taken(entry) == Resources(cpu=held.cpu, memory=held.memory, storage=held.storage)
+    assert entry.held == Resources(cpu=held.cpu, memory=held.memory, storage=held.storage)
     assert [(nic.network_uid, nic.ipv4) for nic in entry.nics] == [("uid-net", address.ip)]
     full = home.model_copy(update={"status": home.status.model_copy(update={"quarantine": (entry,)})})
     other = type(ping).model_validate(ping.wire() | {"metadata": {"name": "other", "namespace": "default", "uid": "uid-other"}})

@@ -80,6 +80,13 @@ class NodeStatus:
         return frozenset(entry.uid for entry in self._quarantine or ()) - {e.uid for e in self.node.status.quarantine}
 
     @property
+    def quarantine(self) -> tuple[Quarantined, ...]:
+        """What is on the node and belongs to nobody; until that is known, what an agent has shown before."""
+        if self._quarantine is not None:
+            return self._quarantine
+        return self.node.left if self.node is not None else ()
+
+    @property
     def nameservers(self) -> tuple[str, ...]:
         return self._surroundings.nameservers
 
@@ -87,8 +94,8 @@ class NodeStatus:
         """What is on the node: keys that WireGuard runs with, and what belongs to nobody. ``complete``: that is all; else
         what was seen before and could not be looked at now is still there."""
         if not complete:
-            shown = self._quarantine if self._quarantine is not None else self.node.status.quarantine if self.node else ()
-            quarantine = tuple({**{entry.uid: entry for entry in quarantine}, **{entry.uid: entry for entry in shown}}.values())
+            before = {entry.uid: entry for entry in self.quarantine}
+            quarantine = tuple({**{entry.uid: entry for entry in quarantine}, **before}.values())
         if quarantine != (self._quarantine or ()):
             told = ", ".join(f"{entry.kind} {entry.namespace}/{entry.name} ({entry.uid})" for entry in quarantine)
             if told:
@@ -186,7 +193,7 @@ class NodeStatus:
                         "agent_version": __version__,
                         "reported_endpoint": self._surroundings.endpoint,
                         "nameservers": self._surroundings.nameservers,
-                        "quarantine": self._quarantine if self._quarantine is not None else status.quarantine,
+                        "quarantine": self.quarantine,
                     }
                 )
             }

@@ -270,10 +270,15 @@ class GridNode(Object):
         version = self.status.agent_version
         return version is None or _numbers(version) >= release
 
-    def taken(self, left: Quarantined) -> Resources:
-        """What something in quarantine takes of the node: what an object that had it would hold."""
-        beside = 0 if self.is_of(ENVELOPES) or not left.memory else GUEST_OVERHEAD
-        return Resources(cpu=left.cpu, memory=left.memory + beside, storage=left.storage)
+    @cached_property
+    def left(self) -> tuple[Quarantined, ...]:
+        """What is in quarantine there, as agents of today tell it: those of 0.2 tell a guest's own memory alone."""
+        entries = self.status.quarantine
+        if self.is_of(ENVELOPES):
+            return entries
+        return tuple(
+            entry.model_copy(update={"memory": entry.memory + GUEST_OVERHEAD}) if entry.memory else entry for entry in entries
+        )
 
     @property
     def abandoned(self) -> bool:
@@ -295,7 +300,7 @@ class GridNode(Object):
         agent says it has left would keep the rest of the status from being written."""
         taken: list[NodeHold | Resources] = [*holds]
         known = {hold.uid for hold in holds}
-        taken += [self.taken(left) for left in self.status.quarantine if left.uid not in known]
+        taken += [left.held for left in self.left if left.uid not in known]
         return Resources(
             cpu=min(MOST_COUNTED, sum(one.cpu for one in taken)),
             memory=min(MOST, sum(one.memory for one in taken)),

@@ -5,6 +5,7 @@ from __future__ import annotations
 from pydantic import ConfigDict, Field
 
 from zos.api.meta import Model, Quantity
+from zos.api.resources import Resources
 from zos.api.schema import Rule, at_most, label, named, rules
 from zos.api.text import Count, Ipv4, KindName, Label, Mac, Name, Port, Uid
 
@@ -90,3 +91,8 @@ class Quarantined(Model):
     nics: tuple[QuarantinedNic, ...] = Field(default=(), json_schema_extra=at_most(17))
     """Its interfaces: nobody else gets their addresses. Of a private network they count inside the node's own sub-range only,
     on the public segment for the node's own farm only."""
+
+    @property
+    def held(self) -> Resources:
+        """What it takes of the node: what an object that had it would hold."""
+        return Resources(cpu=self.cpu, memory=self.memory, storage=self.storage)

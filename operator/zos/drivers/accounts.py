@@ -98,9 +98,11 @@ class Accounts:
         fd = os.open(self._file, os.O_RDWR | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC, 0o600)
         try:
             size = os.fstat(fd).st_size
-            torn = size and os.pread(fd, 1, size - 1) != b"\n"  # of a power cut: nobody was told of it
+            if size and os.pread(fd, 1, size - 1) != b"\n":
+                # Half a line, of a power cut: nobody was told of it, and ended by another it would be somebody else's.
+                os.ftruncate(fd, self._file.read_bytes().rfind(b"\n") + 1)
             with open(fd, "ab", closefd=False) as file:
-                file.write("".join(["\n" * bool(torn), *lines]).encode())
+                file.write("".join(lines).encode())
             os.fsync(fd)
         finally:
             os.close(fd)

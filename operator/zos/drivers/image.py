@@ -279,7 +279,6 @@ class ImageDriver:
         return tree.size
 
     def remember(self, known: _Card) -> None:
-        """What an image's name leads to. Raises OSError."""
         """Writes down what an image's name leads to. Raises OSError."""
         write(self._card(known.ref), json.dumps(dataclasses.asdict(known)), Durability.VOLATILE)
 

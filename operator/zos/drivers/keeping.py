@@ -4,6 +4,7 @@ for what is refused."""
 from __future__ import annotations
 
 import asyncio
+import logging
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -16,6 +17,8 @@ from zos.drivers.thread import in_thread
 from zos.plan.diff import Observed, Op
 from zos.plan.items import Item
 from zos.plan.items.storage import Kept
+
+log = logging.getLogger("zos.keeping")
 
 K = TypeVar("K", bound=Kept)
 
@@ -37,8 +40,7 @@ class KeptDriver(Generic[K]):
         self._kind = kind
         self._directory = directory
         self._files: Inotify | None = None
-        for card in directory.glob("[!.]*.json"):
-            self._forget_absent(card.stem)
+        self._clear_cards()
 
     async def observe(self, wanted: Sequence[Item]) -> Mapping[str, Observed]:
         return await asyncio.to_thread(self._observe, {item.name: item for item in wanted if isinstance(item, self._kind)})
@@ -78,17 +80,25 @@ class KeptDriver(Generic[K]):
 
     async def _update(self, item: K) -> None:
         if item.adopt:
-            if self._file(item.adopted).exists():
+            if is_there(self._file(item.adopted)):
                 raise DriverError(here_already(item))
             await in_thread(self._forget, item.adopted)  # taking it over was cut off just before
         await self._mend(item)
 
     def _is_here(self, name: str) -> bool:
-        return self._file(name).exists()
+        """Raises OSError where that can't be seen."""
+        return is_there(self._file(name))
 
     def _forget_absent(self, name: str) -> None:
         if not self._is_here(name):
             self._forget(name)
+
+    def _clear_cards(self) -> None:
+        for card in self._directory.glob("[!.]*.json"):
+            try:
+                self._forget_absent(card.stem)
+            except OSError as error:  # it stays as it is, and keeps nothing else from being looked after
+                log.warning("%s can't be cleared: %s", card, error)
 
     # -- each driver's own; what is not async blocks ---------------------------------------------------------------------
 
@@ -122,6 +132,16 @@ class KeptDriver(Generic[K]):
     def _forget(self, name: str) -> None:
         """What is beside the file. Nothing: fine."""
         raise NotImplementedError
+
+
+def is_there(path: Path) -> bool:
+    """Whether a directory has an entry of that name, wherever it leads: a link to a place that is not mounted just now is
+    somebody's data all the same. Raises OSError where that can't be seen."""
+    try:
+        path.lstat()
+    except FileNotFoundError:
+        return False
+    return True
 
 
 def in_blocks(item: K) -> K:

@@ -106,9 +106,15 @@ def _veth_of(link: Link, bridge: str | None, spaces: Mapping[str, Space], wanted
             peer_bridge=master.name if master is not None else None,
             addresses=spaces[link.space].addresses(link, near),
             peer_addresses=space.addresses(peer, far),
-            mac=link.mac if isinstance(wanted, Veth) and wanted.mac is not None else None,
+            mac=link.mac if _has_its_mac(link, wanted) else None,
         )
     return None
+
+
+def _has_its_mac(link: Link, wanted: Item | None) -> bool:
+    """Whether its MAC was given to it: as is wanted; where nobody wants anything, by its name, which programs' interfaces in
+    networks have. They keep their addresses for as long as they are there."""
+    return wanted.mac is not None if isinstance(wanted, Veth) else link.name == names.OWN_INTERFACE
 
 
 def route_of(message: Any, space: Space) -> Route | None:

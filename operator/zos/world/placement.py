@@ -25,7 +25,7 @@ INDEXES = (
         GridNode,
         {
             "holder": lambda node: node.status.by_holder,
-            "left": lambda node: {left.uid: node.taken(left) for left in node.status.quarantine},
+            "left": lambda node: {left.uid: left.held for left in node.left},
             "namespace": lambda node: {names.node_namespace(node.name): (node.abandoned, node.knows_words)},
         },
     ),
@@ -167,7 +167,7 @@ def _left(world: Reader, uid: str, node: str) -> list[Resources]:
     """What a node has in quarantine under a uid."""
 
     def look(found: GridNode) -> tuple[str, list[Resources]]:
-        return found.name, [found.taken(left) for left in found.status.quarantine if left.uid == uid]
+        return found.name, [left.held for left in found.left if left.uid == uid]
 
     return dict(world.views(GridNode, look, left=uid)).get(node, [])
 

@@ -93,14 +93,14 @@ def remains(obj: Object, world: Reader, node: str | None, asked: str | None) -> 
 
 
 def _lives(left: Inheritance, world: Reader) -> bool:
-    """Whether its owner takes it up again by itself, so that nobody can give it away: so may one of a kind that is not known
-    here. Of an owner that the node itself doesn't know the administrator's word is all there is. Raises Unreadable."""
+    """Whether its owner takes it up again by itself, so that nobody can give it away. Of an owner that the node itself doesn't
+    know the administrator's word is all there is. Raises Unreadable."""
     owner = left.owner
     if owner is None or not owner.kind:
         return False
     model: Any = next((model for model in world.indexed_by(_HEIR) if owner.kind == model.KIND), None)
     if model is None:
-        return True
+        return True  # for all that can be told
     found = world.view(model, owner.namespace, owner.name, _place)
     return found in ((owner.uid, None), (owner.uid, left.node))
 
@@ -119,7 +119,11 @@ def _of(node: GridNode, name: str, uid: str) -> tuple[Inheritance, ...]:
 
 
 def _judged(node: str, name: str, entry: Quarantined, order: QuarantineOrder | None) -> Inheritance:
-    if order is not None and _recipient(order) == name:
+    if order is not None and order.give_to is not None and _recipient(order) == name:
+        if entry.kind not in ("", order.give_to.kind):
+            what = f"what node {node} has of {_name(entry)} (uid {entry.uid}) can't become a {order.give_to.kind}"
+            message = f"{what}: take giveTo back in spec.quarantine of GridNode {node}"
+            return Inheritance(node, problem=waiting(Reason.QUARANTINED, message))
         return Inheritance(
             node, entry.uid, owner=Owner(kind=entry.kind, namespace=entry.namespace, name=entry.name, uid=entry.uid)
         )
