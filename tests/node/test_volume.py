@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import ctypes
 import errno
 import itertools
@@ -146,6 +147,19 @@ def fails(state: Path) -> None:
     loop = loopmount.mounts(state / "volumes")[state / "volumes/volume-1"].loop
     assert loop is not None
     Path("/sys/fs/ext4", loop.name, "trigger_fs_error").write_text("the test's")
+
+
+@contextlib.contextmanager
+def namespace(propagation: str = "private") -> Iterator[subprocess.Popen[bytes]]:
+    """A program that has all that is mounted now in a mount namespace of its own, as virtiofsd has what it shares."""
+    command = ["unshare", "-m", "--propagation", propagation, "sh", "-c", "echo; exec sleep 1000"]
+    with subprocess.Popen(command, stdout=subprocess.PIPE) as other:
+        try:
+            assert other.stdout is not None
+            other.stdout.readline()
+            yield other
+        finally:
+            other.kill()
 
 
 _WORK = """
@@ -640,14 +654,9 @@ async def test_one_in_use_is_not_taken_away_and_it_is_said_by_whom(state: Path) 
 
 
 async def test_one_that_another_mount_namespace_has_is_not_taken_away(state: Path) -> None:
-    """As virtiofsd has what it shares."""
     driver = opened(state)
     await converge(driver, volume())
-    command = ["unshare", "-m", "--propagation", "private", "sh", "-c", "echo; exec sleep 1000"]
-    other = subprocess.Popen(command, stdout=subprocess.PIPE)
-    try:
-        assert other.stdout is not None
-        other.stdout.readline()
+    with namespace() as other:
         with pytest.raises(DriverError, match=rf"in use by sleep \(process {other.pid}\)"):
             await converge(driver, erased=frozenset({"w-1"}))
         assert (state / "volumes/volume-1.img").exists()
@@ -674,10 +683,68 @@ async def test_one_that_another_mount_namespace_has_is_not_taken_away(state: Pat
             pytest.raises(DriverError, match=rf"in use by \S+ \(process {os.getpid()}\)$"),
         ):
             await converge(driver, erased=frozenset({"w-1"}))
-    finally:
-        other.kill()
-        other.wait()
     assert await converge(driver, erased=frozenset({"w-1"})) == ["remove volume/volume-1"]
+
+
+async def test_one_with_errors_that_another_mount_namespace_has_is_put_back_and_it_is_said_who_has_it(state: Path) -> None:
+    driver = opened(state)
+    await converge(driver, volume())
+    (driver.data("volume-1") / "kept").write_bytes(b"precious")
+    os.sync()
+    with namespace() as other:
+        fails(state)
+        called = rf"in use by sleep \(process {other.pid}\)$"
+        for _ in range(2):
+            with pytest.raises(DriverError, match=called):
+                await converge(driver, erased=frozenset({"w-1"}))
+            assert (driver.data("volume-1") / "kept").read_bytes() == b"precious", "it is where it was"
+        ill = "its file system has had errors since .* a machine that has it mounted is to be stopped .* volume volume-1"
+        for _ in range(2):
+            with pytest.raises(DriverError, match=f"^volume volume-1: {ill} is {called}"):
+                await converge(driver, volume())
+            assert (driver.data("volume-1") / "kept").read_bytes() == b"precious"
+        rebooted(state, wait=False)  # it is only elsewhere now
+        for _ in range(2):
+            with pytest.raises(DriverError, match=f"^volume volume-1: {ill} is {called}"):
+                await converge(driver, volume())
+    assert await converge(driver, volume()) == ["update volume/volume-1"]
+    assert (driver.data("volume-1") / "kept").read_bytes() == b"precious"
+    assert await converge(driver, volume()) == []
+    assert fact(driver).problem == ""
+
+
+async def test_one_that_can_not_be_put_back_is_still_said_to_be_in_use(state: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What was begun when nobody else had it yet."""
+    driver = opened(state)
+    await converge(driver, volume())
+
+    def refused(*_: object, **__: object) -> None:
+        raise OSError(errno.EROFS, os.strerror(errno.EROFS))
+
+    with namespace() as other:
+        fails(state)
+        monkeypatch.setattr(loopmount, "keepers", lambda _: [])
+        monkeypatch.setattr(loopmount, "mount", refused)
+        for _ in range(2):
+            with pytest.raises(DriverError, match=rf"had errors since .* in use by sleep \(process {other.pid}\)$"):
+                await converge(driver, volume())
+    monkeypatch.undo()
+    assert await converge(driver, volume()) == ["update volume/volume-1"]
+
+
+async def test_a_mount_namespace_that_follows_its_nodes_keeps_nobody_from_mending(state: Path) -> None:
+    subprocess.run(["mount", "--bind", state, state], check=True)
+    try:
+        subprocess.run(["mount", "--make-shared", state], check=True)
+        driver = opened(state)
+        await converge(driver, volume())
+        with namespace("slave"):
+            fails(state)
+            assert await converge(driver, volume()) == ["update volume/volume-1"]
+            assert await converge(driver, volume()) == []
+        assert await converge(driver, erased=frozenset({"w-1"})) == ["remove volume/volume-1"]
+    finally:
+        subprocess.run(["umount", "-R", state], check=True)
 
 
 async def test_one_in_which_nothing_ever_was_goes_without_a_word(state: Path) -> None:

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import os
 import subprocess
 import time
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -110,6 +111,42 @@ async def test_errors_under_a_service_are_mended_and_it_comes_back_by_itself(bes
     assert (data / "kept").read_bytes() == b"precious"
     told = await bench.fact("x")
     assert (told.crashes, told.up) == ((), True), "it did not crash, it was asked to end"
+
+
+@contextlib.contextmanager
+def machine() -> Iterator[str]:
+    """Has in a mount namespace of its own what is mounted now, as virtiofsd has; gives what it is called."""
+    command = ["unshare", "-m", "--propagation", "private", "sh", "-c", "echo; exec sleep 1000"]
+    with subprocess.Popen(command, stdout=subprocess.PIPE) as process:
+        try:
+            assert process.stdout is not None
+            process.stdout.readline()
+            yield f"sleep (process {process.pid})"
+        finally:
+            process.kill()
+
+
+async def test_what_a_machine_has_as_well_is_not_taken_from_the_service_before_that_ends(beside: Beside) -> None:
+    node, bench, wanted = beside, beside.bench, beside.wanted(_STAYS)
+    await node.until_right(*wanted)
+    first = await bench.written("x")
+    data = node.volumes.data("volume-1")
+    os.sync()
+    with machine() as called:
+        fails(bench.state)
+        for _ in range(3):
+            said = (await node.converge(*wanted)).problem(wanted)
+            assert said is not None
+            assert "its file system has had errors since" in said.message
+            assert "a machine that has it mounted is to be stopped for that" in said.message
+            assert f"in use by {called}" in said.message
+        assert (bench.pid("x"), (data / "starts").read_text()) == (first, f"{first}\n"), "it goes on reading"
+        assert (await bench.fact("x")).up
+        assert "its file system has had errors since" in problem(node.volumes)
+    await node.until_right(*wanted)
+    await until(lambda: bench.pid("x") not in (0, first))
+    assert problem(node.volumes) == ""
+    assert (data / "starts").read_text() == f"{first}\n{bench.pid('x')}\n"
 
 
 async def test_errors_that_nobody_can_mend_are_said_and_the_service_waits(beside: Beside) -> None:

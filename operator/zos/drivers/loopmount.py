@@ -18,7 +18,7 @@ import stat
 import struct
 import threading
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -111,18 +111,19 @@ def file_of(path: Path) -> File:
 def mounts(below: Path) -> dict[Path, Mount]:
     """What is mounted below a directory, by where."""
     return {
-        place: Mount(number, bool(_READ_ONLY & set(options)))
-        for _, number, place, options in _table(Path("/proc/self/mountinfo"))
-        if below in place.parents
+        entry.place: Mount(entry.number, bool(_READ_ONLY & set(entry.options)))
+        for entry in _table(Path("/proc/self/mountinfo"))
+        if below in entry.place.parents
     }
 
 
 def mount(image: Path, target: Path, options: str, *, loop: Loop | None = None, read_only: bool = False) -> None:
     """Mounts the ext4 file system in ``image``, with all of its space kept. ``loop`` is the device that has it already, where
-    it is mounted elsewhere (in another mount namespace): it is one file system then. Raises OSError, DriverError."""
+    it is mounted elsewhere (in another mount namespace): it is one file system then, and writable or not as it is there.
+    Raises OSError, DriverError."""
     flags = _FLAGS | (_RDONLY if read_only else 0)
     if loop is not None:
-        _mount(str(loop.path), target, flags, options)
+        _mount_again(loop, target, options)
         return
     with _opened(image, os.O_RDWR) as fd, _attach(fd, _DIRECT_IO if _is_direct(image) else 0) as loop:
         with contextlib.suppress(OSError):  # whatever trims file systems gives nothing of it back; or the next look does
@@ -147,20 +148,50 @@ def released(image: Path) -> Loop | None:
 def users(number: str, target: Path) -> list[str]:
     """Who keeps the file system on a device from being unmounted from ``target``, as far as that can be told: other mounts, and
     programs that have something of it; else those who have it mounted in a namespace of their own."""
-    table = [(own, place) for _, own, place, _ in _table(Path("/proc/self/mountinfo")) if place != target]
+    table = [(entry.number, entry.place) for entry in _table(Path("/proc/self/mountinfo")) if entry.place != target]
     found = [f"the mount at {place}" for own, place in table if own == number or target in place.parents]
     elsewhere: list[str] = []
-    for process in sorted(Path("/proc").glob("[0-9]*"), key=lambda path: int(path.name)):
+    for process in _processes():
         try:
-            here = {mount_id: place for mount_id, own, place, _ in _table(process / "mountinfo") if own == number}
-            name = f"{(process / 'comm').read_text().strip()} (process {process.name})"
+            here = {entry.id: entry.place for entry in _table(process / "mountinfo") if entry.number == number}
             if here and _uses(process, number, here):
-                found.append(name)
-            elif here and os.readlink(process / "ns/mnt") != os.readlink("/proc/self/ns/mnt"):
-                elsewhere.append(name)
+                found.append(_called(process))
+            elif here and _is_elsewhere(process):
+                elsewhere.append(_called(process))
         except OSError:
             continue  # it has ended
     return found or elsewhere
+
+
+def keepers(number: str) -> list[str]:
+    """Who has the file system on a device in a mount namespace that keeps it when it is unmounted here, as virtiofsd does.
+    Where it would go as well, or nobody can tell, is none of them."""
+    found = []
+    for process in _processes():
+        try:
+            if _is_elsewhere(process) and _keeps(list(_table(process / "mountinfo")), number):
+                found.append(_called(process))
+        except OSError:
+            continue  # it has ended
+    return found
+
+
+def _keeps(table: Sequence[_Entry], number: str) -> bool:
+    """What is unmounted goes from wherever the mount around it is told of that (mount_namespaces(7))."""
+    told = {entry.id for entry in table if entry.told}
+    return any(entry.number == number and entry.parent not in told for entry in table)
+
+
+def _processes() -> list[Path]:
+    return sorted(Path("/proc").glob("[0-9]*"), key=lambda path: int(path.name))
+
+
+def _called(process: Path) -> str:
+    return f"{(process / 'comm').read_text().strip()} (process {process.name})"
+
+
+def _is_elsewhere(process: Path) -> bool:
+    return os.readlink(process / "ns/mnt") != os.readlink("/proc/self/ns/mnt")
 
 
 def _uses(process: Path, number: str, here: Mapping[str, Path]) -> bool:
@@ -245,13 +276,38 @@ def _mount(source: str, target: Path, flags: int, options: str) -> None:
         raise _error(str(target))
 
 
-def _table(file: Path) -> Iterator[tuple[str, str, Path, list[str]]]:
-    """Id, device number, place and the file system's own options of each mount (proc(5)); what lies on top comes last."""
+def _mount_again(loop: Loop, target: Path, options: str) -> None:
+    """A file system that is mounted already is to be asked for as it is, and the table of mounts does not say how: one with
+    errors is ``emergency_ro`` there (6.18) and still asked for as one that can be written to."""
+    try:
+        _mount(str(loop.path), target, _FLAGS, options)
+    except OSError as error:
+        if error.errno != errno.EBUSY:
+            raise
+        _mount(str(loop.path), target, _FLAGS | _RDONLY, options)
+
+
+@dataclass(frozen=True)
+class _Entry:
+    """A line of a table of mounts (proc(5)). ``options`` are the file system's own; ``told``: what is mounted and unmounted
+    below others of its group, or below its master, is so below this one."""
+
+    id: str
+    parent: str
+    number: str
+    place: Path
+    told: bool
+    options: list[str]
+
+
+def _table(file: Path) -> Iterator[_Entry]:
+    """What lies on top comes last."""
     for line in file.read_text(errors="surrogateescape").splitlines():
         before, _, after = line.partition(" - ")
         words = before.split(" ")
         place = re.sub(r"\\([0-7]{3})", lambda octal: chr(int(octal[1], 8)), words[4])
-        yield words[0], words[2], Path(place), after.split(" ")[-1].split(",")
+        told = any(word.startswith(("shared:", "master:")) for word in words[6:])
+        yield _Entry(words[0], words[1], words[2], Path(place), told, after.split(" ")[-1].split(","))
 
 
 @contextlib.contextmanager

@@ -198,8 +198,7 @@ class VolumeDriver(KeptDriver[Volume]):
 
     async def _mount(self, name: str) -> loopmount.Loop:
         """Mounted in its place, after all that could be mended by itself was."""
-        there, loop = await in_thread(self._mounted, name)
-        ill = illness(there, loop) if there is not None and loop is not None else ""
+        ill = await in_thread(self._ill, name)
         if not ill:
             return await self._mount_whole(name)
         self._mending[name] = ill
@@ -211,20 +210,27 @@ class VolumeDriver(KeptDriver[Volume]):
 
     async def _put_out_of_use(self, name: str, ill: str) -> None:
         """So that it can be mended. The node's programs make way, and are started again when what they need is in place;
-        guests keep what they were given for as long as they run (ADR 0018), and somebody has to stop them."""
-        if self._vacate is not None and (ended := await self._vacate(name)):
-            log.warning("volume %s: %s; ended, so that it can be mended: %s", name, ill, ", ".join(ended))
+        guests keep what they were given for as long as they run (ADR 0018), and somebody has to stop them. Until then the
+        programs may as well go on reading."""
         try:
+            await in_thread(self._refuse_while_kept, name)
+            if self._vacate is not None and (ended := await self._vacate(name)):
+                log.warning("volume %s: %s; ended, so that it can be mended: %s", name, ill, ", ".join(ended))
             await in_thread(self._unmount, name)
-        except DriverError as error:
+        except (DriverError, OSError) as error:
             wait = "it is checked and mended as soon as nobody has it; a machine that has it mounted is to be stopped for that"
             raise DriverError(f"volume {name}: {ill}; {wait}, and {error}") from error
+
+    def _refuse_while_kept(self, name: str) -> None:
+        loop = self._elsewhere(name)
+        if loop is not None and (keepers := loopmount.keepers(loop.number)):
+            raise DriverError(_busy(name, keepers))
 
     async def _mount_whole(self, name: str) -> loopmount.Loop:
         image, place = self.files.image(name), self.files.place(name)
         there, loop = await in_thread(self._mounted, name)
         if there is None:
-            elsewhere = (await in_thread(loopmount.attached)).get(loopmount.file_of(image))
+            elsewhere = await in_thread(self._elsewhere, name)
             try:
                 if elsewhere is None:
                     await ext4.check(image, whole=name in self._mending)
@@ -242,6 +248,17 @@ class VolumeDriver(KeptDriver[Volume]):
         loop = there.loop if there is not None else None
         return there, loop if loop is not None and loop.file() == loopmount.file_of(self.files.image(name)) else None
 
+    def _elsewhere(self, name: str) -> loopmount.Loop | None:
+        """The loop device that has its image, wherever that is mounted."""
+        return loopmount.attached().get(loopmount.file_of(self.files.image(name)))
+
+    def _ill(self, name: str) -> str:
+        """Not mounted here, it may be elsewhere, and is as ill there."""
+        there, loop = self._mounted(name)
+        if there is None:
+            loop = self._elsewhere(name)
+        return illness(there, loop) if loop is not None else ""
+
     def _mount_at(self, image: Path, place: Path, loop: loopmount.Loop | None = None, *, read_only: bool = False) -> None:
         place.mkdir(exist_ok=True)
         try:
@@ -249,7 +266,7 @@ class VolumeDriver(KeptDriver[Volume]):
         except OSError as error:
             said = error.strerror or str(error)
             raise DriverError(f"its file system can't be mounted, and stays as it is: {said} ({image})") from error
-        if not read_only:
+        if not read_only and loop is None:  # else it was seen to when that was mounted, and may not be written to
             place.chmod(0o711)  # users pass through
 
     async def _hand_over(self, item: Volume) -> None:
@@ -309,8 +326,15 @@ class VolumeDriver(KeptDriver[Volume]):
                 raise DriverError(_busy(name, loopmount.users(there.number, place))) from error
         if image.exists() and (loop := loopmount.released(image)) is not None:  # another mount namespace has it
             if was is not None and was.number == loop.number:
-                self._mount_at(image, place, loop, read_only=was.read_only)
+                self._put_back(name, loop)
             raise DriverError(_busy(name, loopmount.users(loop.number, place)))
+
+    def _put_back(self, name: str, loop: loopmount.Loop) -> None:
+        """As well as can be: that somebody has it is what is to be said."""
+        try:
+            self._mount_at(self.files.image(name), self.files.place(name), loop)
+        except (DriverError, OSError) as error:
+            log.warning("volume %s, which another mount namespace has, does not come back to its place: %s", name, error)
 
 
 def _busy(name: str, users: Sequence[str]) -> str:

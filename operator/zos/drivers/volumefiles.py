@@ -178,12 +178,13 @@ def size_told(image: int, taken: int | None) -> int:
     return image if taken is None or image - taken < ext4.SLACK else taken
 
 
-def illness(mount: loopmount.Mount, loop: loopmount.Loop) -> str:
-    """Why a mounted volume takes no more writes, for people; empty where it does. Not every kernel shows in the table of mounts
-    that a file system with errors was made read-only (6.18 does, Debian's 6.1 does not)."""
+def illness(mount: loopmount.Mount | None, loop: loopmount.Loop) -> str:
+    """Why a mounted volume takes no more writes, for people; empty where it does. ``mount`` is None where only another mount
+    namespace has it. Not every kernel shows in the table of mounts that a file system with errors was made read-only (6.18
+    does, Debian's 6.1 does not)."""
     since = ext4.failing_since(loop.name)
     if since is None:
-        return "its file system takes no more writes" if mount.read_only else ""
+        return "its file system takes no more writes" if mount is not None and mount.read_only else ""
     when = datetime.fromtimestamp(since, UTC).strftime("%Y-%m-%d %H:%M:%S UTC")
     return f"its file system has had errors since {when}, and takes no more writes"
 
