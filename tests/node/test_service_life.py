@@ -249,6 +249,43 @@ async def test_a_file_system_is_mounted_for_it_and_it_is_ready_when_that_answers
     assert not place.exists()
 
 
+async def test_the_directory_around_a_file_system_that_comes_back_is_still_the_same(bench: Bench) -> None:
+    """A guest that has it looks at no other one that has its name, see ADR 0018."""
+    if not Path("/dev/fuse").exists():
+        pytest.skip("this kernel has no FUSE")
+    place = bench.directory / "around/mount"
+    await converge(bench.driver, serving(place))
+    await bench.until_fact("fs", lambda fact: fact.ready)
+    around = os.open(place.parent, os.O_PATH)
+    try:
+        (bench.scan / "zos-svc-fs/launch.json").write_text("broken")
+        bench.driver.distrust()
+        assert await converge(bench.driver, serving(place)) == ["update service/fs"]
+        await bench.until_fact("fs", lambda fact: fact.ready)
+        assert os.path.samestat(place.parent.stat(), os.fstat(around)), "it was put back"
+        for moved in (bench.directory / "elsewhere/mount", place):
+            await converge(bench.driver, serving(moved))
+            await bench.until_fact("fs", lambda fact: fact.ready)
+        assert os.path.samestat(place.parent.stat(), os.fstat(around)), "it has moved, and moved back"
+    finally:
+        os.close(around)
+    await converge(bench.driver)
+    assert not place.parent.exists()
+    assert not (bench.directory / "elsewhere").exists()
+
+
+async def test_an_empty_directory_that_was_there_before_stays(bench: Bench) -> None:
+    if not Path("/dev/fuse").exists():
+        pytest.skip("this kernel has no FUSE")
+    place = bench.directory / "others/mount"
+    place.parent.mkdir()
+    await converge(bench.driver, serving(place))
+    await bench.until_fact("fs", lambda fact: fact.ready)
+    await converge(bench.driver)
+    assert not place.exists()
+    assert place.parent.exists()
+
+
 async def test_where_a_file_system_was_mounted_nothing_is_left_when_it_moves_or_goes(bench: Bench) -> None:
     if not Path("/dev/fuse").exists():
         pytest.skip("this kernel has no FUSE")
@@ -261,9 +298,9 @@ async def test_where_a_file_system_was_mounted_nothing_is_left_when_it_moves_or_
         await bench.until_fact("fs", lambda fact: fact.ready)
         assert await asyncio.to_thread(lambda at=place: os.statvfs(at).f_blocks) == 77
     assert str(old) not in Path("/proc/self/mountinfo").read_text()
-    assert not old.parent.exists(), "it was made for that alone"
     await converge(bench.driver)
     assert [path.name for path in (bench.directory / "others").iterdir()] == ["kept"]
+    assert not old.parent.exists(), "it was made for that alone"
     left = {path for path in bench.directory.iterdir() if path not in before}
     assert left <= {bench.directory / "others", bench.logs}
 

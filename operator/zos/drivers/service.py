@@ -233,11 +233,13 @@ class ServiceDriver:
             if servicedir.mark(kept.item) != servicedir.mark(item):
                 write(path / MARK, servicedir.mark(item), 0o600)
 
-        # What the user before left behind ends, and what was served elsewhere goes, while the launcher still knows of that.
+        # What the user before left behind ends, and what was served elsewhere goes, while the launcher still knows of that. The
+        # directories stay as long as the service: a guest that has them would not see others of their names (ADR 0018).
         if kept.uid != uid or kept.item.mount != item.mount:
             await _stop(path, kept.item.grace)
         if kept.item.mount not in ("", item.mount):
             await self._clear(path, item.name, kept.uid, kept.item.mount)
+            await asyncio.to_thread(servicedir.note_former_mount, path, kept.item.mount)
         await asyncio.to_thread(put)
         kept, state, forgotten = await _as_it_runs(path, kept)
         same = kept.runs(state) and kept.settled_as(settings) and not _moved(item, state.pid)
@@ -261,6 +263,9 @@ class ServiceDriver:
         name = directory.parent.name.removeprefix(f".gone-{PREFIX}").rpartition("-")[0]
         told = await asyncio.to_thread(servicedir.told_anyhow, directory, name, self._accounts.uid)
         await self._clear(directory, name, told.uid, told.mount)
+        places = [*filter(None, (told.mount, *servicedir.former_mounts(directory)))]
+        if places and name not in self._making.values():  # else another one comes in its place, and guests wait for that there
+            await run(*servicedir.launcher("forget", *places), timeout=_STOP_TIMEOUT)
 
     async def _clear(self, directory: Path, name: str, uid: int, mount: str) -> None:
         last = servicedir.launcher("end", str(uid), mount, self._group(name), str(directory / "var"))

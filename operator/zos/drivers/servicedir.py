@@ -3,6 +3,7 @@
     run, finish       what s6 starts: the launcher (programs/launch.py), before the program and after it
     launch.json       what the launcher is told; history.json, what it has done; asked: the next end is nobody's crash
     reloaded          the last state of the files that a running program was told of
+    mounts            where else it has served a file system before
     zos.json          the mark: the item, but for what is in its files
     files, var        {files} and {run}
 
@@ -184,6 +185,14 @@ def told_anyhow(directory: Path, name: str, uid_of: Callable[[str], int]) -> Tol
     except (FileNotFoundError, NotADirectoryError, ValueError):
         item = Service(name=name, argv=())
     return Told(name, item.account, uid_of(item.account), item.mount)
+
+
+def former_mounts(directory: Path) -> list[str]:
+    return (_text(directory / "mounts") or "").splitlines()
+
+
+def note_former_mount(directory: Path, mount: str) -> None:
+    write(directory / "mounts", "\n".join(sorted({*former_mounts(directory), mount})), 0o600)
 
 
 def settings_of(launch: str) -> str:

@@ -1,9 +1,9 @@
-"""``launch.py start|ended|end …``: the first and the last step of a service's program, run in its service directory.
+"""``launch.py start|ended|end|forget …``: the first and the last step of a service's program, run in its service directory.
 
 ``start`` (the ``run`` of s6) makes sure that nothing of an earlier run is left, waits longer and longer where the program keeps
 ending, and becomes the program: in its namespace, as its user, without any rights and within its limits. ``ended CODE SIGNAL``
 (the ``finish`` of s6) ends what the program has left behind, and writes down how it ended. ``end UID MOUNT GROUP ROOM``
-leaves nothing of it, whatever has become of its directory.
+leaves nothing of it, whatever has become of its directory; ``forget MOUNT …`` takes away where it has mounted what it served.
 
 What to do stands in ``launch.json``, what was done in ``history.json``. It needs nothing but the standard library.
 """
@@ -36,6 +36,8 @@ _GONE = 20.0
 _PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 _NETNS = Path("/run/netns")
 _CGROUPS = Path("/sys/fs/cgroup")
+#: On directories that were made to mount something in them (xattr(7)).
+_MADE = "trusted.zos-mount"
 #: Where s6 hears that the service is ready, see its notification-fd.
 _NOTIFY = 3
 
@@ -65,9 +67,11 @@ def main(argv: list[str]) -> None:
                 _write_down_end(int(code), int(number))
             case ["end", uid, mount, group, room]:
                 _clear(int(uid), mount)
-                _remove_place(mount)
                 _unmount(room)
                 _leave_group(group)
+            case ["forget", *places]:
+                for place in places:
+                    _remove_place(place)
             case _:
                 sys.exit(__doc__)
     except _Failure as failure:
@@ -303,7 +307,7 @@ def _enter_netns(name: str) -> None:
 def _mount(told: dict[str, Any]) -> int:
     """A FUSE file system for the program to serve: it may not mount any itself."""
     place, uid = told["mount"], told["uid"]
-    os.makedirs(place, exist_ok=True)
+    _make_place(place)
     fd = os.open("/dev/fuse", os.O_RDWR)
     options = f"fd={fd},rootmode=40000,user_id={uid},group_id={uid},allow_other"
     kind, flags = b"fuse", ctypes.c_ulong(_MS_NOSUID | _MS_NODEV)
@@ -312,12 +316,21 @@ def _mount(told: dict[str, Any]) -> int:
     return fd
 
 
+def _make_place(mount: str) -> None:
+    """What is made is marked: nobody else could tell later that it was not there before."""
+    for directory in (os.path.dirname(mount), mount):
+        if not os.path.isdir(directory):
+            os.makedirs(directory)
+            with contextlib.suppress(OSError):  # a file system that knows no such marks
+                os.setxattr(directory, _MADE, b"")
+
+
 def _remove_place(mount: str) -> None:
-    """What `_mount` has made, with the directory around it where that was its own alone. What somebody has put there stays."""
+    """What `_make_place` has made, as far as it is empty."""
     with contextlib.suppress(OSError):
-        if mount:
-            os.rmdir(mount)
-            os.rmdir(os.path.dirname(mount))
+        for directory in (mount, os.path.dirname(mount)):
+            os.getxattr(directory, _MADE)
+            os.rmdir(directory)
 
 
 def _group(name: str) -> Path | None:
