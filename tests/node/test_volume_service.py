@@ -8,6 +8,7 @@ import os
 import subprocess
 import time
 from collections.abc import AsyncIterator, Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -16,10 +17,10 @@ import pytest
 from services import Bench, until
 from zos.agent.execution import Operations
 from zos.api.meta import Reason
-from zos.drivers import loopmount
+from zos.drivers import DriverError, loopmount
 from zos.drivers.service import ServiceDriver
 from zos.drivers.volume import VolumeDriver
-from zos.plan.diff import Observed, diff
+from zos.plan.diff import Observed, Op, diff
 from zos.plan.facts import VolumeFact
 from zos.plan.items import Item, Service, Volume
 from zos.plan.outcome import Outcome
@@ -181,3 +182,31 @@ async def test_errors_that_nobody_can_mend_are_said_and_the_service_waits(beside
     await node.until_right(*wanted)
     await bench.until_fact("x", lambda fact: fact.up)
     assert (data / "kept").read_bytes() == b"precious"
+
+
+async def test_a_service_is_not_changed_while_it_makes_way_nor_ended_while_it_is_changed(bench: Bench) -> None:
+    """Whoever changes it would start it before the volume could be unmounted."""
+    bench.volume("v").mkdir(parents=True)
+    stays = "trap '' TERM; echo $$ > x; while :; do sleep 0.1; done"
+    service = Service(name="x", argv=("sh", "-c", stays), volume="v", grace=1)
+    changed = replace(service, environment=(("A", "B"),))
+    driver = bench.driver
+    await driver.apply(Op("create", service.key, service))
+    first = await bench.written("x")
+    async with asyncio.TaskGroup() as beside:
+        ending = beside.create_task(driver.vacate("v"))
+        await until((bench.scan / "zos-svc-x/asked").exists)
+        with pytest.raises(DriverError, match="service x is being ended, so that its volume can be mended"):
+            await driver.apply(Op("update", service.key, changed))
+    assert await ending == ["x"]
+    assert not (await bench.fact("x")).up
+    await driver.apply(Op("update", service.key, changed))
+    await until(lambda: bench.pid("x") not in (0, first))
+    async with asyncio.TaskGroup() as beside:
+        beside.create_task(driver.apply(Op("update", service.key, service)))
+        await until((bench.scan / "zos-svc-x/asked").exists)
+        with pytest.raises(DriverError, match="service x, which has volume v, is being changed"):
+            await driver.vacate("v")
+    await bench.until_fact("x", lambda fact: fact.up)
+    assert await driver.vacate("v") == ["x"]
+    await driver.apply(Op("remove", service.key))

@@ -73,6 +73,7 @@ class ServiceDriver:
         self._clock = clock
         self._seen: Mapping[str, _Seen | None] = {}
         self._making: dict[int, str] = {}
+        self._vacating: set[str] = set()
         self._dirty: Callable[[], None] = lambda: None
         self._spaces: Inotify | None = None
         self._alarm: asyncio.TimerHandle | None = None
@@ -125,16 +126,26 @@ class ServiceDriver:
             kept = await asyncio.to_thread(servicedir.read, path, self._accounts.uid)
             if kept is None or kept.item.volume != volume or (await status(path)) == Status():
                 continue
-            try:
-                await _stop(path, kept.item.grace)
-            except FileNotFoundError:
-                continue  # it has just been taken out
-            except TimeoutError:
-                raise DriverError(f"volume {volume}: the processes of {kept.item.name}, which has it, don't end") from None
-            finally:
-                self._scan.stir(kept.item.name)
-            ended.append(kept.item.name)
+            if await self._ended(path, kept.item):
+                ended.append(kept.item.name)
         return ended
+
+    async def _ended(self, path: Path, item: Service) -> bool:
+        """False: it has just been taken out. Whoever changes a service starts it as well, so only one of the two is done at a
+        time, and the other is tried again."""
+        if item.name in self._making.values():
+            raise DriverError(f"service {item.name}, which has volume {item.volume}, is being changed")
+        self._vacating.add(item.name)
+        try:
+            await _stop(path, item.grace)
+        except FileNotFoundError:
+            return False
+        except TimeoutError:
+            raise DriverError(f"volume {item.volume}: the processes of {item.name}, which has it, don't end") from None
+        finally:
+            self._vacating.discard(item.name)
+            self._scan.stir(item.name)
+        return True
 
     def watch(self, dirty: Callable[[], None]) -> None:
         self._dirty = dirty
@@ -198,6 +209,8 @@ class ServiceDriver:
         if item.netns and not is_namespace(f"{NETNS}/{item.netns}"):
             raise DriverError(f"no network namespace {item.netns}")
         uid = await asyncio.to_thread(self._accounts.uid, item.account)
+        if item.name in self._vacating:
+            raise DriverError(f"service {item.name} is being ended, so that its volume can be mended")
         if self._making.setdefault(uid, item.name) != item.name:
             raise DriverError(f"the account {item.account} is that of service {self._making[uid]}")
         try:
