@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Collection
-from functools import cached_property
+from functools import cached_property, lru_cache
 from itertools import takewhile
 from typing import Annotated, ClassVar, Literal
 
@@ -326,6 +326,7 @@ class GridNode(Object):
         return self.status.reported_endpoint or Endpoint()
 
 
+@lru_cache(maxsize=64)
 def _numbers(version: str) -> tuple[int, ...]:
     """``0.2.1+x`` → (0, 2): as far as it goes by numbers."""
     return tuple(int(part) for part in takewhile(str.isdecimal, version.split(".")))

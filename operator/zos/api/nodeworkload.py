@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from copy import copy
-from functools import cache
+from functools import cache, cached_property
 from typing import Any, ClassVar, Self, TypeVar, get_args
 
 from pydantic import Field, create_model, model_validator
@@ -154,7 +154,7 @@ S = TypeVar("S", bound=State)
 class OneOf(Model):
     """An object with at most one member, called by its kind. One that is not known here is none."""
 
-    @property
+    @cached_property
     def member(self) -> Model | None:
         return next((found for name in type(self).model_fields if (found := getattr(self, name)) is not None), None)
 

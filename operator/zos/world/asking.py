@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from functools import partial
+from collections.abc import Callable
+from functools import cache, partial
 
-from zos.api.gridnode import GridNode
+from zos.api.gridnode import ENVELOPES, GridNode
 from zos.api.meta import Condition, Reason
 from zos.api.nodeworkload import NodeWorkload, Part
 from zos.world import indexes
@@ -25,13 +26,13 @@ def asked(world: Reader, node: str, part: Part, secrets: tuple[SecretValue, ...]
     Another key of the node (it has lost its own) seals everything anew; another agent there is asked in its own words. Whatever
     is asked of a node is asked here, since an agent may become older than what its node was asked for.
     """
-    if world.view(GridNode, "", node, partial(GridNode.is_of, release=part.SINCE)) is False:
+    if world.view(GridNode, "", node, _understands(part.SINCE)) is False:
         release = ".".join(map(str, part.SINCE))
         message = f"the agent of node {node} is too old for this: upgrade it to {release} or later"
         return waiting(Reason.DEPENDENCY_NOT_READY, message)
     if not secrets:
         return Workload(node, part, secrets, older=_older(world, node))
-    key = world.view(GridNode, "", node, lambda found: found.status.sealing_key)
+    key = world.view(GridNode, "", node, _sealing_key)
     if key is None:
         message = f"node {node} has published no key yet to seal its secrets with: is its agent running?"
         return waiting(Reason.DEPENDENCY_NOT_READY, message)
@@ -63,4 +64,16 @@ def beside(workload: NodeWorkload | None) -> tuple[Condition, ...]:
 
 
 def _older(world: Reader, node: str) -> bool:
-    return world.view(GridNode, "", node, lambda found: found.knows_envelopes) is False
+    return world.view(GridNode, "", node, _understands(ENVELOPES)) is False
+
+
+# Every object on a node looks at that through these: as one function each, they are asked once for all.
+
+
+@cache
+def _understands(release: tuple[int, int]) -> Callable[[GridNode], bool]:
+    return partial(GridNode.is_of, release=release)
+
+
+def _sealing_key(node: GridNode) -> str | None:
+    return node.status.sealing_key

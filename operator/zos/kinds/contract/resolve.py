@@ -115,7 +115,7 @@ def _grow(
     own: Mapping[IPv4Address, bool],
     users: dict[IPv4Address | str, str],
 ) -> Resolution:
-    farm = world.view(Farm, "", contract.spec.farm, lambda farm: (farm.name, farm.spec, farm.deleting))
+    farm = world.view(Farm, "", contract.spec.farm, _terms)
     if farm is None:
         message = f"farm {contract.spec.farm} does not exist: kubectl get farms shows those that do"
         return _settle(contract, held, users, waiting(Reason.DEPENDENCY_NOT_READY, message))
@@ -182,7 +182,7 @@ def _claimed(address: IPv4Address, world: Reader) -> bool:
 def _exhausted(contract: Contract, world: Reader, held: int, free: int, promised: int) -> Verdict:
     # Wakes the contract when the farm's numbers change: one change for all that came free together. Where they tell of
     # something else than the claims known here, one of the two is about to change.
-    if world.view(Farm, "", contract.spec.farm, lambda farm: farm.status.ipv4.free) != free:
+    if world.view(Farm, "", contract.spec.farm, _free_there) != free:
         world.parts(Claim, held_of=contract.spec.farm)
         _in_use(contract.spec.farm, world)
     available = f"{free} free" + (f" ({promised} of them promised to older contracts)" if promised else "")
@@ -213,7 +213,7 @@ def _wish(contract: Contract) -> tuple[str, tuple[str, str, str], int]:
 def _shrink(contract: Contract, world: Reader, held: list[IPv4Address], users: dict[IPv4Address | str, str]) -> Resolution:
     """Gives back unused addresses only, those that the farm no longer offers first, then the highest."""
     surplus = len(held) - contract.spec.public_ipv4
-    spec = world.view(Farm, "", contract.spec.farm, lambda farm: farm.spec)
+    spec = world.view(Farm, "", contract.spec.farm, _offer)
     unused = [address for address in held if address not in users]
     unused.sort(key=lambda address: (spec is not None and spec.gives(address), -int(address)))
     kept = sorted(set(held) - set(unused[:surplus]))
@@ -260,3 +260,18 @@ def _settle(
         claims=tuple(ClaimWanted(claim_name(address), str(address), contract.spec.farm) for address in (*held, *taking)),
         waits_for=waits_for,
     )
+
+
+# Every contract of a farm looks at that through these: as one function each, they are asked once for all.
+
+
+def _terms(farm: Farm) -> tuple[str, FarmSpec, bool]:
+    return farm.name, farm.spec, farm.deleting
+
+
+def _offer(farm: Farm) -> FarmSpec:
+    return farm.spec
+
+
+def _free_there(farm: Farm) -> int:
+    return farm.status.ipv4.free

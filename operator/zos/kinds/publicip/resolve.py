@@ -81,7 +81,7 @@ def resolve(ip: PublicIP, world: Reader) -> Resolution:
             ),
             _used_by(ip, _user(ip, ip.status.farm, (), world)),
         )
-    farm = world.view(Farm, "", seen.farm, lambda farm: farm.spec)
+    farm = world.view(Farm, "", seen.farm, _offer)
     if farm is None:
         return Resolution(
             waiting(Reason.DEPENDENCY_NOT_READY, f"farm {seen.farm} does not exist: kubectl get farms shows those that do"),
@@ -228,3 +228,8 @@ def _ipv6(ip: PublicIP, farm: FarmSpec, farm_name: str) -> tuple[PublicAddress |
             stalled=True,
         )
     return PublicAddress(address=f"{slaac(farm.public_ipv6[0].network, names.mac(ip.uid))}/64"), None
+
+
+def _offer(farm: Farm) -> FarmSpec:
+    """One function for all who look, which is then asked once for them all."""
+    return farm.spec
