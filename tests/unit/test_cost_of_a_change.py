@@ -26,7 +26,7 @@ ASKED = ("/zos/api/", "/zos/kinds/", "/zos/world/asking.py", "/zos/world/placeme
 
 def many(objects: list[Object], kind: str, count: int) -> list[Object]:
     """So many more of the first of a kind, each by another name."""
-    (first, *_) = [obj for obj in objects if obj.KIND == kind]
+    (first, *_) = [obj for obj in objects if kind == obj.KIND]
     for number in range(count):
         name = f"{first.name}-{number}"
         meta = first.metadata.model_copy(update={"name": name, "uid": f"uid-{name}"})

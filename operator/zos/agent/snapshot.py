@@ -21,6 +21,7 @@ class Snapshot:
         self._model = model
         self._file = state / "workloads.json"
         self._written: str | None = None
+        self._texts: dict[str, tuple[NodeWorkload, str]] = {}
 
     def cluster(self) -> str | None:
         """The cluster that was saved for; None: that is not known."""
@@ -44,12 +45,9 @@ class Snapshot:
 
     def save(self, cluster: str, workloads: Mapping[str, NodeWorkload]) -> None:
         """Writes only what differs from the last time. Without status: it is not what should be, but what was."""
-        text = json.dumps(
-            {
-                "cluster": cluster,
-                "workloads": [{"metadata": w.metadata.wire(), "spec": w.spec.wire()} for _, w in sorted(workloads.items())],
-            }
-        )
+        self._texts = {name: (workload, self._text(name, workload)) for name, workload in sorted(workloads.items())}
+        entries = ", ".join(text for _, text in self._texts.values())
+        text = f'{{"cluster": {json.dumps(cluster)}, "workloads": [{entries}]}}'
         if text == self._written:
             return
         try:
@@ -57,3 +55,8 @@ class Snapshot:
             self._written = text
         except OSError as error:
             log.warning("workloads can't be saved: %s", error)
+
+    def _text(self, name: str, workload: NodeWorkload) -> str:
+        """Of those that have changed it is made anew."""
+        known, text = self._texts.get(name, (None, ""))
+        return text if known is workload else json.dumps({"metadata": workload.metadata.wire(), "spec": workload.spec.wire()})

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from functools import cache, partial
+from functools import cache
 
-from zos.api.gridnode import ENVELOPES, GridNode
+from zos.api.gridnode import GridNode
 from zos.api.meta import Condition, Reason
 from zos.api.nodeworkload import NodeWorkload, Part
 from zos.world import indexes
@@ -26,17 +26,18 @@ def asked(world: Reader, node: str, part: Part, secrets: tuple[SecretValue, ...]
     Another key of the node (it has lost its own) seals everything anew; another agent there is asked in its own words. Whatever
     is asked of a node is asked here, since an agent may become older than what its node was asked for.
     """
-    if world.view(GridNode, "", node, _understands(part.SINCE)) is False:
+    understands, envelopes = world.view(GridNode, "", node, _understood(part.SINCE)) or (True, True)
+    if not understands:
         release = ".".join(map(str, part.SINCE))
         message = f"the agent of node {node} is too old for this: upgrade it to {release} or later"
         return waiting(Reason.DEPENDENCY_NOT_READY, message)
     if not secrets:
-        return Workload(node, part, secrets, older=_older(world, node))
+        return Workload(node, part, secrets, older=not envelopes)
     key = world.view(GridNode, "", node, _sealing_key)
     if key is None:
         message = f"node {node} has published no key yet to seal its secrets with: is its agent running?"
         return waiting(Reason.DEPENDENCY_NOT_READY, message)
-    return Workload(node, part, secrets, key, _older(world, node))
+    return Workload(node, part, secrets, key, older=not envelopes)
 
 
 def answered(world: Reader, node: str, workload: NodeWorkload | None, meanwhile: str) -> Answer:
@@ -63,16 +64,13 @@ def beside(workload: NodeWorkload | None) -> tuple[Condition, ...]:
     )
 
 
-def _older(world: Reader, node: str) -> bool:
-    return world.view(GridNode, "", node, _understands(ENVELOPES)) is False
-
-
 # Every object on a node looks at that through these: as one function each, they are asked once for all.
 
 
 @cache
-def _understands(release: tuple[int, int]) -> Callable[[GridNode], bool]:
-    return partial(GridNode.is_of, release=release)
+def _understood(release: tuple[int, int]) -> Callable[[GridNode], tuple[bool, bool]]:
+    """Whether a node's agent understands what agents of a release are the first to, and whether it does in today's form."""
+    return lambda node: (node.is_of(release), node.knows_envelopes)
 
 
 def _sealing_key(node: GridNode) -> str | None:
