@@ -10,7 +10,7 @@ import json
 import shutil
 from collections.abc import Awaitable, Callable
 from random import Random
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from gridlib.layout import GridError
 from torturelib.chaos import Action, Refused
@@ -173,7 +173,7 @@ async def laptops_come_and_go(world: Truth, chance: Random) -> str:
 
 async def disks_come_and_go(world: Truth, chance: Random) -> str:
     name = f"spare-{chance.randrange(3)}"
-    if world.grid.get("zmount", name, world.namespace) is None:
+    if _get(world, "zmount", name, world.namespace) is None:
         body = {
             "apiVersion": "zos.grid.tf/v1alpha1", "kind": "ZMount", "metadata": {"name": name},
             "spec": {"size": f"{chance.randint(64, 128)}Mi", "nodeName": chance.choice(NODES)},
@@ -228,7 +228,7 @@ async def delete_node_namespace(world: Truth, chance: Random) -> str:
 
 async def mistype_image(world: Truth, chance: Random) -> str:
     name = chance.choice(world.machines)
-    machine = world.grid.get("zmachine", name, world.namespace)
+    machine = _get(world, "zmachine", name, world.namespace)
     assert machine is not None
     right = machine["spec"]["image"].removesuffix("nope")
     world.undo[f"image {name}"] = _words(world, f"zmachine/{name}", {"spec": {"image": right}})
@@ -240,7 +240,7 @@ async def mistype_image(world: Truth, chance: Random) -> str:
 
 async def lose_endpoint(world: Truth, chance: Random) -> str:
     node = chance.choice(NODES[:2])
-    found = world.grid.get("gridnode", node)
+    found = _get(world, "gridnode", node)
     assert found is not None
     right = found["spec"].get("endpoint") or {}
     if not right:
@@ -323,6 +323,14 @@ def _words(world: Truth, what: str, patch: object) -> list[str]:
 
 def _patch(world: Truth, what: str, patch: object) -> None:
     _kubectl(world, *_words(world, what, patch))
+
+
+def _get(world: Truth, kind: str, name: str, namespace: str = "") -> dict[str, Any] | None:
+    """Raises Refused: the API server is away."""
+    try:
+        return world.grid.get(kind, name, namespace)
+    except (AssertionError, GridError) as error:
+        raise Refused(str(error).strip().splitlines()[-1]) from None
 
 
 def _kubectl(world: Truth, *words: str, input: str | None = None, refusable: bool = False) -> None:
