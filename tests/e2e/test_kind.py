@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -127,12 +128,13 @@ def test_a_kind_of_a_strangers(story: Story) -> None:
     assert float(line.rpartition(" ")[2]) >= count
     # A machine is given what it keeps, to read; nobody takes it from under the machine.
     guests = Guests(grid, namespace)
-    look = "cat /kept/count; echo; touch /kept/mine || echo refused" + STAY
+    look = "echo count $(cat /kept/count); touch /kept/mine || echo refused" + STAY
     filesystems = [{"kind": "Ping", "name": "answers", "mountPath": "/kept", "readOnly": True}]
     guests.apply("looks", look, network={"name": "net"}, filesystems=filesystems, nodeName=None)
     guests.ready("looks")
     assert guests.status("looks")["nodeName"] == "n1", "where what it looks at is"
-    assert int(guests.prints("looks", "^refused$").splitlines()[0]) >= count
+    (seen,) = re.findall(r"^count (\d+)$", guests.prints("looks", "^refused$"), re.MULTILINE)
+    assert int(seen) >= count
     grid.kubectl("delete", "ping", "answers", "-n", namespace, "--wait=false")
     grid.says(namespace, "ping", "answers", "waits for ZMachine looks")
     assert story.asked()[0] == known("second"), "it serves until then"
