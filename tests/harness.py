@@ -174,7 +174,7 @@ class Grid:
         self.kubectl("delete", "namespace", namespace, "--wait=false", "--ignore-not-found")
 
     def describe(self) -> str:
-        """Every object with what its Ready condition says, and the last complaints of agents and controllers."""
+        """Every object with what its Ready condition says; of agents and controllers the last complaints and the last words."""
         lines: list[str] = []
         try:
             kinds = [model.PLURAL for model in self.kinds.models if "status" in model.model_fields]
@@ -188,9 +188,11 @@ class Grid:
             lines.append(f"the API server: {error}")
         for log in sorted(self.root.glob("hosts/*/log/*/current")):
             if log.parent.name.startswith(("agent", "controller-1", "controller-2")):
-                told = [line for line in log.read_text(errors="replace").splitlines() if '"level": "info"' not in line]
-                lines += [f"--- {log.parent.parent.parent.name} {log.parent.name}", *(line[:600] for line in told[-6:])]
-        return "\n".join(lines)[-12000:]
+                told = log.read_text(errors="replace").splitlines()
+                complaints = [line[:600] for line in told if '"level": "info"' not in line]
+                lines += [f"--- {log.parent.parent.parent.name} {log.parent.name}", *complaints[-6:]]
+                lines += ["... and last:", *(line[:300] for line in told[-8:])]
+        return "\n".join(lines)[-20000:]
 
     def push_image(self) -> None:
         """The example image, in the grid's registry."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import re
 import threading
@@ -44,11 +45,14 @@ class Mesh:
         return str(subnets[node]).replace(".0/24", ".1")
 
     def pings(self, source: str, target: str) -> bool:
-        command = ("ip", "netns", "exec", self.router, "ping", "-c1", "-W0.2", self._gateways[target])
+        command = ("ip", "netns", "exec", self.router, "ping", "-c1", "-W1", self._gateways[target])
         return "1 received" in self.grid.run(source, *command, check=False)
 
     def whole(self, nodes: tuple[str, ...] = NODES) -> bool:
-        return all(self.pings(a, b) for a in nodes for b in nodes if a != b)
+        """Fails at the first that does not reach another: nobody else is to wake what that needs."""
+        for source, target in itertools.permutations(nodes, 2):
+            assert self.pings(source, target), f"{source} does not reach {target}"
+        return True
 
     def saved(self, node: str) -> bool:
         """Nothing that this node has learned up to now is lost with its processes."""
@@ -61,9 +65,18 @@ class Mesh:
 
     def heals(self, harm: Callable[[], object], seconds: float) -> None:
         """Every pair reaches each other again: well before an agent's next full look, so somebody told it."""
-        until(self.whole, 15, "every router reaches every other before")
-        harm()
-        until(self.whole, seconds, "every router reaches every other")
+        try:
+            until(self.whole, 15, "every router reaches every other before")
+            harm()
+            until(self.whole, seconds, "every router reaches every other")
+        except AssertionError as error:
+            raise AssertionError(f"{error}\n{self.sessions()}") from None
+
+    def sessions(self) -> str:
+        """What each node's WireGuard knows of the others, and its router's routes."""
+        look = f"date +%T; wg show {self.wireguard} | grep -v 'key: (hidden)'; ip route"
+        inside = ("ip", "netns", "exec", self.router, "sh", "-c", look)
+        return "\n".join(f"--- {node}\n{self.grid.run(node, *inside, check=False)}" for node in NODES)
 
     def in_router(self, node: str, *command: str) -> Callable[[], str]:
         return lambda: self.grid.run(node, "ip", "netns", "exec", self.router, *command)
