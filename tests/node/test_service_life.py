@@ -225,14 +225,16 @@ while True:
 """
 
 
+NEEDS_FUSE = pytest.mark.skipif(not Path("/dev/fuse").exists(), reason="this kernel has no FUSE")
+
+
 def serving(place: Path) -> Service:
     argv = (PYTHON, "-I", "-S", "-c", FUSE, "{fuse}")
     return Service(name="fs", argv=argv, mount=str(place), ready=Readiness(by="mount", at=str(place)))
 
 
+@NEEDS_FUSE
 async def test_a_file_system_is_mounted_for_it_and_it_is_ready_when_that_answers(bench: Bench) -> None:
-    if not Path("/dev/fuse").exists():
-        pytest.skip("this kernel has no FUSE")
     place = bench.directory / "mount"
     service = serving(place)
     await converge(bench.driver, service)
@@ -249,10 +251,9 @@ async def test_a_file_system_is_mounted_for_it_and_it_is_ready_when_that_answers
     assert not place.exists()
 
 
+@NEEDS_FUSE
 async def test_the_directory_around_a_file_system_that_comes_back_is_still_the_same(bench: Bench) -> None:
     """A guest that has it looks at no other one that has its name, see ADR 0018."""
-    if not Path("/dev/fuse").exists():
-        pytest.skip("this kernel has no FUSE")
     place = bench.directory / "around/mount"
     await converge(bench.driver, serving(place))
     await bench.until_fact("fs", lambda fact: fact.ready)
@@ -274,9 +275,8 @@ async def test_the_directory_around_a_file_system_that_comes_back_is_still_the_s
     assert not (bench.directory / "elsewhere").exists()
 
 
+@NEEDS_FUSE
 async def test_an_empty_directory_that_was_there_before_stays(bench: Bench) -> None:
-    if not Path("/dev/fuse").exists():
-        pytest.skip("this kernel has no FUSE")
     place = bench.directory / "others/mount"
     place.parent.mkdir()
     await converge(bench.driver, serving(place))
@@ -286,9 +286,8 @@ async def test_an_empty_directory_that_was_there_before_stays(bench: Bench) -> N
     assert place.parent.exists()
 
 
+@NEEDS_FUSE
 async def test_where_a_file_system_was_mounted_nothing_is_left_when_it_moves_or_goes(bench: Bench) -> None:
-    if not Path("/dev/fuse").exists():
-        pytest.skip("this kernel has no FUSE")
     before = sorted(bench.directory.iterdir())
     (bench.directory / "others").mkdir()
     (bench.directory / "others/kept").write_text("precious")

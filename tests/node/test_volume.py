@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import ctypes
 import errno
 import itertools
@@ -22,6 +21,7 @@ from typing import Any
 
 import pytest
 
+from volumes import fails, namespace
 from zos.api.nodeworkload import Owner
 from zos.drivers import DriverError, ext4, loopmount
 from zos.drivers.volume import VolumeDriver
@@ -140,26 +140,6 @@ def rebooted(state: Path, name: str = "volume-1", wait: bool = True) -> None:
     """What a reboot leaves: no mount, and so no loop device."""
     subprocess.run(["umount", state / "volumes" / name], check=True)
     assert not wait or loopmount.released(state / "volumes" / f"{name}.img") is None
-
-
-def fails(state: Path) -> None:
-    """The kernel finds an error in the volume's file system, as it does in a broken block."""
-    loop = loopmount.mounts(state / "volumes")[state / "volumes/volume-1"].loop
-    assert loop is not None
-    Path("/sys/fs/ext4", loop.name, "trigger_fs_error").write_text("the test's")
-
-
-@contextlib.contextmanager
-def namespace(propagation: str = "private") -> Iterator[subprocess.Popen[bytes]]:
-    """A program that has all that is mounted now in a mount namespace of its own, as virtiofsd has what it shares."""
-    command = ["unshare", "-m", "--propagation", propagation, "sh", "-c", "echo; exec sleep 1000"]
-    with subprocess.Popen(command, stdout=subprocess.PIPE) as other:
-        try:
-            assert other.stdout is not None
-            other.stdout.readline()
-            yield other
-        finally:
-            other.kill()
 
 
 _WORK = """

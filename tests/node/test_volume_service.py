@@ -3,18 +3,17 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import os
 import subprocess
 import time
-from collections.abc import AsyncIterator, Iterator, Sequence
+from collections.abc import AsyncIterator, Sequence
 from dataclasses import replace
-from pathlib import Path
 from typing import Any
 
 import pytest
 
 from services import Bench, until
+from volumes import fails, namespace
 from zos.agent.execution import Operations
 from zos.api.meta import Reason
 from zos.drivers import DriverError, loopmount
@@ -32,13 +31,6 @@ def problem(volumes: VolumeDriver) -> str:
     found = volumes.facts()[VolumeFact]["volume-1"]
     assert isinstance(found, VolumeFact)
     return found.problem
-
-
-def fails(state: Path) -> None:
-    """The kernel finds an error in the volume's file system, as it does in a broken block."""
-    loop = loopmount.mounts(state / "volumes")[state / "volumes/volume-1"].loop
-    assert loop is not None
-    Path("/sys/fs/ext4", loop.name, "trigger_fs_error").write_text("the test's")
 
 
 class Beside:
@@ -65,6 +57,12 @@ class Beside:
         failed = {key: failure.error for key, failure in self.operations.failures.items()}
         running = {key: self.operations.progress(key) for key in self.operations.running}
         return Outcome(failed, running, done.blocked)
+
+    async def complains(self, *wanted: Item) -> str:
+        """What one pass finds wrong."""
+        said = (await self.converge(*wanted)).problem(wanted)
+        assert said is not None
+        return said.message
 
     async def until_right(self, *wanted: Item) -> None:
         """As long as there is anything to do."""
@@ -114,33 +112,19 @@ async def test_errors_under_a_service_are_mended_and_it_comes_back_by_itself(bes
     assert (told.crashes, told.up) == ((), True), "it did not crash, it was asked to end"
 
 
-@contextlib.contextmanager
-def machine() -> Iterator[str]:
-    """Has in a mount namespace of its own what is mounted now, as virtiofsd has; gives what it is called."""
-    command = ["unshare", "-m", "--propagation", "private", "sh", "-c", "echo; exec sleep 1000"]
-    with subprocess.Popen(command, stdout=subprocess.PIPE) as process:
-        try:
-            assert process.stdout is not None
-            process.stdout.readline()
-            yield f"sleep (process {process.pid})"
-        finally:
-            process.kill()
-
-
 async def test_what_a_machine_has_as_well_is_not_taken_from_the_service_before_that_ends(beside: Beside) -> None:
     node, bench, wanted = beside, beside.bench, beside.wanted(_STAYS)
     await node.until_right(*wanted)
     first = await bench.written("x")
     data = node.volumes.data("volume-1")
     os.sync()
-    with machine() as called:
+    with namespace() as machine:
         fails(bench.state)
         for _ in range(3):
-            said = (await node.converge(*wanted)).problem(wanted)
-            assert said is not None
-            assert "its file system has had errors since" in said.message
-            assert "a machine that has it mounted is to be stopped for that" in said.message
-            assert f"in use by {called}" in said.message
+            said = await node.complains(*wanted)
+            assert "its file system has had errors since" in said
+            assert "a machine that has it mounted is to be stopped for that" in said
+            assert f"in use by sleep (process {machine.pid})" in said
         assert (bench.pid("x"), (data / "starts").read_text()) == (first, f"{first}\n"), "it goes on reading"
         assert (await bench.fact("x")).up
         assert "its file system has had errors since" in problem(node.volumes)
@@ -160,11 +144,10 @@ async def test_errors_that_nobody_can_mend_are_said_and_the_service_waits(beside
     with open(data / "kept"):  # somebody else has it, like a machine
         fails(bench.state)
         for _ in range(2):
-            said = (await node.converge(*wanted)).problem(wanted)
-            assert said is not None
-            assert "its file system has had errors since" in said.message
-            assert "it is checked and mended as soon as nobody has it" in said.message
-            assert f"(process {os.getpid()})" in said.message
+            said = await node.complains(*wanted)
+            assert "its file system has had errors since" in said
+            assert "it is checked and mended as soon as nobody has it" in said
+            assert f"(process {os.getpid()})" in said
         assert not (await bench.fact("x")).up
     subprocess.run(["umount", data.parent], check=True)
     assert loopmount.released(image) is None
@@ -173,9 +156,9 @@ async def test_errors_that_nobody_can_mend_are_said_and_the_service_waits(beside
         file.seek(0)
         file.write(os.urandom(24 * MiB))
     async with asyncio.timeout(30):
-        while (said := (await node.converge(*wanted)).problem(wanted)) is None or "without a person" not in said.message:
+        while (why := (await node.converge(*wanted)).problem(wanted)) is None or "without a person" not in why.message:
             await asyncio.sleep(0.2)
-    assert said.reason is Reason.FAILED
+    assert why.reason is Reason.FAILED
     assert not (await bench.fact("x")).up, "it is not started without its data"
     with open(image, "r+b") as file:  # the person
         file.write(whole)
