@@ -55,7 +55,6 @@ class Node:
             accelerator="tcg",
             libvirt_run=self.libvirt.base / "run" / "qemu",
             libvirt_logs=self.libvirt.base / "log" / "qemu",
-            grace=15,
             last=3,
         )
         self.disks = DiskDriver(self.state / "disks", self.domains.resize_disk)

@@ -8,6 +8,7 @@ from typing import Any
 
 from zos.plan.facts import (
     ConnectedFact,
+    DiskFact,
     DomainFact,
     Fact,
     Facts,
@@ -21,7 +22,13 @@ from zos.plan.facts import (
     VolumeFact,
 )
 
-_FAMILIES: Mapping[str, type[Fact]] = {"image": ImageFact, "domain": DomainFact, "service": ServiceFact, "volume": VolumeFact}
+_FAMILIES: Mapping[str, type[Fact]] = {
+    "image": ImageFact,
+    "domain": DomainFact,
+    "service": ServiceFact,
+    "volume": VolumeFact,
+    "disk": DiskFact,
+}
 
 
 def facts(
@@ -35,6 +42,7 @@ def facts(
     silent: Mapping[str, Collection[str]] | None = None,
     lost_keys: Collection[str] | None = None,
     unused_disks: Collection[str] | None = None,
+    disks: Mapping[str, DiskFact] | None = None,
     services: Mapping[str, ServiceFact] | None = None,
     volumes: Mapping[str, VolumeFact] | None = None,
     unknown: Mapping[str, str] | None = None,
@@ -53,6 +61,7 @@ def facts(
         (LostKeyFact, dict.fromkeys(lost_keys, LostKeyFact()) if lost_keys is not None else None),
         (ServiceFact, services),
         (VolumeFact, volumes),
+        (DiskFact, disks),
         (UnusedDiskFact, dict.fromkeys(unused_disks, UnusedDiskFact()) if unused_disks is not None else None),
     )
     known |= {fact: about for fact, about in said if about is not None}

@@ -22,7 +22,18 @@ from known import facts as known_facts
 from zos.api.meta import Object, Reason
 from zos.api.nodeworkload import NodeWorkload
 from zos.kinds.kind import Here, OnNode
-from zos.plan.facts import DomainFact, Facts, ImageFact, ServiceEnd, ServiceFact, Unknown, VolumeFact
+from zos.plan.facts import (
+    DiskFact,
+    DiskImage,
+    DomainFact,
+    Facts,
+    ImageFact,
+    ServiceEnd,
+    ServiceFact,
+    Unknown,
+    VolumeFact,
+    Written,
+)
 from zos.plan.items import Disk, Domain, GuestDisk, GuestNic, Item
 from zos.plan.lowered import Lowered, Problem
 from zos.plan.outcome import Outcome
@@ -65,13 +76,14 @@ def lowered(workload: NodeWorkload, facts: dict[str, Any]) -> dict[str, Any]:
         nameservers=tuple(facts.get("nameservers", ())),
         prefixes=tuple(facts.get("prefixes", ())) if "connected" not in facts.get("unknown", {}) else None,
         egress_deny=tuple(facts.get("egress_deny", ())),
-        images={ref: ImageFact(**fact) for ref, fact in facts.get("images", {}).items()},
+        images={ref: image(**fact) for ref, fact in facts.get("images", {}).items()},
         image_problems=facts.get("image_problems", {}),
         domains={
             name: DomainFact(**{field: tuple(v) if isinstance(v, list) else v for field, v in fact.items() if field != "runs"})
             for name, fact in facts.get("domains", {}).items()
         },
         services={name: service(**fact) for name, fact in facts.get("services", {}).items()},
+        disks={name: disk(**fact) for name, fact in facts.get("disks", {}).items()},
         volumes={name: VolumeFact(**fact) for name, fact in facts.get("volumes", {}).items()},
         secrets={tuple(name.split("/", 1)): value for name, value in facts.get("secrets", {}).items()},  # type: ignore[misc]
         lost_keys=frozenset(facts.get("lost_keys", ())),
@@ -111,6 +123,14 @@ def runs(workload: NodeWorkload, known: Facts, otherwise: dict[str, Any]) -> Dom
     if "fields" in boot:
         boot["fields"] = tuple((dict(wanted.boot.fields) | boot["fields"]).items())
     return dataclasses.replace(wanted, running=True, boot=dataclasses.replace(wanted.boot, **boot), **fields)
+
+
+def image(disk: dict[str, Any] | None = None, **fact: Any) -> ImageFact:
+    return ImageFact(disk=DiskImage(**disk) if disk is not None else None, **fact)
+
+
+def disk(written: dict[str, Any] | None = None, **fact: Any) -> DiskFact:
+    return DiskFact(written=Written(**written) if written is not None else None, **fact)
 
 
 def service(last_exit: dict[str, Any] | None = None, **fact: Any) -> ServiceFact:

@@ -6,10 +6,10 @@ import json
 import xml.etree.ElementTree as ElementTree
 from dataclasses import replace
 from pathlib import Path
+from typing import Literal
 
 import pytest
 
-from zos.drivers import DriverError
 from zos.drivers.domainrun import Machine, Run, boot_of
 from zos.drivers.domainxml import (
     NAMESPACE,
@@ -83,13 +83,25 @@ def test_a_guest_of_an_earlier_agent_is_what_it_was() -> None:
     assert json.loads(start_text(start)) == json.loads(EARLIER)  # it can still read a guest of this one
 
 
-def test_a_guest_that_boots_otherwise_is_told_apart_and_not_started() -> None:
-    boot = DiskBoot(root=GuestDisk(disk="root-1", serial="r"), config="machines/1/seed", config_digest="s")
-    other = replace(ITEM, boot=boot)
-    assert item_of(json.loads(json.dumps(item_text(other)))) == other
+@pytest.mark.parametrize("firmware", ["bios", "uefi"])
+def test_a_guest_that_boots_from_a_disk_is_told_apart(firmware: Literal["bios", "uefi"]) -> None:
+    boot = DiskBoot(
+        root=GuestDisk(disk="mount-0", serial="r"), config="machines/1/config", config_digest="s", firmware=firmware
+    )
+    other = replace(ITEM, boot=boot, stop_seconds=90)
+    again = item_of(json.loads(json.dumps(item_text(other))))
+    assert (again, again.stop_seconds) == (other, 90)
     assert other.recipe != ITEM.recipe
-    with pytest.raises(DriverError, match="can't start machines that boot from a disk"):
-        domain_xml(replace(START, item=other), PLACES)
+    text = domain_xml(replace(START, item=other), PLACES)
+    root = ElementTree.fromstring(text)
+    assert [disk.findtext("serial") for disk in root.iter("disk")] == ["r", "one", "two", "zos-status", "zos-seed"]
+    assert [disk.find("boot") is not None for disk in root.iter("disk")] == [True, False, False, False, False]
+    assert (root.find("os/kernel"), root.find("devices/filesystem")) == (None, None)
+    assert (root.find("os/loader") is not None) == (firmware == "uefi")
+    assert root.findtext("on_reboot") == "restart", "a reboot of its own is no end"
+    assert ElementTree.fromstring(domain_xml(START, PLACES)).findtext("on_reboot") == "destroy"
+    told = item_of_xml(text, PLACES.state)
+    assert (told.boot, told.disks) == (replace(boot, config="", config_digest=""), other.disks)
     unheard = item_text(other) | {"boot": {"mode": "unikernel"}}
     with pytest.raises(KeyError):
         item_of(unheard)

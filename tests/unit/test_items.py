@@ -33,6 +33,7 @@ from zos.plan.items import (
     Service,
     ServiceLimits,
     Sysctl,
+    System,
     Tap,
     Veth,
     Volume,
@@ -57,6 +58,7 @@ EACH: tuple[Item, ...] = (
     Disk(name="root-1", size=1, format="ext4"),
     Volume(name="volume-1", size=1, user="u"),
     File(path="f", content=""),
+    System(disk="mount-1", image="i", ref="r"),
     Domain(
         name="d", uuid="u", cpu=1, memory=1, disks=(), running=True, shares=(SHARE,),
         nics=(GuestNic(tap="t", mac="02:00:00:00:00:01"),),
@@ -142,6 +144,7 @@ def test_what_an_owner_has_is_removed_from_the_guest_down_to_the_ground() -> Non
         "Bridge",
         "Netns",
         "File",
+        "System",
         "Disk",
         "Volume",
         "Image",

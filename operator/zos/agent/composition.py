@@ -22,6 +22,7 @@ from zos.drivers.segment import SegmentDriver
 from zos.drivers.service import MetricsSource, ServiceDriver, told_accounts
 from zos.drivers.sources import Registries, Sources
 from zos.drivers.sysctl import SysctlDriver
+from zos.drivers.systems import SystemDriver
 from zos.drivers.volume import VolumeDriver
 from zos.drivers.wayout import WayOutDriver
 from zos.drivers.wgprobe import probe
@@ -67,6 +68,7 @@ async def equip(settings: Settings, keyring: Keyring) -> Equipment:
         ImageDriver(settings.state / "images", sources, domains.images),
         disks,
         volumes,
+        SystemDriver(settings.state / "disks", settings.state / "images"),
         domains,
     )
 

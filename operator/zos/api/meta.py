@@ -100,6 +100,8 @@ class Reason(StrEnum):
     RESTARTED = "Restarted"
     AGENT_OUTDATED = "AgentOutdated"
     NODE_FIREWALL = "NodeFirewall"
+    IMAGE_CHANGED = "ImageChanged"
+    NOT_APPLICABLE = "NotApplicable"
     OTHER = "Other"
 
     @classmethod

@@ -99,6 +99,9 @@ SecretName = Annotated[str, _text(260, "^[A-Za-z0-9_./-]+$")]
 Argument = Annotated[str, _text(32768, r"^[^\x00]*$")]
 """An argument or a variable's value: anything but a NUL, which would cut it short."""
 
+UserData = Annotated[str, _text(65536, r"^[^\x00]*$")]
+"""What cloud-init is told."""
+
 SshKey = Annotated[str, _text(16384, r"^[^\x00]*$")]
 Base64 = Annotated[str, _text(1536 * 1024, "^[A-Za-z0-9+/]*={0,2}$")]
 Digest = Annotated[str, _text(200, "^[a-z0-9]+:[a-f0-9]{16,128}$")]

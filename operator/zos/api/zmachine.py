@@ -10,7 +10,7 @@ from pydantic.config import JsonDict
 
 from zos.api.meta import DeletionPolicy, Model, Object, Quantity, Status
 from zos.api.schema import AGE, READY, REASON, Column, Rule, at_least, ipv4, keyed, named, never_less, no_control, rules
-from zos.api.text import Argument, Count, Digest, Ipv4, Ipv6, Line, Name, Path, SshKey, Time, otherwise
+from zos.api.text import Argument, Count, Digest, Ipv4, Ipv6, Line, Name, Path, SshKey, Time, UserData, otherwise
 
 
 class RunPolicy(StrEnum):
@@ -72,9 +72,10 @@ class MachineDisk(Model):
     name: str = Field(min_length=1, max_length=253, json_schema_extra=rules(named("disks[].name")))
     """A ZMount of the same namespace, used by no other machine."""
 
-    mount_path: str = Field(max_length=1024, json_schema_extra=_mount_path("disks"))
+    mount_path: str | None = Field(default=None, max_length=1024, json_schema_extra=_mount_path("disks"))
     """Directory in the machine where it is mounted, like /data. Absolute, not ``/``, different for each disk. A disk may lie in
-    another: /data is mounted before /data/sub, whatever their order here."""
+    another: /data is mounted before /data/sub, whatever their order here. A container needs one for each disk; the disk that a
+    virtual machine boots from has none."""
 
 
 class MachineFileSystem(Model):
@@ -96,8 +97,19 @@ class MachineFileSystem(Model):
     """Whether the machine may only read."""
 
 
+class Firmware(StrEnum):
+    AUTO = "Auto"
+    BIOS = "BIOS"
+    UEFI = "UEFI"
+
+
+class BootDisk(Model):
+    name: str = Field(min_length=1, max_length=253, json_schema_extra=rules(named("bootDisk.name")))
+    """One of ``disks``."""
+
+
 class SecretKeyRef(Model):
-    name: str = Field(min_length=1, max_length=253, json_schema_extra=rules(named("env[].valueFrom.secretKeyRef.name")))
+    name: str = Field(min_length=1, max_length=253, json_schema_extra=rules(named("secretKeyRef.name")))
     """A Secret of the same namespace."""
 
     key: str = Field(min_length=1, max_length=253)
@@ -153,15 +165,26 @@ class ZMachineSpec(Model):
                 ".rootSize",
             ),
             Rule(
-                "!has(self.disks) || self.disks.all(d, self.disks.exists_one(e, e.mountPath == d.mountPath))",
+                "!has(self.disks) || self.disks.all(d, !has(d.mountPath)"
+                " || self.disks.exists_one(e, has(e.mountPath) && e.mountPath == d.mountPath))",
                 "disks[].mountPath must be different for each disk",
                 ".disks",
             ),
             Rule(
                 "!has(self.disks) || !has(self.filesystems)"
-                " || self.disks.all(d, !self.filesystems.exists(f, f.mountPath == d.mountPath))",
+                " || self.disks.all(d, !has(d.mountPath) || !self.filesystems.exists(f, f.mountPath == d.mountPath))",
                 "filesystems[].mountPath must be another than that of a disk",
                 ".filesystems",
+            ),
+            Rule(
+                "!has(self.bootDisk) || has(self.disks) && self.disks.exists(d, d.name == self.bootDisk.name)",
+                "bootDisk.name must be one of disks",
+                ".bootDisk",
+            ),
+            Rule(
+                "!has(self.userData) || !has(self.userDataFrom)",
+                "userData and userDataFrom: give one of them",
+                ".userData",
             ),
             Rule(
                 "!has(self.nodeName) || !has(oldSelf.nodeName) || self.nodeName == oldSelf.nodeName",
@@ -181,7 +204,9 @@ class ZMachineSpec(Model):
         ),
     )
     """What it runs: ``oci://registry/repository:tag`` (anything docker builds, ``@sha256:…`` pins it), ``https://…`` or
-    ``file:///…`` (a path on the node, in a directory that its owner opens). A change takes effect at the next restart."""
+    ``file:///…`` (a path on the node, in a directory that its owner opens). Its content decides the mode: with exactly one of
+    ``/image.raw``, ``/image.qcow2``, ``/disk/*.img`` and ``/disk/*.qcow2`` in it, a virtual machine boots from that; anything
+    else is a container. A change takes effect at the next restart; a virtual machine's boot disk, once it is written, stays."""
 
     cpu: int = Field(default=1, le=255, json_schema_extra=rules(Rule("self >= 1", "cpu must be at least 1")))
     """Virtual CPUs, counted against what the node has free. A change takes effect at the next restart."""
@@ -204,6 +229,14 @@ class ZMachineSpec(Model):
     disks: tuple[MachineDisk, ...] = Field(default=(), max_length=24, json_schema_extra=keyed("name"))
     """Disks that outlive the machine, in the order of the guest's devices. The machine runs on the node where they are."""
 
+    boot_disk: BootDisk | None = None
+    """Which of ``disks`` a virtual machine boots from; absent: the first. The image's disk is written to it once, if it is
+    empty and at least as large; what it holds from then on outlives the machine."""
+
+    firmware: Firmware = Firmware.AUTO
+    """What a virtual machine boots by. ``Auto``: UEFI where its image has an EFI system partition and nothing for a BIOS. A
+    change takes effect at the next restart."""
+
     filesystems: tuple[MachineFileSystem, ...] = Field(default=(), max_length=16, json_schema_extra=keyed("mountPath"))
     """File systems of other objects, which the machine shares with them, from its next start on."""
 
@@ -216,8 +249,18 @@ class ZMachineSpec(Model):
     values from Secrets included. A change takes effect at the next restart."""
 
     ssh_authorized_keys: tuple[SshKey, ...] = Field(default=(), max_length=64)
-    """Public keys as in ``~/.ssh/id_ed25519.pub``, put into ``/root/.ssh/authorized_keys``. The image has to bring the SSH
-    server."""
+    """Public keys as in ``~/.ssh/id_ed25519.pub``, put into ``/root/.ssh/authorized_keys``, by a virtual machine's cloud-init
+    also into those of its default user. The image has to bring the SSH server."""
+
+    user_data: UserData | None = None
+    """What a virtual machine's cloud-init is told, in any of its formats, up to 64 KiB. The machine's own settings (addresses,
+    keys, disks) come as vendor-data and network-config, beside it."""
+
+    user_data_from: EnvSource | None = None
+    """Where that comes from instead: for what holds passwords."""
+
+    stop_seconds: int = Field(default=30, le=3600, json_schema_extra=rules(Rule("self >= 1", "stopSeconds must be at least 1")))
+    """Seconds that it gets to end when it is stopped, before it is switched off."""
 
     run_policy: RunPolicy = RunPolicy.ALWAYS
     """What follows when the entrypoint ends or the guest dies. ``Always``: it starts again; ``OnFailure``: unless the exit code
@@ -233,9 +276,11 @@ class ZMachineSpec(Model):
 
 class ZMachineStatus(Status):
     """How the machine stands, and what it runs with. What of its spec was changed meanwhile waits for its restart, all of it
-    together. Further conditions: ``ImageReady``, ``Running`` (its entrypoint was started), ``SoftwareEmulation`` (the node has
-    no usable KVM), ``RestartRequired`` (it runs with an older spec; names the fields), ``PublicAddressBlocked`` (the node's
-    firewall lets nothing pass to or from its public address)."""
+    together. Further conditions: ``ImageReady``, ``Running`` (its entrypoint was started; of a virtual machine: its processors
+    run), ``GuestReady`` (a virtual machine's cloud-init is done), ``ImageChanged`` (its boot disk was written from another
+    image), ``NotApplicable`` (names fields that mean nothing in its mode), ``SoftwareEmulation`` (the node has no usable KVM),
+    ``RestartRequired`` (it runs with an older spec; names the fields), ``PublicAddressBlocked`` (the node's firewall lets
+    nothing pass to or from its public address)."""
 
     node_name: Name | None = None
     """The GridNode that it is on, for the machine's life. Absent: not placed yet."""

@@ -8,6 +8,7 @@ Whose a disk is stands on its card; where that is lost, the uid in its name says
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import re
@@ -20,7 +21,8 @@ from pydantic import ValidationError
 
 from zos import files
 from zos.api.nodeworkload import Owner
-from zos.drivers import DriverError, unused
+from zos.drivers import DriverError, diskcontent, systemcard, unused
+from zos.drivers.inotify import MOVED_TO
 from zos.drivers.keeping import (
     BLOCK,
     KeptDriver,
@@ -33,7 +35,7 @@ from zos.drivers.process import run
 from zos.drivers.reservation import amount, reserve
 from zos.drivers.thread import in_thread
 from zos.plan.diff import Observed
-from zos.plan.facts import Fact, Known, UnusedDiskFact
+from zos.plan.facts import DiskFact, Fact, Known, UnusedDiskFact, Written
 from zos.plan.items import Disk, Item
 
 #: Tells a running guest of a disk's new size (bytes), and by that sets the file's size; False: no guest runs with it.
@@ -66,13 +68,15 @@ class DiskDriver(KeptDriver[Disk]):
     """Disk items, each ``<name>.raw``."""
 
     ITEMS: ClassVar[tuple[type[Item], ...]] = (Disk,)
-    FACTS: ClassVar[tuple[type[Fact], ...]] = (UnusedDiskFact,)
+    FACTS: ClassVar[tuple[type[Fact], ...]] = (UnusedDiskFact, DiskFact)
+    HEARD: ClassVar[int] = KeptDriver.HEARD | MOVED_TO  # what is written down of one
 
     def __init__(self, directory: Path, resize: Resize | None = None, in_use: InUse | None = None) -> None:
         """``directory`` is the disks' own and is made. Disks half made by an agent that died are cleared."""
         self._resize = resize
         self._in_use = in_use
         self._unused: frozenset[str] = frozenset()
+        self._known: dict[str, DiskFact] = {}
         directory.mkdir(parents=True, exist_ok=True, mode=0o700)
         for half in directory.glob(".new-*"):
             half.unlink()
@@ -83,7 +87,7 @@ class DiskDriver(KeptDriver[Disk]):
         return self._directory / f"{name}.raw"
 
     def facts(self) -> Known:
-        return {UnusedDiskFact: dict.fromkeys(self._unused, UnusedDiskFact())}
+        return {UnusedDiskFact: dict.fromkeys(self._unused, UnusedDiskFact()), DiskFact: self._known}
 
     async def observe(self, wanted: Sequence[Item]) -> Mapping[str, Observed]:
         seen = await super().observe(wanted)
@@ -92,10 +96,12 @@ class DiskDriver(KeptDriver[Disk]):
 
     def _observe(self, wanted: Mapping[str, Disk]) -> dict[str, Observed]:
         observed: dict[str, Observed] = {}
+        known: dict[str, DiskFact] = {}
         for path in self._directory.glob("[!.]*.raw"):
             name = path.name.removesuffix(".raw")
             try:
                 size = path.stat().st_size
+                known[name] = self._fact(path, size)
             except FileNotFoundError:
                 continue
             card, asked = self._card(name), wanted.get(name)
@@ -107,7 +113,15 @@ class DiskDriver(KeptDriver[Disk]):
                 item = as_asked(item, asked, self.path(asked.adopted).exists())
             never_used = unused.is_unused(path)
             observed[f"disk/{name}"] = Observed(f"disk/{name}", item, owner, holds_data=True, origin=origin, unused=never_used)
+        self._known = known
         return observed
+
+    def _fact(self, path: Path, size: int) -> DiskFact:
+        if (system := _system(path)) is not None:
+            return DiskFact(size=size, written=system)
+        before = self._known.get(path.stem)
+        held = before.holds if before is not None and before.holds else diskcontent.of_others(path)  # which is never less
+        return DiskFact(size=size, holds=held)
 
     def _card(self, name: str) -> Card | None:
         try:
@@ -166,7 +180,9 @@ class DiskDriver(KeptDriver[Disk]):
 
     def _rename(self, old: Path, item: Disk) -> None:
         self.write_card(item)
-        old.rename(self.path(item.name))
+        new = self.path(item.name)
+        systemcard.copy(old, new)
+        old.rename(new)
         files.sync(self._directory)
         self._forget(item.adopted)
 
@@ -208,6 +224,7 @@ class DiskDriver(KeptDriver[Disk]):
 
     def _forget(self, name: str) -> None:
         unused.end(self.path(name))
+        systemcard.end(self.path(name))
         (self._directory / f"{name}.json").unlink(missing_ok=True)
         files.sync(self._directory)
 
@@ -216,6 +233,15 @@ class DiskDriver(KeptDriver[Disk]):
         origin = {"origin": item.origin.wire()} if item.origin is not None else {}
         card = {"owner": item.owner, "format": item.format, **origin}
         files.write(self._directory / f"{item.name}.json", json.dumps(card), files.Durability.DURABLE)
+
+
+def _system(path: Path) -> Written | None:
+    """What was written on it to the end, by its card."""
+    with contextlib.suppress(ValueError):
+        card = systemcard.read(path)
+        if card is not None and card.done:
+            return Written(image=card.image, ref=card.ref, firmware=card.firmware)
+    return None
 
 
 def _format_of(path: Path) -> Format | None:

@@ -1,4 +1,4 @@
-"""Guests under libvirt: container mode, so far.
+"""Guests under libvirt.
 
 What is heard of guests, and what is done about that and in which order; what there is of them, and the single steps, are in
 `zos.drivers.guests`.
@@ -18,8 +18,8 @@ import libvirt
 from zos.drivers import DriverError, shares
 from zos.drivers.accelerator import AcceleratorProbe
 from zos.drivers.domainrun import boot_of
-from zos.drivers.domainxml import Accelerator, Start, container
-from zos.drivers.guests import Guests
+from zos.drivers.domainxml import Accelerator, Start
+from zos.drivers.guests import Guests, told
 from zos.drivers.hypervisor import Hypervisor
 from zos.drivers.inotify import MODIFY, Inotify
 from zos.drivers.lastwords import LastWords
@@ -29,9 +29,10 @@ from zos.plan.diff import Observed, Op
 from zos.plan.facts import DomainFact, Fact, Known
 from zos.plan.items import Domain, Item
 
-#: Seconds for a guest to end when asked to; and between two presses of its power button, which a booting guest overlooks.
-_GRACE = 30.0
+#: Seconds between two presses of a guest's power button, which a booting one overlooks.
 _PRESS_AGAIN = 3.0
+#: Seconds between two looks at what guests say: a hostile one may say something all the time.
+_WORDS = 0.2
 #: Seconds for a guest to be gone that has said how it ended.
 _LAST_SECONDS = 30.0
 
@@ -53,11 +54,9 @@ class DomainDriver:
         accelerator: Literal["auto", "kvm", "tcg"] = "auto",
         libvirt_run: Path = Path("/run/libvirt/qemu"),
         libvirt_logs: Path = Path("/var/log/libvirt/qemu"),
-        grace: float = _GRACE,
         last: float = _LAST_SECONDS,
     ) -> None:
         self._state = state
-        self._grace = grace
         self._boot = boot_of(run_directory)
         self._probe = AcceleratorProbe(accelerator, guest / "vmlinuz", guest / "initramfs", run_directory)
         self._hypervisor = Hypervisor(uri, self._changed)
@@ -71,6 +70,8 @@ class DomainDriver:
         self._facts: Mapping[str, DomainFact] = {}
         self._images: frozenset[str] | None = None
         self._boots: Inotify | None = None
+        self._rest: asyncio.TimerHandle | None = None
+        self._more = False
         self._tasks: set[asyncio.Task[None]] = set()
 
     async def accelerator(self) -> Accelerator:
@@ -117,7 +118,7 @@ class DomainDriver:
 
     def watch(self, dirty: Callable[[], None]) -> None:
         self._dirty = dirty
-        self._boots = Inotify(lambda: self._dirty())
+        self._boots = Inotify(self._heard)
         self._begin(self._warm_up())
 
     async def close(self) -> None:
@@ -146,10 +147,8 @@ class DomainDriver:
         seen = await self._hypervisor.call(self._guests.seen, item.name)
         if seen is not None and item.running and seen.uuid == item.uuid and self._guests.runs_as(seen, item):
             return
-        if item.running:
-            container(item)  # before anything is stopped for it
         if seen is not None:
-            await self._stop(item.name, seen.uuid, key)
+            await self._stop(item.name, seen.uuid, key, item.stop_seconds)
         machine = self._guests.machine(item.uuid)
         await self._hypervisor.call(machine.write_card, item)
         if item.running:
@@ -157,14 +156,14 @@ class DomainDriver:
             start = Start(item=item, started_at=time.time(), boot=self._boot, accelerator=await self.accelerator())
             await self._hypervisor.call(self._guests.start, machine, start)
 
-    async def _stop(self, name: str, uuid: str, key: str) -> None:
+    async def _stop(self, name: str, uuid: str, key: str, seconds: float) -> None:
         """Power button, time to react, power off."""
         self._progress[key] = "stopping"
         machine = self._guests.machine(uuid)
         ended = self._ended.setdefault(name, asyncio.Event())
         ended.clear()
         await self._hypervisor.call(self._guests.note_stopping, machine)
-        deadline = time.monotonic() + self._grace
+        deadline = time.monotonic() + seconds
         try:
             while (left := deadline - time.monotonic()) > 0:
                 if not await self._hypervisor.call(self._guests.press, name, uuid, machine):
@@ -180,22 +179,42 @@ class DomainDriver:
     async def _remove(self, name: str, key: str) -> None:
         seen = await self._hypervisor.call(self._guests.seen, name)
         if seen is not None:
-            await self._stop(name, seen.uuid, key)
+            await self._stop(name, seen.uuid, key, seen.item.stop_seconds)
         await self._hypervisor.call(self._guests.erase, name, seen.uuid if seen is not None else None)
 
     # --- being told
 
+    def _heard(self) -> None:
+        """The first word at once, what follows soon after together."""
+        if self._rest is not None:
+            self._more = True
+            return
+        self._dirty()
+        self._rest = asyncio.get_running_loop().call_later(_WORDS, self._rested)
+
+    def _rested(self) -> None:
+        self._rest = None
+        if self._more:
+            self._more = False
+            self._heard()
+
     def _await_words(self, guests: Sequence[Watched]) -> None:
-        """Has us told when the init of a booting guest says that the entrypoint runs; and when one that may not get away
-        says that it ended."""
+        """Has us told when the init of a booting guest says that the entrypoint runs, or a virtual machine's cloud-init that it
+        is done; and when one that may not get away says that it ended."""
         if self._boots is None:
             return
         facts = self._facts
-        booting = {self._guests.machine(guest.uuid) for guest in guests if guest.name in facts and not facts[guest.name].booted}
+        booting = {self._guests.machine(guest.uuid) for guest in guests if guest.name in facts and _boots(facts[guest.name])}
         held = {self._guests.machine(guest.uuid) for guest in guests if self._mounts_of(guest)}
         self._boots.watch([machine.status_file for machine in booting | held], MODIFY)
-        if any(machine.booted() for machine in booting):  # while we looked
-            self._dirty()
+        if any(self._said_more(guest) for guest in guests):
+            self._dirty()  # while we looked
+
+    def _said_more(self, guest: Watched) -> bool:
+        fact, machine = self._facts.get(guest.name), self._guests.machine(guest.uuid)
+        if fact is None or not _boots(fact):
+            return False
+        return told(machine.status()) != fact.told if fact.booted else machine.booted()
 
     def _mounts_of(self, guest: Watched) -> frozenset[Path]:
         fact = self._facts.get(guest.name)
@@ -249,3 +268,10 @@ class DomainDriver:
         task = asyncio.create_task(work)
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
+
+
+def _boots(fact: DomainFact) -> bool:
+    """Whether there is more to hear of a guest that runs."""
+    if not fact.booted:
+        return True
+    return fact.runs is not None and not fact.runs.boot.TELLS and fact.told in ("", "booting")

@@ -149,7 +149,15 @@ class Machine:
         write(self.status_file, "\0" * SECTOR, Durability.DURABLE, parents=False)
 
     def remove(self) -> None:
-        for pattern in ("status", "run.json", "console.log*", ".*.new", "domain.json"):  # the card last: it is found by that
+        for pattern in (
+            "status",
+            "run.json",
+            "console.log*",
+            "seed.iso",
+            "nvram.fd",
+            ".*.new",
+            "domain.json",
+        ):  # the card last: it is found by that
             for path in self.directory.glob(pattern):
                 path.unlink(missing_ok=True)
         with contextlib.suppress(OSError):

@@ -12,10 +12,11 @@ from typing import Any, Literal, TypeVar
 from xml.etree import ElementTree
 from xml.etree.ElementTree import Element, SubElement
 
-from zos.drivers import DriverError
 from zos.drivers.image import directory_of
 from zos.drivers.virtiofsd import launcher_of
 from zos.plan.items import ContainerBoot, DiskBoot, Domain, GuestDisk, GuestNic, GuestShare
+from zos.plan.items.domain import STOP_SECONDS
+from zos.plan.seed import STATUS
 
 NAMESPACE = "https://zos.grid.tf/domain/v1alpha1"
 Accelerator = Literal["kvm", "tcg"]
@@ -48,6 +49,7 @@ class Places:
     kernel: Path
     initramfs: Path
     virtiofsd: Path
+    firmware: Path = Path("/usr/share/OVMF")  # of Debian's ovmf
 
     def disk(self, name: str) -> Path:
         return self.state / "disks" / f"{name}.raw"
@@ -55,12 +57,9 @@ class Places:
     def image(self, digest: str) -> Path:
         return directory_of(self.state / "images", digest) / "rootfs"
 
-
-def container(item: Domain) -> ContainerBoot:
-    """Raises DriverError for a guest that boots otherwise."""
-    if not isinstance(item.boot, ContainerBoot):
-        raise DriverError("this node's agent can't start machines that boot from a disk of their own yet, only containers")
-    return item.boot
+    @property
+    def seed(self) -> Path:
+        return self.machine / "seed.iso"
 
 
 def item_text(item: Domain) -> dict[str, object]:
@@ -70,6 +69,8 @@ def item_text(item: Domain) -> dict[str, object]:
     boot = text.pop("boot")
     if not item.shares:
         del text["shares"]
+    if item.stop_seconds == STOP_SECONDS:
+        del text["stop_seconds"]
     return text | (boot if isinstance(item.boot, ContainerBoot) else {"boot": {"mode": item.boot.MODE, **boot}})
 
 
@@ -115,19 +116,14 @@ def item_of_xml(text: str, state: Path) -> Domain:
             if (source := _attribute(disk, "source", "file")) and Path(source).parent == state / "disks"
         ]
         shared = {_attribute(one, "target", "dir"): one for one in root.iterfind("devices/filesystem")}
-        image = _attribute(shared.pop(_IMAGE), "source", "dir") if _IMAGE in shared else ""
+        image = shared.pop(_IMAGE, None)
         return Domain(
             name=root.findtext("name") or "",
             uuid=root.findtext("uuid") or "",
             cpu=int(root.findtext("vcpu") or 0),
             memory=int(root.findtext("memory") or 0) * 1024,  # libvirt says KiB
-            boot=ContainerBoot(
-                image=Path(image).parent.name.replace("-", ":", 1),
-                root=disks[-1] if disks else GuestDisk(disk="", serial=""),
-                config="",
-                config_digest="",
-            ),
-            disks=tuple(disks[:-1]),
+            boot=_boot_of_xml(root, disks, image),
+            disks=tuple(disks[1:] if image is None else disks[:-1]),
             nics=tuple(
                 GuestNic(tap=_attribute(nic, "target", "dev"), mac=_attribute(nic, "mac", "address"))
                 for nic in root.iterfind("devices/interface")
@@ -142,13 +138,21 @@ def item_of_xml(text: str, state: Path) -> Domain:
         raise ValueError(f"no domain: {error}") from error
 
 
+def _boot_of_xml(root: Element, disks: list[GuestDisk], image: Element | None) -> ContainerBoot | DiskBoot:
+    none = GuestDisk(disk="", serial="")
+    if image is None:
+        firmware: Literal["bios", "uefi"] = "bios" if root.find("os/loader") is None else "uefi"
+        return DiskBoot(root=disks[0] if disks else none, config="", config_digest="", firmware=firmware)
+    digest = Path(_attribute(image, "source", "dir")).parent.name.replace("-", ":", 1)
+    return ContainerBoot(image=digest, root=disks[-1] if disks else none, config="", config_digest="")
+
+
 def _attribute(parent: Element, tag: str, name: str) -> str:
     child = parent.find(tag)
     return child.get(name, "") if child is not None else ""
 
 
 def domain_xml(start: Start, places: Places) -> str:
-    """Raises DriverError for a guest that this agent can't start."""
     item = start.item
     domain = Element("domain", type="kvm" if start.accelerator == "kvm" else "qemu")
     _text(domain, "name", item.name)
@@ -163,32 +167,40 @@ def domain_xml(start: Start, places: Places) -> str:
     SubElement(domain, "cpu", mode="host-passthrough" if start.accelerator == "kvm" else "maximum")
     system = SubElement(domain, "os")
     _text(system, "type", "hvm", arch="x86_64", machine="q35")
-    _text(system, "kernel", str(places.kernel))
-    _text(system, "initrd", str(places.initramfs))
-    _text(system, "cmdline", KERNEL_ARGUMENTS)
+    if isinstance(item.boot, ContainerBoot):
+        _text(system, "kernel", str(places.kernel))
+        _text(system, "initrd", str(places.initramfs))
+        _text(system, "cmdline", KERNEL_ARGUMENTS)
+    elif item.boot.firmware == "uefi":
+        _text(system, "loader", str(places.firmware / "OVMF_CODE_4M.fd"), readonly="yes", type="pflash")
+        _text(system, "nvram", str(places.machine / "nvram.fd"), template=str(places.firmware / "OVMF_VARS_4M.fd"))
     features = SubElement(domain, "features")
     SubElement(features, "acpi")
     SubElement(features, "apic")
     SubElement(domain, "clock", offset="utc")
-    for event in ("poweroff", "reboot", "crash"):
-        _text(domain, f"on_{event}", "destroy")
+    reboot = "destroy" if isinstance(item.boot, ContainerBoot) else "restart"
+    for event, action in (("poweroff", "destroy"), ("reboot", reboot), ("crash", "destroy")):
+        _text(domain, f"on_{event}", action)
     _devices(SubElement(domain, "devices"), item, places)
     return ElementTree.tostring(domain, encoding="unicode")
 
 
 def _devices(devices: Element, item: Domain, places: Places) -> None:
-    boot = container(item)
+    boot = item.boot
     addresses = _addresses()
     SubElement(devices, "controller", type="usb", model="none")
-    # The user's disks come first: vda and so on, as the API says. Init finds all of them by their serials.
-    disks = [(places.disk(disk.disk), disk.serial) for disk in (*item.disks, boot.root)]
-    disks.append((places.machine / "status", "zos-status"))
+    # The user's disks come first: vda and so on, as the API says. A container's init finds all of them by their serials.
+    first, last = ((), (boot.root,)) if isinstance(boot, ContainerBoot) else ((boot.root,), ())
+    disks = [(places.disk(disk.disk), disk.serial) for disk in (*first, *item.disks, *last)]
+    disks.append((places.machine / "status", STATUS))
     for index, (path, serial) in enumerate(disks):
-        _disk(devices, index, path, serial, next(addresses))
-    _disk(devices, len(disks), places.state / boot.config, "zos-config", next(addresses), readonly=True)
-    binary = _filesystem(devices, places.image(boot.image), _IMAGE, places.virtiofsd, next(addresses))
-    binary.set("xattr", "on")
-    SubElement(binary, "cache", mode="always")  # nobody changes an unpacked image
+        _disk(devices, index, path, serial, next(addresses), first=index == 0 and isinstance(boot, DiskBoot))
+    told = (places.state / boot.config, "zos-config") if isinstance(boot, ContainerBoot) else (places.seed, "zos-seed")
+    _disk(devices, len(disks), *told, next(addresses), readonly=True)
+    if isinstance(boot, ContainerBoot):
+        binary = _filesystem(devices, places.image(boot.image), _IMAGE, places.virtiofsd, next(addresses))
+        binary.set("xattr", "on")
+        SubElement(binary, "cache", mode="always")  # nobody changes an unpacked image
     for nic in item.nics:
         interface = SubElement(devices, "interface", type="ethernet")
         SubElement(interface, "mac", address=nic.mac)
@@ -199,6 +211,12 @@ def _devices(devices: Element, item: Domain, places: Places) -> None:
         interface.append(next(addresses))
     for share in item.shares:
         _filesystem(devices, places.state / share.path, share.tag, launcher_of(share, places.virtiofsd), next(addresses))
+    if isinstance(boot, DiskBoot):  # for a guest agent, if there is one
+        channel = SubElement(devices, "channel", type="unix")
+        SubElement(channel, "target", type="virtio", name="org.qemu.guest_agent.0")
+        rng = SubElement(devices, "rng", model="virtio")
+        _text(rng, "backend", "/dev/urandom", model="random")
+        rng.append(next(addresses))
     console = SubElement(devices, "serial", type="pty")
     SubElement(console, "log", file=str(places.machine / "console.log"), append="on")
     SubElement(console, "target", type="isa-serial", port="0")
@@ -207,12 +225,16 @@ def _devices(devices: Element, item: Domain, places: Places) -> None:
     SubElement(devices, "audio", id="1", type="none")
 
 
-def _disk(devices: Element, index: int, path: Path, serial: str, address: Element, *, readonly: bool = False) -> None:
+def _disk(
+    devices: Element, index: int, path: Path, serial: str, address: Element, *, readonly: bool = False, first: bool = False
+) -> None:
     disk = SubElement(devices, "disk", type="file", device="disk")
     # Without discard: what is reserved for a disk stays reserved.
     SubElement(disk, "driver", name="qemu", type="raw", discard="ignore")
     SubElement(disk, "source", file=str(path))
     SubElement(disk, "target", dev=device_name(index), bus="virtio")
+    if first:
+        SubElement(disk, "boot", order="1")
     _text(disk, "serial", serial)
     if readonly:
         SubElement(disk, "readonly")

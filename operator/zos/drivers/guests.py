@@ -11,19 +11,20 @@ import threading
 import time
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 from xml.etree import ElementTree
 
 import libvirt
 
-from zos.drivers import DriverError, shares, unused
+from zos.drivers import DriverError, seed, shares, unused
+from zos.drivers.domainlog import powered_off
 from zos.drivers.domainrun import SECTOR, Machine, Run
-from zos.drivers.domainxml import NAMESPACE, Places, Start, container, domain_xml, item_of_xml, start_of
+from zos.drivers.domainxml import NAMESPACE, Places, Start, domain_xml, item_of_xml, start_of
 from zos.drivers.hypervisor import Hypervisor, gone
 from zos.drivers.virtiofsd import Watched
 from zos.plan.diff import Observed
 from zos.plan.facts import DomainFact
-from zos.plan.items import Domain
+from zos.plan.items import ContainerBoot, Domain
 
 
 @dataclasses.dataclass(frozen=True)
@@ -102,7 +103,11 @@ class Guests:
             observed[key] = Observed(key, item, item.owner, origin=Domain.origin_of(seen.uuid))
             boot = seen.item.boot
             facts[name] = dataclasses.replace(
-                _fact(run, machine, running=True, tells=boot.TELLS), image=boot.image, runs=was, unreadable=seen.start is None
+                _fact(run, machine, running=True, tells=boot.TELLS),
+                image=boot.image,
+                runs=was,
+                unreadable=seen.start is None,
+                told="" if boot.TELLS else told(machine.status()),
             )
             images.add(boot.image)
         up = tuple(Watched(name, seen.uuid, shares.count(seen.item)) for name, seen in running.items() if seen.up)
@@ -149,9 +154,17 @@ class Guests:
         """The record of a guest that does not run; notes its end the first time it is missed."""
         run = machine.run()
         if not run.over:
-            run = run.finished(machine.status(), time.time(), self._boot)
+            run = run.finished(self._last_word(machine, run), time.time(), self._boot)
             machine.write_run(run)
         return run
+
+    def _last_word(self, machine: Machine, run: Run) -> str:
+        """Of the guest's init. A virtual machine has none of ours: one that switched itself off has ended well."""
+        card = machine.card()
+        if card is None or card.boot.TELLS:
+            return machine.status()
+        off = powered_off(self._libvirt_logs / f"{card.name}.log", run.started_at or 0.0)
+        return "exited 0" if off else ""
 
     def _adopt(self, machine: Machine, start: Start) -> Run:
         """The record of a guest that runs, made up for where the agent that started it did not come to write it."""
@@ -172,9 +185,12 @@ class Guests:
             initramfs=self._guest / "initramfs",
             virtiofsd=self._launcher,
         )
-        image = container(start.item).image
-        if not places.image(image).is_dir():
-            raise DriverError(f"image {image} is not on this node any more")
+        boot = start.item.boot
+        if isinstance(boot, ContainerBoot):
+            if not places.image(boot.image).is_dir():
+                raise DriverError(f"image {boot.image} is not on this node any more")
+        else:
+            seed.make(self._state / boot.config, places.seed)
         for share in start.item.shares:
             shares.check(self._state, share)
         with self._records:
@@ -298,6 +314,14 @@ def _fact(run: Run, machine: Machine, *, running: bool, tells: bool = True) -> D
         recipe=run.recipe,
         because=run.because,
     )
+
+
+def told(status: str) -> Literal["", "booting", "ready", "unready"]:
+    """What a virtual machine's cloud-init says: no other word of its."""
+    match status:
+        case "booting" | "ready" | "unready":
+            return status
+    return ""
 
 
 def _readable_start(metadata: str) -> Start | None:

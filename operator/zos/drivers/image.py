@@ -1,7 +1,8 @@
 """The node's cache of unpacked images, by content: one copy of the same content for all machines that use it.
 
-``<digest>/rootfs`` and ``<digest>/image.json`` (what is known of it) appear together, by a rename; ``refs/`` says which ref
-a person wrote stands for which digest. What nobody has wanted for a while goes, sooner where the disk gets full.
+``<digest>/rootfs`` (of a virtual machine's: ``<digest>/disk.raw``) and ``<digest>/image.json`` (what is known of it) appear
+together, by a rename; ``refs/`` says which ref a person wrote stands for which digest. What nobody has wanted for a while goes,
+sooner where the disk gets full.
 
 Everybody who has machines on a node shares its images: what is there was public, or was opened to all of them by the node's
 owner. ``file://`` refs are judged each time they are wanted, since a directory that was opened may be closed again.
@@ -24,11 +25,11 @@ from pathlib import Path
 from typing import ClassVar, TypeVar
 from weakref import WeakValueDictionary
 
-from zos.drivers import DriverError
+from zos.drivers import DriverError, diskimage
 from zos.drivers.confined import fetchers_room
 from zos.drivers.fence import Fence
 from zos.drivers.imageconfig import Config
-from zos.drivers.imagetree import look
+from zos.drivers.imagetree import Tree, look
 from zos.drivers.localimage import NotOpened, canonical, stamp
 from zos.drivers.meter import TooBig, room_for
 from zos.drivers.process import run
@@ -37,7 +38,7 @@ from zos.drivers.sources import Pull, Sources
 from zos.drivers.thread import in_thread
 from zos.files import Durability, clear, write
 from zos.plan.diff import Observed, Op
-from zos.plan.facts import Fact, ImageFact, ImageProblem, Known, Pulled
+from zos.plan.facts import DiskImage, Fact, ImageFact, ImageProblem, Known, Pulled
 from zos.plan.items import Image, Item
 
 #: Seconds for which an image is kept that nobody wants, and the share of the file system that must be free for that.
@@ -187,6 +188,10 @@ class ImageDriver:
             for field in ("entrypoint", "command", "environment"):
                 text[field] = tuple(text[field])
             text["executables"] = frozenset(text["executables"]) if text["executables"] is not None else None
+            if text.pop("has_disk_image", False):  # unpacked by an agent that did nothing with one
+                self._bury(place)
+                return None
+            text["disk"] = DiskImage(**text["disk"]) if text.get("disk") is not None else None
             return ImageFact(**text, pulled=pulled)
         except (FileNotFoundError, NotADirectoryError, IsADirectoryError, ValueError, KeyError, TypeError):
             return None
@@ -244,7 +249,9 @@ class ImageDriver:
     async def _make(self, pull: Pull, digest: str | None) -> tuple[str, int]:
         found, config = await fetch(pull, digest)
         pull.say("looking through it")
-        return found, await in_thread(self._finish, found, pull, config)
+        tree = await in_thread(look, pull.room / "rootfs", self._sources.limits)
+        disk = await diskimage.take(pull.room, tree.disk, self._sources.limits) if tree.disk else None
+        return found, await in_thread(self._finish, found, pull, config, tree, disk)
 
     def _check(self, what: str) -> None:
         """Raises DriverError for a source that gave too much a short while ago."""
@@ -261,12 +268,15 @@ class ImageDriver:
             self._refused[what] = (now + seconds, str(error))
             raise
 
-    def _finish(self, digest: str, pull: Pull, config: Config) -> int:
+    def _finish(self, digest: str, pull: Pull, config: Config, tree: Tree, disk: DiskImage | None) -> int:
         room = pull.room
-        tree = look(room / "rootfs", self._sources.limits)
         shutil.rmtree(pull.fetched)
+        if disk is not None:  # nothing else of it is used
+            shutil.rmtree(room / "rootfs")
+            tree = Tree(size=(room / diskimage.RAW).stat().st_blocks * 512)
         fact = {"digest": digest, **dataclasses.asdict(config), **dataclasses.asdict(tree)}
         fact["links"] = tree.links or {}
+        fact["disk"] = disk and dataclasses.asdict(disk)
         del fact["size"]  # an agent of before could not read it
         write(room / "image.json", json.dumps(fact), Durability.VOLATILE, 0o644)
         room.chmod(0o755)

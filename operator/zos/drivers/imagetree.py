@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import stat
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -12,16 +13,20 @@ from zos.drivers.meter import Limits
 
 #: Beyond these the programs of an image are not listed: a big image would fill the agent's memory.
 _MOST_NAMES, _MOST_TEXT = 20_000, 4 << 20
+_KERNEL = "/boot/vmlinuz"
+#: Where a disk image lies in one that is a virtual machine's. The last two are the habit of KubeVirt's containerdisks.
+_DISK = re.compile(r"/image\.(raw|qcow2)|/disk/[^/]+\.(img|qcow2)")
 
 
 @dataclass(frozen=True)
 class Tree:
     """Paths are absolute inside the image. ``executables`` and ``links`` (with targets) are None where there are too many.
+    ``disk`` is the one disk image in it that a virtual machine boots from; empty where there is none, or more than one.
     ``size`` in bytes on the disk."""
 
     executables: tuple[str, ...] | None = ()
     links: dict[str, str] | None = field(default_factory=dict)
-    has_disk_image: bool = False
+    disk: str = ""
     has_kernel: bool = False
     size: int = 0
 
@@ -30,7 +35,8 @@ def look(root: Path, limits: Limits) -> Tree:
     """Walks an image's root. Raises DriverError for one that is empty, too big, or has a link that climbs out of the root."""
     executables: list[str] = []
     links: dict[str, str] = {}
-    seen: set[str] = set()
+    disks: list[str] = []
+    has_kernel = False
     linked: set[int] = set()
     known = True
     size = count = text = 0
@@ -50,16 +56,16 @@ def look(root: Path, limits: Limits) -> Tree:
                         f"the symlink {path} -> {target} leads out of the image's root; "
                         "make it absolute or relative to a path inside, and publish the image again"
                     )
-                if path == "/boot/vmlinuz":
-                    seen.add(path)
+                has_kernel = has_kernel or path == _KERNEL
                 links[path] = target
                 text += len(path) + len(target)
             elif stat.S_ISREG(info.st_mode):
                 if info.st_mode & 0o111:
                     executables.append(path)
                     text += len(path)
-                if path in ("/image.raw", "/boot/vmlinuz"):
-                    seen.add(path)
+                has_kernel = has_kernel or path == _KERNEL
+                if _DISK.fullmatch(path) and len(disks) < 2:
+                    disks.append(path)
             if len(executables) + len(links) > _MOST_NAMES or text > _MOST_TEXT:
                 known = False
                 executables.clear()
@@ -70,8 +76,8 @@ def look(root: Path, limits: Limits) -> Tree:
     return Tree(
         tuple(executables) if known else None,
         links if known else None,
-        "/image.raw" in seen,
-        "/boot/vmlinuz" in seen,
+        disks[0] if len(disks) == 1 else "",
+        has_kernel,
         size,
     )
 

@@ -33,6 +33,8 @@ class KeptDriver(Generic[K]):
     made, mended, taken over and erased is each driver's own."""
 
     SLOW: ClassVar[bool] = False
+    #: What is heard of its directory (`inotify`).
+    HEARD: ClassVar[int] = DELETE | MOVED_FROM
 
     def __init__(self, kind: type[K], directory: Path) -> None:
         """``directory`` is there. A card is written before the file has its name, and goes after it: one that a crash in
@@ -60,7 +62,7 @@ class KeptDriver(Generic[K]):
     def watch(self, dirty: Callable[[], None]) -> None:
         """What is heard of is that files go: the thing itself, or what is beside it."""
         self._files = Inotify(dirty)
-        self._files.watch([self._directory], DELETE | MOVED_FROM)
+        self._files.watch([self._directory], self.HEARD)
 
     async def close(self) -> None:
         if self._files is not None:

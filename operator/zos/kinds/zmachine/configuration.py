@@ -15,12 +15,16 @@ from zos.kinds.kind import Here
 from zos.kinds.zmachine.part import ENV, PUBLIC_MTU, DiskOnNode, FileSystemOnNode, MachineOnNode
 from zos.plan.facts import Facts, ImageFact
 from zos.plan.guest import GuestConfig, GuestFile, GuestInterface, GuestMount, GuestRoute, GuestShareMount
+from zos.plan.items.domain import STOP_SECONDS
 from zos.plan.lowered import Problem
 
 #: Where a machine finds its programs when its image does not say.
 _PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 #: The serial number of its root disk.
 ROOT = "zos-root"
+
+#: What its init needs for the rest when the machine is stopped: to kill what does not end, and to unmount.
+_LAST_SECONDS = 5
 
 _Mounted = DiskOnNode | FileSystemOnNode
 
@@ -29,7 +33,11 @@ def configured(here: Here[MachineOnNode], image: ImageFact) -> GuestConfig | Pro
     """Raises Unknown for a secret that can't be opened."""
     environment = _environment(here, image)
     argv = here.part.entrypoint or (*image.entrypoint, *image.command)
-    wrong = _missing(argv, image, environment) or _misplaced((*here.part.disks, *here.part.filesystems), image)
+    wrong = (
+        _missing(argv, image, environment)
+        or _unplaced(here.part)
+        or _misplaced((*here.part.disks, *here.part.filesystems), image)
+    )
     if wrong is not None:
         return Problem(Reason.INVALID_SPEC, wrong)
     return _config(here.part, image, argv, environment, here.facts)
@@ -91,23 +99,39 @@ def _config(
         environment=tuple(sorted(environment.items())),
         working_dir=image.working_dir,
         user=image.user,
-        interfaces=_interfaces(machine, facts.nameservers),
-        mounts=tuple(_mount(one) for one in _outer_first((*machine.disks, *machine.filesystems), image)),
+        interfaces=interfaces(machine, facts.nameservers),
+        mounts=tuple(mount(one) for one in _outer_first((*machine.disks, *machine.filesystems), image)),
         nameservers=facts.nameservers,
         files=(GuestFile(path="/root/.ssh/authorized_keys", content=keys, mode=0o600),) if keys else (),
         stop_signal=image.stop_signal,
+        stop_seconds=max(1, (machine.stop_seconds or STOP_SECONDS) - _LAST_SECONDS),
         root=ROOT,
     )
 
 
+def _unplaced(machine: MachineOnNode) -> str | None:
+    """Why a container can't have a disk."""
+    for disk in machine.disks:
+        if disk.mount_path is None:
+            return (
+                f"disk {disk.name} has no mountPath, which a container's disks need (the image is a container's): give it one"
+            )
+    return None
+
+
+def _path(one: _Mounted) -> str:
+    assert one.mount_path is not None
+    return one.mount_path
+
+
 def _place(disk: _Mounted, image: ImageFact) -> str:
     """Where a disk is mounted, with the image's links followed."""
-    return image.real(disk.mount_path) or disk.mount_path
+    return image.real(_path(disk)) or _path(disk)
 
 
-def _mount(one: _Mounted) -> GuestMount | GuestShareMount:
+def mount(one: _Mounted) -> GuestMount | GuestShareMount:
     if isinstance(one, DiskOnNode):
-        return GuestMount(serial=serial(one.mount_uid), path=one.mount_path)
+        return GuestMount(serial=serial(one.mount_uid), path=_path(one))
     return GuestShareMount(tag=tag(one), path=one.mount_path, read_only=one.read_only, inside=one.inside)
 
 
@@ -140,7 +164,7 @@ def _outer_first(disks: tuple[_Mounted, ...], image: ImageFact) -> tuple[_Mounte
     return tuple(found)
 
 
-def _interfaces(machine: MachineOnNode, nameservers: tuple[str, ...]) -> tuple[GuestInterface, ...]:
+def interfaces(machine: MachineOnNode, nameservers: tuple[str, ...]) -> tuple[GuestInterface, ...]:
     """With a public IPv4 address, its gateway is the way to the world and the private one only that to the network."""
     public = machine.public_nic
     away = public is not None and public.gateway is not None

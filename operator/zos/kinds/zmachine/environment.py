@@ -1,4 +1,5 @@
-"""A machine's variables that come from Secrets: whether they are there, are text, and no more than a program can be given."""
+"""What of a machine comes from Secrets, its variables and its user-data: whether it is there, is text, and no more than a
+program or cloud-init can be given."""
 
 from __future__ import annotations
 
@@ -8,7 +9,7 @@ from functools import partial
 from zos.api.core import Secret
 from zos.api.meta import Reason
 from zos.api.zmachine import ZMachine
-from zos.kinds.zmachine.part import ENV
+from zos.kinds.zmachine.part import ENV, USER_DATA
 from zos.world.objects import Indexes
 from zos.world.reader import Reader
 from zos.world.resolution import SecretValue, Verdict, waiting
@@ -19,6 +20,8 @@ INDEXES = (Indexes(Secret),)
 _LONGEST = 2**17 - 1
 #: Bytes of all values of a machine together, which travel in one NodeWorkload.
 _ALL = 2**19
+#: Bytes of user-data.
+_USER_DATA = 2**16
 
 
 def find(machine: ZMachine, world: Reader) -> tuple[SecretValue, ...] | Verdict:
@@ -55,6 +58,28 @@ def find(machine: ZMachine, world: Reader) -> tuple[SecretValue, ...] | Verdict:
             )
         found.append(SecretValue(ENV + variable.name, sources[variable.name], text))
     return tuple(found)
+
+
+def user_data(machine: ZMachine, world: Reader) -> tuple[SecretValue, ...] | Verdict:
+    """What a virtual machine's cloud-init is told, where that comes from a Secret."""
+    if machine.spec.user_data_from is None:
+        return ()
+    ref = machine.spec.user_data_from.secret_key_ref
+    seen = world.view(Secret, machine.namespace, ref.name, partial(_measured, ref.key))
+    if seen is None:
+        message = f"Secret {ref.name} (userDataFrom) does not exist: make it in this namespace"
+        return waiting(Reason.DEPENDENCY_NOT_READY, message)
+    uid, version, size = seen
+    if size is None:
+        return waiting(Reason.DEPENDENCY_NOT_READY, f"Secret {ref.name} has no key {ref.key} (userDataFrom): add it")
+    if size > _USER_DATA:
+        words = f"key {ref.key} of Secret {ref.name} (userDataFrom) has {size} bytes, and {_USER_DATA} is the most"
+        return waiting(Reason.INVALID_SPEC, f"{words}: have it fetch the rest")
+    text = world.untracked.view(Secret, machine.namespace, ref.name, partial(Secret.read, key=ref.key))
+    if not isinstance(text, str):
+        message = f"key {ref.key} of Secret {ref.name} (userDataFrom) is not text: cloud-init is told UTF-8 without NUL bytes"
+        return waiting(Reason.INVALID_SPEC, message)
+    return (SecretValue(USER_DATA, f"{uid}/{version}/{ref.key}", text),)
 
 
 def _excess(sizes: Mapping[str, int]) -> Verdict | None:

@@ -26,7 +26,7 @@ class FoundDisk:
     ready; empty: it is."""
 
     name: str
-    path: str
+    path: str | None
     uid: str
     node: str | None
     pinned: bool

@@ -25,13 +25,15 @@ from zos.api.text import (
     SshKey,
     Time,
     Uid,
+    UserData,
     host,
     otherwise,
 )  # fmt: skip
 from zos.api.zmachine import RunPolicy
 
-#: What a machine's secrets that are variables are called: this, and the variable's name.
+#: What a machine's secrets that are variables are called: this, and the variable's name; and the one that is its user-data.
 ENV = "env/"
+USER_DATA = "user-data"
 #: Of the segments of all farms.
 PUBLIC_MTU = 1500
 
@@ -70,8 +72,8 @@ class DiskOnNode(Model):
     mount_uid: Uid
     """The ZMount's uid names the file on the node."""
 
-    mount_path: Path
-    """Directory in the guest."""
+    mount_path: Path | None = None
+    """Directory in the guest. Absent: it is mounted nowhere."""
 
 
 class FileSystemOnNode(Offer):
@@ -94,11 +96,23 @@ class MachineOnNode(Part):
     cpu: Count
     memory: Quantity
     root_size: Quantity
-    """Bytes, never 0."""
+    """Bytes. 0: a virtual machine, which has none."""
 
     nics: tuple[Nic, ...] = Field(default=(), json_schema_extra=at_most(16))
     public_nic: PublicNic | None = None
     disks: tuple[DiskOnNode, ...] = Field(default=(), json_schema_extra=at_most(64))
+    boot_disk: Name | None = None
+    """The one that a virtual machine boots from. Absent: the first."""
+
+    firmware: Annotated[Literal["bios", "uefi"] | None, otherwise(None)] = None
+    """What a virtual machine boots by. Absent: as its image has it."""
+
+    user_data: UserData | None = None
+    """For cloud-init, where it is no secret."""
+
+    stop_seconds: Count | None = None
+    """Seconds to end in when it is stopped. Absent: 30."""
+
     filesystems: tuple[FileSystemOnNode, ...] = Field(default=(), json_schema_extra=at_most(16))
     entrypoint: tuple[Argument, ...] | None = Field(default=None, json_schema_extra=at_most(256))
     """Absent: the image's own."""

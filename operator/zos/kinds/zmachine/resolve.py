@@ -6,7 +6,7 @@ from zos.api.gridnode import GridNode
 from zos.api.meta import Reason
 from zos.api.network import Network
 from zos.api.zmachine import RunPolicy, ZMachine
-from zos.kinds.zmachine import disks, environment, filesystems, publicaddress
+from zos.kinds.zmachine import applicable, disks, environment, filesystems, publicaddress
 from zos.kinds.zmachine.found import Found, given
 from zos.kinds.zmachine.part import MachineOnNode
 from zos.kinds.zmachine.status import status
@@ -53,7 +53,9 @@ def resolve(machine: ZMachine, world: Reader) -> Resolution:
             return _waiting(found, problem, machine, world)
     verdict, conditions = asking.answered(world, given(found.node), found.workload, "the machine may still run")
     workloads = (found.asked,) if found.asked is not None else None
-    return Resolution(verdict, status(found, machine), holds=found.holds, workloads=workloads, conditions=conditions)
+    said = status(found, machine)
+    conditions = (*conditions, *applicable.conditions(machine, said.mode))
+    return Resolution(verdict, said, holds=found.holds, workloads=workloads, conditions=conditions)
 
 
 def _deleting(machine: ZMachine, world: Reader) -> Resolution:
@@ -67,12 +69,13 @@ def _deleting(machine: ZMachine, world: Reader) -> Resolution:
 
 def _waiting(found: Found, problem: Verdict, machine: ZMachine, world: Reader) -> Resolution:
     """What runs is left as it is, and where it is: a machine is not stopped because something it needed is gone."""
+    said = status(found, machine)
     return Resolution(
         problem,
-        status(found, machine),
+        said,
         holds=found.holds,
         workloads=_lessened(found, machine, world),
-        conditions=asking.beside(found.workload),
+        conditions=(*asking.beside(found.workload), *applicable.conditions(machine, said.mode)),
     )
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import replace
 from datetime import UTC, datetime
 from math import ceil
@@ -13,8 +14,8 @@ from zos.api.nodeworkload import Owner, Run, RunningNic, RunningPublicNic
 from zos.api.zmachine import RunPolicy
 from zos.kinds.kind import Here, Report
 from zos.kinds.zmachine.part import ImagePull, MachineOnNode, MachineState
-from zos.plan.facts import DomainFact, Facts, ImageFact, ImageProblem, ShutFact
-from zos.plan.items import ContainerBoot, Disk, Domain, Firewall, Image
+from zos.plan.facts import DiskFact, DomainFact, Facts, ImageFact, ImageProblem, ShutFact, Written
+from zos.plan.items import ContainerBoot, Disk, DiskBoot, Domain, Firewall, Image, System
 from zos.plan.lowered import Lowered
 from zos.plan.outcome import Outcome
 from zos.plan.restart import outdated
@@ -26,14 +27,17 @@ def report(here: Here[MachineOnNode], lowered: Lowered, outcome: Outcome) -> Rep
     machine, facts = here.part, here.facts
     fact = facts.get(DomainFact, names.domain(here.owner.uid))
     image = facts.get(ImageFact, machine.image) if ImageFact not in facts.unknown else None
-    image = image if image is not None and not image.has_disk_image else None
     verdict = _verdict(machine, lowered, outcome, fact)
     if fact is not None and fact.running and not lowered.whole and not verdict.ready:
         verdict = replace(verdict, message=f"{verdict.message}; the machine runs on with what it was started with")
     return Report(
         verdict,
-        _state(machine, image, fact, lowered, outcome).model_copy(update={"image_pull": _image_pull(here.since, image)}),
-        (_image_ready(machine.image, image, facts, lowered), *_conditions(here.owner, fact, facts, lowered)),
+        _state(machine, image, fact, facts, lowered, outcome).model_copy(update={"image_pull": _image_pull(here.since, image)}),
+        (
+            _image_ready(machine.image, image, facts, lowered),
+            *_conditions(here.owner, fact, facts, lowered),
+            *_virtual(machine, fact, facts, lowered),
+        ),
     )
 
 
@@ -54,6 +58,8 @@ def _verdict(machine: MachineOnNode, lowered: Lowered, outcome: Outcome, fact: D
     if image.key in outcome.pending or not lowered.whole:
         return waiting(Reason.IMAGE_PULLING, outcome.pending.get(image.key, f"fetching {machine.image}"))
     for item in lowered.items:
+        if isinstance(item, System) and item.key in outcome.pending:
+            return waiting(Reason.PROGRESSING, outcome.pending[item.key] or "the boot disk is being written")
         if item.key in outcome.blocked:
             return waiting(Reason.PROGRESSING, f"{item.key} waits for {outcome.blocked[item.key]}")
         if item.key in outcome.pending:
@@ -66,14 +72,14 @@ def _verdict(machine: MachineOnNode, lowered: Lowered, outcome: Outcome, fact: D
 
 
 def _state(
-    machine: MachineOnNode, image: ImageFact | None, fact: DomainFact | None, lowered: Lowered, outcome: Outcome
+    machine: MachineOnNode, image: ImageFact | None, fact: DomainFact | None, facts: Facts, lowered: Lowered, outcome: Outcome
 ) -> MachineState:
     """What runs counts, not what is wanted; before there is anything, what it will run with."""
-    wanted = image.digest if image is not None else ""
+    wanted = _source(lowered, facts) or (image.digest if image is not None else "")
     ran = fact.image if fact is not None else ""
     digest = ran or wanted if fact is not None and fact.running else wanted or ran
     root = _root(lowered, outcome)
-    mode = _mode(fact, lowered) if digest else None
+    mode = _mode(image, fact, lowered) if digest else None
     state = MachineState(mode=mode, image_digest=digest or None, root_size=root and root.size)
     if fact is None:
         return state
@@ -93,11 +99,13 @@ def _state(
     )
 
 
-def _mode(fact: DomainFact | None, lowered: Lowered) -> Literal["container", "vm"]:
+def _mode(image: ImageFact | None, fact: DomainFact | None, lowered: Lowered) -> Literal["container", "vm"]:
     if fact is not None and fact.running and fact.runs is not None:
         return fact.runs.boot.MODE
     wanted = next((item for item in lowered.items if isinstance(item, Domain)), None)
-    return wanted.boot.MODE if wanted is not None else ContainerBoot.MODE
+    if wanted is not None:
+        return wanted.boot.MODE
+    return DiskBoot.MODE if image is not None and image.disk is not None else ContainerBoot.MODE
 
 
 def _root(lowered: Lowered, outcome: Outcome) -> Disk | None:
@@ -113,7 +121,7 @@ def _run(machine: MachineOnNode, runs: Domain) -> Run:
     known: dict[str, object] = {
         "cpu": runs.cpu,
         "memory": runs.memory,
-        "disks": tuple(disk.disk.removeprefix("mount-") for disk in runs.disks),
+        "disks": tuple(disk.disk.removeprefix("mount-") for disk in runs.all_disks if disk.disk.startswith("mount-")),
     }
     if all(nic.told for nic in runs.nics):
         away = next((nic for nic in runs.nics if nic.interface), None)
@@ -146,7 +154,49 @@ def _word(machine: MachineOnNode, fact: DomainFact) -> str:
     return "Stopped" if fact.ended == "stopped" else "Pending"
 
 
+def _written(lowered: Lowered, facts: Facts) -> tuple[str, Written] | None:
+    """The boot disk of a virtual machine, by its name, and what it was written from."""
+    for item in lowered.items:
+        if isinstance(item, Domain) and isinstance(item.boot, DiskBoot):
+            fact = facts.get(DiskFact, item.boot.root.disk) if DiskFact not in facts.unknown else None
+            return (item.boot.root.disk, fact.written) if fact is not None and fact.written is not None else None
+    return None
+
+
+def _source(lowered: Lowered, facts: Facts) -> str:
+    """Digest of what a virtual machine's disk was written from; empty: it is no such machine, or that is yet to be done."""
+    found = _written(lowered, facts)
+    return found[1].image if found is not None else ""
+
+
+def _virtual(machine: MachineOnNode, fact: DomainFact | None, facts: Facts, lowered: Lowered) -> Iterator[Condition]:
+    """What is to be said of virtual machines only."""
+    if fact is not None and fact.running and fact.runs is not None and not fact.runs.boot.TELLS:
+        yield _guest_ready(fact)
+    if (found := _written(lowered, facts)) is not None and found[1].ref != machine.image:
+        message = (
+            f"its boot disk was written from {found[1].ref}, and keeps what it holds: to begin with {machine.image}, give the "
+            "machine an empty disk to boot from"
+        )
+        yield Condition(type="ImageChanged", status="True", reason=Reason.IMAGE_CHANGED, message=message)
+
+
+def _guest_ready(fact: DomainFact) -> Condition:
+    match fact.told:
+        case "ready":
+            return Condition(type="GuestReady", status="True", reason=Reason.SUCCEEDED, message="cloud-init is done")
+        case "unready":
+            message = "cloud-init ended with errors: see /var/log/cloud-init.log in the guest"
+            return Condition(type="GuestReady", status="False", reason=Reason.FAILED, message=message)
+        case "booting":
+            return Condition(type="GuestReady", status="False", reason=Reason.PROGRESSING, message="cloud-init is at work")
+    message = "the guest has not said anything yet: it boots, or has no cloud-init"
+    return Condition(type="GuestReady", status="Unknown", reason=Reason.PROGRESSING, message=message)
+
+
 def _image_ready(ref: str, image: ImageFact | None, facts: Facts, lowered: Lowered) -> Condition:
+    if source := _source(lowered, facts):
+        return Condition(type="ImageReady", status="True", reason=Reason.SUCCEEDED, message=source)
     if image is not None:
         return Condition(type="ImageReady", status="True", reason=Reason.SUCCEEDED, message=image.digest)
     if (unseen := facts.unknown.get(ImageFact)) is not None:

@@ -2,20 +2,23 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import replace
+from typing import Literal
 
 from zos.api import names
 from zos.api.meta import RESTARTED_AT
 from zos.api.resources import GUEST_OVERHEAD, NodeHold, Resources
-from zos.api.zmachine import ZMachine, minimum_root_size
+from zos.api.zmachine import Firmware, ZMachine, minimum_root_size
 from zos.kinds.zmachine import disks, environment, filesystems, publicaddress
 from zos.kinds.zmachine.disks import disks_ready, find_disks, pinned
 from zos.kinds.zmachine.filesystems import filesystems_ready, find_filesystems
 from zos.kinds.zmachine.found import Found, Step, given
 from zos.kinds.zmachine.part import DiskOnNode, FileSystemOnNode, MachineOnNode
+from zos.plan.items.domain import STOP_SECONDS
 from zos.world import asking, placement, quarantine, residents, running
 from zos.world.reader import Reader
-from zos.world.resolution import Verdict
+from zos.world.resolution import SecretValue, Verdict
 from zos.world.running import Running
 
 
@@ -85,14 +88,24 @@ def hold_address(found: Found, machine: ZMachine, world: Reader) -> tuple[Found,
 
 
 def open_secrets(found: Found, machine: ZMachine, world: Reader) -> tuple[Found, Verdict | None]:
-    secrets = environment.find(machine, world)
-    return (found, secrets) if isinstance(secrets, Verdict) else (replace(found, secrets=secrets), None)
+    secrets: tuple[SecretValue, ...] = ()
+    for gathered in (environment.find(machine, world), environment.user_data(machine, world)):
+        if isinstance(gathered, Verdict):
+            return found, gathered
+        secrets += gathered
+    return replace(found, secrets=secrets), None
 
 
 def ask_node(found: Found, machine: ZMachine, world: Reader) -> tuple[Found, Verdict | None]:
     asked = asking.asked(world, given(found.node), part(found, machine), found.secrets)
     return (found, asked) if isinstance(asked, Verdict) else (replace(found, asked=asked), None)
 
+
+_FIRMWARE: Mapping[Firmware, Literal["bios", "uefi"] | None] = {
+    Firmware.AUTO: None,
+    Firmware.BIOS: "bios",
+    Firmware.UEFI: "uefi",
+}
 
 STEPS: tuple[Step, ...] = (
     find_remains,
@@ -123,9 +136,16 @@ def needs(machine: ZMachine, had: NodeHold | None = None, guest: Running | None 
         if had is not None and not guest.settled:
             cpu.append(had.cpu)
             memory.append(had.memory)
-    root = spec.root_size or minimum_root_size(spec.cpu, spec.memory)
-    storage = max(root, machine.status.root_size or 0, had.storage if had else 0)
-    return Resources(cpu=max(cpu), memory=max(memory), storage=storage)
+    return Resources(cpu=max(cpu), memory=max(memory), storage=_root(machine, had))
+
+
+def _root(machine: ZMachine, had: NodeHold | None) -> int:
+    """Bytes. A virtual machine has a root only if it had one before, as a container; as long as nobody knows which it is, there
+    is room for one."""
+    spec, made = machine.spec, machine.status.root_size or 0
+    if machine.status.mode == "vm":
+        return made
+    return max(spec.root_size or minimum_root_size(spec.cpu, spec.memory), made, had.storage if had else 0)
 
 
 def part(found: Found, machine: ZMachine) -> MachineOnNode:
@@ -140,6 +160,10 @@ def part(found: Found, machine: ZMachine) -> MachineOnNode:
         nics=(residents.nic(machine.uid, given(found.net), given(found.node), address.next or address.ip),),
         public_nic=found.public_nic,
         disks=tuple(DiskOnNode(name=disk.name, mount_uid=disk.uid, mount_path=disk.path) for disk in found.disks),
+        boot_disk=spec.boot_disk.name if spec.boot_disk is not None else None,
+        firmware=_FIRMWARE[spec.firmware],
+        user_data=spec.user_data,
+        stop_seconds=spec.stop_seconds if spec.stop_seconds != STOP_SECONDS else None,
         filesystems=tuple(
             FileSystemOnNode(
                 **one.share.offer.model_dump(exclude={"read_only"}),

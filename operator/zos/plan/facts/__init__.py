@@ -8,13 +8,15 @@ from typing import Any, TypeVar
 
 from zos.plan.facts.domain import DomainFact
 from zos.plan.facts.fact import Fact, Unknown
-from zos.plan.facts.image import ImageFact, ImageProblem, Pulled
+from zos.plan.facts.image import DiskImage, ImageFact, ImageProblem, Pulled
 from zos.plan.facts.network import ConnectedFact, LostKeyFact, ShutFact, SilentFact
 from zos.plan.facts.service import ServiceEnd, ServiceFact
-from zos.plan.facts.storage import UnusedDiskFact, VolumeFact
+from zos.plan.facts.storage import DiskFact, UnusedDiskFact, VolumeFact, Written
 
 __all__ = [
     "ConnectedFact",
+    "DiskFact",
+    "DiskImage",
     "DomainFact",
     "Fact",
     "Facts",
@@ -30,6 +32,7 @@ __all__ = [
     "Unknown",
     "UnusedDiskFact",
     "VolumeFact",
+    "Written",
 ]
 
 F = TypeVar("F", bound=Fact)

@@ -17,7 +17,8 @@ class DomainFact(Fact):
     node (stopped). ``problem`` is what the guest's init could not do. ``booted``: it runs, and so does its entrypoint.
     ``recipe``: what it was started with last (`Domain.recipe`); ``image``: the digest in that. ``runs``: what a guest that runs
     was started with, as far as that can be told. ``unreadable``: it runs, and not all of that can be. ``because``: what made it
-    start again, in words."""
+    start again, in words. ``told`` is what a virtual machine's cloud-init says of this boot (`zos.plan.seed`), empty before it
+    has said anything."""
 
     ABOUT: ClassVar[str] = "guests"
 
@@ -37,3 +38,4 @@ class DomainFact(Fact):
     runs: Domain | None = None
     unreadable: bool = False
     because: str = ""
+    told: Literal["", "booting", "ready", "unready"] = ""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import ClassVar
+from typing import ClassVar, Literal
 
 from zos.plan.facts.fact import Fact
 
@@ -19,16 +19,24 @@ class Pulled:
 
 
 @dataclass(frozen=True, kw_only=True)
+class DiskImage:
+    """The disk of a virtual machine's image: its size in bytes, and what a machine needs to boot from it."""
+
+    size: int
+    firmware: Literal["bios", "uefi"] = "bios"
+
+
+@dataclass(frozen=True, kw_only=True)
 class ImageFact(Fact):
-    """An unpacked image. ``config_*`` come from the OCI image config; ``files`` answers which of the well-known paths
-    exist inside (``/image.raw``, ``/boot/vmlinuz``). ``user`` is the OCI config's (``name-or-id[:group-or-id]``).
+    """An unpacked image. ``config_*`` come from the OCI image config; ``disk`` is what a virtual machine boots from, None for a
+    container's; ``has_kernel``: it brings ``/boot/vmlinuz``. ``user`` is the OCI config's (``name-or-id[:group-or-id]``).
     ``executables`` are the programs' real paths, ``links`` the targets of all symlinks by their own real path; None: too many
     to know them all. ``pulled`` is the way it came to the node, None where that is not known."""
 
     ABOUT: ClassVar[str] = "images"
 
     digest: str
-    has_disk_image: bool = False
+    disk: DiskImage | None = None
     has_kernel: bool = False
     entrypoint: tuple[str, ...] = ()
     command: tuple[str, ...] = ()

@@ -3,9 +3,30 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import ClassVar, Literal
 
 from zos.plan.facts.fact import Fact
+
+
+@dataclass(frozen=True, kw_only=True)
+class Written:
+    """What a virtual machine's disk was written from: an image's digest, and what its user called it."""
+
+    image: str
+    ref: str
+    firmware: Literal["bios", "uefi"] = "bios"
+
+
+@dataclass(frozen=True, kw_only=True)
+class DiskFact(Fact):
+    """A disk that is here, of ``size`` bytes. ``written``: a virtual machine's system, None for none. ``holds`` is what else
+    somebody has put there, in words, of a disk that is wanted for one; empty: nothing that would be a loss."""
+
+    ABOUT: ClassVar[str] = "disks"
+
+    size: int
+    written: Written | None = None
+    holds: str = ""
 
 
 @dataclass(frozen=True)

@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import ClassVar, Literal
 
 from zos.api.nodeworkload import Owner
 from zos.api.resources import GUEST_OVERHEAD
 from zos.plan.items.item import Held, Item, Rank
+
+#: Seconds for a guest to end, where its user says nothing.
+STOP_SECONDS = 30
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -93,8 +96,8 @@ class ContainerBoot(_Boot):
 
 @dataclass(frozen=True, kw_only=True)
 class DiskBoot(_Boot):
-    """A virtual machine's own system on ``root``, which was made from an image and doesn't need it any more; ``config`` is the
-    seed that cloud-init reads. No driver starts one yet: what there is of it is what can be told of such a guest."""
+    """A virtual machine's own system on ``root``, which was written from an image and doesn't need it any more; ``config`` is
+    the text of the seed that cloud-init reads (`zos.plan.seed`). A reboot of its own is no end."""
 
     firmware: Literal["bios", "uefi"] = "bios"
 
@@ -107,7 +110,8 @@ class DiskBoot(_Boot):
 
 @dataclass(frozen=True, kw_only=True)
 class Domain(Item):
-    """A guest under libvirt. ``running`` is what it should be now; ``memory`` in bytes.
+    """A guest under libvirt. ``running`` is what it should be now; ``memory`` in bytes; ``stop_seconds`` is what it gets to end
+    in when it is asked to.
 
     A guest that runs keeps what it was started with (`DomainFact.runs`); one of another ``incarnation`` is to be stopped first.
     """
@@ -122,6 +126,7 @@ class Domain(Item):
     shares: tuple[GuestShare, ...] = ()
     running: bool
     incarnation: str = ""
+    stop_seconds: int = field(default=STOP_SECONDS, compare=False)  # the wish of the moment, whatever it was started with
 
     FAMILY: ClassVar[str] = "domain"
     RANK: ClassVar[int] = Rank.GUEST

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import ClassVar, Literal
 
@@ -74,6 +75,27 @@ class Disk(Kept):
         """Whose a disk is by its name alone."""
         prefix, _, uid = name.partition("-")
         return Owner(kind=_OWNERS[prefix], namespace="", name="", uid=uid) if prefix in _OWNERS and uid else None
+
+
+@dataclass(frozen=True, kw_only=True)
+class System(Item):
+    """A virtual machine's own system on a Disk: what is in an image (``image`` is its digest, ``ref`` what the user calls it),
+    written there once. From then on it is the disk's content like any other, and goes with that."""
+
+    disk: str
+    image: str
+    ref: str
+    firmware: Literal["bios", "uefi"] = "bios"
+
+    FAMILY: ClassVar[str] = "system"
+    RANK: ClassVar[int] = Rank.FILE
+
+    @property
+    def key(self) -> str:
+        return f"{self.FAMILY}/{self.disk}"
+
+    def grounds(self) -> Iterator[str]:
+        yield f"disk/{self.disk}"
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -1,0 +1,59 @@
+"""A machine in container mode: its image, a root disk for what it writes, the configuration that its init reads."""
+
+from __future__ import annotations
+
+from zos.api import names
+from zos.api.meta import Reason
+from zos.kinds.kind import Here
+from zos.kinds.zmachine.configuration import ROOT, configured, digest, fields_of
+from zos.kinds.zmachine.guest import config_of, guest
+from zos.kinds.zmachine.part import MachineOnNode
+from zos.plan.facts import DiskFact, DomainFact, ImageFact
+from zos.plan.guest import LIMIT
+from zos.plan.items import ContainerBoot, Disk, File, GuestDisk, Image
+from zos.plan.lowered import Lowered, Problem
+
+
+def lowered(here: Here[MachineOnNode], image: Image, fact: ImageFact) -> Lowered | Problem:
+    """Raises Unknown."""
+    machine, facts, uid = here.part, here.facts, here.owner.uid
+    if machine.root_size == 0:  # the image was a virtual machine's until now
+        return Problem(Reason.PROGRESSING, "it is a container now, and waits for room for its root")
+    if (foreign := _foreign(here)) is not None:
+        return foreign
+    told = configured(here, fact)
+    if isinstance(told, Problem):
+        return told
+    text = told.render()
+    if len(text) > LIMIT:
+        wrong = "env, keys and entrypoint together, those of the image too, are too large: make them smaller"
+        return Problem(Reason.INVALID_SPEC, wrong)
+    known = facts.get(DomainFact, names.domain(uid))
+    config = File(owner=here.name, path=config_of(uid), content=text)
+    root = Disk(
+        owner=here.name,
+        name=names.kept("root", uid),
+        size=machine.root_size,
+        format="ext4",
+        must_exist=known is not None and known.started_at is not None,  # what it has written is there
+        adopt=machine.adopt or "",
+        origin=here.owner,
+    )
+    boot = ContainerBoot(
+        image=fact.digest,
+        root=GuestDisk(disk=root.name, serial=ROOT),
+        config=config.path,
+        config_digest=digest(text),
+        fields=fields_of(told),
+    )
+    return guest(here, boot, machine.disks, (image, root, config))
+
+
+def _foreign(here: Here[MachineOnNode]) -> Problem | None:
+    """A disk that is a virtual machine's has nothing that a container could mount."""
+    for disk in here.part.disks:
+        fact = here.facts.get(DiskFact, names.kept("mount", disk.mount_uid))
+        if fact is not None and fact.written is not None:
+            words = f"disk {disk.name} holds the system of a virtual machine, written from {fact.written.ref}"
+            return Problem(Reason.CONFLICT, f"{words}: take it out of disks, or take that image")
+    return None
