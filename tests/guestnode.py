@@ -19,12 +19,15 @@ from zos.drivers.disk import DiskDriver
 from zos.drivers.domain import DomainDriver
 from zos.drivers.domainxml import NAMESPACE
 from zos.drivers.image import directory_of
+from zos.drivers.systems import SystemDriver
 from zos.plan.diff import diff
-from zos.plan.facts import DomainFact
+from zos.plan.facts import DiskImage, DomainFact
 from zos.plan.guest import GuestConfig, GuestMount, GuestShareMount
-from zos.plan.items import ContainerBoot, Disk, Domain, GuestDisk, GuestNic, GuestShare, Item
+from zos.plan.items import ContainerBoot, Disk, DiskBoot, Domain, GuestDisk, GuestNic, GuestShare, Item, System
+from zos.plan.seed import Seed
 
 MiB = 1 << 20
+VM_DIGEST = "sha256:" + hashlib.sha256(b"debian").hexdigest()
 DIGEST = "sha256:" + hashlib.sha256(b"busybox").hexdigest()
 TOOLS = ("sh", "echo", "sleep", "cat", "ip", "mount", "df", "env", "hostname", "id", "dd", "ls", "rm", "reboot", "kill", "seq",
          "mknod", "chmod")  # fmt: skip
@@ -58,6 +61,7 @@ class Node:
             last=3,
         )
         self.disks = DiskDriver(self.state / "disks", self.domains.resize_disk)
+        self.systems = SystemDriver(self.state / "disks", self.state / "images")
         self.domains.watch(self.dirty.set)
 
     async def restart_agent(self) -> None:
@@ -66,7 +70,7 @@ class Node:
 
     async def converge(self, *wanted: Item) -> list[str]:
         done = []
-        for driver, kind in ((self.disks, Disk), (self.domains, Domain)):
+        for driver, kind in ((self.disks, Disk), (self.systems, System), (self.domains, Domain)):
             mine = [item for item in wanted if isinstance(item, kind)]
             ops = diff(mine, await driver.observe(mine))
             for op in ops:
@@ -133,6 +137,39 @@ class Node:
             nics=taps,
             shares=tuple(shares.values()),
             running=running,
+        )
+
+    def machine(
+        self, image: DiskImage, seed: Seed, *, disks: tuple[str, ...] = (), memory: int = 512 * MiB
+    ) -> tuple[Item, ...]:
+        """A virtual machine, all of it, its domain last; ``disks`` are the serials of those beside the one that it boots from.
+        The image is in the cache already."""
+        identity, text = seed.instance_id, seed.render()
+        path = self.state / "machines" / identity / "config"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(text)
+        boot = GuestDisk(disk=f"mount-{identity[:8]}", serial="boot")
+        others = tuple(GuestDisk(disk=f"mount-{serial}", serial=serial) for serial in disks)
+        return (
+            Disk(name=boot.disk, size=image.size + 64 * MiB, format="btrfs", owner="w-2"),
+            *(Disk(name=disk.disk, size=64 * MiB, format="btrfs", owner="w-2") for disk in others),
+            System(disk=boot.disk, image=VM_DIGEST, ref="file:///vm", firmware=image.firmware, owner="w-1"),
+            Domain(
+                name=f"zos-{identity[:8]}",
+                uuid=identity,
+                owner="w-1",
+                cpu=1,
+                memory=memory,
+                boot=DiskBoot(
+                    root=boot,
+                    config=f"machines/{identity}/config",
+                    config_digest=hashlib.sha256(text.encode()).hexdigest(),
+                    firmware=image.firmware,
+                ),
+                disks=others,
+                nics=(),
+                running=True,
+            ),
         )
 
     def root(self, domain: Domain, size: int = 64 * MiB) -> Disk:

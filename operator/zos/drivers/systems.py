@@ -123,7 +123,7 @@ def _copy(item: System, source: Path, path: Path, say: Callable[[int], None], st
         for at, chunk in _extents(image, size):
             if stop.is_set():
                 return
-            os.pwrite(disk.fileno(), chunk, at)
+            _put(disk.fileno(), chunk, at)
             if percent != (percent := 100 * at // size):
                 say(percent)
         os.fsync(disk.fileno())
@@ -141,6 +141,13 @@ def _zero(fd: int, size: int) -> None:
     zeroes = bytes(_CHUNK)
     for at in range(0, size, _CHUNK):
         os.pwrite(fd, zeroes[: size - at], at)
+
+
+def _put(fd: int, content: bytes, at: int) -> None:
+    view = memoryview(content)
+    while view:
+        done = os.pwrite(fd, view, at)
+        view, at = view[done:], at + done
 
 
 def _extents(file: BinaryIO, size: int) -> Iterator[tuple[int, bytes]]:

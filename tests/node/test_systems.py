@@ -1,0 +1,182 @@
+"""Virtual machines' systems: an image's disk onto a disk of the machine's, once, and never over what is somebody's."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from zos.drivers import DriverError, systemcard, systems, unused
+from zos.drivers.disk import DiskDriver
+from zos.drivers.image import directory_of
+from zos.drivers.systems import SystemDriver
+from zos.plan.diff import Op, diff
+from zos.plan.facts import DiskFact, UnusedDiskFact, Written
+from zos.plan.items import Disk, System
+
+MiB = 1 << 20
+IMAGE = "sha256:" + "1" * 64
+SYSTEM = System(disk="mount-1", image=IMAGE, ref="oci://r/i:1", firmware="uefi", owner="w-1")
+DISK = Disk(name="mount-1", size=64 * MiB, format="btrfs", owner="w-2")
+WRITTEN = Written(image=IMAGE, ref="oci://r/i:1", firmware="uefi")
+
+
+class Place:
+    """The two drivers of one directory, and an image with something at its beginning, in its middle and at its end."""
+
+    def __init__(self, state: Path) -> None:
+        self.state = state
+        self.image = directory_of(state / "images", IMAGE) / "disk.raw"
+        self.image.parent.mkdir(parents=True, exist_ok=True)
+        with open(self.image, "wb") as file:
+            file.truncate(32 * MiB)
+            for at in (0, 16 * MiB, 32 * MiB - 512):
+                file.seek(at)
+                file.write(b"system".ljust(512, b"."))
+        self.disks = DiskDriver(state / "disks")
+        self.systems = SystemDriver(state / "disks", state / "images")
+        self.path = state / "disks" / "mount-1.raw"
+
+    async def converge(self, *wanted: Disk | System) -> list[str]:
+        done = []
+        for driver, kind in ((self.disks, Disk), (self.systems, System)):
+            mine = [item for item in wanted if isinstance(item, kind)]
+            ops = diff(mine, await driver.observe(mine))
+            for op in ops:
+                await driver.apply(op)
+            done += [f"{op.verb} {op.key}" for op in ops]
+        return done
+
+    async def fact(self, name: str = "mount-1") -> DiskFact:
+        await self.disks.observe([DISK])
+        found = self.disks.facts()[DiskFact][name]
+        assert isinstance(found, DiskFact)
+        return found
+
+
+@pytest.fixture
+def place(tmp_path: Path) -> Place:
+    return Place(tmp_path)
+
+
+async def test_it_is_written_once_and_stays_reserved(place: Place) -> None:
+    assert await place.converge(DISK, SYSTEM) == ["create disk/mount-1", "create system/mount-1"]
+    content = place.path.read_bytes()
+    assert content[: 32 * MiB] == place.image.read_bytes()
+    assert not any(content[32 * MiB :]), "nothing is left of what the disk was formatted as"
+    assert place.path.stat().st_blocks * 512 >= 64 * MiB
+    assert await place.fact() == DiskFact(size=64 * MiB, written=WRITTEN)
+    assert "mount-1" in place.disks.facts()[UnusedDiskFact], "nobody's data is on it yet"
+    assert await place.converge(DISK, SYSTEM) == []
+    assert await place.converge(DISK, replace(SYSTEM, image="sha256:" + "2" * 64)) == [], "whatever is wanted later"
+    unused.end(place.path)
+    assert await Place(place.state).fact() == DiskFact(size=64 * MiB, written=WRITTEN), "it is known to the next agent"
+
+
+async def test_it_goes_with_its_disk_and_with_its_name(place: Place) -> None:
+    await place.converge(DISK, SYSTEM)
+    heir = replace(DISK, name="mount-2", adopt="1")
+    await place.disks.observe([heir])
+    await place.disks.apply(Op("create", heir.key, item=heir))
+    assert (await place.fact("mount-2")).written == WRITTEN
+    assert sorted(path.name for path in (place.state / "disks").glob("*.system")) == ["mount-2.system"]
+    seen = await place.disks.observe([])
+    await place.disks.apply(Op("remove", "disk/mount-2", observed=seen["disk/mount-2"]))
+    assert list((place.state / "disks").iterdir()) == []
+
+
+def used(place: Place) -> None:
+    unused.end(place.path)
+
+
+def used_and_blank(place: Place) -> None:
+    used(place)
+    with open(place.path, "r+b") as file:
+        file.write(bytes(MiB))
+
+
+def used_with_partitions(place: Place) -> None:
+    used_and_blank(place)
+    with open(place.path, "r+b") as file:
+        file.seek(512)
+        file.write(b"EFI PART")
+
+
+def used_and_its_card_is_broken(place: Place) -> None:
+    used(place)
+    place.path.with_suffix(".system").write_text("{}")
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        (used, "a btrfs file system"),
+        (used_and_blank, "data of a machine that had it"),
+        (used_with_partitions, "a partition table (GPT)"),
+        (used_and_its_card_is_broken, "what nobody knows any more"),
+    ],
+)
+async def test_what_somebody_had_is_never_overwritten(place: Place, change: Callable[[Place], None], said: str) -> None:
+    await place.converge(DISK)
+    change(place)
+    before = place.path.read_bytes()
+    with pytest.raises(DriverError, match=r"disk mount-1 holds .* and is not overwritten") as refused:
+        await place.converge(DISK, SYSTEM)
+    assert said in str(refused.value)
+    assert said in (await place.fact()).holds
+    assert place.path.read_bytes() == before
+
+
+async def test_a_writing_that_was_cut_off_starts_over(place: Place, monkeypatch: pytest.MonkeyPatch) -> None:
+    await place.converge(DISK)
+
+    def crash(fd: int, content: bytes, at: int) -> int:
+        if at:
+            raise OSError(5, "cut off")
+        return os.pwrite(fd, content, at)
+
+    monkeypatch.setattr(systems, "_put", crash)
+    with pytest.raises(DriverError, match="cut off"):
+        await place.converge(DISK, SYSTEM)
+    monkeypatch.undo()
+    again = Place(place.state)
+    assert await again.fact() == DiskFact(size=64 * MiB), "what is half written is nobody's loss, and no system"
+    other = replace(SYSTEM, image="sha256:" + "2" * 64)
+    with pytest.raises(DriverError, match="is not on this node any more"):
+        await again.converge(DISK, other)
+    assert await again.converge(DISK, SYSTEM) == ["create system/mount-1"]
+    assert again.path.read_bytes()[: 32 * MiB] == again.image.read_bytes()
+
+
+async def test_a_writing_that_nobody_waits_for_ends(place: Place, monkeypatch: pytest.MonkeyPatch) -> None:
+    await place.converge(DISK)
+    begun, loop = asyncio.Event(), asyncio.get_running_loop()
+    written: list[int] = []
+
+    def slow(fd: int, content: bytes, at: int) -> int:
+        written.append(at)
+        loop.call_soon_threadsafe(begun.set)
+        while len(written) == 1 and not work.cancelling():
+            pass
+        return os.pwrite(fd, content, at)
+
+    monkeypatch.setattr(systems, "_put", slow)
+    work = asyncio.ensure_future(place.systems.apply(Op("create", SYSTEM.key, item=SYSTEM)))
+    await begun.wait()
+    work.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await work
+    assert len(written) <= 2, "it did not go on to the end"
+    assert (await place.fact()).written is None
+
+
+async def test_a_disk_that_is_too_small_is_left_as_it_is(place: Place) -> None:
+    await place.converge(small := replace(DISK, size=16 * MiB))
+    with pytest.raises(DriverError, match="disk mount-1 has 16Mi, and the image needs 32Mi"):
+        await place.converge(small, SYSTEM)
+    assert systemcard.read(place.path) is None
+    assert "mount-1" in place.disks.facts()[UnusedDiskFact]
