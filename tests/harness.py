@@ -194,6 +194,13 @@ class Grid:
                 lines += ["... and last:", *(line[:300] for line in told[-8:])]
         return "\n".join(lines)[-20000:]
 
+    def connect(self, namespace: str, network: str = "private", interface: str = "wg0") -> None:
+        """The laptop takes the file from its Secret, as a user would."""
+        secret = self.get("secret", f"{network}-laptop-wireguard", namespace)
+        assert secret is not None
+        text = base64.b64decode(secret["data"]["wg0.conf"]).decode()
+        sh(str(CHECKOUT / "hack/laptop"), "--name", self.name, "--as", interface, input=text)
+
     def push_image(self) -> None:
         """The example image, in the grid's registry."""
         sh(str(CHECKOUT / "hack/images/push"), "--name", self.name, timeout=120)

@@ -9,7 +9,7 @@ from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
-from harness import CHECKOUT, IMAGE, Grid, obj, sh, until
+from harness import IMAGE, Grid, obj, until
 from zos.api import names
 
 NODES = ("n1", "n2", "n3")
@@ -39,21 +39,13 @@ def machines(grid: Grid, home: str) -> dict[str, str]:
     return {item["metadata"]["name"]: item["status"]["ip"] for item in grid.items("zmachines", home)}
 
 
-def connect(grid: Grid, namespace: str, network: str = "private", interface: str = "wg0") -> None:
-    """The laptop takes the file from its Secret, as a user would."""
-    secret = grid.get("secret", f"{network}-laptop-wireguard", namespace)
-    assert secret is not None
-    text = base64.b64decode(secret["data"]["wg0.conf"]).decode()
-    sh(str(CHECKOUT / "hack/laptop"), "--name", grid.name, "--as", interface, input=text)
-
-
 def reach(grid: Grid, source: str, target: str) -> list[str]:
     """[round trip, who answered] from inside the machine at ``source``, which has to say so itself."""
     return grid.run("laptop", "curl", "-s", "-m", "30", f"http://{source}/cgi-bin/reach?{target}").split()
 
 
 def test_every_machine_reaches_every_other_and_so_does_the_laptop(grid: Grid, home: str, machines: dict[str, str]) -> None:
-    connect(grid, home)
+    grid.connect(home)
     for name, ip in machines.items():
         assert f"hello from {name}" in until(
             lambda ip=ip: grid.run("laptop", "curl", "-s", "-m", "5", f"http://{ip}/", check=False), 10
@@ -77,7 +69,7 @@ def test_networks_with_the_same_range_do_not_meet(grid: Grid, home: str, machine
         obj("ZMachine", "stranger", image=IMAGE, memory="256Mi", nodeName="n1", network={"name": "twin", "ip": "10.20.3.99"}),
     )
     grid.ready(home, "network/twin", "zmachine/stranger")
-    connect(grid, home)
+    grid.connect(home)
     ours = machines["m-n1"]
     assert reach(grid, ours, machines["m-n2"])[-1:] == ["m-n2"]
     assert reach(grid, ours, "10.20.3.99") == [], "a machine of the other network answered"
@@ -86,7 +78,7 @@ def test_networks_with_the_same_range_do_not_meet(grid: Grid, home: str, machine
 def test_out_to_the_world_but_not_in_and_not_to_the_node_or_its_network(
     grid: Grid, home: str, machines: dict[str, str]
 ) -> None:
-    connect(grid, home)
+    grid.connect(home)
     closed = {
         "m-n1": ("198.51.100.11", "198.51.100.12", "198.51.100.1", "198.51.100.2", "169.254.169.254"),
         "m-n3": ("192.168.50.13", "192.168.50.1", "169.254.169.254"),
@@ -141,7 +133,7 @@ def test_addresses_and_keys_survive_a_restart_of_everything(grid: Grid, home: st
     until(lambda: not started() & first, 240, "every guest was started again")
     grid.ready(home, "network/private", *(f"zmachine/m-{name}" for name in NODES), seconds=240)
     assert snapshot() == before
-    connect(grid, home)
+    grid.connect(home)
     assert until(lambda: reach(grid, machines["m-n1"], machines["m-n3"])[-1:] == ["m-n3"], 30)
 
 
@@ -165,7 +157,7 @@ def test_a_laptop_is_in_several_networks_at_a_time(grid: Grid, namespace: str) -
     grid.apply(namespace, *(obj("Network", name, ipRange=ip, nodes=nodes, access=access) for name, ip in ranges.items()))
     grid.ready(namespace, *(f"network/{name}" for name in ranges))
     for name in ranges:
-        connect(grid, namespace, name, interface=name)
+        grid.connect(namespace, name, interface=name)
     for name in ranges:
         network = grid.get("network", name, namespace)
         assert network is not None

@@ -7,7 +7,6 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from test_main_job import connect
 
 from guests import NETWORK, Guests
 from harness import CHECKOUT, REGISTRY, Grid, obj, sh, until
@@ -79,7 +78,7 @@ def test_a_virtual_machine_and_what_outlives_it(guests: Guests, tmp_path: Path) 
         in grid.condition("zmachine", "vm", guests.namespace, "NotApplicable")["message"]
     )
     guest_ready(guests, "vm")
-    connect(grid, guests.namespace)
+    grid.connect(guests.namespace)
     said = shell.run("vm", "hostname; cat /etc/mine; findmnt -no FSTYPE /data; echo 1 | tee /root/kept >/data/kept; sync")
     assert said.splitlines() == ["vm", "of the user", "btrfs"]
     assert "rootSize" not in guests.status("vm"), "it has no root beside its disk"
