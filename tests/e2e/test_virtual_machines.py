@@ -67,7 +67,7 @@ def guest_ready(guests: Guests, name: str) -> None:
 def test_a_virtual_machine_and_what_outlives_it(guests: Guests, tmp_path: Path) -> None:
     grid, shell = guests.grid, Shell(guests, tmp_path)
     grid.apply(guests.namespace, obj("ZMount", "system", size="1536Mi"), obj("ZMount", "data", size="64Mi"))
-    told = "#cloud-config\nwrite_files: [{path: /etc/mine, content: of the user}]\n"
+    told = '#cloud-config\nwrite_files: [{path: /etc/mine, content: "of the user\\n"}]\n'
     common: dict[str, Any] = {"image": DEBIAN, "memory": "512Mi", "disks": disks("system", "data")}
     common |= {"sshAuthorizedKeys": [shell.public], "userData": told}
     guests.apply("vm", nodeName="n3", env=[{"name": "A", "value": "b"}], **common)

@@ -68,7 +68,7 @@ write_files:
     ls /dev/disk/by-id
     echo said all
 bootcmd:
-- [ cloud-init-per, once, again, sh, -c, "echo first boot >/dev/ttyS0; sync; reboot -f" ]
+- [ sh, -c, "[ -e /var/first ] || { touch /var/first; echo first boot >/dev/ttyS0; sync; reboot -f; }" ]
 - [ sh, -c, "[ ! -x /usr/local/bin/tell ] || /usr/local/bin/tell" ]
 runcmd:
 - /usr/local/bin/tell
