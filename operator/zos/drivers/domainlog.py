@@ -23,5 +23,12 @@ def powered_off(log: Path, since: float) -> bool:
             text = file.read().decode(errors="replace")
     except FileNotFoundError:
         return False
-    ends = [(datetime.fromisoformat(at).replace(tzinfo=UTC).timestamp(), reason) for at, reason in _END.findall(text)]
-    return bool(ends) and ends[-1][0] >= since - _ROUNDED and ends[-1][1] == "shutdown"
+    ends = _END.findall(text)
+    return bool(ends) and ends[-1][1] == "shutdown" and _seconds(ends[-1][0]) >= since - _ROUNDED
+
+
+def _seconds(at: str) -> float:
+    try:
+        return datetime.fromisoformat(at).replace(tzinfo=UTC).timestamp()
+    except ValueError:  # what QEMU says is in the log as well
+        return 0.0
