@@ -86,8 +86,8 @@ def test_a_virtual_machine_and_what_outlives_it(guests: Guests, tmp_path: Path) 
     # Another image changes nothing of what runs; a restart keeps what was written.
     first = guests.status("vm")["startedAt"]
     guests.apply("vm", nodeName="n3", **(common | {"image": f"oci://{REGISTRY}/zos/another:1"}))
-    changed = until(lambda: grid.condition("zmachine", "vm", guests.namespace, "ImageChanged"), 60)
-    assert f"its boot disk was written from {DEBIAN}, and keeps what it holds" in changed["message"]
+    changed = until(lambda: grid.condition("zmachine", "vm", guests.namespace, "ImageChanged")["message"], 60)
+    assert f"its boot disk was written from {DEBIAN}, and keeps what it holds" in changed
     grid.kubectl("annotate", "zmachine", "vm", "-n", guests.namespace, "--overwrite", "zos.grid.tf/restartedAt=now")
     until(lambda: guests.status("vm").get("startedAt") != first, LONG, "it starts again")
     assert shell.run("vm", "cat /root/kept /data/kept", LONG).split() == ["1", "1"]
