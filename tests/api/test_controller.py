@@ -20,6 +20,7 @@ from zos.api.zmachine import ZMachine
 from zos.api.zmount import ZMount
 from zos.kinds.network.part import NetworkOnNode
 from zos.kinds.registry import KINDS
+from zos.kinds.zmachine.part import MachineOnNode
 from zos.simulation import Grid, manifest, written
 from zos.simulation import grid as simulated
 
@@ -227,6 +228,29 @@ async def test_machines_on_a_network_of_three_nodes_and_a_laptop(grid: Grid) -> 
         assert all(key.startswith(("sysctl/", "image/")) for node in grid.nodes.values() for key in node.things), [
             node.things.keys() for node in grid.nodes.values()
         ]
+
+
+async def test_what_is_taken_out_of_a_machine_is_taken_from_its_node(grid: Grid) -> None:
+    """Also the last entry of a map, of which server-side apply would make null."""
+    async with grid.controller():
+        await grid.node("n", ipv4="198.51.100.1")
+        await ready(grid, GridNode, "n")
+        await create(grid, Network, "net", ipRange="10.20.0.0/16", nodes=[{"name": "n"}])
+        env = [{"name": "A", "value": "b"}, {"name": "C", "value": "d"}]
+        await create(grid, ZMachine, "m", image="oci://r/i:t", network={"name": "net"}, env=env)
+        await ready(grid, ZMachine, "m")
+        for left in ({"A": "b"}, {}, {"E": "f"}, {}):
+            now = [{"name": name, "value": value} for name, value in left.items()]
+            await grid.client.patch(ZMachine, "default", "m", {"spec": {"env": now}})
+
+            async def asked(left: dict[str, str] = left) -> bool:
+                raw = await grid.client.objects(NodeWorkload, "zos-node-n")
+                parts = [KINDS.workload.model_validate(one).part(MachineOnNode) for one in raw]
+                return [part.env for part in parts if part is not None] == [left]
+
+            await until(asked, 20, lambda: f"{left}: {grid.writes[-3:]}")
+            machine = await ready(grid, ZMachine, "m")
+            assert machine.status.condition("Ready").reason == "Succeeded"
 
 
 async def _workload(grid: Grid, node: str):

@@ -66,6 +66,7 @@ write_files:
     grep -c zos-test /root/.ssh/authorized_keys
     [ -e /data/kept ] && echo "kept: $(cat /data/kept)" || echo something > /data/kept
     ls /dev/disk/by-id
+    sync
     echo said all
 bootcmd:
 - [ sh, -c, "[ -e /var/first ] || { touch /var/first; echo first boot >/dev/ttyS0; sync; reboot -f; }" ]

@@ -13,6 +13,8 @@ from zos.drivers.keeping import as_asked, here_already, missing, nothing_to_adop
 from zos.plan.diff import Observed, Op
 from zos.plan.facts import (
     ConnectedFact,
+    DiskFact,
+    DiskImage,
     DomainFact,
     Fact,
     ImageFact,
@@ -23,6 +25,7 @@ from zos.plan.facts import (
     SilentFact,
     UnusedDiskFact,
     VolumeFact,
+    Written,
 )
 from zos.plan.items import (
     Bridge,
@@ -37,6 +40,7 @@ from zos.plan.items import (
     Segment,
     Service,
     Sysctl,
+    System,
     Tap,
     Veth,
     Volume,
@@ -49,6 +53,7 @@ class Node:
     """What exists on a simulated node, and how it behaves. ``faults``: key → the error that operating on it gives. ``blind``:
     item class → the error that looking gives to the driver that serves it. ``delay``: seconds an operation of a slow driver
     takes. ``starts``: how often each guest was started. ``unused``: names of disks and volumes in which nothing ever was.
+    ``machines`` are refs of images that are virtual machines', with their disks; ``written``: what disks were written from.
     ``prefixes``, ``shut`` and ``silent`` are what is seen of its networks. It outlives the agents that run on it."""
 
     things: dict[str, Item] = field(default_factory=dict)
@@ -61,6 +66,8 @@ class Node:
     writes: int = 0
     starts: dict[str, int] = field(default_factory=dict)
     unused: set[str] = field(default_factory=set)
+    machines: dict[str, DiskImage] = field(default_factory=dict)
+    written: dict[str, Written] = field(default_factory=dict)
     watchers: list[Callable[[str], None]] = field(default_factory=list)
 
     def lose(self, key: str) -> None:
@@ -190,7 +197,9 @@ class Images(_DictDriver):
         seen = await super().observe(wanted)
         refs = [item.ref for item in wanted if isinstance(item, Image)]
         self._facts = {
-            ref: ImageFact(digest=digest_of(ref), entrypoint=("/bin/init",)) for ref in refs if f"image/{ref}" in seen
+            ref: ImageFact(digest=digest_of(ref), entrypoint=("/bin/init",), disk=self.node.machines.get(ref))
+            for ref in refs
+            if f"image/{ref}" in seen
         }
         self._problems = {ref: self._problems[ref] for ref in refs if ref in self._problems and ref not in self._facts}
         return seen
@@ -210,7 +219,7 @@ class Disks(_DictDriver):
     """Disks and volumes: what holds data."""
 
     ITEMS: ClassVar[tuple[type[Item], ...]] = (Disk, Volume)
-    FACTS: ClassVar[tuple[type[Fact], ...]] = (UnusedDiskFact, VolumeFact)
+    FACTS: ClassVar[tuple[type[Fact], ...]] = (UnusedDiskFact, DiskFact, VolumeFact)
 
     def _see(self, key: str, item: Item, wanted: Sequence[Item]) -> Observed:
         assert isinstance(item, Disk | Volume)
@@ -223,8 +232,13 @@ class Disks(_DictDriver):
         things = self.node.things
         return {
             UnusedDiskFact: {name: UnusedDiskFact() for name in self.node.unused if f"disk/{name}" in things},
+            DiskFact: {item.name: self._fact(item) for item in things.values() if isinstance(item, Disk)},
             VolumeFact: {item.name: VolumeFact(size=item.size, used=0) for item in things.values() if isinstance(item, Volume)},
         }
+
+    def _fact(self, item: Disk) -> DiskFact:
+        written = self.node.written.get(item.name)
+        return DiskFact(size=item.size, written=written, holds="" if written or item.name in self.node.unused else "data")
 
     def _do(self, op: Op) -> None:
         family, _, name = op.key.partition("/")
@@ -246,6 +260,7 @@ class Disks(_DictDriver):
             if op.observed is not None and op.observed.unused and name not in self.node.unused:
                 raise DriverError(used_meanwhile(family, name))
             self.node.unused.discard(name)
+            self.node.written.pop(name, None)
         super()._do(op)
 
     def _adopted(self, item: Disk | Volume) -> Item:
@@ -254,7 +269,31 @@ class Disks(_DictDriver):
         if (user := self.node.user_of(item.adopted)) is not None:
             raise DriverError(f"guest {user} runs with {item.adoptee}: it is taken over when that has ended")
         self.node.unused.discard(item.adopted)
+        if (written := self.node.written.pop(item.adopted, None)) is not None:
+            self.node.written[item.name] = written
         return self.node.things.pop(item.adoptee)
+
+
+class Systems(_DictDriver):
+    """They are on their disks, and nothing beside them."""
+
+    ITEMS: ClassVar[tuple[type[Item], ...]] = (System,)
+    SLOW = True
+
+    async def observe(self, wanted: Sequence[Item]) -> Mapping[str, Observed]:
+        return {
+            item.key: Observed(item.key, item, item.owner)
+            for item in wanted
+            if isinstance(item, System) and item.disk in self.node.written
+        }
+
+    def _do(self, op: Op) -> None:
+        if not isinstance(op.item, System) or op.item.disk in self.node.written:
+            return
+        if op.item.disk not in self.node.unused:
+            raise DriverError(f"disk {op.item.disk} holds data, and is not overwritten")
+        self.node.written[op.item.disk] = Written(image=op.item.image, ref=op.item.ref, firmware=op.item.firmware)
+        self.node.stir()
 
 
 class Domains(_DictDriver):
@@ -299,7 +338,9 @@ class Domains(_DictDriver):
             if isinstance(there, Domain) and there.running and there.incarnation == op.item.incarnation:
                 return
             image = op.item.boot.image
-            if image not in (digest_of(item.ref) for item in self.node.things.values() if isinstance(item, Image)):
+            if not image and op.item.boot.root.disk not in self.node.written:
+                raise DriverError(f"nothing to boot from on {op.item.boot.root.disk}")
+            if image and image not in (digest_of(item.ref) for item in self.node.things.values() if isinstance(item, Image)):
                 raise DriverError(f"image {image} is not on this node any more")
             for disk in op.item.all_disks:
                 if f"disk/{disk.disk}" not in self.node.things:
@@ -315,4 +356,4 @@ class Domains(_DictDriver):
 
 
 def drivers(node: Node) -> tuple[_DictDriver, ...]:
-    return (Quick(node), Services(node), Networks(node), Images(node), Domains(node), Disks(node))
+    return (Quick(node), Services(node), Networks(node), Images(node), Domains(node), Disks(node), Systems(node))

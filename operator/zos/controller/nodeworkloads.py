@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 from functools import partial
+from typing import Any
 
 from zos.api import names
 from zos.api.meta import AGENT_FINALIZER, API_VERSION, Key, Object, Reason
@@ -92,7 +93,7 @@ class NodeWorkloads:
                 "labels": {OWNER_UID: obj.uid},
                 "finalizers": [AGENT_FINALIZER],
             },
-            "spec": self._spec(obj, part, wanted, present).wire(),
+            "spec": _applied(self._spec(obj, part, wanted, present).wire()),
         }
         raw = await self._client.patch(NodeWorkload, namespace, name, body, type="apply", manager=MANAGER)
         self._absorb(NodeWorkload.key_of(namespace, name), raw)
@@ -103,6 +104,18 @@ class NodeWorkloads:
         before = present.spec.secrets if present is not None else ()
         secrets = before if wanted.secrets is None else seal(wanted.secrets, wanted.sealing_key, before)
         return self._kinds.workload.asking(owner, part, secrets, older=wanted.older)
+
+
+def _applied(spec: dict[str, Any]) -> dict[str, Any]:
+    """Without maps that have nothing in them: server-side apply makes null of one whose last entry was taken out, and refuses it
+    then. What is left out is taken away whole. (Which member it is that a part has, says that the member is there.)"""
+
+    def filled(value: Any, keep: bool = False) -> Any:
+        if not isinstance(value, dict):
+            return value
+        return {name: filled(one) for name, one in value.items() if one != {} or keep}
+
+    return {name: filled(one, keep=name == "part") for name, one in spec.items()}
 
 
 def _is_asked(obj: Object, wish: Workload, part: Part, present: NodeWorkload | None) -> bool:

@@ -16,7 +16,7 @@ from zos.drivers.fencerules import USER
 #: Where a fetcher finds its room: it may not enter the directories above.
 AT = "/tmp"
 #: Memory for our own unpackers, which tells a small archive with an enormous dictionary or header.
-_MEMORY = 384 << 20
+MEMORY = 384 << 20
 #: More than allowed in a file, so that one that meets this limit is seen to be too big.
 _BEYOND = 1 << 20
 _UNPACKING = "-all,+chown,+dac_override,+fowner,+fsetid,+mknod,+setfcap,+sys_chroot"
@@ -28,9 +28,9 @@ def fetcher(room: Path, size: int, *argv: str) -> list[str]:
     return [*_apart(), *_confine("--at", AT, "--size", str(size + _BEYOND), str(room)), *_setpriv("-all"), *user, "--", *argv]
 
 
-def unpacker(room: Path, size: int, *argv: str, memory: bool = False) -> list[str]:
-    """The command line; the program finds ``room`` where it is. ``memory``: it is held to a limit, too."""
-    limits = ["--memory", str(_MEMORY)] if memory else []
+def unpacker(room: Path, size: int, *argv: str, memory: int = 0) -> list[str]:
+    """The command line; the program finds ``room`` where it is. ``memory``: bytes that it is held to, 0 for no limit."""
+    limits = ["--memory", str(memory)] if memory else []
     return [*_apart("--net"), *_confine(*limits, "--size", str(size + _BEYOND), str(room)), *_setpriv(_UNPACKING), "--", *argv]
 
 

@@ -30,6 +30,8 @@ _CONVERSION, _LOOK = 1800.0, 60.0
 _QCOW2 = b"QFI\xfb"
 _HEADER = struct.Struct(">4sIQIIQI")
 _EXTERNAL_DATA = 1 << 2
+#: Bytes of address space, of which a thread's stack alone takes eight MiB.
+_MEMORY = 1 << 30
 #: qemu-img check: only that it could be smaller.
 _LEAKS = 3
 _ESP = uuid.UUID("c12a7328-f81f-11d2-ba4b-00a0c93ec93b").bytes_le
@@ -71,7 +73,7 @@ async def _convert(room: Path, source: Path, raw: Path, limits: Limits) -> None:
     limits.check(size, 0, "its disk has")
     # What a file that was cut off lacks would be read as zeroes.
     done = await run(
-        *unpacker(room, limits.size, "qemu-img", "check", "-q", "-f", "qcow2", str(source), memory=True),
+        *unpacker(room, limits.size, "qemu-img", "check", "-q", "-f", "qcow2", str(source), memory=_MEMORY),
         timeout=_CONVERSION,
         check=False,
     )
@@ -88,7 +90,7 @@ async def _convert(room: Path, source: Path, raw: Path, limits: Limits) -> None:
 
 async def _qemu_img(room: Path, limits: Limits, *argv: str, timeout: float) -> str:
     try:
-        done = await run(*unpacker(room, limits.size, "qemu-img", *argv, memory=True), timeout=timeout)
+        done = await run(*unpacker(room, limits.size, "qemu-img", *argv, memory=_MEMORY), timeout=timeout)
     except ProcessError as error:
         said = re.sub(r"'?/\S+'?:? ?", "", last_line(error).removeprefix("qemu-img: "))  # paths of the node's
         raise DriverError(f"its qcow2 can't be read: {said}") from error

@@ -15,7 +15,7 @@ from pathlib import Path
 import zos.programs
 from zos.drivers import DriverError, registry
 from zos.drivers.beside import beside
-from zos.drivers.confined import AT, fetcher, program, unpacker
+from zos.drivers.confined import AT, MEMORY, fetcher, program, unpacker
 from zos.drivers.fencerules import closed_in
 from zos.drivers.imageconfig import Config
 from zos.drivers.localimage import opened
@@ -71,7 +71,7 @@ async def _work(pull: Pull, source: int, name: str) -> str:
     limits, root = pull.sources.limits, pull.room / "rootfs"
     await asyncio.to_thread(root.mkdir, mode=0o755)
     command = program(name, str(source), str(root), str(limits.size), str(limits.entries))
-    confined = unpacker(pull.room, limits.size, *command, memory=True)
+    confined = unpacker(pull.room, limits.size, *command, memory=MEMORY)
     try:
         done = await beside(lambda: run(*confined, fds=(source,), timeout=_WHOLE), Meter(root, limits, "it unpacks to").watch)
     except ProcessError as error:
