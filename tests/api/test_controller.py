@@ -248,7 +248,7 @@ async def test_what_is_taken_out_of_a_machine_is_taken_from_its_node(grid: Grid)
                 parts = [KINDS.workload.model_validate(one).part(MachineOnNode) for one in raw]
                 return [part.env for part in parts if part is not None] == [left]
 
-            await until(asked, 20, lambda: f"{left}: {grid.writes[-3:]}")
+            await until(asked, 20, lambda: str(grid.writes[-3:]))
             machine = await ready(grid, ZMachine, "m")
             assert machine.status.condition("Ready").reason == "Succeeded"
 

@@ -28,7 +28,7 @@ from zos.kinds.registry import KINDS
 from zos.kinds.zmachine.part import MachineState
 from zos.kinds.zmount.part import MountOnNode, MountState
 from zos.kube.client import path_of
-from zos.plan.facts import ConnectedFact, Facts, ImageFact, ImageProblem, ShutFact, SilentFact, UnusedDiskFact
+from zos.plan.facts import ConnectedFact, DiskFact, Facts, ImageFact, ImageProblem, ShutFact, SilentFact, UnusedDiskFact
 from zos.plan.items import Disk, Domain, File, Image
 from zos.plan.lowered import Lowered
 from zos.world.resolution import ready
@@ -565,6 +565,7 @@ async def test_what_lowering_may_know(home: Home, monkeypatch: pytest.MonkeyPatc
             ImageFact: {"oci://r/good:1": facts.get(ImageFact, "oci://r/good:1")},
             ImageProblem: {"oci://r/bad:1": ImageProblem("not found")},
             UnusedDiskFact: {"root-uid-x": UnusedDiskFact()},
+            DiskFact: {"root-uid-x": DiskFact(size=1)},
         }
         assert (facts.unknown, facts.secrets) == ({}, {})
 
@@ -632,7 +633,7 @@ async def test_leaving_disturbs_nothing_and_leaves_nobody_behind(home: Home) -> 
         await asyncio.sleep(5)
         before = clock()
     assert clock() < before + 1
-    assert sorted(home.closed) == ["Disks", "Domains", "Images", "Networks", "Quick", "Services"]
+    assert sorted(home.closed) == ["Disks", "Domains", "Images", "Networks", "Quick", "Services", "Systems"]
     assert home.node.watchers == []
     await asyncio.sleep(100)
     assert set(home.node.things) == {"disk/mount-uid-a"}  # the pull was called off

@@ -107,8 +107,8 @@ class NodeWorkloads:
 
 
 def _applied(spec: dict[str, Any]) -> dict[str, Any]:
-    """Without maps that have nothing in them: server-side apply makes null of one whose last entry was taken out, and refuses it
-    then. What is left out is taken away whole. (Which member it is that a part has, says that the member is there.)"""
+    """Without maps that have nothing in them: server-side apply makes null of one whose last entry was taken out, and refuses
+    it then. What is left out is taken away whole. (Which member it is that a part has, says that the member is there.)"""
 
     def filled(value: Any, keep: bool = False) -> Any:
         if not isinstance(value, dict):
