@@ -79,6 +79,37 @@ def test_nothing_is_placed_where_nobody_answers() -> None:
     assert best(grid(), need) == (None, "the grid has no nodes")
 
 
+def overcommitted(percent: int, **status: Any) -> GridNode:
+    one = node("a", **status)
+    return one.model_copy(update={"spec": one.spec.model_copy(update={"cpu_overcommit_percent": percent})})
+
+
+def test_virtual_cpus_are_promised_as_often_as_the_administrator_says_and_nothing_else_is() -> None:
+    assert overcommitted(100).offered == node("a").offered
+    twice = overcommitted(250)
+    assert twice.offered == node("a").offered.model_copy(update={"cpu": 10})
+    assert best(grid(twice), Resources(cpu=10)) == ("a", "")
+    assert best(grid(twice), Resources(cpu=11)) == (None, "a lacks cpu: 11 asked, 10 free of 10")
+    assert best(grid(twice), Resources(cpu=1, memory=9 * GIB))[1] == "a lacks memory: 9Gi asked, 8Gi free of 8Gi"
+
+
+def test_less_overcommitment_takes_nothing_away_and_gives_nothing_new() -> None:
+    world = grid(overcommitted(100, holds=[MINE | {"cpu": 8, "memory": 0}]))
+    held = placement.keep(world.reader(PING.key), PING, "a", Resources(cpu=8))
+    assert isinstance(held, Hold)
+    assert best(world, Resources(cpu=1)) == (None, "a lacks cpu: 1 asked, 0 free of 4")
+
+
+def test_of_many_nodes_that_do_not_fit_some_are_named_and_all_are_counted() -> None:
+    nodes = [node(f"n{number:02}", unschedulable=number < 2) for number in range(20)]
+    found, why = best(grid(*nodes, silent=("n02",)), Resources(cpu=5))
+    assert found is None
+    told = why.split("; ")
+    assert told[0] == "n03 lacks cpu: 5 asked, 4 free of 4"
+    assert [words.split()[0] for words in told[:-1]] == [f"n{number:02}" for number in range(3, 19)]
+    assert told[-1] == "and 4 more nodes: kubectl get gridnodes shows what each has"
+
+
 def test_a_preferred_node_goes_first_then_the_freest_then_the_first_by_name() -> None:
     need, world = Resources(cpu=1), grid(node("c"), node("b"), node("a", memory=4))
     assert best(world, need) == ("b", "")

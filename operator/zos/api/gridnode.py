@@ -122,6 +122,15 @@ class GridNodeSpec(Model):
     offer: Caps = Field(default_factory=Caps)
     """The most that is used of what the agent says the node has."""
 
+    cpu_overcommit_percent: int = Field(
+        default=100,
+        json_schema_extra=rules(
+            Rule("self >= 100 && self <= 1000", "cpuOvercommitPercent must be between 100 (one virtual CPU for each) and 1000")
+        ),
+    )
+    """How many virtual CPUs may be held, in percent of those that are offered: 400 lets machines hold 32 of a node with 8.
+    Memory and disk are never promised twice. Lowering it takes nothing away: what is new waits until less is held."""
+
     egress: Egress = Field(default_factory=Egress)
     """Where machines on this node may connect to through it. Closed by default: the node itself, the networks that it is
     connected to, link-local addresses, and what the option ``--egress-deny`` of its agent names. Open: its name servers on port
@@ -219,7 +228,7 @@ class GridNodeStatus(Status):
     """The sum of what is held."""
 
     free: Resources = Field(default_factory=Resources)
-    """``capacity``, as far as it is offered (``spec.offer``), less ``allocated``."""
+    """``capacity``, as far as it is offered (``spec.offer``, ``spec.cpuOvercommitPercent``), less ``allocated``."""
 
     usage: Usage | None = None
     """``allocated`` over what is offered, as ``kubectl get`` shows it. Absent: the agent has not said yet what the node has."""
@@ -287,10 +296,12 @@ class GridNode(Object):
 
     @cached_property
     def offered(self) -> Resources:
-        """What is used of the node: what its agent says it has, but no more than its administrator offers."""
+        """What may be held of the node: what its agent says it has, but no more than its administrator offers; of virtual CPUs
+        as many times that as he allows."""
         told, most = self.status.capacity, self.spec.offer
+        cpu = told.cpu if most.cpu is None else min(told.cpu, most.cpu)
         return Resources(
-            cpu=told.cpu if most.cpu is None else min(told.cpu, most.cpu),
+            cpu=min(MOST_COUNTED, cpu * self.spec.cpu_overcommit_percent // 100),
             memory=told.memory if most.memory is None else min(told.memory, most.memory),
             storage=told.storage if most.storage is None else min(told.storage, most.storage),
         )

@@ -33,6 +33,8 @@ INDEXES = (
     indexes.WORKLOADS,
 )
 _NOTHING = Resources()
+#: So many nodes are named to who fits on none; of the others it is said how many they are.
+_NAMED = 16
 
 
 @dataclass(frozen=True)
@@ -232,16 +234,25 @@ def best(world: Reader, need: Resources, preferred: Iterable[str] = (), farm: st
     """The node that fits best: a preferred one, then the one with the most free memory, so that load spreads.
 
     With ``farm`` only nodes on that farm's public segment fit. Gives (None, why not) when no node fits; the reason names
-    every node with what it lacks.
+    each node with what it lacks, the first `_NAMED` by name where there are many, those that take new things before others.
     """
     first = frozenset(preferred)
     alive = frozenset(world.views(Heartbeat, lambda heartbeat: heartbeat.name, alive="yes"))
     # What is found stays (it becomes a hold), whatever happens to free capacity: only who found nothing waits for changes.
     fitting = [node for node in world.untracked.views(GridNode, candidate) if _unfit(node, alive, need, farm) is None]
     if not fitting:
-        reasons = [_unfit(node, alive, need, farm) for node in world.views(GridNode, candidate)]
-        return None, "; ".join(reason for reason in reasons if reason) or "the grid has no nodes"
+        return None, _why_none(world.views(GridNode, candidate), alive, need, farm)
     return min(fitting, key=lambda node: (node.name not in first, -node.free.memory, node.name)).name, ""
+
+
+def _why_none(nodes: Iterable[Candidate], alive: frozenset[str], need: Resources, farm: str | None) -> str:
+    """What each node lacks. Bounded, as a grid may have more nodes than a message has room."""
+    ranked = sorted(nodes, key=lambda node: (not node.open or node.name not in alive, node.name))
+    reasons = [reason for node in ranked if (reason := _unfit(node, alive, need, farm)) is not None]
+    if len(reasons) > _NAMED:
+        rest = f"and {len(reasons) - _NAMED} more nodes: kubectl get gridnodes shows what each has"
+        reasons = [*reasons[:_NAMED], rest]
+    return "; ".join(reasons) or "the grid has no nodes"
 
 
 def off_segment(node: Candidate, farm: str) -> str | None:

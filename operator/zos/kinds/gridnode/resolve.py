@@ -112,6 +112,8 @@ def _judge(node: GridNode, alive: bool | None) -> Verdict:
 
 def _remarks(node: GridNode) -> str:
     said = ["unschedulable: takes nothing new"] if node.spec.unschedulable else []
+    if (held := node.allocated(node.status.holds).cpu) > node.offered.cpu:
+        said.append(f"cpu: {held} held of {node.offered.cpu} offered, what is new waits until less is held")
     if node.status.quarantine:
         said.append(f"in quarantine: {len(node.status.quarantine)}, see status.quarantine; spec.quarantine decides")
     return "; ".join(said)
