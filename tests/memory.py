@@ -4,11 +4,13 @@ Its client is the real one but for the wire."""
 
 from __future__ import annotations
 
+import asyncio
 import copy
 import itertools
 import json
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
+from random import Random
 from typing import Any
 
 from kubernetes.aio.client import Configuration
@@ -200,7 +202,9 @@ class Server:
 
 
 class MemoryClient(Client):
-    """The real client, whose requests reach a `Server`."""
+    """The real client, whose requests reach a `Server`; by ``dawdles`` after and for some turns of the loop."""
+
+    dawdles: Random | None = None
 
     def __init__(self, server: Server, **more: Any) -> None:
         super().__init__(Access(Configuration()), **more)
@@ -220,10 +224,16 @@ class MemoryClient(Client):
             raise Unavailable("the API server does not answer")
         content = (headers or {}).get("Content-Type", "")
         sent = json.loads(json.dumps(body)) if body is not None else None
+        await self._dawdle()
         status, answer = self.memory.handle(Request(method, path, sent, content))
+        await self._dawdle()
         if status < 400:
             return answer
         raise _error(status, json.dumps(answer).encode())
+
+    async def _dawdle(self) -> None:
+        for _ in range(self.dawdles.randrange(4) if self.dawdles is not None else 0):
+            await asyncio.sleep(0)
 
 
 def _parsed(path: str) -> tuple[str, str, str, str, str]:

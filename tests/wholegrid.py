@@ -9,6 +9,7 @@ import base64
 import copy
 from collections.abc import Iterable, Mapping
 from pathlib import Path
+from random import Random
 from typing import Any
 
 import yaml
@@ -119,12 +120,15 @@ class Agent:
 
 
 class Grid:
-    """``problems`` are objects whose writes the API server refused, with its words. ``time`` in seconds."""
+    """``problems`` are objects whose writes the API server refused, with its words. ``time`` in seconds. ``crowd``: what is to
+    be resolved is carried out all at once, in that order of chance, and each write takes as long as it likes."""
 
-    def __init__(self) -> None:
+    def __init__(self, crowd: Random | None = None) -> None:
         self.time = 1000.0
         self.server = Server()
         self.client = MemoryClient(self.server)
+        self.client.dawdles = crowd
+        self._crowd = crowd
         self.world = World(KINDS.indexes())
         exchange = Exchange(self.client, self.world, self._absorb, self.changed, self._again)
         self.ledger = Ledger(exchange, lambda: self.time)
@@ -248,23 +252,31 @@ class Grid:
 
     async def _resolve(self) -> None:
         while self._due:
-            key = next(iter(self._due))
-            del self._due[key]
-            obj = self.world.peek(key)
-            if obj is None:
-                self.world.forget(key)
-                continue
-            try:
-                reader = self.world.reader(key)
-                if KINDS[obj.KIND].finalized:  # as the controller does it
-                    reader.views(NodeWorkload, lambda w: (w.key, w.hindrance, w.deleting), owner=obj.uid)
-                await self.executor.carry_out(obj, resolved(KINDS[obj.KIND], obj, reader))
-                self.problems.pop(key, None)
-            except (Lost, Refused, ApiError, Unavailable) as why:  # again after a moment, as the queue does it
-                self.problems[key] = str(why)
-                news = self._due.pop(key, self) is None
-                self._again(key, 0.2 if news or not isinstance(why, Refused) else 1.0)
-            self._hear()
+            keys = [*self._due]
+            if self._crowd is None:
+                del self._due[keys[0]]
+                await self._one(keys[0])
+            else:
+                self._crowd.shuffle(keys)
+                self._due.clear()
+                await asyncio.gather(*map(self._one, keys))
+
+    async def _one(self, key: Key) -> None:
+        obj = self.world.peek(key)
+        if obj is None:
+            self.world.forget(key)
+            return
+        try:
+            reader = self.world.reader(key)
+            if KINDS[obj.KIND].finalized:  # as the controller does it
+                reader.views(NodeWorkload, lambda w: (w.key, w.hindrance, w.deleting), owner=obj.uid)
+            await self.executor.carry_out(obj, resolved(KINDS[obj.KIND], obj, reader))
+            self.problems.pop(key, None)
+        except (Lost, Refused, ApiError, Unavailable) as why:  # again after a moment, as the queue does it
+            self.problems[key] = str(why)
+            news = self._due.pop(key, self) is None
+            self._again(key, 0.2 if news or not isinstance(why, Refused) else 1.0)
+        self._hear()
 
     def _hear(self) -> None:
         while self._events:

@@ -39,7 +39,7 @@ NAMESPACED = {
     "/apis/rbac.authorization.k8s.io/v1": ("roles", "rolebindings"),
 }  # fmt: skip
 CLUSTER = {
-    ZOS: ("gridnodes", "gridnodes/status", "farms", "farms/status", "claims", *NAMESPACED[ZOS]),
+    ZOS: ("gridnodes", "gridnodes/status", "farms", "farms/status", "quotas", "quotas/status", "claims", *NAMESPACED[ZOS]),
     "/api/v1": ("namespaces", "nodes", "secrets", "configmaps", "events"),
     "/apis/coordination.k8s.io/v1": ("leases",),
     "/apis/rbac.authorization.k8s.io/v1": ("clusterroles", "clusterrolebindings"),
@@ -468,7 +468,7 @@ def tenant(grid: ApiServer) -> str:
 KINDS = {ZOS: NAMESPACED[ZOS]}
 READ, WRITE = "get, list, watch", "get, list, watch, create, update, patch, delete, deletecollection"
 USERS = ("networks", "zmachines", "zmounts", "publicips", "contracts", "namecontracts")
-GRID = {"gridnodes": READ, "farms": READ}
+GRID = {"gridnodes": READ, "farms": READ, "quotas": READ}
 
 
 @pytest.mark.parametrize(("role", "verbs"), [("view", READ), ("edit", WRITE)])

@@ -26,11 +26,12 @@ from zos.api.contract import (
     NameContractSpec,
 )
 from zos.api.core import Namespace
-from zos.api.farm import Farm, FarmSpec, NamespaceSelector, PublicIPv4Range, PublicIPv6Prefix
+from zos.api.farm import Farm, FarmSpec, PublicIPv4Range, PublicIPv6Prefix
 from zos.api.gridnode import GridNode, GridNodeStatus
 from zos.api.meta import RESTARTED_AT, Key, Meta, Object, Reason
 from zos.api.nodeworkload import NodeWorkload
 from zos.api.publicip import PublicIP, PublicIPSpec, slaac
+from zos.api.selector import NamespaceSelector
 from zos.api.zmachine import MachineNetwork, ZMachine, ZMachineSpec
 from zos.kinds.claim import resolve as claim
 from zos.kinds.contract import resolve as contract

@@ -6,13 +6,14 @@ import builtins
 from collections.abc import Collection, Iterable, Iterator
 from functools import cached_property, lru_cache
 from ipaddress import IPv4Address, IPv4Network, IPv6Network, ip_address
-from typing import Annotated, ClassVar, Literal
+from typing import Annotated, ClassVar
 
 from pydantic import ConfigDict, Field
 
 from zos.api.meta import Model, Object, Status
 from zos.api.schema import AGE, READY, REASON, Column, Rule, at_most, ipv4, ipv4_range, rules
-from zos.api.text import Count, Ip, LabelValue
+from zos.api.selector import NamespaceSelector
+from zos.api.text import Count, Ip
 
 
 class PublicIPv4Range(Model):
@@ -107,45 +108,6 @@ class PublicIPv6Prefix(Model):
     @cached_property
     def network(self) -> IPv6Network:
         return IPv6Network(self.prefix, strict=False)
-
-
-class LabelExpression(Model):
-    """metav1.LabelSelectorRequirement."""
-
-    key: str = Field(min_length=1, max_length=317)
-    """The label."""
-
-    operator: Literal["In", "NotIn", "Exists", "DoesNotExist"]
-    """How the label must stand to ``values``. ``NotIn`` holds for namespaces without the label, too."""
-
-    values: tuple[LabelValue, ...] = Field(default=(), max_length=64)
-    """For ``In`` and ``NotIn``; the other two take none."""
-
-
-class NamespaceSelector(Model):
-    """metav1.LabelSelector over namespaces. Empty: every namespace."""
-
-    match_labels: dict[str, LabelValue] = Field(default_factory=dict, max_length=64)
-    """Labels that a namespace must have, with these values. Absent: no such demand."""
-
-    match_expressions: tuple[LabelExpression, ...] = Field(default=(), max_length=64)
-    """Further demands on its labels; all must hold."""
-
-    def matches(self, labels: dict[str, str]) -> bool:
-        return all(labels.get(key) == value for key, value in self.match_labels.items()) and all(
-            _holds(expression, labels) for expression in self.match_expressions
-        )
-
-
-def _holds(expression: LabelExpression, labels: dict[str, str]) -> bool:
-    value = labels.get(expression.key)
-    if expression.operator == "In":
-        return value in expression.values
-    if expression.operator == "NotIn":
-        return value not in expression.values
-    if expression.operator == "Exists":
-        return value is not None
-    return value is None  # DoesNotExist, the last one that admission lets through
 
 
 #: Source: IANA IPv4 Special-Purpose Address Registry, and multicast and reserved space.

@@ -75,6 +75,7 @@ class Reason(StrEnum):
     PROGRESSING = "Progressing"
     DEPENDENCY_NOT_READY = "DependencyNotReady"
     INSUFFICIENT_CAPACITY = "InsufficientCapacity"
+    QUOTA_EXCEEDED = "QuotaExceeded"
     INVALID_SPEC = "InvalidSpec"
     NODE_UNREACHABLE = "NodeUnreachable"
     CONFLICT = "Conflict"
@@ -114,6 +115,7 @@ class Reason(StrEnum):
 STALLED_REASONS = frozenset(
     {
         Reason.INSUFFICIENT_CAPACITY,
+        Reason.QUOTA_EXCEEDED,
         Reason.INVALID_SPEC,
         Reason.CONFLICT,
         Reason.FAILED,

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from zos.kinds import claim, contract, farm, gridnode, namecontract, network, nodeworkload, publicip, zmachine, zmount
+from zos.kinds import claim, contract, farm, gridnode, namecontract, network, nodeworkload, publicip, quota, zmachine, zmount
 from zos.kinds.kind import Kinds
 
 KINDS = Kinds(
@@ -15,6 +15,7 @@ KINDS = Kinds(
         namecontract.KIND,
         farm.KIND,
         gridnode.KIND,
+        quota.KIND,
         nodeworkload.KIND,
         claim.KIND,
     )

@@ -13,8 +13,10 @@ from zos.api import names
 from zos.api.gridnode import GridNode
 from zos.api.meta import Object, Reason, format_quantity
 from zos.api.nodeworkload import NodeWorkload
+from zos.api.quota import Amounts
 from zos.api.resources import NodeHold, Resources
-from zos.world import indexes
+from zos.api.zmachine import ZMachine
+from zos.world import indexes, quotas
 from zos.world.heartbeat import Heartbeat
 from zos.world.objects import Indexes
 from zos.world.reader import Reader
@@ -31,6 +33,7 @@ INDEXES = (
     ),
     Indexes(Heartbeat),
     indexes.WORKLOADS,
+    *quotas.INDEXES,
 )
 _NOTHING = Resources()
 #: So many nodes are named to who fits on none; of the others it is said how many they are.
@@ -95,6 +98,9 @@ def keep(
             return waiting(Reason.DEPENDENCY_NOT_READY, f"node {node} does not exist any more")
         if (why := unsaid(world, node)) is not None:
             return waiting(Reason.DEPENDENCY_NOT_READY, why)
+        otherwise = "what there is of it stays as it is" if had is not None else ""
+        if (over := quotas.refused(world, obj.namespace, _beyond(world, need, obj, node), otherwise)) is not None:
+            return over
         if (lack := shortage(world, wanted, node)) is not None:
             words = (grown or "can't give it more: {lack}; it runs as it was") if had is not None else "lacks {lack}"
             return waiting(Reason.INSUFFICIENT_CAPACITY, f"node {node} {words.format(lack=lack)}")
@@ -162,6 +168,19 @@ def more(world: Reader, need: Resources, node: str, uid: str, adopt: str | None 
         cpu=max(0, need.cpu - sum(one.cpu for one in had)),
         memory=max(0, need.memory - sum(one.memory for one in had)),
         storage=max(0, need.storage - sum(one.storage for one in had)),
+    )
+
+
+def _beyond(world: Reader, need: Resources, obj: Object, node: str) -> Amounts:
+    """What an object asks for beyond what its namespace holds for it already: there, or where it is moving from. What it takes
+    over of another's is its namespace's from now on."""
+    before = world.views(GridNode, lambda found: found.status.by_holder[obj.uid], holder=obj.uid)
+    wanted = need if before else more(world, need, node, obj.uid)
+    return Amounts(
+        cpu=max(0, wanted.cpu - sum(hold.cpu for hold in before)),
+        memory=max(0, wanted.memory - sum(hold.memory for hold in before)),
+        storage=max(0, wanted.storage - sum(hold.storage for hold in before)),
+        machines=int(obj.KIND == ZMachine.KIND and not before),
     )
 
 

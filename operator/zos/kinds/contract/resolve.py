@@ -18,13 +18,15 @@ from zos.api.core import Namespace
 from zos.api.farm import Farm, FarmSpec, ipv4_of
 from zos.api.meta import Reason
 from zos.api.publicip import PublicIP
-from zos.world import indexes, publicuse
+from zos.api.quota import Amounts
+from zos.world import indexes, publicuse, quotas
 from zos.world.objects import Indexes, Unreadable
 from zos.world.reader import Look, Reader
 from zos.world.resolution import ClaimWanted, Resolution, Verdict, ready, waiting
 
 INDEXES = (
     *publicuse.INDEXES,
+    *quotas.INDEXES,
     indexes.CLAIMS,
     indexes.CONTRACTED,
     Indexes(Farm),
@@ -139,6 +141,9 @@ def _grow(
         return _settle(contract, sorted([*held, *taking]), users, ready())
     taking += _had_before(contract, spec, {*held, *taking}, world)[: missing - len(taking)]
     if len(taking) < missing:
+        asked = Amounts(public_ipv4=missing - len(taking))
+        if (over := quotas.refused(world, contract.namespace, asked)) is not None:
+            return _settle(contract, held, users, over, taking=begun[:missing])
         # Not tracked: what is found is taken hold of at once.
         taken = set(world.untracked.parts(Claim, held_of=name)) | _left_by_others(name, spec, world) | {*map(int, taking)}
         taken |= _in_use(name, world.untracked)
