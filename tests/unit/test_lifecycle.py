@@ -35,6 +35,23 @@ def test_halted_is_halted(fact: DomainFact | None) -> None:
     assert found.problem.reason is Reason.SUSPENDED
 
 
+@pytest.mark.parametrize("policy", [ALWAYS, ON_FAILURE, ONCE])
+@pytest.mark.parametrize("fact", [None, DomainFact(running=True), DomainFact(running=False, ended="stopped")])
+def test_under_maintenance_nothing_runs_and_after_it_what_ran_does(policy: RunPolicy, fact: DomainFact | None) -> None:
+    for mended in (False, True):
+        found = course(policy, fact, 1000.0, "u", mended=mended, maintenance=True)
+        assert not found.running
+        assert found.wake_at is None
+        assert found.problem is not None
+        assert found.problem.reason is Reason.NODE_MAINTENANCE
+    assert course(policy, fact, 1000.0, "u").running
+
+
+def test_maintenance_is_not_why_something_does_not_run_that_would_not_anyway() -> None:
+    for policy, fact in ((HALTED, None), (ONCE, ended("exit", 0)), (ON_FAILURE, ended("exit", 0)), (ALWAYS, ended())):
+        assert course(policy, fact, 1000.0, "u", maintenance=True) == course(policy, fact, 1000.0, "u")
+
+
 @pytest.mark.parametrize(
     ("policy", "fact", "reason"),
     [

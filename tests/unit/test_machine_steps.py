@@ -224,7 +224,7 @@ def test_its_node_is_asked_for_all_that_its_spec_says() -> None:
     found = networked(world, replace(NOWHERE, place="n1", disks=(DATA,), inherits=Inheritance("n1", adopt="uid-old")))
     for step in (steps.hold_capacity, steps.hold_address):
         found = taken(step, found, asks, world)
-    part = steps.part(found, asks)
+    part = steps.part(found, asks, maintenance=False)
     assert (part.hostname, part.image, part.cpu, part.memory) == ("web", "oci://r/i:1", 1, GIB)
     assert (part.root_size, part.adopt, part.restarted_at) == (5 * GIB, "uid-old", "now")
     assert [(nic.ip, nic.gateway, nic.network_uid) for nic in part.nics] == [("10.20.2.2", "10.20.2.1", "uid-net")]

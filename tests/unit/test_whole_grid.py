@@ -123,6 +123,47 @@ async def test_what_fails_on_a_node_is_told_and_is_over_when_it_is(grid: Grid) -
     assert grown.size == 8 * 2**30
 
 
+async def test_a_node_under_maintenance_stops_its_machines_and_keeps_all_that_they_have(grid: Grid) -> None:
+    before = grid.get(GridNode, "", "n1").status.holds
+    addresses = grid.get(Network, "default", "net").status.addresses
+    disks = {key for key in grid.agents["n1"].node.things if key.startswith("disk/")}
+    grid.edit(GridNode, "", "n1", maintenance=True)
+    await grid.settle(60)
+    assert shown(grid, ZMachine, "web").startswith("False NodeMaintenance: its node is under maintenance: it is stopped")
+    assert grid.get(ZMachine, "default", "web").status.state == "Stopped"
+    assert [guest.running for guest in guests(grid, "n1")] == [False]
+    assert (
+        grid.ready(GridNode, "", "n1")
+        == "True NodeMaintenance: under maintenance: takes nothing new, and its machines are stopped"
+    )
+    for model, name in ((ZMachine, "bare"), (ZMount, "data"), (Network, "net"), (PublicIP, "address")):
+        assert shown(grid, model, name).startswith("True"), "the other node's machines, and all that is no guest, go on"
+    # Its agent begins anew, or hears nothing more: it is stopped still.
+    grid.resync()
+    await grid.settle(60)
+    assert [guest.running for guest in guests(grid, "n1")] == [False]
+    image = {"image": "oci://r/i:t", "network": {"name": "net"}, "cpu": 8}
+    grid.put(ZMachine, {"metadata": {"name": "new"}, "spec": image}, "default")
+    grid.put(ZMount, {"metadata": {"name": "named"}, "spec": {"size": "1Gi", "nodeName": "n1"}}, "default")
+    await grid.settle(60)
+    assert "n1 takes nothing new" in shown(grid, ZMachine, "new")
+    assert shown(grid, ZMount, "named").startswith("False NodeMaintenance: node n1 is under maintenance and takes nothing new")
+    grid.delete(ZMachine, "default", "new")
+    grid.delete(ZMount, "default", "named")
+    # What is deleted meanwhile goes; what waits for something else is started again all the same.
+    grid.edit(ZMachine, "default", "web", disks=[{"name": "lacking", "mountPath": "/data"}])
+    await grid.settle(60)
+    grid.edit(GridNode, "", "n1", maintenance=False)
+    await grid.settle(60)
+    assert shown(grid, ZMachine, "web").startswith("False DependencyNotReady")
+    assert [guest.running for guest in guests(grid, "n1")] == [True]
+    after = grid.get(ZMachine, "default", "web").status
+    assert (after.state, after.restarts) == ("Running", 0)
+    assert grid.get(GridNode, "", "n1").status.holds == before
+    assert grid.get(Network, "default", "net").status.addresses == addresses
+    assert disks <= grid.agents["n1"].node.things.keys()
+
+
 async def test_what_everybody_deletes_is_gone_everywhere(grid: Grid) -> None:
     for model in TENANTS:
         for obj in grid.of(model):

@@ -144,6 +144,11 @@ class GridNodeSpec(Model):
     unschedulable: bool = False
     """Nothing new is placed here; what is here stays, and what names this node in ``nodeName`` still comes."""
 
+    maintenance: bool = False
+    """Nothing new comes here, whatever it names, and machines here are asked to stop (``stopSeconds``, then off) until this is
+    taken back; then they start again. What they have stays theirs: root, disks, addresses and room. Networks, disks and
+    services stay as they are."""
+
 
 class NodeFeatures(Model):
     accelerator: Annotated[Literal["kvm", "tcg", ""], otherwise("")] = ""

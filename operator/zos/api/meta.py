@@ -91,6 +91,7 @@ class Reason(StrEnum):
     SOFTWARE_EMULATION = "SoftwareEmulation"
     QUARANTINED = "Quarantined"
     NODE_REMOVED = "NodeRemoved"
+    NODE_MAINTENANCE = "NodeMaintenance"
     REFUSED = "Refused"
     KEY_REPLACED = "KeyReplaced"
     PLACED = "Placed"

@@ -98,6 +98,9 @@ def keep(
             return waiting(Reason.DEPENDENCY_NOT_READY, f"node {node} does not exist any more")
         if (why := unsaid(world, node)) is not None:
             return waiting(Reason.DEPENDENCY_NOT_READY, why)
+        if had is None and in_maintenance(world, node):
+            message = f"node {node} is under maintenance and takes nothing new: this comes when that ends, or names another"
+            return waiting(Reason.NODE_MAINTENANCE, message)
         otherwise = "what there is of it stays as it is" if had is not None else ""
         if (over := quotas.refused(world, obj.namespace, _beyond(world, need, obj, node), otherwise)) is not None:
             return over
@@ -132,6 +135,11 @@ def held_on(world: Reader, uid: str, chosen: str | None = None) -> str | None:
 def gone(world: Reader, node: str) -> bool:
     """Whether a node is not in the grid any more, or was given up by an administrator."""
     return world.view(GridNode, "", node, _stays) is not True
+
+
+def in_maintenance(world: Reader, node: str) -> bool:
+    """Whether an administrator wants the node's machines stopped for a while."""
+    return world.view(GridNode, "", node, _maintenance) is True
 
 
 def given_up(world: Reader, namespace: str) -> bool:
@@ -204,6 +212,10 @@ def _stays(node: GridNode) -> bool:
     return not node.abandoned
 
 
+def _maintenance(node: GridNode) -> bool:
+    return node.spec.maintenance
+
+
 def _namespace(workload: NodeWorkload) -> str:
     return workload.namespace
 
@@ -214,7 +226,7 @@ def _told(node: GridNode) -> bool:
 
 def candidate(node: GridNode) -> Candidate:
     spec = node.spec
-    takes_new = not (spec.unschedulable or node.deleting)
+    takes_new = not (spec.unschedulable or spec.maintenance or node.deleting)
     return Candidate(node.name, node.unheld, node.offered, takes_new, spec.farm, spec.public_interface is not None)
 
 

@@ -7,7 +7,9 @@ from zos.api.core import Namespace
 from zos.api.gridnode import GridNode
 from zos.api.meta import ABANDON, Condition, Reason
 from zos.api.nodeworkload import NodeWorkload
+from zos.api.quarantine import Quarantined
 from zos.api.resources import NodeHold, Resources, Usage
+from zos.api.zmachine import ZMachine
 from zos.kinds.gridnode.rights import agent_objects
 from zos.world import heartbeat, indexes
 from zos.world.heartbeat import Heartbeat
@@ -21,6 +23,8 @@ INDEXES = (
     Indexes(Namespace),
     indexes.WORKLOADS,
 )
+#: So many are named of what runs on while it should not.
+_NAMED = 20
 
 
 def resolve(node: GridNode, world: Reader) -> Resolution:
@@ -32,7 +36,7 @@ def resolve(node: GridNode, world: Reader) -> Resolution:
     holds = tuple(hold for hold in node.status.holds if not _gone(hold, world))
     allocated = node.allocated(holds)
     offered = node.offered
-    verdict = _judge(node, heartbeat.alive(world, node.name))
+    verdict = _judge(node, heartbeat.alive(world, node.name), world)
     if place is not None and place[1]:
         message = (
             f"namespace {namespace} is being deleted; it is made anew when it is gone, and the agent then needs new credentials"
@@ -97,7 +101,7 @@ def _gone(hold: NodeHold, world: Reader) -> bool:
     return not world.views(NodeWorkload, lambda workload: workload.key, owner=hold.uid)  # the node has it still
 
 
-def _judge(node: GridNode, alive: bool | None) -> Verdict:
+def _judge(node: GridNode, alive: bool | None, world: Reader) -> Verdict:
     if alive is None:
         return waiting(Reason.PROGRESSING, "its agent has not reported yet: start it with this node's name and its credentials")
     if not alive:
@@ -107,16 +111,41 @@ def _judge(node: GridNode, alive: bool | None) -> Verdict:
         )
     if not node.status.capacity.memory:
         return waiting(Reason.PROGRESSING, "its agent has not said yet what the node has: does it run, with valid credentials?")
-    return ready(_remarks(node))
+    if node.spec.maintenance:  # as asked
+        return Verdict(True, Reason.NODE_MAINTENANCE, "; ".join([_under_maintenance(node, world), *_remarks(node)]))
+    return ready("; ".join(_remarks(node)))
 
 
-def _remarks(node: GridNode) -> str:
+def _under_maintenance(node: GridNode, world: Reader) -> str:
+    """Whether its guests are stopped, so that somebody may go to it."""
+    seen = world.views(NodeWorkload, _running, namespace=names.node_namespace(node.name))
+    on = [owner for owner in seen if owner is not None]
+    on += [f"{entry.kind} {entry.namespace}/{entry.name}, in quarantine" for entry in _orphans(node)]
+    if not on:
+        return "under maintenance: takes nothing new, and its machines are stopped"
+    more = f" and {len(on) - _NAMED} more" if len(on) > _NAMED else ""
+    return f"under maintenance: takes nothing new; these run on as yet: {', '.join(on[:_NAMED])}{more}"
+
+
+def _running(workload: NodeWorkload) -> str | None:
+    """The machine whose guest runs, as its node says."""
+    owner, state = workload.spec.owner, workload.status.state
+    told = state.running if state is not None else None
+    return f"{owner.kind} {owner.namespace}/{owner.name}" if owner.kind == ZMachine.KIND and told and told[0] else None
+
+
+def _orphans(node: GridNode) -> list[Quarantined]:
+    """Guests that nobody asks for, and that only an administrator's word ends."""
+    return [entry for entry in node.status.quarantine if entry.running and entry.kind == ZMachine.KIND]
+
+
+def _remarks(node: GridNode) -> list[str]:
     said = ["unschedulable: takes nothing new"] if node.spec.unschedulable else []
     if (held := node.allocated(node.status.holds).cpu) > node.offered.cpu:
         said.append(f"cpu: {held} held of {node.offered.cpu} offered, what is new waits until less is held")
     if node.status.quarantine:
         said.append(f"in quarantine: {len(node.status.quarantine)}, see status.quarantine; spec.quarantine decides")
-    return "; ".join(said)
+    return said
 
 
 def _outdated(node: GridNode) -> tuple[Condition, ...]:

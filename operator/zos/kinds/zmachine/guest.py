@@ -69,7 +69,7 @@ def guest(
         stop_seconds=machine.stop_seconds or STOP_SECONDS,
     )
     mended = known is not None and known.recipe not in ("", domain.recipe)
-    asked = course(machine.run_policy, known, here.facts.now, uid, mended=mended)
+    asked = course(machine.run_policy, known, here.facts.now, uid, mended=mended, maintenance=machine.maintenance)
     restarts = asked.running and runs is not None and runs.incarnation != domain.incarnation
     standing = Problem(Reason.PROGRESSING, "it is stopped to be started again") if restarts else asked.problem
     running = asked.running and not restarts

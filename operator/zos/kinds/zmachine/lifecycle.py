@@ -20,9 +20,29 @@ class Course:
     wake_at: float | None = None
 
 
-def course(policy: RunPolicy, fact: DomainFact | None, now: float, uid: str, *, mended: bool = False) -> Course:
+#: As its node says it, with what is to be done about it.
+_MAINTENANCE = "its node is under maintenance: it {how}, keeps all that it has, and starts again when that ends"
+
+
+def course(
+    policy: RunPolicy,
+    fact: DomainFact | None,
+    now: float,
+    uid: str,
+    *,
+    mended: bool = False,
+    maintenance: bool = False,
+) -> Course:
     """What to do with a guest. ``fact`` is None before it was ever made; ``uid`` spreads the jitter; ``mended``: it would be
-    started with something else than last time, so there is no reason to wait."""
+    started with something else than last time, so there is no reason to wait. ``maintenance``: no guest runs on the node."""
+    asked = _course(policy, fact, now, uid, mended=mended)
+    if not (maintenance and asked.running):
+        return asked
+    how = "is being stopped" if fact is not None and fact.running else "is stopped"
+    return Course(False, Problem(Reason.NODE_MAINTENANCE, _MAINTENANCE.format(how=how)))
+
+
+def _course(policy: RunPolicy, fact: DomainFact | None, now: float, uid: str, *, mended: bool) -> Course:
     if policy is RunPolicy.HALTED:
         return Course(False, Problem(Reason.SUSPENDED, "runPolicy is Halted"))
     if fact is not None and fact.running:

@@ -122,6 +122,9 @@ class MachineOnNode(Part):
     run_policy: RunPolicy = RunPolicy.ALWAYS
     """What follows when the entrypoint ends or the guest dies."""
 
+    maintenance: bool = False
+    """The node is under maintenance: no guest runs there until that ends, whatever ``run_policy`` says."""
+
     restarted_at: Line | None = None
     """The object's annotation of that name: a new value asks for a restart."""
 

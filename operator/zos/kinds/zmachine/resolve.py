@@ -80,8 +80,8 @@ def _waiting(found: Found, problem: Verdict, machine: ZMachine, world: Reader) -
 
 
 def _lessened(found: Found, machine: ZMachine, world: Reader) -> tuple[Workload, ...] | None:
-    """To stop, and to do without a public address, needs nothing that the machine may be waiting for: what was asked of the
-    node, but for that."""
+    """To stop, to go on when the node's maintenance ends, and to do without a public address needs nothing that the machine may
+    be waiting for: what was asked of the node, but for that."""
     node, workload = found.place or found.node, found.workload
     part = workload.part(MachineOnNode) if workload is not None else None
     if node is None or part is None:
@@ -89,6 +89,8 @@ def _lessened(found: Found, machine: ZMachine, world: Reader) -> tuple[Workload,
     less: dict[str, object] = {}
     if machine.spec.run_policy is RunPolicy.HALTED:
         less["run_policy"] = RunPolicy.HALTED
+    if part.maintenance is not (maintenance := placement.in_maintenance(world, node)):
+        less["maintenance"] = maintenance
     if machine.spec.public_ip is None and part.public_nic is not None:
         less["public_nic"] = None
     if not less:

@@ -97,7 +97,9 @@ def open_secrets(found: Found, machine: ZMachine, world: Reader) -> tuple[Found,
 
 
 def ask_node(found: Found, machine: ZMachine, world: Reader) -> tuple[Found, Verdict | None]:
-    asked = asking.asked(world, given(found.node), part(found, machine), found.secrets)
+    node = given(found.node)
+    wanted = part(found, machine, maintenance=placement.in_maintenance(world, node))
+    asked = asking.asked(world, node, wanted, found.secrets)
     return (found, asked) if isinstance(asked, Verdict) else (replace(found, asked=asked), None)
 
 
@@ -148,7 +150,7 @@ def _root(machine: ZMachine, had: NodeHold | None) -> int:
     return max(spec.root_size or minimum_root_size(spec.cpu, spec.memory), made, had.storage if had else 0)
 
 
-def part(found: Found, machine: ZMachine) -> MachineOnNode:
+def part(found: Found, machine: ZMachine, *, maintenance: bool) -> MachineOnNode:
     """What the node is asked for."""
     spec, address = machine.spec, given(found.address)
     return MachineOnNode(
@@ -179,6 +181,7 @@ def part(found: Found, machine: ZMachine) -> MachineOnNode:
         env={variable.name: variable.value for variable in spec.env if variable.value is not None},
         ssh_authorized_keys=spec.ssh_authorized_keys,
         run_policy=spec.run_policy,
+        maintenance=maintenance,
         restarted_at=machine.metadata.annotations.get(RESTARTED_AT),
         adopt=_adopted(found),
     )
