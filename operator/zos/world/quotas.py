@@ -13,7 +13,6 @@ from zos.api.core import Namespace
 from zos.api.gridnode import GridNode
 from zos.api.meta import Reason
 from zos.api.quota import Amounts, Quota, QuotaSpec
-from zos.api.resources import NodeHold
 from zos.api.zmachine import ZMachine
 from zos.world.objects import Indexes
 from zos.world.reader import Look, Reader
@@ -23,6 +22,8 @@ from zos.world.resolution import Verdict, waiting
 _HELD_IN = "held_in"
 #: Kubernetes' own label: every namespace has it.
 _NAME = "kubernetes.io/metadata.name"
+#: As `NodeHold.owner` begins.
+_MACHINE = f"{ZMachine.KIND} "
 
 INDEXES = (
     Indexes(Quota),
@@ -76,21 +77,22 @@ def _terms(quota: Quota) -> tuple[str, QuotaSpec] | None:
 
 
 def _of_node(node: GridNode) -> dict[str, Amounts]:
-    found: dict[str, Amounts] = {}
+    """Plain sums, as this is done at each change of a node that may have a thousand holds."""
+    sums: dict[str, list[int]] = {}
     for hold in node.status.holds:
-        namespace, amounts = _of_hold(hold)
-        if amounts != Amounts():
-            found[namespace] = found.get(namespace, Amounts()) + amounts
-    return found
-
-
-def _of_hold(hold: NodeHold) -> tuple[str, Amounts]:
-    kind, _, place = hold.owner.partition(" ")
-    namespace = place.partition("/")[0]
-    machines = int(kind == ZMachine.KIND)
-    return namespace, Amounts.model_construct(
-        cpu=hold.cpu, memory=hold.memory, storage=hold.storage, public_ipv4=0, machines=machines
-    )
+        machine = hold.owner.startswith(_MACHINE)
+        if not (machine or hold.cpu or hold.memory or hold.storage):
+            continue
+        namespace = hold.owner.partition(" ")[2].partition("/")[0]
+        found = sums.setdefault(namespace, [0, 0, 0, 0])
+        found[0] += hold.cpu
+        found[1] += hold.memory
+        found[2] += hold.storage
+        found[3] += machine
+    return {
+        namespace: Amounts.model_construct(cpu=cpu, memory=memory, storage=storage, public_ipv4=0, machines=machines)
+        for namespace, (cpu, memory, storage, machines) in sums.items()
+    }
 
 
 def _of_contract(contract: Contract) -> dict[str, Amounts]:
