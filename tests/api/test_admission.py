@@ -184,7 +184,7 @@ REFUSED = [
             ("Network", "relay", NETWORK | {"relay": "n1."}),
             ("ZMachine", "network.name", MACHINE | {"network": {"name": "a b"}}),
             ("ZMachine", "disks[].name", MACHINE | {"disks": [{"name": "d_1", "mountPath": "/d"}]}),
-            ("ZMachine", "env[].valueFrom.secretKeyRef.name",
+            ("ZMachine", "secretKeyRef.name",
              MACHINE | {"env": [{"name": "A", "valueFrom": {"secretKeyRef": {"name": "-s", "key": "k"}}}]}),
             ("ZMachine", "publicIP", MACHINE | {"publicIP": ""}),
             ("ZMachine", "nodeName", MACHINE | {"nodeName": "n1\n"}),
