@@ -167,5 +167,5 @@ def test_its_interface_is_in_the_nodes_sub_range() -> None:
     assert not isinstance(net, Verdict)
     assert residents.nic("uid-p", net, "n1", "10.20.2.2") == Nic(
         network_uid="uid-net", mac=names.mac("uid-p/uid-net"), ip="10.20.2.2", prefixlen=24, gateway="10.20.2.1",
-        mtu=1420, ip_range="10.20.0.0/16",
+        mtu=1420, ip_range="10.20.0.0/16", domain="net.zos",
     )  # fmt: skip

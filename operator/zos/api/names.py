@@ -43,6 +43,11 @@ def hostname(machine: str) -> str:
     return machine if len(machine) <= 63 else readable(machine, machine)
 
 
+def domain_name(network: str) -> str:
+    """Below which a network's residents have their names."""
+    return f"{hostname(network)}.zos"
+
+
 def mac(uid: str) -> str:
     """A stable, unicast, locally administered MAC address for an identity."""
     digest = bytearray(hashlib.sha256(uid.encode()).digest()[:6])

@@ -35,6 +35,11 @@ WIREGUARD_RANGE = "100.64.0.0/16"
 EGRESS_BLOCKED = "EgressBlocked"
 #: Type of the condition that says which nodes don't answer others over WireGuard.
 MESH_BLOCKED = "MeshBlocked"
+#: Type of the condition that says on which nodes machines can't resolve names.
+NAMES_DOWN = "NamesDown"
+
+#: Below which all names of all networks are; nobody outside answers for it.
+TOP_DOMAIN = "zos"
 
 
 def wireguard_range(ip_range: str) -> IPv4Network:
@@ -89,6 +94,11 @@ class NetworkAccess(Model):
     subnet: str | None = Field(default=None, max_length=18, json_schema_extra=rules(subrange("access[].subnet")))
     """The laptop's sub-range, a /24 inside ``ipRange``, kept for life; its address is 100.64.b.c where that is a.b.c.0/24.
     Absent: the lowest free /24, from the third of the range on."""
+
+    dns: bool = False
+    """Whether its file names the network's resolver (``DNS = <gateway of its node>, <network>.zos``), so that the laptop
+    resolves machines by name, and asks there for all other names, too, while it is connected. wg-quick needs ``resolvconf``
+    for that."""
 
 
 def _within(field: str) -> Rule:

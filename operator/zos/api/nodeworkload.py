@@ -64,6 +64,9 @@ class Nic(Model):
     ip_range: Cidr
     """The whole network, reached through ``gateway``."""
 
+    domain: Name | None = None
+    """``<network>.zos``: names in it are asked for at ``gateway``. Absent: of a controller that knows of none."""
+
 
 class RunningNic(Model):
     """A private interface that a guest or a program runs with."""

@@ -19,7 +19,7 @@ def outdated(was: Domain, now: Domain) -> tuple[str, ...]:
     found += [_SHARES] if was.shares != now.shares else []
     found += _interfaces(was.nics, now.nics)
     if alike and was.boot.config_digest != now.boot.config_digest:
-        found += _configured(was, now) or [_ALL]
+        found += _configured(was, now) if was.boot.fields else [_ALL]
     if any(word != _NETWORK and word.startswith(_NETWORK) for word in found):
         found = [word for word in found if word != _NETWORK]  # its addresses are in the configuration as well
     return tuple(dict.fromkeys(found))
@@ -49,7 +49,5 @@ def _interfaces(was: tuple[GuestNic, ...], now: tuple[GuestNic, ...]) -> list[st
 
 
 def _configured(was: Domain, now: Domain) -> list[str]:
-    if not was.boot.fields:
-        return []
     before, after = dict(was.boot.fields), dict(now.boot.fields)
     return [field for field in {**after, **before} if before.get(field) != after.get(field)]

@@ -154,6 +154,7 @@ def nic(uid: str, net: Net, node: str, ip: str) -> Nic:
         gateway=str(subnet[1]),
         mtu=net.mtu,
         ip_range=net.ip_range,
+        domain=names.domain_name(net.key.name),
     )
 
 

@@ -142,12 +142,15 @@ def secrets(network: Network, members: Mapping[str, Member], found: tuple[Laptop
     """A laptop's Secret is the only copy of its private key: it stays as long as the laptop is in the spec."""
     own_keys = {laptop.name for laptop in network.spec.access if laptop.public_key}
 
+    asking = {laptop.name for laptop in network.spec.access if laptop.dns}
+
     def file(laptop: Laptop) -> Mapping[str, str] | None:
         entry = laptop.entry
         if laptop.frozen or entry.node is None or not _fit(entry.node, members):
             return None
         key = None if entry.name in own_keys else PRIVATE_KEY
-        text = laptop_file(network.spec.ip_range, entry.subnet, members[entry.node], key, network.spec.mtu)
+        domain = names.domain_name(network.name) if entry.name in asking else None
+        text = laptop_file(network.spec.ip_range, entry.subnet, members[entry.node], key, network.spec.mtu, domain)
         return {"wg0.conf": text}
 
     wanted = [

@@ -8,7 +8,7 @@ from zos.api import names
 from zos.api.meta import Condition, Reason
 from zos.api.network import EGRESS_BLOCKED, wireguard_range
 from zos.kinds.kind import Here, Report
-from zos.kinds.network import egress
+from zos.kinds.network import egress, resolver
 from zos.kinds.network.part import NetworkOnNode, NetworkState
 from zos.plan import wayout
 from zos.plan.facts import Facts, LostKeyFact, ShutFact, SilentFact
@@ -85,7 +85,7 @@ def lower(here: Here[NetworkOnNode]) -> Lowered:
         ),
     )
     items: tuple[Item, ...] = (netns, forwarding, *bridged, lan, wan, default, inside, outside, mesh)
-    return Lowered(items)
+    return Lowered((*items, *resolver.items(network, uid, owner, (netns.key, inside.key, lan.key), facts)))
 
 
 def report(here: Here[NetworkOnNode], lowered: Lowered, outcome: Outcome) -> Report[NetworkState]:
@@ -93,12 +93,19 @@ def report(here: Here[NetworkOnNode], lowered: Lowered, outcome: Outcome) -> Rep
     if facts.get(LostKeyFact, network.public_key) is not None:
         message = f"the private half of {network.public_key} is not on this node any more: the controller takes another key"
         return Report(waiting(Reason.PROGRESSING, message), NetworkState(lost_key=network.public_key))
-    if (problem := lowered.problem or outcome.problem(lowered.items)) is not None:
+    names_of = resolver.of(lowered.items)
+    ways = [item for item in lowered.items if item not in names_of]  # without names it is a network all the same
+    if (problem := lowered.problem or outcome.problem(ways)) is not None:
         return Report(waiting(problem.reason, problem.message))
     shut = facts.get(ShutFact, names.router(here.owner.uid))
     silent = facts.get(SilentFact, names.wireguard(here.owner.uid))
     state = NetworkState(silent=tuple(sorted(silent.peers)[:_MOST_SILENT])) if silent is not None else None
-    return Report(ready(), state, (_shut(shut.by),) if shut is not None else ())
+    stands = resolver.stands(names_of, outcome.problem(names_of), facts)
+    conditions = (
+        *((_shut(shut.by),) if shut is not None else ()),
+        *((resolver.down(stands.problem),) if stands.problem is not None else ()),
+    )
+    return Report(ready(), state, conditions, wake_at=stands.wake_at)
 
 
 def _shut(by: str) -> Condition:
@@ -126,7 +133,7 @@ chain egress {{
 chain input {{
   type filter hook input priority filter; policy drop;
   iifname "lo" accept
-  ct state established,related accept
+{resolver.rules(network, wireguard)}  ct state established,related accept
   iifname {{ "lan", "{wireguard}" }} icmp type {{ echo-request, destination-unreachable, time-exceeded }} accept
 }}
 chain forward {{

@@ -9,7 +9,10 @@ from pydantic import Field
 from zos.api.meta import Model
 from zos.api.nodeworkload import Part, State
 from zos.api.schema import at_most
-from zos.api.text import Cidr, HostPort, Ipv4, Mtu, Port, PublicKey, Range, only, word
+from zos.api.text import Cidr, HostPort, Ipv4, Mtu, Name, Port, PublicKey, Range, only, word
+
+#: As many as a node's resolver is told; what is beyond has no name.
+MOST_NAMES = 8192
 
 
 class Peer(Model):
@@ -41,6 +44,25 @@ class EgressOnNode(Model):
     dash between."""
 
 
+class NameOnNode(Model):
+    """What has a name in the network."""
+
+    name: Name
+    """Without the network's domain."""
+
+    ip: Ipv4
+
+
+class NamesOnNode(Model):
+    """What a network's resolver answers for."""
+
+    domain: Name
+    """``<network>.zos``."""
+
+    names: tuple[NameOnNode, ...] = Field(default=(), json_schema_extra=at_most(MOST_NAMES))
+    """All of the network, sorted."""
+
+
 class NetworkOnNode(Part):
     """A Network's part on this node."""
 
@@ -62,6 +84,8 @@ class NetworkOnNode(Part):
 
     peers: tuple[Peer, ...] = Field(default=(), json_schema_extra=at_most(8192))
     egress: EgressOnNode = Field(default_factory=EgressOnNode)
+    names: NamesOnNode | None = None
+    """Absent: nobody asks this node."""
 
     @property
     def keys(self) -> frozenset[str]:

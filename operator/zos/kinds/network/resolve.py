@@ -13,6 +13,7 @@ from zos.kinds.network import (
     judging,
     laptops,
     membership,
+    naming,
     overlap,
     places,
     ranges,
@@ -20,7 +21,7 @@ from zos.kinds.network import (
     seats,
     serving,
 )
-from zos.kinds.network.part import NetworkOnNode, Peer
+from zos.kinds.network.part import NamesOnNode, NetworkOnNode, Peer
 from zos.kinds.network.problems import Problem, Problems, Rank
 from zos.kinds.network.topology import Caller, Member, topology, wireguard_address
 from zos.world import asking, heartbeat, placement, residents
@@ -66,7 +67,12 @@ def resolve(network: Network, world: Reader) -> Resolution:
     relays = {name: relay for name, member in members.items() if relay is not None and not member.accessible}
     bridge = serving.bridge(network, members, alive, relay)
     mesh = topology(network.spec.ip_range, members.values(), callers, relays, bridge)
-    asked = {name: _on_node(network, member, mesh.peers[name], world) for name, member in members.items() if taken[name].exists}
+    called = naming.told(network, here, addresses, access, world)
+    asked = {
+        name: _on_node(network, member, mesh.peers[name], called.get(name), world)
+        for name, member in members.items()
+        if taken[name].exists
+    }
     problems = (
         *(*astray, *crowded, *seatless, *_unasked(asked.values()), *unserved, *unconnected),
         *(*serving.apart(mesh.apart), *places.shared(members.values())),
@@ -82,7 +88,11 @@ def resolve(network: Network, world: Reader) -> Resolution:
             relay=relay if relays or access else None,
             ready_nodes=f"{sum(node.ready for node in nodes)}/{len(wanted)}",
         ),
-        conditions=(*firewalls.shut(placed, alive, told), *firewalls.silent(members.values(), alive, told)),
+        conditions=(
+            *firewalls.shut(placed, alive, told),
+            *firewalls.silent(members.values(), alive, told),
+            *reports.nameless(placed, alive, told),
+        ),
         guarded=True,
         holds=tuple(
             placement.hold(network, name, listen_port=seat.port, public_key=seat.public_key)
@@ -116,7 +126,9 @@ def _deleting(network: Network, here: tuple[Resident, ...], world: Reader) -> Re
     )
 
 
-def _on_node(network: Network, member: Member, peers: tuple[Peer, ...], world: Reader) -> Workload | Verdict:
+def _on_node(
+    network: Network, member: Member, peers: tuple[Peer, ...], called: NamesOnNode | None, world: Reader
+) -> Workload | Verdict:
     part = NetworkOnNode(
         ip_range=network.spec.ip_range,
         mtu=network.spec.mtu,
@@ -126,5 +138,6 @@ def _on_node(network: Network, member: Member, peers: tuple[Peer, ...], world: R
         public_key=member.public_key,
         peers=peers,
         egress=egress.of_node(member.name, world),
+        names=called,
     )
     return asking.asked(world, member.name, part)

@@ -167,9 +167,12 @@ def _sorted(peers: Iterable[Peer]) -> tuple[Peer, ...]:
     return tuple(sorted(peers, key=lambda peer: peer.public_key))
 
 
-def laptop_file(ip_range: str, subnet: str, server: Member, private_key: str | None, mtu: int) -> str:
+def laptop_file(
+    ip_range: str, subnet: str, server: Member, private_key: str | None, mtu: int, domain: str | None = None
+) -> str:
     """A wg-quick file (wg-quick(8)). Without a private key there is a line that says where to put one's own. It claims what is
-    the network's and no more: wg-quick makes a route of each claim, and fails where another interface has that."""
+    the network's and no more: wg-quick makes a route of each claim, and fails where another interface has that. With
+    ``domain`` the network's resolver is its own, where it connects to."""
     key = f"PrivateKey = {private_key}" if private_key else "# PrivateKey = the private half of the publicKey that you gave"
     return "\n".join(
         [
@@ -177,6 +180,7 @@ def laptop_file(ip_range: str, subnet: str, server: Member, private_key: str | N
             key,
             f"Address = {wireguard_address(subnet)}/32",
             f"MTU = {mtu}",
+            *([f"DNS = {IPv4Network(server.subnet)[1]}, {domain}"] if domain else []),
             "",
             "[Peer]",
             f"PublicKey = {server.public_key}",

@@ -12,6 +12,7 @@ from zos.api.meta import Reason
 from zos.api.network import WIREGUARD_RANGE
 from zos.api.zmachine import NO_PLACE_FOR_A_DISK
 from zos.kinds.kind import Here
+from zos.kinds.zmachine.naming import resolution
 from zos.kinds.zmachine.part import ENV, PUBLIC_MTU, DiskOnNode, FileSystemOnNode, MachineOnNode
 from zos.plan.facts import Facts, ImageFact
 from zos.plan.guest import GuestConfig, GuestFile, GuestInterface, GuestMount, GuestRoute, GuestShareMount
@@ -43,10 +44,11 @@ def configured(here: Here[MachineOnNode], image: ImageFact) -> GuestConfig | Pro
     return _config(here.part, image, argv, environment, here.facts)
 
 
-def fields_of(guest: GuestConfig) -> tuple[tuple[str, str], ...]:
-    """Digests of a guest's configuration by the field of the user's spec that it comes from."""
+def fields_of(guest: GuestConfig, nameservers: tuple[str, ...]) -> tuple[tuple[str, str], ...]:
+    """Digests of a guest's configuration by the field of the user's spec that it comes from. ``nameservers`` are the node's,
+    which guests asked before there was a resolver in their network: who was started so is not outdated by that."""
     parts: dict[str, object] = {
-        "network": (guest.hostname, guest.interfaces, guest.nameservers),
+        "network": (guest.hostname, guest.interfaces, nameservers),
         "disks": guest.mounts,
         "entrypoint": (guest.argv, guest.working_dir, guest.user, guest.stop_signal),
         "env": guest.environment,
@@ -54,6 +56,8 @@ def fields_of(guest: GuestConfig) -> tuple[tuple[str, str], ...]:
     }
     if shares := tuple(mount for mount in guest.mounts if isinstance(mount, GuestShareMount)):
         parts |= {"disks": tuple(mount for mount in guest.mounts if isinstance(mount, GuestMount)), "filesystems": shares}
+    if guest.stop_seconds != GuestConfig.stop_seconds:  # an earlier agent's guests have the usual, and don't say so
+        parts |= {"stopSeconds": guest.stop_seconds}
     return tuple((field, digest(repr(part))[:16]) for field, part in parts.items())
 
 
@@ -93,6 +97,7 @@ def _config(
     machine: MachineOnNode, image: ImageFact, argv: tuple[str, ...], environment: dict[str, str], facts: Facts
 ) -> GuestConfig:
     keys = "".join(f"{key}\n" for key in machine.ssh_authorized_keys)
+    servers, search = resolution(machine, facts.nameservers)
     return GuestConfig(
         hostname=machine.hostname,
         argv=argv,
@@ -101,7 +106,8 @@ def _config(
         user=image.user,
         interfaces=interfaces(machine, facts.nameservers),
         mounts=tuple(mount(one) for one in _outer_first((*machine.disks, *machine.filesystems), image)),
-        nameservers=facts.nameservers,
+        nameservers=servers,
+        search=search,
         files=(GuestFile(path="/root/.ssh/authorized_keys", content=keys, mode=0o600),) if keys else (),
         stop_signal=image.stop_signal,
         stop_seconds=max(1, (machine.stop_seconds or STOP_SECONDS) - _LAST_SECONDS),

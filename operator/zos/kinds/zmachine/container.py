@@ -44,7 +44,7 @@ def lowered(here: Here[MachineOnNode], image: Image, fact: ImageFact) -> Lowered
         root=GuestDisk(disk=root.name, serial=ROOT),
         config=config.path,
         config_digest=digest(text),
-        fields=fields_of(told),
+        fields=fields_of(told, facts.nameservers),
     )
     return guest(here, boot, machine.disks, (image, root, config))
 

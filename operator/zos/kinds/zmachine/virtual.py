@@ -9,6 +9,7 @@ from zos.api.meta import Reason, short_quantity
 from zos.kinds.kind import Here
 from zos.kinds.zmachine.configuration import digest, interfaces, mount
 from zos.kinds.zmachine.guest import config_of, disk_of, guest
+from zos.kinds.zmachine.naming import resolution
 from zos.kinds.zmachine.part import USER_DATA, DiskOnNode, FileSystemOnNode, MachineOnNode
 from zos.plan.facts import DiskFact, ImageFact, Written
 from zos.plan.items import Disk, DiskBoot, File, Image, Item, System
@@ -73,7 +74,7 @@ def lowered(here: Here[MachineOnNode], boot: Boot, system: Written, before: tupl
         root=disk_of(boot.disk),
         config=config.path,
         config_digest=digest(text),
-        fields=_fields_of(seed),
+        fields=_fields_of(seed, here.facts.nameservers),
         firmware=machine.firmware or system.firmware,
     )
     return guest(here, how, others, (*before, *_root(here), config))
@@ -89,24 +90,27 @@ def _root(here: Here[MachineOnNode]) -> tuple[Disk, ...]:
 
 
 def _seed(here: Here[MachineOnNode], disks: tuple[DiskOnNode, ...]) -> Seed:
-    machine, servers = here.part, here.facts.nameservers
+    machine, nameservers = here.part, here.facts.nameservers
+    servers, search = resolution(machine, nameservers)
     all_: tuple[DiskOnNode | FileSystemOnNode, ...] = (*disks, *machine.filesystems)
     mounted = sorted((one for one in all_ if one.mount_path is not None), key=lambda one: one.mount_path or "")
     return Seed(
         instance_id=here.owner.uid,
         hostname=machine.hostname,
-        interfaces=interfaces(machine, servers),
+        interfaces=interfaces(machine, nameservers),
         nameservers=servers,
+        search=search,
         ssh_authorized_keys=machine.ssh_authorized_keys,
         mounts=tuple(mount(one) for one in mounted),
         user_data=here.secret(USER_DATA) if USER_DATA in here.sealed else machine.user_data or "",
     )
 
 
-def _fields_of(seed: Seed) -> tuple[tuple[str, str], ...]:
-    """Digests of what a guest is told by the field of the user's spec that it comes from."""
+def _fields_of(seed: Seed, nameservers: tuple[str, ...]) -> tuple[tuple[str, str], ...]:
+    """Digests of what a guest is told by the field of the user's spec that it comes from; ``nameservers`` are the node's, as
+    `fields_of` has them."""
     parts: dict[str, object] = {
-        "network": (seed.hostname, seed.interfaces, seed.nameservers, seed.search),
+        "network": (seed.hostname, seed.interfaces, nameservers, ()),
         "disks": seed.mounts,
         "sshAuthorizedKeys": seed.ssh_authorized_keys,
         "userData": seed.user_data,
