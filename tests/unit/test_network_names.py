@@ -16,10 +16,11 @@ from zos.kinds.network import resolver
 from zos.kinds.network.part import NameOnNode, NamesOnNode, NetworkOnNode
 from zos.kinds.network.topology import Member, laptop_file
 from zos.kinds.registry import KINDS
+from zos.kinds.zmachine import virtual
 from zos.kinds.zmachine.lower import lower
 from zos.kinds.zmachine.naming import resolution
-from zos.kinds.zmachine.part import MachineOnNode
-from zos.plan.facts import Facts, ImageFact, ServiceFact
+from zos.kinds.zmachine.part import DiskOnNode, MachineOnNode
+from zos.plan.facts import Facts, ImageFact, ServiceFact, Written
 from zos.plan.items import Domain, File, Item, Service
 from zos.plan.lowered import Problem
 from zos.plan.restart import outdated
@@ -128,6 +129,32 @@ def test_who_runs_since_before_is_not_asked_to_restart_for_names() -> None:
     assert "nameserver%2010.20.4.1%0Asearch%20net.zos%0A" in text
     other = machine("net.zos").model_copy(update={"env": {"A": "b"}})
     assert outdated(before, guest(other)[0]) == ("env",)
+
+
+def test_a_virtual_machine_is_told_the_same_and_one_that_runs_is_not_outdated() -> None:
+    found: list[tuple[Domain, str]] = []
+    for domain in (None, "net.zos"):
+        boot = DiskOnNode(name="system", mount_uid="uid-disk")
+        part = machine(domain).model_copy(update={"disks": (boot,)})
+        owner = Owner(kind="ZMachine", namespace="default", name="vm", uid="uid-vm")
+        workload = KINDS.workload(metadata=Meta(name="w"), spec=KINDS.workload.asking(owner, part))
+        here = Here.of(workload, part, facts(now=1000.0, nameservers=("198.51.100.2",)))
+        written = Written(image="sha256:1", ref="oci://r/i:1", firmware="bios")
+        items = virtual.lowered(here, virtual.Boot(boot, None), written).items
+        (guest,) = [item for item in items if isinstance(item, Domain)]
+        (config,) = [item for item in items if isinstance(item, File)]
+        found.append((guest, config.content))
+    (before, old), (after, new) = found
+    assert "198.51.100.2" in old
+    assert "198.51.100.2" not in new
+    assert "net.zos" in new
+    assert before.boot.config_digest != after.boot.config_digest
+    assert outdated(before, after) == ()
+
+
+def test_what_a_container_gets_to_end_is_named_when_it_changes() -> None:
+    other = machine("net.zos").model_copy(update={"stop_seconds": 60})
+    assert outdated(guest(machine("net.zos"))[0], guest(other)[0]) == ("stopSeconds",)
 
 
 def test_a_laptop_is_told_whom_to_ask_where_it_wants_that() -> None:
