@@ -47,6 +47,9 @@ WRITERS = {
     "manifests.reference": "files of this repository",
     "programs.copytree": "runs on nodes by itself; somebody's tree",
     "programs.download": "runs on nodes by itself; somebody's file",
+    "programs.flist.cache": "runs on nodes by itself; whole or not at all, and what a crash loses is fetched again",
+    "programs.flist.health": "runs on nodes by itself; whole or not at all",
+    "programs.flist.pack": "runs by itself; a store of blocks, each whole or not at all",
     "programs.guestbuild": "runs on nodes by itself; into a directory that is renamed when it is whole",
     "programs.launch": "runs on nodes by itself; the kernel's settings, and its history whole or not at all",
 }
