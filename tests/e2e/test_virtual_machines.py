@@ -64,6 +64,7 @@ def guest_ready(guests: Guests, name: str) -> None:
     )
 
 
+@pytest.mark.timeout(3 * LONG)
 def test_a_virtual_machine_and_what_outlives_it(guests: Guests, tmp_path: Path) -> None:
     grid, shell = guests.grid, Shell(guests, tmp_path)
     grid.apply(guests.namespace, obj("ZMount", "system", size="1536Mi"), obj("ZMount", "data", size="64Mi"))
