@@ -215,7 +215,6 @@ CHANGES = [
 SIZES = [
     ("ZMount", MOUNT, {"size": "2Gi"}, "size", "900Gi", ["2Gi", "3Gi"], "1Gi"),
     ("ZMount", MOUNT, {}, "size", "900Gi", ["2Gi", "16Mi"], "15Mi"),
-    ("ZMount", MOUNT, {"size": "20Mi"}, "size", "900Gi", ["256Mi", "20Mi"], "255Mi"),
     ("ZMachine", MACHINE, {"rootSize": "4Gi"}, "rootSize", "900Gi", ["4Gi", "5Gi", 0], "3Gi"),
     ("ZMachine", MACHINE, {}, "rootSize", "900Gi", ["3Gi", "500Mi"], "499Mi"),
 ]

@@ -80,13 +80,16 @@ def test_a_disk_is_used_by_one_and_not_deleted_under_it(guests: Guests) -> None:
 
 
 def test_a_disk_grows_under_a_running_machine_and_never_shrinks(guests: Guests) -> None:
-    guests.grid.apply(guests.namespace, obj("ZMount", "data", size="300Mi"))
-    guests.apply("one", "while :; do df -m /data; sleep 1; done", disks=[{"name": "data", "mountPath": "/data"}])
-    guests.prints("one", r"^/dev/vd. +300 ")
-    guests.grid.apply(guests.namespace, obj("ZMount", "data", size="400Mi"))
-    guests.prints("one", r"^/dev/vd. +400 ")
+    guests.grid.apply(guests.namespace, obj("ZMount", "data", size="16Mi"), obj("ZMount", "more", size="300Mi"))
+    disks = [{"name": "data", "mountPath": "/data"}, {"name": "more", "mountPath": "/more"}]
+    guests.apply("one", "while :; do df -m /data /more; sleep 1; done", disks=disks)
+    guests.prints("one", r"^/dev/vda +16 (.*\n)+/dev/vdb +300 ")
+    # Any number of bytes: a small one gets what its file system can grow to, and says so.
+    guests.grid.apply(guests.namespace, obj("ZMount", "data", size=100_000_001), obj("ZMount", "more", size="400Mi"))
+    guests.prints("one", r"^/dev/vda +256 (.*\n)+/dev/vdb +400 ")
+    until(lambda: guests.grid.get("zmount", "data", guests.namespace)["status"]["size"] == "256Mi", 20, "the size is said")
     assert guests.status("one").get("restarts", 0) == 0
-    said = guests.grid.refused(guests.namespace, obj("ZMount", "data", size="200Mi"))
+    said = guests.grid.refused(guests.namespace, obj("ZMount", "more", size="200Mi"))
     assert "a disk only grows" in said
 
 

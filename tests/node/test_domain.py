@@ -134,20 +134,32 @@ async def test_restarting_keeps_the_root(node: Node) -> None:
 
 
 async def test_a_disk_grows_under_a_running_guest(node: Node) -> None:
-    script = "while sleep 0.2; do df -m /data / | cat; done"
-    domain = node.domain("sh", "-c", script, mounts=(GuestMount(serial="disk1", path="/data"),))
+    """Its file systems too: a btrfs, the smallest btrfs there is (data and metadata mixed), and the root's ext4."""
+    script = "while sleep 0.2; do df -m /data /small / | cat; done"
+    mounts = (GuestMount(serial="disk1", path="/data"), GuestMount(serial="disk2", path="/small"))
+    domain = node.domain("sh", "-c", script, mounts=mounts)
     data = Disk(name="mount-disk1", size=300 * MiB, format="btrfs", owner="w-2")
+    small = Disk(name="mount-disk2", size=16 * MiB, format="btrfs", owner="w-3")
     await node.disks.apply(Op("create", data.key, data))
     await node.disks.observe([])
     assert node.disks.facts() == {UnusedDiskFact: {data.name: UnusedDiskFact()}}
-    await node.converge(domain, node.root(domain), data)
+    await node.converge(domain, node.root(domain), data, small)
     await node.disks.observe([])
     assert node.disks.facts() == {UnusedDiskFact: {}}  # from before its start
     await node.says(domain, " 300 ")
-    grown = (node.root(domain, 128 * MiB), dataclasses.replace(data, size=400 * MiB))
-    assert await node.converge(domain, *grown) == [f"update disk/{domain.boot.root.disk}", "update disk/mount-disk1"]
+    grown = (
+        node.root(domain, 128 * MiB),
+        dataclasses.replace(data, size=400 * MiB),
+        dataclasses.replace(small, size=256 * MiB),
+    )
+    assert await node.converge(domain, *grown) == [
+        f"update disk/{domain.boot.root.disk}", "update disk/mount-disk1", "update disk/mount-disk2",
+    ]  # fmt: skip
     console = await node.says(domain, " 400 ")
     assert "/dev/vda                   400" in console
+    console = await node.says(domain, " 256 ")
+    assert "/dev/vdb                    16" in console
+    assert "/dev/vdb                   256" in console
 
     def roots() -> list[int]:
         return [int(size) for size in re.findall(r"^zos-root +(\d+) ", node.console(domain), re.MULTILINE)]

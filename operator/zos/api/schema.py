@@ -140,14 +140,3 @@ def never_less(field: str, message: str) -> Rule:
         message,
         f".spec.{field}",
     )
-
-
-def grows_to(field: str, amount: str, message: str) -> Rule:
-    """For a whole object: a quantity of its spec that is changed to what there is, less, or this much."""
-    size, before, there = (f"quantity(string({of}.{field}))" for of in ("self.spec", "oldSelf.spec", "oldSelf.status"))
-    return Rule(
-        f"{size}.compareTo({before}) == 0 || {size}.compareTo(quantity('{amount}')) >= 0"
-        f" || !has(oldSelf.status) || !has(oldSelf.status.{field}) || {size}.compareTo({there}) <= 0",
-        message,
-        f".spec.{field}",
-    )

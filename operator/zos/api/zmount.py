@@ -7,8 +7,20 @@ from typing import ClassVar
 from pydantic import Field
 
 from zos.api.meta import DeletionPolicy, Model, Object, Quantity, Status
-from zos.api.schema import AGE, READY, REASON, Column, Rule, grows_to, named, never_less, rules
+from zos.api.schema import AGE, READY, REASON, Column, Rule, named, never_less, rules
 from zos.api.text import Name
+
+#: What a disk is made of: a guest sees sectors, a file system has blocks.
+BLOCK = 4 << 10
+#: Linux resizes no btrfs to less (btrfs_ioctl_resize).
+GROWN = 256 << 20
+
+
+def to_reserve(size: int, has: int = 0) -> int:
+    """Bytes for a disk of which ``size`` are asked, and which has so many already: it never shrinks."""
+    wanted = max(-(-size // BLOCK) * BLOCK, -(-has // BLOCK) * BLOCK)
+    grows = 0 < has <= wanted - BLOCK
+    return max(wanted, GROWN) if grows else wanted
 
 
 class ZMountSpec(Model):
@@ -20,8 +32,9 @@ class ZMountSpec(Model):
             ),
         )
     )
-    """Bytes, like 10Gi, reserved in full on the node. It can grow, even while the machine runs, but to 256Mi at least, and not
-    to less than what it has."""
+    """Bytes, like 10Gi, reserved in full on the node and rounded up: to whole blocks of 4Ki, and to 256Mi where a smaller disk
+    grows, as the file system on it grows to no less. ``status.size`` says what it is then. It can grow, even while the machine
+    runs, but not become less than what it has."""
 
     node_name: str | None = Field(
         default=None,
@@ -43,7 +56,7 @@ class ZMountStatus(Status):
     """The GridNode that it is on. Absent: none yet; the condition says why."""
 
     size: Quantity | None = None
-    """What is reserved on the node. Absent or less than ``spec.size``: the node has yet to make or grow it."""
+    """What is reserved on the node, ``spec.size`` rounded up. Absent or less than that: the node has yet to make or grow it."""
 
     used_by: Name | None = None
     """The ZMachine that has it now; it can't be deleted meanwhile. Absent: none."""
@@ -58,15 +71,7 @@ class ZMount(Object):
     KIND: ClassVar[str] = "ZMount"
     PLURAL: ClassVar[str] = "zmounts"
     SHORT_NAMES = ("zmnt",)
-    RULES = (
-        never_less("size", "size must not be less than what the disk has, status.size: a disk only grows"),
-        grows_to(
-            "size",
-            "256Mi",
-            "size of a disk that is there must grow to 256Mi or more: the file system on it can't grow to less; for a smaller "
-            "one make another disk",
-        ),
-    )
+    RULES = (never_less("size", "size must not be less than what the disk has, status.size: a disk only grows"),)
     COLUMNS = (
         Column("Size", ".spec.size"),
         Column("Node", ".status.nodeName"),

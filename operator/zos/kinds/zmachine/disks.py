@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 
 from zos.api.meta import Reason
 from zos.api.zmachine import ZMachine
-from zos.api.zmount import ZMount
+from zos.api.zmount import ZMount, to_reserve
 from zos.kinds.zmachine.found import Found, FoundDisk
 from zos.world.objects import Indexes
 from zos.world.reader import Reader
@@ -82,7 +82,7 @@ def _seen(mount: ZMount) -> _Seen:
         made=status.size is not None,
         user=status.used_by,
         leaving=mount.deleting,
-        size=spec.size,
+        size=to_reserve(spec.size, status.size or 0),
         why=_why(mount),
         stalled=status.stalled,
     )

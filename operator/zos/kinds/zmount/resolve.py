@@ -10,7 +10,7 @@ from zos.api.meta import Reason
 from zos.api.nodeworkload import NodeWorkload
 from zos.api.resources import Resources
 from zos.api.zmachine import ZMachine
-from zos.api.zmount import ZMount, ZMountStatus
+from zos.api.zmount import ZMount, ZMountStatus, to_reserve
 from zos.kinds.zmount.part import MountOnNode, MountState
 from zos.world import asking, indexes, placement, quarantine, running
 from zos.world.objects import Indexes
@@ -52,7 +52,7 @@ def resolve(mount: ZMount, world: Reader) -> Resolution:
         return Resolution(place.problem, status.model_copy(update={"node_name": place.node}))
     node = place.node
     has = (told.size if told is not None and there == node else None) or (mount.status.size if there == node else None) or 0
-    wanted = max(mount.spec.size, has)  # a disk never shrinks
+    wanted = to_reserve(mount.spec.size, has)
     hold = placement.keep(world, mount, node, Resources(storage=wanted), adopt=place.adopt, grown=_grown(mount))
     if isinstance(hold, Verdict):
         return Resolution(hold, status)
@@ -163,7 +163,7 @@ def _best(mount: ZMount, world: Reader, there: str | None, user: _User | None) -
         return _Place(left.node if left.adopt else there, left.problem, holds_data=True, adopt=left.adopt)
     # Never used, so there is no data to keep: it goes where its first machine is.
     pinned = (user.node if user is not None else None) or there
-    need, what = Resources(storage=mount.spec.size), f"a disk of {placement.amount(mount.spec.size)}"
+    need, what = Resources(storage=to_reserve(mount.spec.size)), f"a disk of {placement.amount(mount.spec.size)}"
     node = placement.place(world, need, asked=asked, pinned=pinned, what=what)
     return _Place(None, node) if isinstance(node, Verdict) else _Place(node)
 
