@@ -104,6 +104,8 @@ class Reason(StrEnum):
     NODE_FIREWALL = "NodeFirewall"
     IMAGE_CHANGED = "ImageChanged"
     NOT_APPLICABLE = "NotApplicable"
+    DISK_FULL = "DiskFull"
+    DISK_FAILING = "DiskFailing"
     OTHER = "Other"
 
     @classmethod
@@ -125,6 +127,7 @@ STALLED_REASONS = frozenset(
         Reason.QUARANTINED,
         Reason.NODE_REMOVED,
         Reason.REFUSED,
+        Reason.DISK_FULL,
     }
 )
 

@@ -17,6 +17,7 @@ import libvirt
 
 from zos.drivers import DriverError, shares
 from zos.drivers.accelerator import AcceleratorProbe
+from zos.drivers.diskfull import Resumer
 from zos.drivers.domainrun import boot_of
 from zos.drivers.domainxml import Accelerator, Start
 from zos.drivers.guests import Guests, told
@@ -59,10 +60,12 @@ class DomainDriver:
         self._state = state
         self._boot = boot_of(run_directory)
         self._probe = AcceleratorProbe(accelerator, guest / "vmlinuz", guest / "initramfs", run_directory)
-        self._hypervisor = Hypervisor(uri, self._changed)
+        self._hypervisor = Hypervisor(uri, self._changed, self._failed)
         self._guests = Guests(self._hypervisor, state, guest, launcher(state / "libexec"), libvirt_logs, self._boot)
         self._watcher = Watcher(libvirt_run, self._lost_share)
         self._remounts = Remounts(self._mounted_anew)
+        self._resumer = Resumer(self._has_room)
+        self._noting: set[tuple[str, str]] = set()
         self._last_words = LastWords(last, self._stays_on)
         self._dirty: Callable[[], None] = lambda: None
         self._ended: dict[str, asyncio.Event] = {}
@@ -102,6 +105,7 @@ class DomainDriver:
             (guest.name, guest.uuid) for guest in up if self._mounts_of(guest) and self._guests.machine(guest.uuid).said_all()
         )
         self._remounts.watch(self._given_mounts(up))
+        self._resumer.watch(look.full)
         return look.observed
 
     async def apply(self, op: Op) -> None:
@@ -125,6 +129,7 @@ class DomainDriver:
         self._dirty = lambda: None
         self._watcher.close()
         self._remounts.close()
+        self._resumer.close()
         self._last_words.watch(())
         if self._boots is not None:
             self._boots.close()
@@ -225,15 +230,35 @@ class DomainDriver:
             self._ended[name].set()
         self._dirty()
 
+    def _has_room(self, name: str, uuid: str) -> None:
+        self._begin(self._attempt(self._guests.resume, name, uuid))
+
+    def _failed(self, name: str, path: str) -> None:
+        """A guest may try again and again: of each disk it is written down once."""
+        fact = self._facts.get(name)
+        if (name, path) in self._noting or (fact is not None and Path(path).stem in fact.faults):
+            return
+        self._noting.add((name, path))
+
+        async def note() -> None:
+            try:
+                with contextlib.suppress(DriverError, OSError):  # if it fails again that is heard again
+                    await self._hypervisor.call(self._guests.note_fault, name, Path(path))
+            finally:
+                self._noting.discard((name, path))
+            self._dirty()
+
+        self._begin(note())
+
     def _lost_share(self, name: str, uuid: str) -> None:
         """Who touches what a virtiofsd that died has shared hangs for ever, while libvirt says that the guest runs: it has
         crashed."""
-        self._begin(self._end(self._guests.destroy, name, uuid))
+        self._begin(self._attempt(self._guests.destroy, name, uuid))
 
     def _stays_on(self, name: str, uuid: str) -> None:
-        self._begin(self._end(self._guests.destroy_ended, name, uuid))
+        self._begin(self._attempt(self._guests.destroy_ended, name, uuid))
 
-    async def _end(self, how: Callable[[str, str], None], name: str, uuid: str) -> None:
+    async def _attempt(self, how: Callable[[str, str], None], name: str, uuid: str) -> None:
         with contextlib.suppress(DriverError):  # the next look finds it again
             await self._hypervisor.call(how, name, uuid)
 

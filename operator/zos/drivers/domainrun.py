@@ -25,7 +25,7 @@ _ABSENT = (FileNotFoundError, NotADirectoryError, IsADirectoryError)
 class Run:
     """The last run of a guest. ``stopping`` is set before it is asked to stop; times in seconds since the epoch. ``crashes``
     are those of the same recipe: what was mended starts with a clean record. ``because``: how it came that it was started, if
-    it had run before."""
+    it had run before. ``faults``: disks that could not be read or written in it."""
 
     started_at: float | None = None
     boot: str = ""
@@ -40,6 +40,7 @@ class Run:
     recipe: str = ""
     incarnation: str = ""
     because: str = ""
+    faults: tuple[str, ...] = ()
 
     @property
     def over(self) -> bool:
@@ -119,7 +120,7 @@ class Machine:
     def run(self) -> Run:
         try:
             text = json.loads((self.directory / "run.json").read_text())
-            return known(Run, {**text, "crashes": tuple(text["crashes"])})
+            return known(Run, {**text, "crashes": tuple(text["crashes"]), "faults": tuple(text.get("faults", ()))})
         except (*_ABSENT, ValueError, KeyError, TypeError, AttributeError):
             return Run()
 

@@ -230,7 +230,10 @@ def _disk(
 ) -> None:
     disk = SubElement(devices, "disk", type="file", device="disk")
     # Without discard: what is reserved for a disk stays reserved.
-    SubElement(disk, "driver", name="qemu", type="raw", discard="ignore")
+    # Where the node's file system is full the guest waits (`zos.drivers.diskfull`); other errors are the guest's to know.
+    driver = SubElement(disk, "driver", name="qemu", type="raw", discard="ignore")
+    if not readonly:
+        driver.set("error_policy", "enospace")
     SubElement(disk, "source", file=str(path))
     SubElement(disk, "target", dev=device_name(index), bus="virtio")
     if first:

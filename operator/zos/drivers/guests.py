@@ -16,7 +16,7 @@ from xml.etree import ElementTree
 
 import libvirt
 
-from zos.drivers import DriverError, seed, shares, unused
+from zos.drivers import DriverError, diskfull, seed, shares, unused
 from zos.drivers.domainlog import powered_off
 from zos.drivers.domainrun import SECTOR, Machine, Run
 from zos.drivers.domainxml import NAMESPACE, Places, Start, domain_xml, item_of_xml, start_of
@@ -30,23 +30,26 @@ from zos.plan.items import ContainerBoot, Domain
 @dataclasses.dataclass(frozen=True)
 class Seen:
     """A guest of ours that exists: ``item`` is what it runs with; ``start`` is None where its metadata can't be read, and
-    ``item`` then what can be told otherwise; ``up``: not just coming or going."""
+    ``item`` then what can be told otherwise; ``up``: not just coming or going. ``full``: files of the disks that it is
+    paused for."""
 
     uuid: str
     item: Domain
     start: Start | None
     up: bool
+    full: tuple[Path, ...] = ()
 
 
 @dataclasses.dataclass(frozen=True)
 class Look:
     """What there is of guests, what is known of them by name, the digests of images that they stand on or will be started from,
-    and those that run."""
+    those that run, and those that are paused as a disk had no room."""
 
     observed: Mapping[str, Observed]
     facts: Mapping[str, DomainFact]
     images: frozenset[str]
     up: tuple[Watched, ...]
+    full: tuple[diskfull.Full, ...]
 
 
 class Guests:
@@ -108,10 +111,12 @@ class Guests:
                 runs=was,
                 unreadable=seen.start is None,
                 told="" if boot.TELLS else told(machine.status()),
+                full=tuple(path.stem for path in seen.full),
             )
             images.add(boot.image)
         up = tuple(Watched(name, seen.uuid, shares.count(seen.item)) for name, seen in running.items() if seen.up)
-        return Look(observed, facts, frozenset(images - {""}), up)
+        full = tuple(diskfull.Full(name, seen.uuid, seen.full) for name, seen in running.items() if seen.full)
+        return Look(observed, facts, frozenset(images - {""}), up, full)
 
     def seen(self, name: str) -> Seen | None:
         """The guest of that name that runs."""
@@ -127,13 +132,14 @@ class Guests:
             try:
                 text = domain.metadata(libvirt.VIR_DOMAIN_METADATA_ELEMENT, NAMESPACE)
                 up = domain.state()[0] == libvirt.VIR_DOMAIN_RUNNING
+                full = () if up else diskfull.full(domain)
                 start = _readable_start(text)
                 item = start.item if start is not None else item_of_xml(domain.XMLDesc(), self._state)
             except libvirt.libvirtError as error:
                 if gone(error) or error.get_error_code() == libvirt.VIR_ERR_NO_DOMAIN_METADATA:
                     continue  # somebody else's
                 raise
-            found[domain.name()] = Seen(domain.UUIDString(), item, start, up)
+            found[domain.name()] = Seen(domain.UUIDString(), item, start, up, full)
         return found
 
     def _started_as(self, seen: Seen, machine: Machine) -> Domain | None:
@@ -266,6 +272,29 @@ class Guests:
                     return name
         return None
 
+    def resume(self, name: str, uuid: str) -> None:
+        """One that is paused as a disk had no room; else nothing."""
+        domain: Any = self._hypervisor.find(name)
+        if domain is None or domain.UUIDString() != uuid:
+            return
+        try:
+            if diskfull.full(domain):
+                domain.resume()
+        except libvirt.libvirtError as error:
+            if not gone(error):
+                raise
+
+    def note_fault(self, name: str, path: Path) -> None:
+        """A disk could not be read or written. That is remembered until the guest is started anew."""
+        seen = self.seen(name)
+        if seen is None or path.parent != self._state / "disks":
+            return
+        machine = self.machine(seen.uuid)
+        with self._records:
+            run = machine.run()
+            if path.stem not in run.faults:
+                machine.write_run(dataclasses.replace(run, faults=(*run.faults, path.stem)))
+
     def destroy_ended(self, name: str, uuid: str) -> None:
         """One that has said how it ended, and is still there."""
         if self.machine(uuid).said_all():  # else it was started again meanwhile
@@ -313,6 +342,7 @@ def _fact(run: Run, machine: Machine, *, running: bool, tells: bool = True) -> D
         problem=run.problem,
         recipe=run.recipe,
         because=run.because,
+        faults=run.faults if running else (),
     )
 
 

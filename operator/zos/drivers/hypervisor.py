@@ -48,11 +48,13 @@ def _run_events() -> None:
 
 class Hypervisor:
     """``changed(name, event)`` is called in the event loop's thread: a guest's name and the lifecycle event (a
-    ``VIR_DOMAIN_EVENT_…``), or ``("", -1)`` for a connection that was lost or made again."""
+    ``VIR_DOMAIN_EVENT_…``), or ``("", -1)`` for a connection that was lost or made again. ``failed(name, path)``, there too: a
+    guest's disk could not be read or written, for another reason than that there was no room."""
 
-    def __init__(self, uri: str, changed: Callable[[str, int], None]) -> None:
+    def __init__(self, uri: str, changed: Callable[[str, int], None], failed: Callable[[str, str], None]) -> None:
         self._uri = uri
         self._changed = changed
+        self._failed = failed
         self._connection: Any = None
         self._opened = False
         self._lock = threading.Lock()
@@ -80,6 +82,7 @@ class Hypervisor:
             connection.setKeepAlive(_KEEPALIVE, _MISSED)
             connection.registerCloseCallback(self._closed, None)
             connection.domainEventRegisterAny(None, libvirt.VIR_DOMAIN_EVENT_ID_LIFECYCLE, self._lifecycle, None)
+            connection.domainEventRegisterAny(None, libvirt.VIR_DOMAIN_EVENT_ID_IO_ERROR_REASON, self._io_error, None)
             self._connection = connection
             if self._opened:
                 self._tell("", -1)  # those who could not wait for it look again
@@ -99,6 +102,7 @@ class Hypervisor:
 
     async def close(self) -> None:
         self._changed = lambda _name, _event: None
+        self._failed = lambda _name, _path: None
         closing = asyncio.ensure_future(in_own_thread(self._close, "libvirt"))
         await asyncio.wait([closing], timeout=_CLOSING)
 
@@ -123,10 +127,19 @@ class Hypervisor:
     def _lifecycle(self, _connection: Any, domain: Any, event: int, _detail: int, _context: None) -> None:
         self._tell(domain.name(), event)
 
+    def _io_error(
+        self, _connection: Any, domain: Any, path: str, _alias: str, _action: int, reason: str, _context: None
+    ) -> None:
+        if reason != "enospc":  # for that the guest is paused, which is told by itself
+            self._in_loop(lambda: self._failed(domain.name(), path))
+
     def _tell(self, name: str, event: int) -> None:
+        self._in_loop(lambda: self._changed(name, event))
+
+    def _in_loop(self, work: Callable[[], None]) -> None:
         if self._loop is not None:
             with contextlib.suppress(RuntimeError):  # the loop is closed: nobody is left to be told
-                self._loop.call_soon_threadsafe(lambda: self._changed(name, event))
+                self._loop.call_soon_threadsafe(work)
 
 
 def gone(error: libvirt.libvirtError) -> bool:

@@ -13,6 +13,7 @@ from zos.api.meta import Condition, Reason
 from zos.api.nodeworkload import Owner, Run, RunningNic, RunningPublicNic
 from zos.api.zmachine import RunPolicy
 from zos.kinds.kind import Here, Report
+from zos.kinds.zmachine import diskerrors
 from zos.kinds.zmachine.part import ImagePull, MachineOnNode, MachineState
 from zos.plan.facts import DiskFact, DomainFact, Facts, ImageFact, ImageProblem, ShutFact, Written
 from zos.plan.items import ContainerBoot, Disk, DiskBoot, Domain, Firewall, Image, System
@@ -37,6 +38,7 @@ def report(here: Here[MachineOnNode], lowered: Lowered, outcome: Outcome) -> Rep
             _image_ready(machine.image, image, facts, lowered),
             *_conditions(here.owner, fact, facts, lowered),
             *_virtual(machine, fact, facts, lowered),
+            *diskerrors.conditions(machine, fact),
         ),
     )
 
@@ -66,6 +68,8 @@ def _verdict(machine: MachineOnNode, lowered: Lowered, outcome: Outcome, fact: D
             return waiting(Reason.PROGRESSING, f"{item.key}: {outcome.pending[item.key]}")
     if fact is None or not fact.running:
         return waiting(Reason.PROGRESSING, "the guest is starting")
+    if (full := diskerrors.paused(machine, fact)) is not None:
+        return full
     if not fact.booted:
         return waiting(Reason.PROGRESSING, "the guest boots")
     return ready("the guest runs")

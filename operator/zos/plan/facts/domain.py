@@ -18,7 +18,8 @@ class DomainFact(Fact):
     ``recipe``: what it was started with last (`Domain.recipe`); ``image``: the digest in that. ``runs``: what a guest that runs
     was started with, as far as that can be told. ``unreadable``: it runs, and not all of that can be. ``because``: what made it
     start again, in words. ``told`` is what a virtual machine's cloud-init says of this boot (`zos.plan.seed`), empty before it
-    has said anything."""
+    has said anything. ``full``: disks (names of items) that found no room on the node, so that it is paused;
+    ``faults``: those that could not be read or written since it was started."""
 
     ABOUT: ClassVar[str] = "guests"
 
@@ -39,3 +40,5 @@ class DomainFact(Fact):
     unreadable: bool = False
     because: str = ""
     told: Literal["", "booting", "ready", "unready"] = ""
+    full: tuple[str, ...] = ()
+    faults: tuple[str, ...] = ()
