@@ -9,6 +9,7 @@ from typing import Any
 from zos.plan.facts import (
     ConnectedFact,
     DiskFact,
+    DiskUseFact,
     DomainFact,
     Fact,
     Facts,
@@ -43,6 +44,7 @@ def facts(
     lost_keys: Collection[str] | None = None,
     unused_disks: Collection[str] | None = None,
     disks: Mapping[str, DiskFact] | None = None,
+    disk_use: Mapping[str, int] | None = None,
     services: Mapping[str, ServiceFact] | None = None,
     volumes: Mapping[str, VolumeFact] | None = None,
     unknown: Mapping[str, str] | None = None,
@@ -62,6 +64,7 @@ def facts(
         (ServiceFact, services),
         (VolumeFact, volumes),
         (DiskFact, disks),
+        (DiskUseFact, {name: DiskUseFact(used) for name, used in disk_use.items()} if disk_use is not None else None),
         (UnusedDiskFact, dict.fromkeys(unused_disks, UnusedDiskFact()) if unused_disks is not None else None),
     )
     known |= {fact: about for fact, about in said if about is not None}

@@ -259,6 +259,7 @@ class Home:
             drivers=tuple(served),
             features=lambda: NodeFeatures(wireguard="kernel", accelerator="kvm"),
             endpoints=tuple,
+            usage=tuple,
         )
 
     def _tell_of_closing(self, driver: Any) -> None:

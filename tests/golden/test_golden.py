@@ -86,6 +86,7 @@ def lowered(workload: NodeWorkload, facts: dict[str, Any]) -> dict[str, Any]:
         disks={name: disk(**fact) for name, fact in facts.get("disks", {}).items()},
         volumes={name: VolumeFact(**fact) for name, fact in facts.get("volumes", {}).items()},
         secrets={tuple(name.split("/", 1)): value for name, value in facts.get("secrets", {}).items()},  # type: ignore[misc]
+        disk_use=facts.get("disk_use", {}),
         lost_keys=frozenset(facts.get("lost_keys", ())),
         shut=facts.get("shut", {}),
         silent={name: frozenset(keys) for name, keys in facts.get("silent", {}).items()},

@@ -354,12 +354,12 @@ async def test_a_disk_that_no_guest_ever_had_says_so_until_one_has_it(directory:
     (seen,) = (await DiskDriver(directory).observe([])).values()
     assert (seen.unused, seen.holds_data) == (True, True)
     await driver.observe([])
-    assert driver.facts() == {UnusedDiskFact: {"mount-1": UnusedDiskFact()}}
+    assert driver.facts()[UnusedDiskFact] == {"mount-1": UnusedDiskFact()}
     unused.end(driver.path("mount-1"))
     with pytest.raises(DriverError, match="disk mount-1 was used since the node looked last"):
         await driver.apply(Op("remove", seen.key, observed=seen))
     assert await converge(driver, left=frozenset({"w-1"})) == []
-    assert driver.facts() == {UnusedDiskFact: {}}
+    assert driver.facts()[UnusedDiskFact] == {}
     await converge(driver, disk(128 * MiB))
     assert not unused.is_unused(driver.path("mount-1"))
 

@@ -142,10 +142,10 @@ async def test_a_disk_grows_under_a_running_guest(node: Node) -> None:
     small = Disk(name="mount-disk2", size=16 * MiB, format="btrfs", owner="w-3")
     await node.disks.apply(Op("create", data.key, data))
     await node.disks.observe([])
-    assert node.disks.facts() == {UnusedDiskFact: {data.name: UnusedDiskFact()}}
+    assert node.disks.facts()[UnusedDiskFact] == {data.name: UnusedDiskFact()}
     await node.converge(domain, node.root(domain), data, small)
     await node.disks.observe([])
-    assert node.disks.facts() == {UnusedDiskFact: {}}  # from before its start
+    assert node.disks.facts()[UnusedDiskFact] == {}  # from before its start
     await node.says(domain, " 300 ")
     grown = (
         node.root(domain, 128 * MiB),

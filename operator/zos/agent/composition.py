@@ -10,6 +10,7 @@ from zos.api.gridnode import NodeFeatures
 from zos.drivers import Driver
 from zos.drivers.accounts import Accounts
 from zos.drivers.disk import DiskDriver
+from zos.drivers.diskuse import Usage
 from zos.drivers.domain import DomainDriver
 from zos.drivers.file import FileDriver
 from zos.drivers.firewall import FirewallDriver
@@ -31,11 +32,13 @@ from zos.drivers.wireguard import WireGuardDriver
 
 @dataclass(frozen=True)
 class Equipment:
-    """``features`` gives what the drivers have found out of the node by now, ``endpoints`` where services tell metrics."""
+    """``features`` gives what the drivers have found out of the node by now, ``endpoints`` where services tell metrics,
+    ``usage`` how much of each disk is used (it blocks)."""
 
     drivers: tuple[Driver, ...]
     features: Callable[[], NodeFeatures]
     endpoints: Callable[[], Iterable[MetricsSource]]
+    usage: Callable[[], Iterable[Usage]]
 
 
 async def equip(settings: Settings, keyring: Keyring) -> Equipment:
@@ -75,4 +78,4 @@ async def equip(settings: Settings, keyring: Keyring) -> Equipment:
     def features() -> NodeFeatures:
         return NodeFeatures(wireguard=kind, accelerator=domains.accelerator_found() or "")
 
-    return Equipment(drivers, features, services.endpoints)
+    return Equipment(drivers, features, services.endpoints, disks.usage)

@@ -11,6 +11,7 @@ from collections.abc import Sequence
 from zos import __version__
 from zos.agent.agent import Agent
 from zos.agent.composition import equip
+from zos.agent.diskmetrics import DiskMetrics
 from zos.agent.lock import alone
 from zos.agent.metrics import Metrics
 from zos.agent.servicemetrics import ServiceMetrics
@@ -63,8 +64,14 @@ async def _run(settings: Settings, kinds: Kinds) -> None:
     try:
         if settings.metrics is not None:
             services = ServiceMetrics(equipment.endpoints, agent.owner_of)
+            disks = DiskMetrics(equipment.usage)
             metrics.registry.register(services)
-            server, _ = await serve(settings.metrics, agent.unhealthy, metrics.registry, services.scrape)
+            metrics.registry.register(disks)
+
+            async def scrape() -> None:
+                await asyncio.gather(services.scrape(), disks.scrape())
+
+            server, _ = await serve(settings.metrics, agent.unhealthy, metrics.registry, scrape)
         await agent.run()
     finally:
         if server is not None:

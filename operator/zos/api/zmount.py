@@ -58,6 +58,10 @@ class ZMountStatus(Status):
     size: Quantity | None = None
     """What is reserved on the node, ``spec.size`` rounded up. Absent or less than that: the node has yet to make or grow it."""
 
+    used_bytes: Quantity | None = None
+    """What the file system on it says it uses: told when that has changed by a tenth, once a minute at most. Absent: it has
+    none that says so (btrfs does). The agent's metrics have it exactly (``zos_disk_used_bytes``)."""
+
     used_by: Name | None = None
     """The ZMachine that has it now; it can't be deleted meanwhile. Absent: none."""
 
@@ -74,6 +78,7 @@ class ZMount(Object):
     RULES = (never_less("size", "size must not be less than what the disk has, status.size: a disk only grows"),)
     COLUMNS = (
         Column("Size", ".spec.size"),
+        Column("Used", ".status.usedBytes"),
         Column("Node", ".status.nodeName"),
         Column("Used By", ".status.usedBy"),
         READY,

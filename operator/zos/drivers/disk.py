@@ -8,11 +8,12 @@ Whose a disk is stands on its card; where that is lost, the uid in its name says
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import json
 import os
 import re
-from collections.abc import Awaitable, Callable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import ClassVar, Literal
@@ -22,6 +23,7 @@ from pydantic import ValidationError
 from zos import files
 from zos.api.nodeworkload import Owner
 from zos.drivers import DriverError, diskcontent, systemcard, unused
+from zos.drivers.diskuse import SECONDS, Told, Usage, used_of
 from zos.drivers.inotify import MOVED_TO
 from zos.drivers.keeping import (
     BLOCK,
@@ -35,7 +37,7 @@ from zos.drivers.process import run
 from zos.drivers.reservation import amount, reserve
 from zos.drivers.thread import in_thread
 from zos.plan.diff import Observed
-from zos.plan.facts import DiskFact, Fact, Known, UnusedDiskFact, Written
+from zos.plan.facts import DiskFact, DiskUseFact, Fact, Known, UnusedDiskFact, Written
 from zos.plan.items import Disk, Item
 
 #: Tells a running guest of a disk's new size (bytes), and by that sets the file's size; False: no guest runs with it.
@@ -68,7 +70,7 @@ class DiskDriver(KeptDriver[Disk]):
     """Disk items, each ``<name>.raw``."""
 
     ITEMS: ClassVar[tuple[type[Item], ...]] = (Disk,)
-    FACTS: ClassVar[tuple[type[Fact], ...]] = (UnusedDiskFact, DiskFact)
+    FACTS: ClassVar[tuple[type[Fact], ...]] = (UnusedDiskFact, DiskFact, DiskUseFact)
     HEARD: ClassVar[int] = KeptDriver.HEARD | MOVED_TO  # what is written down of one
 
     def __init__(self, directory: Path, resize: Resize | None = None, in_use: InUse | None = None) -> None:
@@ -77,6 +79,8 @@ class DiskDriver(KeptDriver[Disk]):
         self._in_use = in_use
         self._unused: frozenset[str] = frozenset()
         self._known: dict[str, DiskFact] = {}
+        self._told = Told()
+        self._looking: asyncio.Task[None] | None = None
         directory.mkdir(parents=True, exist_ok=True, mode=0o700)
         for half in directory.glob(".new-*"):
             half.unlink()
@@ -87,10 +91,50 @@ class DiskDriver(KeptDriver[Disk]):
         return self._directory / f"{name}.raw"
 
     def facts(self) -> Known:
-        return {UnusedDiskFact: dict.fromkeys(self._unused, UnusedDiskFact()), DiskFact: self._known}
+        return {
+            UnusedDiskFact: dict.fromkeys(self._unused, UnusedDiskFact()),
+            DiskFact: self._known,
+            DiskUseFact: {name: DiskUseFact(used) for name, used in self._told.used.items()},
+        }
+
+    def watch(self, dirty: Callable[[], None]) -> None:
+        super().watch(dirty)
+        self._looking = asyncio.create_task(self._look_at_use(dirty), name="use of disks")
+
+    async def close(self) -> None:
+        if self._looking is not None:
+            self._looking.cancel()
+            self._looking = None
+        await super().close()
+
+    def usage(self) -> Iterator[Usage]:
+        """Of disks that tell, exactly. Blocks."""
+        for name, used in self._used().items():
+            card = self._card(name)
+            origin = (card.origin if card is not None else None) or Disk.origin_of(name)
+            with contextlib.suppress(FileNotFoundError):
+                size = self.path(name).stat().st_size
+                if origin is not None:
+                    yield Usage(origin, size, used)
+
+    async def _look_at_use(self, dirty: Callable[[], None]) -> None:
+        """Nothing tells of what a guest writes."""
+        while True:
+            await asyncio.sleep(SECONDS)
+            if self._told.see(await in_thread(self._used)):
+                dirty()
+
+    def _used(self) -> dict[str, int]:
+        found: dict[str, int] = {}
+        for path in self._directory.glob("[!.]*.raw"):
+            with contextlib.suppress(OSError):
+                if (used := used_of(path)) is not None:
+                    found[path.stem] = used
+        return found
 
     async def observe(self, wanted: Sequence[Item]) -> Mapping[str, Observed]:
         seen = await super().observe(wanted)
+        self._told.see(await in_thread(self._used))
         self._unused = frozenset(key.removeprefix("disk/") for key, thing in seen.items() if thing.unused)
         return seen
 

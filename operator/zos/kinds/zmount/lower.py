@@ -6,7 +6,7 @@ from zos.api import names
 from zos.api.meta import Reason
 from zos.kinds.kind import Here, Report
 from zos.kinds.zmount.part import MountOnNode, MountState
-from zos.plan.facts import UnusedDiskFact
+from zos.plan.facts import DiskUseFact, UnusedDiskFact
 from zos.plan.items import Disk
 from zos.plan.lowered import Lowered
 from zos.plan.outcome import Outcome
@@ -34,4 +34,12 @@ def report(here: Here[MountOnNode], lowered: Lowered, outcome: Outcome) -> Repor
         return Report(waiting(Reason.FAILED, outcome.failed[disk.key]))
     if disk.key in outcome.pending or disk.key in outcome.blocked:
         return Report(waiting(Reason.PROGRESSING, outcome.pending.get(disk.key, f"waits for {outcome.blocked.get(disk.key)}")))
-    return Report(ready(), MountState(size=disk.size, used=here.facts.get(UnusedDiskFact, disk.name) is None))
+    use = here.facts.get(DiskUseFact, disk.name)
+    return Report(
+        ready(),
+        MountState(
+            size=disk.size,
+            used_bytes=use and use.used,
+            used=here.facts.get(UnusedDiskFact, disk.name) is None,
+        ),
+    )

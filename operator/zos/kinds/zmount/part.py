@@ -33,5 +33,8 @@ class MountState(State):
     size: Quantity
     """Bytes that are reserved."""
 
+    used_bytes: Quantity | None = None
+    """What its file system says it uses, about. Absent: it does not say."""
+
     used: bool | None = None
     """Whether a guest ever had the disk, as the node itself knows. Absent: the node does not say; the disk counts as used."""

@@ -59,6 +59,7 @@ def resolve(mount: ZMount, world: Reader) -> Resolution:
     verdict, conditions = asking.answered(world, node, running.on_node(mount.uid, node, world), "the disk stays there")
     here = reports.get(names.node_namespace(node))
     size = (here.size if here is not None and verdict.ready else None) or mount.status.size
+    in_use = here.used_bytes if here is not None and here.size is not None else mount.status.used_bytes
     if place.to is not None and verdict.ready:
         verdict = waiting(
             Reason.PROGRESSING,
@@ -81,7 +82,7 @@ def resolve(mount: ZMount, world: Reader) -> Resolution:
         return Resolution(asked, status, holds=(hold,))
     return Resolution(
         verdict=verdict,
-        status=ZMountStatus(node_name=node, size=size, used_by=user and user.name, used=used),
+        status=ZMountStatus(node_name=node, size=size, used_bytes=in_use, used_by=user and user.name, used=used),
         releases=(GridNode.key_of("", held),) if held and held != node else (),
         holds=(hold,),
         workloads=(asked,),
@@ -181,6 +182,7 @@ class _Told:
     ``unused``: none ever had, said since that was asked for, so by the node as it is now."""
 
     size: int | None
+    used_bytes: int | None
     used: bool
     unused: bool
     holds_data: bool
@@ -193,6 +195,7 @@ def _reported(workload: NodeWorkload) -> _Told:
     asked = current and part is not None and part.leaving and not workload.deleting
     return _Told(
         size=state.size if state is not None else None,
+        used_bytes=state.used_bytes if state is not None else None,
         used=state is not None and (state.used is True or (asked and state.used is None)),  # an older agent does not say
         unused=asked and state is not None and state.used is False,
         holds_data=part is not None and part.holds_data,

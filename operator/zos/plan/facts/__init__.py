@@ -11,12 +11,13 @@ from zos.plan.facts.fact import Fact, Unknown
 from zos.plan.facts.image import DiskImage, ImageFact, ImageProblem, Pulled
 from zos.plan.facts.network import ConnectedFact, LostKeyFact, ShutFact, SilentFact
 from zos.plan.facts.service import ServiceEnd, ServiceFact
-from zos.plan.facts.storage import DiskFact, UnusedDiskFact, VolumeFact, Written
+from zos.plan.facts.storage import DiskFact, DiskUseFact, UnusedDiskFact, VolumeFact, Written
 
 __all__ = [
     "ConnectedFact",
     "DiskFact",
     "DiskImage",
+    "DiskUseFact",
     "DomainFact",
     "Fact",
     "Facts",

@@ -34,6 +34,13 @@ class UnusedDiskFact(Fact):
     """A disk that no guest ever had, as the node itself knows."""
 
 
+@dataclass(frozen=True)
+class DiskUseFact(Fact):
+    """How much of a disk its file system uses, in bytes, about: that changes seldom. There is none of one that doesn't tell."""
+
+    used: int
+
+
 @dataclass(frozen=True, kw_only=True)
 class VolumeFact(Fact):
     """A volume that is here. ``size`` is what its directory can hold and ``used`` what it does, in bytes, as it was when it was
