@@ -152,6 +152,8 @@ REFUSED = [
     ("ZMount", {"size": "15Mi"}, "size must be at least 16Mi"),
     ("ZMount", {"size": "-1Gi"}, "spec.size"),
     ("ZMount", {}, "spec.size"),
+    ("ZMount", {"size": "1Gi", "source": {}}, "source must have exactly one of: zmount"),
+    ("ZMount", {"size": "1Gi", "source": {"zmount": {"name": "a b"}}}, "source.zmount.name"),
     ("GridNode", {"endpoint": {"ipv4": "host.example"}}, "endpoint.ipv4 must be an IPv4 address"),
     ("GridNode", {"endpoint": {"ipv6": "1.2.3.4"}}, "endpoint.ipv6 must be an IPv6 address"),
     *(
@@ -207,6 +209,8 @@ CHANGES = [
     ("Network", NETWORK, {"ipRange": "10.30.0.0/16"}, "ipRange is immutable"),
     ("ZMachine", MACHINE | {"nodeName": "n1"}, {"nodeName": "n2"}, "nodeName is immutable"),
     ("Contract", CONTRACT, {"farm": "other"}, "farm is immutable"),
+    ("ZMount", MOUNT | {"source": {"zmount": {"name": "a"}}}, {"source": {"zmount": {"name": "b"}}}, "source is immutable"),
+    ("ZMount", MOUNT, {"source": {"zmount": {"name": "a"}}}, "source is immutable"),
     ("PublicIP", PUBLIC_IP, {"contract": "other"}, "contract is immutable"),
 ]
 

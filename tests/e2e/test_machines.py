@@ -93,6 +93,25 @@ def test_a_disk_grows_under_a_running_machine_and_never_shrinks(guests: Guests) 
     assert "a disk only grows" in said
 
 
+def test_a_disk_begins_as_a_copy_of_one_that_stands_still(guests: Guests) -> None:
+    """Both are then two disks, in one machine too."""
+    data, copy = ({"name": name, "mountPath": f"/{name}"} for name in ("data", "copy"))
+    guests.grid.apply(guests.namespace, obj("ZMount", "data", size="64Mi"))
+    script = "echo first >/data/kept; sync; echo written" + STAY
+    guests.apply("one", script, disks=[data])
+    guests.prints("one", "^written$")
+    guests.grid.apply(guests.namespace, obj("ZMount", "copy", size="64Mi", source={"zmount": {"name": "data"}}))
+    guests.grid.says(guests.namespace, "zmount", "copy", "used by ZMachine one, which runs: set its runPolicy to Halted")
+    guests.apply("one", script, disks=[data], runPolicy="Halted")
+    guests.grid.ready(guests.namespace, "zmount/copy")
+    guests.delete("zmachine", "one")
+    script = "cat /copy/kept; echo second >/copy/kept; sync; cat /data/kept; echo read" + STAY
+    guests.apply("two", script, disks=[data, copy])
+    assert "first\nfirst\nread\n" in guests.prints("two", "^read$")
+    used = until(lambda: guests.grid.get("zmount", "copy", guests.namespace)["status"].get("usedBytes"), 10, "it says its use")
+    assert used
+
+
 def test_the_root_has_its_size_and_no_more(guests: Guests) -> None:
     script = "fallocate -l 400M /fits && echo fits; fallocate -l 200M /big && echo big; rm /big; echo still >/here; cat /here"
     guests.apply("one", script + STAY)

@@ -162,7 +162,7 @@ def described(item: Item) -> dict[str, Any]:
     found = plain(item)
     if isinstance(item, Disk) and item.origin is not None:
         found["origin"] = "{kind} {namespace}/{name} {uid}".format(**item.origin.wire())
-    unsaid = {"must_exist": False, "adopt": ""}
+    unsaid = {"must_exist": False, "adopt": "", "source": ""}
     return {name: value for name, value in found.items() if value not in (None, []) and unsaid.get(name, ...) != value}
 
 

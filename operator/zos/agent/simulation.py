@@ -250,6 +250,9 @@ class Disks(_DictDriver):
                 raise DriverError(missing(op.item))
             elif there is not None and op.item.adopt and op.item.adoptee in self.node.things:
                 raise DriverError(here_already(op.item))
+            elif there is None and isinstance(op.item, Disk) and op.item.source:
+                if f"disk/{op.item.source}" not in self.node.things:
+                    raise DriverError(f"disk {op.item.source} is not on this node")
             elif there is None:
                 self.node.unused.add(name)
             if isinstance(there, Disk) and isinstance(op.item, Disk) and there.format != op.item.format:

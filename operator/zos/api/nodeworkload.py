@@ -113,6 +113,11 @@ class Part(Model):
 
     SINCE: ClassVar[tuple[int, int]] = ENVELOPES
 
+    @property
+    def since(self) -> tuple[int, int]:
+        """The release whose agents are the first to understand all of it."""
+        return self.SINCE
+
     def offer(self, owner: Owner) -> Offer | None:
         """What a machine can be given of it. None: nothing."""
         return None

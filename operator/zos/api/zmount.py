@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import ClassVar
 
-from pydantic import Field
+from pydantic import ConfigDict, Field
 
 from zos.api.meta import DeletionPolicy, Model, Object, Quantity, Status
 from zos.api.schema import AGE, READY, REASON, Column, Rule, named, never_less, rules
@@ -21,6 +21,20 @@ def to_reserve(size: int, has: int = 0) -> int:
     wanted = max(-(-size // BLOCK) * BLOCK, -(-has // BLOCK) * BLOCK)
     grows = 0 < has <= wanted - BLOCK
     return max(wanted, GROWN) if grows else wanted
+
+
+class MountReference(Model):
+    name: str = Field(min_length=1, max_length=253, json_schema_extra=rules(named("source.zmount.name")))
+    """A ZMount of the same namespace."""
+
+
+class MountSource(Model):
+    """What a disk begins with: exactly one."""
+
+    model_config = ConfigDict(json_schema_extra=rules(Rule("has(self.zmount)", "source must have exactly one of: zmount")))
+
+    zmount: MountReference | None = None
+    """Another disk, of which this one is a full copy. It is made on that one's node, while no machine runs with that one."""
 
 
 class ZMountSpec(Model):
@@ -46,6 +60,10 @@ class ZMountSpec(Model):
     """The GridNode to be on; can't be changed. Absent: the node of the first machine that uses it, until then where there is
     room."""
 
+    source: MountSource | None = None
+    """What the disk begins with; can't be changed. The disk is Ready when all of it is there; what it was made from may go
+    then. Absent: an empty file system."""
+
     deletion_policy: DeletionPolicy = DeletionPolicy.ERASE
     """What becomes of the data when this object is deleted. ``Erase``: it is gone. ``Retain``: it stays on its node in
     quarantine, until an administrator gives it to another object or discards it."""
@@ -66,7 +84,7 @@ class ZMountStatus(Status):
     """The ZMachine that has it now; it can't be deleted meanwhile. Absent: none."""
 
     used: bool = False
-    """Whether a machine has ever had it. From then on it holds data and stays on its node."""
+    """Whether a machine has ever had it, or it is a copy of another. Then it holds data and stays on its node."""
 
 
 class ZMount(Object):
@@ -75,7 +93,15 @@ class ZMount(Object):
     KIND: ClassVar[str] = "ZMount"
     PLURAL: ClassVar[str] = "zmounts"
     SHORT_NAMES = ("zmnt",)
-    RULES = (never_less("size", "size must not be less than what the disk has, status.size: a disk only grows"),)
+    RULES = (
+        never_less("size", "size must not be less than what the disk has, status.size: a disk only grows"),
+        Rule(
+            "has(self.spec.source) == has(oldSelf.spec.source)"
+            " && (!has(self.spec.source) || self.spec.source == oldSelf.spec.source)",
+            "source is immutable: a disk begins once; make another one",
+            ".spec.source",
+        ),
+    )
     COLUMNS = (
         Column("Size", ".spec.size"),
         Column("Used", ".status.usedBytes"),

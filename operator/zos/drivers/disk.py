@@ -22,7 +22,8 @@ from pydantic import ValidationError
 
 from zos import files
 from zos.api.nodeworkload import Owner
-from zos.drivers import DriverError, diskcontent, systemcard, unused
+from zos.drivers import DriverError, btrfsid, diskcontent, systemcard, unused
+from zos.drivers.diskcopy import copy
 from zos.drivers.diskuse import SECONDS, Told, Usage, used_of
 from zos.drivers.inotify import MOVED_TO
 from zos.drivers.keeping import (
@@ -72,6 +73,8 @@ class DiskDriver(KeptDriver[Disk]):
     ITEMS: ClassVar[tuple[type[Item], ...]] = (Disk,)
     FACTS: ClassVar[tuple[type[Fact], ...]] = (UnusedDiskFact, DiskFact, DiskUseFact)
     HEARD: ClassVar[int] = KeptDriver.HEARD | MOVED_TO  # what is written down of one
+    #: Of what is copied somebody may let go at any time, and of that nobody tells.
+    LAST_RETRY: ClassVar[float] = 60.0
 
     def __init__(self, directory: Path, resize: Resize | None = None, in_use: InUse | None = None) -> None:
         """``directory`` is the disks' own and is made. Disks half made by an agent that died are cleared."""
@@ -80,6 +83,7 @@ class DiskDriver(KeptDriver[Disk]):
         self._unused: frozenset[str] = frozenset()
         self._known: dict[str, DiskFact] = {}
         self._told = Told()
+        self._progress: dict[str, str] = {}
         self._looking: asyncio.Task[None] | None = None
         directory.mkdir(parents=True, exist_ok=True, mode=0o700)
         for half in directory.glob(".new-*"):
@@ -123,6 +127,9 @@ class DiskDriver(KeptDriver[Disk]):
             await asyncio.sleep(SECONDS)
             if self._told.see(await in_thread(self._used)):
                 dirty()
+
+    def progress(self, key: str) -> str:
+        return self._progress.get(key, "")
 
     def _used(self) -> dict[str, int]:
         found: dict[str, int] = {}
@@ -188,10 +195,33 @@ class DiskDriver(KeptDriver[Disk]):
         new = self._directory / f".new-{item.name}.raw"
         try:
             await in_thread(self._reserve_new, new, item)
-            await run(*_mkfs(item), str(new), timeout=600)
+            if item.source:
+                await self._copy(new, item)
+            else:
+                await run(*_mkfs(item), str(new), timeout=600)
             await in_thread(self._finish, new, item)
         finally:
+            self._progress.pop(item.key, None)
             await in_thread(new.unlink, missing_ok=True)
+
+    async def _copy(self, new: Path, item: Disk) -> None:
+        source = self.path(item.source)
+        card = self._card(item.source)
+        found = card.format if card is not None else None
+        if found not in (None, item.format):
+            raise DriverError(f"disk {item.source} is formatted as {found}, not {item.format}")
+        if source.exists():
+            _can_become(item, source.stat().st_size)
+        fd = await in_thread(os.open, new, os.O_RDWR | os.O_CLOEXEC)
+        try:
+            await in_thread(_refuse_half_written, source)
+            await copy(source, fd, self._may_be_in_use, lambda how: self._progress.update({item.key: how}))
+            await in_thread(btrfsid.renew, fd)
+        finally:
+            os.close(fd)
+
+    async def _may_be_in_use(self, path: Path) -> bool:
+        return self._in_use is not None and await self._in_use(path)
 
     def _reserve_new(self, new: Path, item: Disk) -> None:
         fd = os.open(new, os.O_RDWR | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o600)
@@ -205,7 +235,10 @@ class DiskDriver(KeptDriver[Disk]):
         with open(new, "rb") as file:
             os.fsync(file.fileno())
         self.write_card(item)
-        unused.mark(new, self.path(item.name))
+        if item.source:
+            systemcard.copy(self.path(item.source), self.path(item.name))
+        else:
+            unused.mark(new, self.path(item.name))
         new.rename(self.path(item.name))
         files.sync(self._directory)
 
@@ -306,6 +339,16 @@ def _can_become(item: Disk, size: int) -> None:
             f"disk {item.name} has {amount(size)} and can't grow to {amount(item.size)}: its file system grows to "
             f"{amount(_BTRFS_GROWN)} or more only; ask for that, or for {amount(size)} again"
         )
+
+
+def _refuse_half_written(source: Path) -> None:
+    """Raises DriverError for a virtual machine's disk that is not complete."""
+    try:
+        system = systemcard.read(source)
+    except ValueError as error:
+        raise DriverError(str(error)) from error
+    if system is not None and not system.done:
+        raise DriverError(f"disk {source.stem} is being written for its machine: the copy waits for that")
 
 
 def _mkfs(item: Disk) -> tuple[str, ...]:

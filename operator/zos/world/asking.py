@@ -26,9 +26,9 @@ def asked(world: Reader, node: str, part: Part, secrets: tuple[SecretValue, ...]
     Another key of the node (it has lost its own) seals everything anew; another agent there is asked in its own words. Whatever
     is asked of a node is asked here, since an agent may become older than what its node was asked for.
     """
-    understands, envelopes = world.view(GridNode, "", node, _understood(part.SINCE)) or (True, True)
+    understands, envelopes = world.view(GridNode, "", node, _understood(part.since)) or (True, True)
     if not understands:
-        release = ".".join(map(str, part.SINCE))
+        release = ".".join(map(str, part.since))
         message = f"the agent of node {node} is too old for this: upgrade it to {release} or later"
         return waiting(Reason.DEPENDENCY_NOT_READY, message)
     if not secrets:

@@ -22,6 +22,7 @@ def lower(here: Here[MountOnNode]) -> Lowered:
         format="btrfs",
         must_exist=mount.holds_data,
         adopt=mount.adopt or "",
+        source=names.kept("mount", mount.source) if mount.source is not None else "",
         origin=here.owner,
     )
     return Lowered((disk,))

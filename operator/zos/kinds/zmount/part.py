@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import ClassVar
 
+from zos.api.gridnode import ENVELOPES
 from zos.api.meta import Quantity
 from zos.api.nodeworkload import Part, State
 from zos.api.text import Uid
@@ -20,11 +21,19 @@ class MountOnNode(Part):
     holds_data: bool = False
     """A machine has had it: it must be there already, and an empty one is not made in its place."""
 
+    source: Uid | None = None
+    """Uid of the ZMount whose disk, on this node, it begins as a copy of. Absent: it begins empty."""
+
     adopt: Uid | None = None
     """Uid of a disk of the node's quarantine that an administrator gives to this one."""
 
     leaving: bool = False
     """It is to be on another node if it was never used, and waits for what this node says of that from now on."""
+
+    @property
+    def since(self) -> tuple[int, int]:
+        """An older agent would make an empty disk."""
+        return self.SINCE if self.source is None else ENVELOPES
 
 
 class MountState(State):

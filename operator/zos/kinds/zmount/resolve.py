@@ -11,7 +11,9 @@ from zos.api.nodeworkload import NodeWorkload
 from zos.api.resources import Resources
 from zos.api.zmachine import ZMachine
 from zos.api.zmount import ZMount, ZMountStatus, to_reserve
+from zos.kinds.zmount import source
 from zos.kinds.zmount.part import MountOnNode, MountState
+from zos.kinds.zmount.source import Source
 from zos.world import asking, indexes, placement, quarantine, running
 from zos.world.objects import Indexes
 from zos.world.reader import Reader
@@ -25,6 +27,7 @@ INDEXES = (
     *running.INDEXES,
     *placement.INDEXES,
     *quarantine.INDEXES,
+    *source.INDEXES,
     quarantine.heirs(ZMount),
     indexes.HEARTBEATS,
     Indexes(ZMachine, {BY_DISK: lambda machine: [f"{machine.namespace}/{disk.name}" for disk in machine.spec.disks]}),
@@ -36,23 +39,23 @@ def resolve(mount: ZMount, world: Reader) -> Resolution:
     user = _user(mount, world)
     held = placement.held_on(world, mount.uid, mount.status.node_name)
     if mount.deleting:
-        who = (f"ZMachine {user.name}",) if user else ()
-        return Resolution(
-            verdict=waiting(Reason.DELETION_BLOCKED, user.hindrance) if user else waiting(Reason.DELETING, "being erased"),
-            releases=(GridNode.key_of("", held),) if held else (),
-            waits_for=who,
-        )
+        return _deleting(mount, user, held, world)
     status = mount.status.model_copy(update={"used_by": user and user.name})
     there = mount.status.node_name or held
     reports = dict(world.views(NodeWorkload, lambda workload: (workload.namespace, _reported(workload)), owner=mount.uid))
     told = reports.get(names.node_namespace(there)) if there is not None else None  # what another node says is not asked for
-    place = _place(mount, world, there, told, user)
+    made = mount.status.size is not None or mount.status.used or (told is not None and told.size is not None)
+    begins = source.find(mount, world) if not made else None
+    copied = begins if isinstance(begins, Source) else None
+    place = _place(mount, world, there, told, user, copied)
+    if isinstance(begins, Verdict) and not place.holds_data:
+        return Resolution(begins, status)
     if place.node is None or place.problem is not None:
         assert place.problem is not None
         return Resolution(place.problem, status.model_copy(update={"node_name": place.node}))
     node = place.node
     has = (told.size if told is not None and there == node else None) or (mount.status.size if there == node else None) or 0
-    wanted = to_reserve(mount.spec.size, has)
+    wanted = to_reserve(mount.spec.size, has or (copied.size if copied is not None else 0))
     hold = placement.keep(world, mount, node, Resources(storage=wanted), adopt=place.adopt, grown=_grown(mount))
     if isinstance(hold, Verdict):
         return Resolution(hold, status)
@@ -76,7 +79,13 @@ def resolve(mount: ZMount, world: Reader) -> Resolution:
         or (told is not None and (told.used or told.holds_data) and there == node)
         or (user is not None and user.node == node and verdict.ready)
     )
-    part = MountOnNode(size=wanted, holds_data=used, adopt=place.adopt, leaving=place.to is not None)
+    part = MountOnNode(
+        size=wanted,
+        holds_data=used,
+        source=copied.uid if copied is not None and not place.holds_data else None,
+        adopt=place.adopt,
+        leaving=place.to is not None,
+    )
     asked = asking.asked(world, node, part)
     if isinstance(asked, Verdict):
         return Resolution(asked, status, holds=(hold,))
@@ -88,6 +97,22 @@ def resolve(mount: ZMount, world: Reader) -> Resolution:
         workloads=(asked,),
         conditions=conditions,
         recorded=(place.holds_data and not mount.status.used) or there not in (None, node),
+    )
+
+
+def _deleting(mount: ZMount, user: _User | None, held: str | None, world: Reader) -> Resolution:
+    copies = source.copies(mount, world)
+    if user is not None:
+        verdict = waiting(Reason.DELETION_BLOCKED, user.hindrance)
+    elif copies:
+        message = f"ZMount {', '.join(copies)} is to become a copy of it: wait for that, or delete it"
+        verdict = waiting(Reason.DELETION_BLOCKED, message)
+    else:
+        verdict = waiting(Reason.DELETING, "being erased")
+    return Resolution(
+        verdict=verdict,
+        releases=(GridNode.key_of("", held),) if held else (),
+        waits_for=(*((f"ZMachine {user.name}",) if user else ()), *(f"ZMount {name}" for name in copies)),
     )
 
 
@@ -137,22 +162,24 @@ class _Place:
     to: str | None = None
 
 
-def _place(mount: ZMount, world: Reader, there: str | None, told: _Told | None, user: _User | None) -> _Place:
+def _place(
+    mount: ZMount, world: Reader, there: str | None, told: _Told | None, user: _User | None, copied: Source | None
+) -> _Place:
     """Where it is, unless that node itself says that it was never used: the status may be of an older state of the cluster."""
     if there is None:
-        return _best(mount, world, None, user)
+        return _best(mount, world, None, user, copied)
     if placement.gone(world, there):
         return _Place(there, placement.removed(there))
     if mount.status.used or (told is not None and told.used) or (user is not None and user.node == there):
         adopt = quarantine.inherited(mount, world)
         return _Place(there, adopt=adopt.adopt if adopt is not None and adopt.node == there else None)
-    best = _best(mount, world, there, user)
+    best = _best(mount, world, there, user, copied)
     if best.node in (None, there) or (told is not None and told.unused):
         return best
     return _Place(there, to=best.node)
 
 
-def _best(mount: ZMount, world: Reader, there: str | None, user: _User | None) -> _Place:
+def _best(mount: ZMount, world: Reader, there: str | None, user: _User | None, copied: Source | None) -> _Place:
     """Where things of it are already, or are given to it; else where it is asked, or fits."""
     asked = mount.spec.node_name
     # What another node says of an object that is elsewhere, or is to be, is not asked for.
@@ -163,8 +190,9 @@ def _best(mount: ZMount, world: Reader, there: str | None, user: _User | None) -
     if left is not None and (left.adopt is not None or places <= {left.node}):
         return _Place(left.node if left.adopt else there, left.problem, holds_data=True, adopt=left.adopt)
     # Never used, so there is no data to keep: it goes where its first machine is.
-    pinned = (user.node if user is not None else None) or there
-    need, what = Resources(storage=to_reserve(mount.spec.size)), f"a disk of {placement.amount(mount.spec.size)}"
+    pinned = copied.node if copied is not None else (user.node if user is not None else None) or there
+    size = to_reserve(mount.spec.size, copied.size if copied is not None else 0)
+    need, what = Resources(storage=size), f"a disk of {placement.amount(mount.spec.size)}"
     node = placement.place(world, need, asked=asked, pinned=pinned, what=what)
     return _Place(None, node) if isinstance(node, Verdict) else _Place(node)
 

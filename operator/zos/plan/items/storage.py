@@ -64,9 +64,11 @@ class Kept(Item):
 
 @dataclass(frozen=True, kw_only=True)
 class Disk(Kept):
-    """A raw disk file, called "mount-<uid>" or "root-<uid>". ``format`` is made only on an empty disk."""
+    """A raw disk file, called "mount-<uid>" or "root-<uid>". ``format`` is made only on an empty disk. ``source``: name of
+    another disk that it begins as a copy of, which is no part of what it is then."""
 
     format: Literal["btrfs", "ext4"]
+    source: str = field(default="", compare=False)
 
     FAMILY: ClassVar[str] = "disk"
 
