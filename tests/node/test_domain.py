@@ -29,7 +29,8 @@ async def test_a_guest_with_everything(node: Node, libvirt: Libvirt) -> None:
     libvirt.run("ip", "tuntap", "add", "t-zos-test", "mode", "tap")
     libvirt.run("ip", "link", "set", "t-zos-test", "up")
     mac = "02:00:00:aa:bb:cc"
-    script = "id; pwd; env; hostname; ip addr; ip route; cat /etc/resolv.conf /etc/hosts /srv/key; mount; echo said all"
+    script = "id; pwd; env; hostname; ip addr; ip route; cat /etc/resolv.conf /etc/hosts /srv/key; mount; "
+    script += "busybox httpd -p 80 -h /srv && echo serves on port 80; echo said all"
     domain = node.domain(
         "sh", "-c", script,
         mounts=(GuestMount(serial="disk1", path="/data"),),
@@ -69,6 +70,7 @@ async def test_a_guest_with_everything(node: Node, libvirt: Libvirt) -> None:
         "secret words",
         "zos-root on / type overlay",
         "on /data type btrfs",
+        "serves on port 80",
     ):
         assert words in console, console
     fact = await node.ended(domain)

@@ -321,6 +321,9 @@ class ZMachineStatus(Status):
     started_at: Time | None = None
     """When the guest was last started (RFC 3339, UTC)."""
 
+    accelerator: Annotated[Literal["kvm", "tcg"] | None, otherwise(None)] = None
+    """What the guest was started with; ``tcg`` is emulation in software."""
+
     state: Line | None = None
     """``Pending`` (not started yet), ``Running``, ``Stopped`` (it was asked to, or went down with the node), ``Crashed`` (it
     ended and should not have) or ``Completed`` (its entrypoint ended with 0, as ``runPolicy`` allows)."""
@@ -350,7 +353,9 @@ class ZMachine(Object):
         Column("Image", ".spec.image", priority=1),
         Column("Public IPv4", ".status.publicIPv4", priority=1),
         Column("Public IPv6", ".status.publicIPv6", priority=1),
+        Column("Accelerator", ".status.accelerator", priority=1),
         Column("Restarts", ".status.restarts", "integer", 1),
+        Column("Started", ".status.startedAt", "date", 1),
         AGE,
     )
     SELECTABLE = (".spec.nodeName", ".spec.network.name", ".status.nodeName")

@@ -152,14 +152,19 @@ static int interface_by_mac(const char *mac)
 	return found;
 }
 
-static void set(const char *family, const char *interface, const char *name, const char *value)
+static void set_sysctl(const char *path, const char *value)
 {
-	char path[128];
-	snprintf(path, sizeof path, "/proc/sys/net/%s/conf/%s/%s", family, interface, name);
 	int fd = open(path, O_WRONLY | O_CLOEXEC);
 	if (fd < 0 || write(fd, value, strlen(value)) < 0)
 		fail("%s = %s: %s", path, value, strerror(errno));
 	close(fd);
+}
+
+static void set(const char *family, const char *interface, const char *name, const char *value)
+{
+	char path[128];
+	snprintf(path, sizeof path, "/proc/sys/net/%s/conf/%s/%s", family, interface, name);
+	set_sysctl(path, value);
 }
 
 /* Before the interface is up: that is when the kernel makes its first addresses. */
@@ -180,6 +185,8 @@ static void set_ipv6(int index, const char *name, const char *how)
 void network_up(const struct config *config)
 {
 	link_up((int)if_nametoindex("lo"), 0);
+	/* As other engines have it: an image whose program isn't root's serves on port 80. Nobody else is in here. */
+	set_sysctl("/proc/sys/net/ipv4/ip_unprivileged_port_start", "0");
 	for (size_t i = 0; i < config->n_interfaces; i++) {
 		const struct interface *nic = &config->interfaces[i];
 		int index = interface_by_mac(nic->mac);

@@ -39,6 +39,7 @@ def status(found: Found, machine: ZMachine) -> ZMachineStatus:
         image_digest=state.image_digest,
         restarts=state.restarts,
         started_at=state.started_at,
+        accelerator=state.accelerator,
         state=state.state,
     )
 
