@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import hashlib
 import json
 import os
 import shutil
@@ -17,7 +18,9 @@ import pytest
 
 from imageworks import converge, driver_of, entry, fact, leftovers, problem, push, serving, tar, until
 from zos.drivers import DriverError
+from zos.drivers.confined import program, unpacker
 from zos.drivers.image import directory_of
+from zos.drivers.process import run
 from zos.drivers.sources import Registries
 
 
@@ -55,6 +58,40 @@ async def test_an_archive_is_unpacked_once(tmp_path: Path, images: Path, packed:
     assert await converge(again, ref) == []
     assert fact(again, ref) == found
     assert len(leftovers(images)) == 1
+
+
+@pytest.mark.parametrize("packed", ["plain", "gzip", "xz", "zstd"])
+@pytest.mark.parametrize("kind", ["mbr", "gpt", "qcow2"])
+async def test_a_disk_image_is_the_one_file_of_its_tree_and_keeps_its_holes(
+    tmp_path: Path, images: Path, kind: str, packed: str
+) -> None:
+    disk = tmp_path / "disk"
+    blank = bytearray(8 << 20)
+    blank[100_000:100_010] = b"not a zero"
+    blank[-1:] = b"x"
+    if kind == "mbr":
+        blank[510:512] = b"\x55\xaa"
+    else:
+        blank[512:520] = b"EFI PART"
+    disk.write_bytes(blank)
+    if kind == "qcow2":
+        subprocess.run(["qemu-img", "convert", "-f", "raw", "-O", "qcow2", disk, tmp_path / "qcow2"], check=True)
+        disk = tmp_path / "qcow2"
+    content = disk.read_bytes()
+    if packed != "plain":
+        with open(tmp_path / "packed", "wb") as file:
+            subprocess.run([packed, "-q", "-c", disk], stdout=file, check=True)
+        disk = tmp_path / "packed"
+    room = tmp_path / "room"
+    room.mkdir()
+    with open(disk, "rb") as file:
+        command = program("unpack", str(file.fileno()), str(room), str(64 << 20), "100")
+        done = await run(*unpacker(room, 64 << 20, *command, memory=True), fds=(file.fileno(),))
+    assert done.stdout.strip() == f"sha256:{hashlib.sha256(disk.read_bytes()).hexdigest()}"
+    (made,) = room.iterdir()
+    assert made.name == ("image.qcow2" if kind == "qcow2" else "image.raw")
+    assert made.read_bytes() == content
+    assert made.stat().st_blocks * 512 < 1 << 20
 
 
 async def test_a_directory_is_copied(tmp_path: Path, images: Path) -> None:
@@ -133,11 +170,17 @@ async def test_what_is_no_image(tmp_path: Path, images: Path) -> None:
     driver = driver_of(images)
     noise = tmp_path / "noise"
     noise.write_bytes(b"no tar at all" * 1000)
-    assert "not a tar archive" in await problem(driver, f"file://{noise}")
+    assert "it is neither a tar archive nor a disk image" in await problem(driver, f"file://{noise}")
     assert f"there is no {tmp_path}/absent" in await problem(driver, f"file://{tmp_path}/absent")
     cut = tar(tmp_path / "cut.tar")
     cut.write_bytes(cut.read_bytes()[:100_000])
     assert "broken" in await problem(driver, f"file://{cut}")
+    for name, cut_short in (("cut.gz", ["gzip"]), ("cut.xz", ["xz"]), ("cut.bz2", ["bzip2"]), ("cut.zst", ["zstd", "-q"])):
+        packed = subprocess.run([*cut_short, "-c", cut], check=True, capture_output=True).stdout
+        (tmp_path / name).write_bytes(packed[: len(packed) // 2])
+        assert "broken" in await problem(driver, f"file://{tmp_path}/{name}")
+    (tmp_path / "zeros").write_bytes(bytes(1 << 20))
+    assert "nothing but zeros" in await problem(driver, f"file://{tmp_path}/zeros")
     (tmp_path / "empty").mkdir()
     assert "empty" in await problem(driver, f"file://{tmp_path}/empty")
     assert leftovers(images) == []

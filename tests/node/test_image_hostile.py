@@ -5,7 +5,9 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import gzip
+import hashlib
 import http.server
+import lzma
 import os
 import socket
 import ssl
@@ -14,6 +16,7 @@ import sys
 import tarfile
 import tempfile
 import threading
+import zlib
 from collections.abc import Iterator
 from ipaddress import ip_network
 from pathlib import Path
@@ -115,7 +118,7 @@ async def test_an_archive_that_unpacks_to_too_much(tmp_path: Path, images: Path)
     await converge(driver, f"file://{bomb}")
 
 
-@pytest.mark.parametrize("kind", ["entries", "passed over", "behind", "header", "holes", "tree"])
+@pytest.mark.parametrize("kind", ["entries", "passed over", "behind", "header", "holes", "tree", "disk", "dictionary"])
 async def test_other_ways_to_be_too_big(tmp_path: Path, images: Path, kind: str) -> None:
     path = tmp_path / "root.tar"
     match kind:
@@ -139,6 +142,17 @@ async def test_other_ways_to_be_too_big(tmp_path: Path, images: Path, kind: str)
             subprocess.run(["truncate", "-s", "1T", tmp_path / "sparse"], check=True)
             subprocess.run(["tar", "--sparse", "-cf", path, "-C", tmp_path, "sparse"], check=True)
             words = "it unpacks to more than the 8.0 MiB"
+        case "disk":  # a terabyte of holes, but for its boot sector
+            sector = bytes(510) + b"\x55\xaa"
+            with gzip.open(path, "wb", 1) as file:
+                file.write(sector + bytes(32 << 20))
+            words = "it unpacks to more than the 8.0 MiB"
+        case "dictionary":  # of 1.5 GiB, to unpack a kilobyte
+            packed = bytearray(lzma.compress(tar(path, base=False).read_bytes(), preset=0))
+            packed[16] = 37  # size of the dictionary in the block's header (xz-file-format 3.1, 5.3.1)
+            packed[20:24] = zlib.crc32(packed[12:20]).to_bytes(4, "little")
+            path.write_bytes(packed)
+            words = "it wants more memory than it gets to unpack"
         case _:
             path = tmp_path / "tree"
             path.mkdir()
@@ -248,6 +262,17 @@ async def test_an_archive_by_https(images: Path, https: int) -> None:
     await converge(driver, direct, sent_on)
     assert fact(driver, direct).digest == fact(driver, sent_on).digest
     assert len(leftovers(images)) == 1
+
+
+async def test_a_checksum_is_held_to(images: Path, https: int) -> None:
+    driver, url = driver_of(images), f"https://127.0.0.1:{https}/a.tar"
+    digest = f"sha256:{hashlib.sha256(_Handler.archive).hexdigest()}"
+    other = f"sha256:{'0' * 64}"
+    said = await problem(driver, f"{url}#{other}")
+    assert f"its checksum is {digest}, and the image's address asks for {other}" in said
+    assert leftovers(images) == []
+    await converge(driver, f"{url}#{digest}")
+    assert fact(driver, f"{url}#{digest}").digest == digest
 
 
 async def test_redirects_lead_nowhere_else(images: Path, https: int) -> None:

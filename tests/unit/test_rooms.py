@@ -27,7 +27,7 @@ STARTERS = {
     "programs.confine": "runs on nodes by itself, and becomes what it confines",
     "programs.guestbuild": "runs on nodes by itself, and builds the guest's system with the machine's programs",
     "programs.launch": "runs on nodes by itself, and becomes the service",
-    "programs.untar": "runs on nodes by itself, and unpacks with zstd",
+    "programs.packed": "runs on nodes by itself, and unpacks with zstd",
 }
 #: Who may write files by itself, and why `zos.files` is not for that.
 WRITERS = {
@@ -51,6 +51,7 @@ WRITERS = {
     "programs.flist.health": "runs on nodes by itself; whole or not at all",
     "programs.flist.pack": "runs by itself; a store of blocks, each whole or not at all",
     "programs.guestbuild": "runs on nodes by itself; into a directory that is renamed when it is whole",
+    "programs.putdisk": "runs on nodes by itself; somebody's disk image",
     "programs.launch": "runs on nodes by itself; the kernel's settings, and its history whole or not at all",
 }
 

@@ -148,7 +148,7 @@ class EnvVar(Model):
 
 _IMAGE = (
     "oci://[a-zA-Z0-9.-]+(:[0-9]+)?(/[a-z0-9]+([._-]+[a-z0-9]+)*)+(:[A-Za-z0-9_][A-Za-z0-9._-]{0,127})?(@sha256:[a-f0-9]{64})?",
-    r"https://[^/\s\p{Cc}]+/[^\s\p{Cc}]+",
+    r"https://[^/#\s\p{Cc}]+/[^#\s\p{Cc}]+(#sha256:[a-f0-9]{64})?",
     r"file:///[^\s\p{Cc}]+",
 )
 
@@ -199,14 +199,16 @@ class ZMachineSpec(Model):
         json_schema_extra=rules(
             Rule(
                 f"self.matches(r'^({'|'.join(_IMAGE)})$')",
-                "image must be oci://registry/repository:tag, https://… or file:///…",
+                "image must be oci://registry/repository:tag, https://…, also with #sha256:<checksum>, or file:///…",
             )
         ),
     )
-    """What it runs: ``oci://registry/repository:tag`` (anything docker builds, ``@sha256:…`` pins it), ``https://…`` or
-    ``file:///…`` (a path on the node, in a directory that its owner opens). Its content decides the mode: with exactly one of
-    ``/image.raw``, ``/image.qcow2``, ``/disk/*.img`` and ``/disk/*.qcow2`` in it, a virtual machine boots from that; anything
-    else is a container. A change takes effect at the next restart; a virtual machine's boot disk, once it is written, stays."""
+    """What it runs: ``oci://registry/repository:tag`` (anything docker builds, ``@sha256:…`` pins it), ``https://…`` (a tar or
+    a disk image, raw or qcow2, plain or packed with gzip, xz, bzip2 or zstd; ``#sha256:…`` behind it is the file's checksum) or
+    ``file:///…`` (the same, or a directory: a path on the node, in a directory that its owner opens). Its content decides the
+    mode: a virtual machine boots from a disk image, or from exactly one of ``/image.raw``, ``/image.qcow2``, ``/disk/*.img`` and
+    ``/disk/*.qcow2`` in it; anything else is a container. A change takes effect at the next restart; a virtual machine's boot
+    disk, once it is written, stays."""
 
     cpu: int = Field(default=1, le=255, json_schema_extra=rules(Rule("self >= 1", "cpu must be at least 1")))
     """Virtual CPUs, counted against what the node has free. A change takes effect at the next restart."""

@@ -1,4 +1,4 @@
-"""Gets an image from where its ref says into a directory: registry, archive or directory tree."""
+"""Gets an image from where its ref says into a directory: registry, file or directory tree."""
 
 from __future__ import annotations
 
@@ -48,9 +48,20 @@ async def fetch(pull: Pull, digest: str | None) -> tuple[str, Config]:
             with opened(pull.ref, pull.sources.directories) as (source, is_directory):
                 return await (_copy if is_directory else _unpack)(pull, source), Config()
         case "https":
-            return await _download(pull), Config()
+            return _verified(pull.ref, await _download(pull)), Config()
         case _:
             raise DriverError("it must begin with oci://, https:// or file://")
+
+
+def _verified(ref: str, digest: str) -> str:
+    """Raises DriverError where the ref says another checksum."""
+    expected = ref.partition("#")[2]
+    if expected and expected != digest:
+        raise DriverError(
+            f"its checksum is {digest}, and the image's address asks for {expected}: correct the one or the other, or ask who "
+            "publishes it"
+        )
+    return digest
 
 
 async def _copy(pull: Pull, source: int) -> str:
@@ -61,9 +72,9 @@ async def _copy(pull: Pull, source: int) -> str:
     return await in_thread(_tree_digest, pull.room / "rootfs", pull.ref)
 
 
-async def _unpack(pull: Pull, archive: int) -> str:
+async def _unpack(pull: Pull, file: int) -> str:
     pull.say("unpacking")
-    return (await _work(pull, archive, "untar")).strip()
+    return (await _work(pull, file, "unpack")).strip()
 
 
 async def _work(pull: Pull, source: int, name: str) -> str:

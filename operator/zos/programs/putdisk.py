@@ -1,0 +1,45 @@
+"""A disk image that is a file's whole content: known by its first bytes, and written with its holes."""
+
+from __future__ import annotations
+
+import os
+
+from zos.programs.packed import BadContent, Content
+
+#: Bytes of zeros that become a hole.
+_HOLE = 64 << 10
+_ZEROS = bytes(_HOLE)
+
+
+def name_of(first: bytes) -> str | None:
+    """What a disk image with these first bytes is called in the tree; None: they are none's.
+
+    A raw one is what a machine can boot from: with a boot sector (its signature is at 510) or a GUID partition table, in the
+    second sector, of 512 or 4096 bytes (UEFI 2.10, 5.3.2)."""
+    if first.startswith(b"QFI\xfb"):
+        return "image.qcow2"
+    if first[510:512] == b"\x55\xaa" or b"EFI PART" in (first[512:520], first[4096:4104]):
+        return "image.raw"
+    return None
+
+
+def put(content: Content, path: str, size: int) -> None:
+    """Raises BadContent where it has more than ``size`` bytes, holes counted, as they would be on a disk."""
+    with open(path, "xb", buffering=0) as file:
+        at = 0
+        while piece := _block(content):
+            at += len(piece)
+            if at > size:
+                raise BadContent(f"too big: {at} 0")
+            if piece == _ZEROS[: len(piece)]:
+                continue
+            os.pwrite(file.fileno(), piece, at - len(piece))
+        os.truncate(file.fileno(), at)
+
+
+def _block(content: Content) -> bytes:
+    """Always as much, but at the end: so that what begins with data has its holes too."""
+    block = content.read(_HOLE)
+    while block and len(block) < _HOLE and (piece := content.read(_HOLE - len(block))):
+        block += piece
+    return block
