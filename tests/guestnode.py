@@ -18,7 +18,7 @@ from hypervisor import Libvirt
 from zos.drivers.disk import DiskDriver
 from zos.drivers.domain import DomainDriver
 from zos.drivers.domainxml import NAMESPACE
-from zos.drivers.image import directory_of
+from zos.drivers.imagecache import directory_of
 from zos.drivers.systems import SystemDriver
 from zos.plan.diff import diff
 from zos.plan.facts import DiskImage, DomainFact

@@ -4,11 +4,15 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import http.server
 import io
 import json
 import socket
+import ssl
 import subprocess
 import tarfile
+import tempfile
+import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
 from ipaddress import ip_network
@@ -79,7 +83,9 @@ def fact(driver: ImageDriver, ref: str) -> ImageFact:
 
 
 def leftovers(images: Path) -> list[str]:
-    return [path.name for path in images.iterdir() if path.name != "refs"]
+    """What is there of images, whole or not; nothing must be kept but what may be gone on with."""
+    unpacked = [path.name for path in images.iterdir() if path.name not in ("refs", "fetched")]
+    return unpacked + [path.name for path in images.glob("fetched/files/*")]
 
 
 async def until(condition: Callable[[], bool], seconds: float = 10) -> None:
@@ -87,6 +93,33 @@ async def until(condition: Callable[[], bool], seconds: float = 10) -> None:
     while not condition():
         assert time.monotonic() < deadline, "not within the time"
         await asyncio.sleep(0.01)
+
+
+@contextlib.contextmanager
+def certified() -> Iterator[Path]:
+    """A directory with cert.pem and key.pem of 127.0.0.1, 127.0.0.2 and itself. Not below /tmp, where fetchers see their own
+    room."""
+    with tempfile.TemporaryDirectory(dir="/var/tmp") as place:
+        directory = Path(place)
+        directory.chmod(0o755)
+        names = "subjectAltName=IP:127.0.0.1,IP:127.0.0.2"
+        make = ["openssl", "req", "-x509", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:prime256v1", "-nodes", "-days", "2"]
+        files = ["-keyout", f"{place}/key.pem", "-out", f"{place}/cert.pem"]
+        subprocess.run([*make, "-subj", "/CN=images", "-addext", names, *files], check=True, capture_output=True)
+        yield directory
+
+
+@contextlib.contextmanager
+def https_server(certificate: Path, handler: type[http.server.BaseHTTPRequestHandler]) -> Iterator[int]:
+    """Port of a server on all of loopback."""
+    server = http.server.ThreadingHTTPServer(("", 0), handler)
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.load_cert_chain(certificate / "cert.pem", certificate / "key.pem")
+    server.socket = context.wrap_socket(server.socket, server_side=True, do_handshake_on_connect=False)
+    threading.Thread(target=server.serve_forever, args=(0.05,)).start()
+    yield server.server_address[1]
+    server.shutdown()
+    server.server_close()
 
 
 @contextlib.contextmanager

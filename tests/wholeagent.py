@@ -30,6 +30,7 @@ from zos.api.core import Lease, Namespace
 from zos.api.gridnode import GridNode, NodeFeatures
 from zos.api.meta import AGENT_FINALIZER, Key, Object
 from zos.api.nodeworkload import NodeWorkload
+from zos.drivers.imageprogress import ImageMeasures
 from zos.drivers.keyring import Keyring
 from zos.kinds.registry import KINDS
 from zos.kube import informer, lease
@@ -260,6 +261,7 @@ class Home:
             features=lambda: NodeFeatures(wireguard="kernel", accelerator="kvm"),
             endpoints=tuple,
             usage=tuple,
+            images=ImageMeasures,
         )
 
     def _tell_of_closing(self, driver: Any) -> None:

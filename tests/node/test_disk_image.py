@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from imageworks import converge, driver_of, fact, leftovers, problem
-from zos.drivers.image import directory_of
+from zos.drivers.imagecache import directory_of
 from zos.drivers.meter import Limits
 from zos.plan.facts import DiskImage
 

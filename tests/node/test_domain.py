@@ -16,7 +16,7 @@ import pytest
 
 from guestnode import DIGEST, MiB, Node, metadata
 from hypervisor import Libvirt
-from zos.drivers.image import directory_of
+from zos.drivers.imagecache import directory_of
 from zos.drivers.virtiofsd import process_of
 from zos.plan.diff import Op
 from zos.plan.facts import UnusedDiskFact

@@ -19,7 +19,7 @@ import pytest
 from imageworks import converge, driver_of, entry, fact, leftovers, problem, push, serving, tar, until
 from zos.drivers import DriverError
 from zos.drivers.confined import program, unpacker
-from zos.drivers.image import directory_of
+from zos.drivers.imagecache import directory_of
 from zos.drivers.process import run
 from zos.drivers.sources import Registries
 
@@ -282,7 +282,11 @@ async def test_an_image_from_a_registry(tmp_path: Path, images: Path, registry: 
     root = directory_of(images, digest) / "rootfs"
     assert (root / "etc/old").read_bytes() == b"2"
     assert not (root / "etc/gone").exists()
-    assert sorted(path.name for path in (images / directory_of(images, digest).name).iterdir()) == ["image.json", "rootfs"]
+    assert sorted(path.name for path in (images / directory_of(images, digest).name).iterdir()) == [
+        "image.json",
+        "rootfs",
+        "size",
+    ]
     # The same content by another name costs no second copy.
     others = [f"oci://{registry}/app{name}@{digest}" for name in ("", ":1", ":moved")]
     await converge(driver, ref, *others)

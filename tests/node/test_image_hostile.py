@@ -10,11 +10,9 @@ import http.server
 import lzma
 import os
 import socket
-import ssl
 import subprocess
 import sys
 import tarfile
-import tempfile
 import threading
 import zlib
 from collections.abc import Iterator
@@ -23,10 +21,10 @@ from pathlib import Path
 
 import pytest
 
-from imageworks import converge, driver_of, entry, fact, leftovers, problem, push, serving, tar, until
+from imageworks import certified, converge, driver_of, entry, fact, https_server, leftovers, problem, push, serving, tar, until
 from zos.drivers.confined import fetcher, fetchers_room, unpacker
 from zos.drivers.fence import TABLE, Fence
-from zos.drivers.image import directory_of
+from zos.drivers.imagecache import directory_of
 from zos.drivers.meter import Limits
 from zos.drivers.process import run
 from zos.drivers.sources import Registries
@@ -227,14 +225,7 @@ class _Handler(http.server.BaseHTTPRequestHandler):
 
 @pytest.fixture(scope="module")
 def certificate() -> Iterator[Path]:
-    """Of 127.0.0.1, 127.0.0.2 and itself. Not below /tmp, where fetchers see their own room."""
-    with tempfile.TemporaryDirectory(dir="/var/tmp") as place:
-        directory = Path(place)
-        directory.chmod(0o755)
-        names = "subjectAltName=IP:127.0.0.1,IP:127.0.0.2"
-        make = ["openssl", "req", "-x509", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:prime256v1", "-nodes", "-days", "2"]
-        files = ["-keyout", f"{place}/key.pem", "-out", f"{place}/cert.pem"]
-        subprocess.run([*make, "-subj", "/CN=images", "-addext", names, *files], check=True, capture_output=True)
+    with certified() as directory:
         yield directory
 
 
@@ -245,15 +236,9 @@ def https(tmp_path: Path, certificate: Path, monkeypatch: pytest.MonkeyPatch) ->
     monkeypatch.setenv("HTTPS_PROXY", "http://127.0.0.1:9")  # nothing goes by a proxy that the kernel can't see behind
     _Handler.archive = tar(tmp_path / "served.tar").read_bytes()
     _Handler.go_on = threading.Event()
-    server = http.server.ThreadingHTTPServer(("", 0), _Handler)
-    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
-    context.load_cert_chain(certificate / "cert.pem", certificate / "key.pem")
-    server.socket = context.wrap_socket(server.socket, server_side=True, do_handshake_on_connect=False)
-    threading.Thread(target=server.serve_forever, args=(0.05,)).start()
-    yield server.server_address[1]
-    _Handler.go_on.set()
-    server.shutdown()
-    server.server_close()
+    with https_server(certificate, _Handler) as port:
+        yield port
+        _Handler.go_on.set()
 
 
 async def test_an_archive_by_https(images: Path, https: int) -> None:
@@ -378,11 +363,14 @@ async def test_a_killed_agent_leaves_no_fetcher(tmp_path: Path) -> None:
 
 async def test_a_cancelled_download_ends(images: Path, https: int) -> None:
     pull = asyncio.create_task(converge(driver_of(images), f"https://127.0.0.1:{https}/slow"))
-    await until(lambda: any(images.glob(".new-*/fetch/archive")))
-    room = next(images.glob(".new-*/fetch"))
+    await until(lambda: any(images.glob("fetched/files/*/file")))
+    (room,) = images.glob("fetched/files/*")
     pull.cancel()
     await asyncio.gather(pull, return_exceptions=True)
     assert _processes(room) == set()
+    assert leftovers(images) == [room.name]  # to go on with, for a while
+    os.utime(room, (0, 0))
+    await converge(driver_of(images))
     assert leftovers(images) == []
 
 

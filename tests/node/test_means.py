@@ -20,7 +20,8 @@ from zos.drivers.accounts import Accounts
 from zos.drivers.disk import DiskDriver
 from zos.drivers.domainrun import Machine, Run
 from zos.drivers.file import FileDriver
-from zos.drivers.image import _Card, directory_of
+from zos.drivers.imagecache import directory_of
+from zos.drivers.imagecards import Card, Cards
 from zos.drivers.means import raise_descriptors, raise_inotify, short_of_means
 from zos.drivers.process import ProcessError, run
 from zos.drivers.service import ServiceDriver
@@ -72,7 +73,7 @@ async def image(state: Path) -> Callable[[], Awaitable[object]]:
     (place / "rootfs").mkdir(parents=True)
     fact = {"digest": DIGEST, "entrypoint": [], "command": [], "environment": [], "executables": None}
     (place / "image.json").write_text(json.dumps(fact))
-    driver.remember(_Card(ref, DIGEST, "", None))
+    Cards(state / "images" / "refs").remember(Card(ref, DIGEST, ""))
 
     async def look() -> object:
         return await driver.observe([Image(ref=ref)]), driver.facts()[ImageFact][ref]

@@ -12,7 +12,7 @@ import pytest
 
 from zos.drivers import DriverError, systemcard, systems, unused
 from zos.drivers.disk import DiskDriver
-from zos.drivers.image import directory_of
+from zos.drivers.imagecache import directory_of
 from zos.drivers.systems import SystemDriver
 from zos.plan.diff import Op, diff
 from zos.plan.facts import DiskFact, UnusedDiskFact, Written

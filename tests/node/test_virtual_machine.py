@@ -12,7 +12,7 @@ import pytest
 
 from guestnode import VM_DIGEST, Node
 from zos.drivers.diskimage import firmware_of
-from zos.drivers.image import directory_of
+from zos.drivers.imagecache import directory_of
 from zos.plan.facts import DiskImage, DomainFact
 from zos.plan.guest import GuestMount
 from zos.plan.items import Domain

@@ -218,7 +218,7 @@ def test_every_option_has_a_setting_and_every_setting_an_option() -> None:
         "service_dir": ("/d", Path("/d")), "accelerator": ("tcg", "tcg"), "metrics": (":1", ":1"),
         "libvirt_uri": ("qemu:///x", "qemu:///x"), "wireguard_go": ("/w", "/w"), "guest_dir": ("/g", Path("/g")),
         "insecure_registries": ("a,b", ("a", "b")), "egress_deny": ("10.0.0.0/8", ("10.0.0.0/8",)),
-        "registry_auth": ("/a", Path("/a")), "image_dir": ("/i", (Path("/i"),)),
+        "registry_auth": ("/a", Path("/a")), "image_cache": ("1Gi", 2**30), "image_dir": ("/i", (Path("/i"),)),
         "image_network": ("fd00::/8", (ip_network("fd00::/8"),)), "image_size": ("3Gi", 3 * 2**30), "capacity_cpu": ("7", 7),
         "capacity_memory": ("5Gi", 5 * 2**30), "capacity_storage": ("9Gi", 9 * 2**30), "reserve_memory": ("1Mi", 2**20),
         "reserve_storage": ("2Mi", 2**21), "heartbeat": ("1.5", 1.5), "lease": ("6", 6), "resync": ("2.5", 2.5),

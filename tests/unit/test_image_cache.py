@@ -12,8 +12,9 @@ from pathlib import Path
 
 import pytest
 
-from zos.drivers import DriverError, image
-from zos.drivers.image import KEEP, ImageDriver, directory_of
+from zos.drivers import DriverError, imagecache
+from zos.drivers.image import ImageDriver
+from zos.drivers.imagecache import KEEP, directory_of
 from zos.plan.diff import Op
 from zos.plan.facts import ImageFact, ImageProblem, Pulled
 from zos.plan.items import Image
@@ -62,7 +63,7 @@ async def test_what_no_name_stands_for_is_swept_and_not_under_a_guest(
     driver = ImageDriver(tmp_path, in_use=lambda: in_use)
     await driver.apply(Op("remove", "image/oci://registry.example/other:1"))
     assert root.exists(), "it has just come, and gets its name in a moment"
-    monkeypatch.setattr(image, "_SETTLED", 0.0)
+    monkeypatch.setattr(imagecache, "SETTLED", 0.0)
     await driver.apply(Op("remove", "image/oci://registry.example/other:1"))
     assert root.exists() == stays
 

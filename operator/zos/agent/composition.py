@@ -15,6 +15,7 @@ from zos.drivers.domain import DomainDriver
 from zos.drivers.file import FileDriver
 from zos.drivers.firewall import FirewallDriver
 from zos.drivers.image import ImageDriver
+from zos.drivers.imageprogress import ImageMeasures
 from zos.drivers.keyring import Keyring
 from zos.drivers.link import LinkDriver
 from zos.drivers.meter import Limits
@@ -33,12 +34,13 @@ from zos.drivers.wireguard import WireGuardDriver
 @dataclass(frozen=True)
 class Equipment:
     """``features`` gives what the drivers have found out of the node by now, ``endpoints`` where services tell metrics,
-    ``usage`` how much of each disk is used (it blocks)."""
+    ``usage`` how much of each disk is used (it blocks), ``images`` how much there is of images."""
 
     drivers: tuple[Driver, ...]
     features: Callable[[], NodeFeatures]
     endpoints: Callable[[], Iterable[MetricsSource]]
     usage: Callable[[], Iterable[Usage]]
+    images: Callable[[], ImageMeasures]
 
 
 async def equip(settings: Settings, keyring: Keyring) -> Equipment:
@@ -57,6 +59,7 @@ async def equip(settings: Settings, keyring: Keyring) -> Equipment:
         settings.image_network,
         Limits(settings.image_size),
     )
+    images = ImageDriver(settings.state / "images", sources, domains.images, bound=settings.image_cache)
     disks = DiskDriver(settings.state / "disks", domains.resize_disk, domains.uses_disk)
     drivers: tuple[Driver, ...] = (
         LinkDriver(),
@@ -68,7 +71,7 @@ async def equip(settings: Settings, keyring: Keyring) -> Equipment:
         WireGuardDriver(settings.state, keyring, settings.service_dir, logs, settings.wireguard_go, kind),
         FileDriver(settings.state),
         services,
-        ImageDriver(settings.state / "images", sources, domains.images),
+        images,
         disks,
         volumes,
         SystemDriver(settings.state / "disks", settings.state / "images"),
@@ -78,4 +81,4 @@ async def equip(settings: Settings, keyring: Keyring) -> Equipment:
     def features() -> NodeFeatures:
         return NodeFeatures(wireguard=kind, accelerator=domains.accelerator_found() or "")
 
-    return Equipment(drivers, features, services.endpoints, disks.usage)
+    return Equipment(drivers, features, services.endpoints, disks.usage, images.measures)

@@ -12,6 +12,7 @@ from zos import __version__
 from zos.agent.agent import Agent
 from zos.agent.composition import equip
 from zos.agent.diskmetrics import DiskMetrics
+from zos.agent.imagemetrics import ImageMetrics
 from zos.agent.lock import alone
 from zos.agent.metrics import Metrics
 from zos.agent.servicemetrics import ServiceMetrics
@@ -67,6 +68,7 @@ async def _run(settings: Settings, kinds: Kinds) -> None:
             disks = DiskMetrics(equipment.usage)
             metrics.registry.register(services)
             metrics.registry.register(disks)
+            metrics.registry.register(ImageMetrics(equipment.images))
 
             async def scrape() -> None:
                 await asyncio.gather(services.scrape(), disks.scrape())

@@ -33,6 +33,7 @@ class Settings:
     image_dir: tuple[Path, ...] = ()
     image_network: tuple[IPv4Network | IPv6Network, ...] = ()
     image_size: int = 20 * 2**30
+    image_cache: int = 100 * 2**30
     capacity_cpu: int | None = None
     capacity_memory: int | None = None
     capacity_storage: int | None = None
@@ -102,6 +103,12 @@ def parse(argv: Sequence[str], environment: Mapping[str, str] = os.environ) -> S
     listed("--image-network", ip_network, "CIDR", "images may be fetched from there, beside the Internet")
     option(
         "--image-size", type=parse_quantity, default=defaults.image_size, help="of an image at most, packed and unpacked alike"
+    )
+    option(
+        "--image-cache",
+        type=parse_quantity,
+        default=defaults.image_cache,
+        help="of unpacked images at most, beside those in use, and a quarter of it for what is being fetched",
     )
     listed("--egress-deny", _cidr, "CIDR", "no machine may connect to these, like the pods and services of the cluster")
     option("--capacity-cpu", type=int, default=None, help="offer this many virtual CPUs")

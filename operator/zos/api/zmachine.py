@@ -205,10 +205,10 @@ class ZMachineSpec(Model):
     )
     """What it runs: ``oci://registry/repository:tag`` (anything docker builds, ``@sha256:…`` pins it), ``https://…`` (a tar or
     a disk image, raw or qcow2, plain or packed with gzip, xz, bzip2 or zstd; ``#sha256:…`` behind it is the file's checksum) or
-    ``file:///…`` (the same, or a directory: a path on the node, in a directory that its owner opens). Its content decides the
-    mode: a virtual machine boots from a disk image, or from exactly one of ``/image.raw``, ``/image.qcow2``, ``/disk/*.img`` and
-    ``/disk/*.qcow2`` in it; anything else is a container. A change takes effect at the next restart; a virtual machine's boot
-    disk, once it is written, stays."""
+    ``file:///…`` (the same, or a directory: a path on the node, in a directory that its owner opens). Its content decides
+    the mode: a virtual machine boots from a disk image, or from exactly one of ``/image.raw``, ``/image.qcow2``, ``/disk/*.img``
+    and ``/disk/*.qcow2`` in it; anything else is a container. A change takes effect at the next restart; a virtual machine's
+    boot disk, once it is written, stays."""
 
     cpu: int = Field(default=1, le=255, json_schema_extra=rules(Rule("self >= 1", "cpu must be at least 1")))
     """Virtual CPUs, counted against what the node has free. A change takes effect at the next restart."""

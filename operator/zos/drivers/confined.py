@@ -41,7 +41,11 @@ def program(name: str, *argv: str) -> list[str]:
 
 def fetchers_room(parent: Path) -> Path:
     """A new directory that only fetchers write to."""
-    room = parent / "fetch"
+    return chamber(parent / "fetch")
+
+
+def chamber(room: Path) -> Path:
+    """The same, by its own name."""
     room.mkdir(mode=0o700)
     os.chown(room, USER, USER)
     return room

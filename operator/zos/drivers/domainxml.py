@@ -12,7 +12,7 @@ from typing import Any, Literal, TypeVar
 from xml.etree import ElementTree
 from xml.etree.ElementTree import Element, SubElement
 
-from zos.drivers.image import directory_of
+from zos.drivers.imagecache import directory_of
 from zos.drivers.virtiofsd import launcher_of
 from zos.plan.items import ContainerBoot, DiskBoot, Domain, GuestDisk, GuestNic, GuestShare
 from zos.plan.items.domain import STOP_SECONDS

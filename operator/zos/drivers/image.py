@@ -1,26 +1,26 @@
-"""The node's cache of unpacked images, by content: one copy of the same content for all machines that use it.
+"""The node's images: one copy of the same content for all machines that use it, fetched once.
 
 ``<digest>/rootfs`` (of a virtual machine's: ``<digest>/disk.raw``) and ``<digest>/image.json`` (what is known of it) appear
-together, by a rename; ``refs/`` says which ref a person wrote stands for which digest. What nobody has wanted for a while goes,
-sooner where the disk gets full.
+together, by a rename; ``refs/`` says which ref a person wrote stands for which digest (`imagecards`). What goes when is the
+cache's (`imagecache`).
 
-Everybody who has machines on a node shares its images: what is there was public, or was opened to all of them by the node's
-owner. ``file://`` refs are judged each time they are wanted, since a directory that was opened may be closed again.
+Everybody who has machines on a node shares its images: what is there was public, was opened to all of them by the node's owner,
+or was given to each who has shown his own access to it. ``file://`` refs are judged each time they are wanted, since a
+directory that was opened may be closed again.
 """
 
 from __future__ import annotations
 
 import asyncio
 import contextlib
-import ctypes
 import dataclasses
-import hashlib
 import json
-import os
+import math
 import shutil
 import tempfile
 import time
-from collections.abc import Callable, Coroutine, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Coroutine, Iterable, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import ClassVar, TypeVar
 from weakref import WeakValueDictionary
@@ -28,38 +28,36 @@ from weakref import WeakValueDictionary
 from zos.drivers import DriverError, diskimage
 from zos.drivers.confined import fetchers_room
 from zos.drivers.fence import Fence
+from zos.drivers.halffetched import HalfFetched
+from zos.drivers.imagecache import KEEP, SETTLED, Cache, directory_of
+from zos.drivers.imagecards import Card
 from zos.drivers.imageconfig import Config
-from zos.drivers.imagetree import Tree, look
+from zos.drivers.imageprogress import ImageMeasures, Progress
+from zos.drivers.imagetree import Tree
+from zos.drivers.imagetree import look as look_through
 from zos.drivers.localimage import NotOpened, canonical, stamp
-from zos.drivers.meter import TooBig, room_for
-from zos.drivers.process import run
-from zos.drivers.pull import digest_of, fetch
+from zos.drivers.manifest import Manifest
+from zos.drivers.meter import Refused, room_for
+from zos.drivers.process import ProcessError, run
+from zos.drivers.pull import fetch, look
+from zos.drivers.registry import wrong
 from zos.drivers.sources import Pull, Sources
+from zos.drivers.space import Space
 from zos.drivers.thread import in_thread
-from zos.files import Durability, clear, write
+from zos.drivers.webfile import BrokenOff
+from zos.files import Durability, write
 from zos.plan.diff import Observed, Op
 from zos.plan.facts import DiskImage, Fact, ImageFact, ImageProblem, Known, Pulled
 from zos.plan.items import Image, Item
 
-#: Seconds for which an image is kept that nobody wants, and the share of the file system that must be free for that.
-KEEP = 24 * 3600.0
-_FREE = 0.10
-#: Seconds after which content without a ref is nobody's.
-_SETTLED = 600.0
 #: Pulls at once: more only make each slower.
 _PULLS = 2
-#: Seconds for which a source that gave too much is not asked again, and content that will always be too much.
+#: Seconds for which a source that gave what is no image is not asked again, and content that will never be one.
 _REFUSED, _REFUSED_CONTENT = 600.0, 24 * 3600.0
 #: Characters of a message: strangers' names are in some.
 _LONGEST = 1500
 
 T = TypeVar("T")
-_libc = ctypes.CDLL(None, use_errno=True)
-
-
-def directory_of(images: Path, digest: str) -> Path:
-    """Where the image with this digest is, its root file system in ``rootfs`` below."""
-    return images / digest.replace(":", "-")
 
 
 class ImageDriver:
@@ -80,106 +78,104 @@ class ImageDriver:
         sources: Sources | None = None,
         in_use: Callable[[], frozenset[str] | None] = frozenset,
         keep: float = KEEP,
+        bound: int | None = None,
     ) -> None:
         self._directory = directory
-        self._refs = directory / "refs"
         self._sources = sources or Sources()
         self._fence = Fence(self._sources.networks)
-        self._in_use = in_use
-        self._keep = keep
+        self._cache = Cache(directory, in_use, keep, bound)
+        self._kept = HalfFetched(directory / "fetched", (bound if bound is not None else self._sources.limits.size) // 4)
+        self._space = Space(directory)
         self._facts: dict[str, ImageFact | ImageProblem] = {}
-        self._progress: dict[str, str] = {}
+        self._progress = Progress()
         self._locks: WeakValueDictionary[str, asyncio.Lock] = WeakValueDictionary()
         self._refused: dict[str, tuple[float, str]] = {}
         self._pulls = asyncio.Semaphore(_PULLS)
-        self._dirty: Callable[[], None] = lambda: None
-        self._told = 0.0
-        self._swept = time.monotonic()
-        self._refs.mkdir(parents=True, exist_ok=True)
-        directory.chmod(0o700)  # programs with the set-user-ID bit are in there
-        clear(self._refs)
+        self._swept = -math.inf
+        for half in directory.glob(".new-*"):  # of an agent that was killed
+            self._kept.rescue(half / "fetch" / "oci", half.name.removeprefix(".new-").rpartition("-")[0])
         for half in (*directory.glob(".new-*"), *directory.glob(".gone-*")):
             shutil.rmtree(half, ignore_errors=True)
 
     def facts(self) -> Known:
         facts = self._facts.items()
-        return {of: {ref: fact for ref, fact in facts if isinstance(fact, of)} for of in (ImageFact, ImageProblem)}
+        return {of: {name: fact for name, fact in facts if isinstance(fact, of)} for of in (ImageFact, ImageProblem)}
 
     def progress(self, key: str) -> str:
-        return self._progress.get(key, "")
+        return self._progress.words(key)
+
+    def measures(self) -> ImageMeasures:
+        return ImageMeasures(self._cache.size, self._kept.size, self._progress.fetched, self._progress.under_way)
 
     async def observe(self, wanted: Sequence[Item]) -> Mapping[str, Observed]:
-        refs = {item.ref for item in wanted if isinstance(item, Image)}
-        return await asyncio.to_thread(self._observe, refs)
+        return await asyncio.to_thread(self._observe, [item for item in wanted if isinstance(item, Image)])
 
     async def apply(self, op: Op) -> None:
-        ref = op.key.removeprefix("image/")
+        name = op.key.removeprefix("image/")
         try:
-            if op.item is None:
-                await in_thread(self._forget, ref)
+            if not isinstance(op.item, Image):
+                await in_thread(self._cache.forget, name)
                 return
             async with self._pulls:
-                await self._get(ref, op.key)
+                await self._get(op.item)
         except DriverError as error:
-            raise self._failed(ref, str(error)) from error
+            raise self._failed(name, str(error)) from error
         except OSError as error:
-            raise self._failed(ref, error.strerror or str(error)) from error
+            raise self._failed(name, error.strerror or str(error)) from error
         finally:
-            self._progress.pop(op.key, None)
+            self._progress.over(op.key)
 
     def watch(self, dirty: Callable[[], None]) -> None:
-        self._dirty = dirty
+        self._progress.dirty = dirty
 
     async def close(self) -> None:
-        self._dirty = lambda: None
+        self._progress.dirty = lambda: None
 
-    def _failed(self, ref: str, why: str) -> DriverError:
-        said = f"image {ref}: {why}"[:_LONGEST]
+    def _failed(self, name: str, why: str) -> DriverError:
+        said = f"image {name}: {why}"[:_LONGEST]
         text = "".join(letter if letter.isprintable() else "\ufffd" for letter in said)
-        self._facts[ref] = ImageProblem(text)
+        self._facts[name] = ImageProblem(text)
         return DriverError(text)
 
-    def _observe(self, wanted: set[str]) -> dict[str, Observed]:
+    def _observe(self, wanted: Sequence[Image]) -> dict[str, Observed]:
         observed: dict[str, Observed] = {}
-        spellings: dict[str, list[str]] = {}
-        for ref in sorted(wanted):
-            spellings.setdefault(canonical(ref), []).append(ref)
-        for file in self._refs.glob("*.json"):
-            try:
-                card = _read(file)
-            except FileNotFoundError:
-                continue
-            except (IsADirectoryError, ValueError, KeyError, TypeError):  # what can't be read may be right
-                _discard(file)
-                continue
-            if file != self._card(card.ref):  # of a time when each spelling had a card
-                file.unlink(missing_ok=True)
-                continue
-            if refs := spellings.get(card.ref):
-                fact = self._fact(refs[0], card.digest, card.pulled)
+        spellings: dict[str, list[Image]] = {}
+        for image in sorted(wanted, key=lambda image: image.name):
+            spellings.setdefault(canonical(image.name), []).append(image)
+        self._sweep(spellings)
+        for file, card in self._cache.cards.all():
+            if images := spellings.get(card.image.name):
+                fact = self._fact(images[0].name, card.digest, card.pulled)
                 if fact is None or not self._fresh(card):
                     continue  # unpacked content that is gone, an archive that was replaced, a directory that was closed
-                os.utime(file)
-                for ref in refs:
-                    self._facts[ref] = fact
-                    observed[f"image/{ref}"] = Observed(f"image/{ref}", Image(ref=ref))
-            elif self._cold(file):
-                observed[f"image/{card.ref}"] = Observed(f"image/{card.ref}", Image(ref=card.ref))
-        for ref in self._facts.keys() - wanted:
-            del self._facts[ref]
-        if time.monotonic() - self._swept > _SETTLED:
-            self._swept = time.monotonic()
-            self._sweep()
+                self._cache.cards.wanted(file)
+                for image in images:
+                    self._facts[image.name] = fact
+                    observed[image.key] = Observed(image.key, Image(ref=image.ref, access=image.access))
+            elif self._cache.cold(file, card.digest):
+                observed[card.image.key] = Observed(card.image.key, card.image)
+        for name in self._facts.keys() - {image.name for image in wanted}:
+            del self._facts[name]
         return observed
 
-    def _fresh(self, card: _Card) -> bool:
+    def _sweep(self, wanted: Iterable[str]) -> None:
+        """Now and then, and when something has come."""
+        if time.monotonic() - self._swept < SETTLED:
+            return
+        self._swept = time.monotonic()
+        cards = (self._cache.cards.get(name) for name in wanted)
+        self._cache.weigh(frozenset(card.digest for card in cards if card is not None))
+        self._cache.sweep()
+        self._kept.sweep()
+
+    def _fresh(self, card: Card) -> bool:
         try:
             return card.source == (stamp(card.ref, self._sources.directories) or card.source)
         except NotOpened:
             return False
 
-    def _fact(self, ref: str, digest: str, pulled: Pulled | None) -> ImageFact | None:
-        known = self._facts.get(ref)
+    def _fact(self, name: str, digest: str, pulled: Pulled | None) -> ImageFact | None:
+        known = self._facts.get(name)
         place = directory_of(self._directory, digest)
         if isinstance(known, ImageFact) and known.digest == digest and (place / "image.json").exists():
             return known if known.pulled == pulled else dataclasses.replace(known, pulled=pulled)
@@ -196,23 +192,24 @@ class ImageDriver:
         except (FileNotFoundError, NotADirectoryError, IsADirectoryError, ValueError, KeyError, TypeError):
             return None
 
-    async def _get(self, ref: str, key: str) -> None:
-        name = canonical(ref)
+    async def _get(self, image: Image) -> None:
+        name, ref = canonical(image.name), canonical(image.ref)
         async with self._lock(name):
-            self._say(key, "looking")
-            source = await asyncio.to_thread(stamp, name, self._sources.directories)
+            self._progress.tell(image.key, "looking", 0, 0)
+            source = await asyncio.to_thread(stamp, ref, self._sources.directories)
             card = await in_thread(self._known, name, source)
             if card is None:
                 self._check(f"{name} {source}")
                 begun = time.monotonic()
-                digest, size = await self._pull(name, source, key)
+                digest, size = await self._pull(image, source)
                 pulled = Pulled(time.time(), time.monotonic() - begun, size) if size is not None else None
-                card = _Card(name, digest, source, pulled)
-                await in_thread(self.remember, card)
-            fact = await asyncio.to_thread(self._fact, ref, card.digest, card.pulled)
+                card = Card(ref, digest, source, pulled, image.access)
+                await in_thread(self._cache.cards.remember, card)
+                self._swept = -math.inf
+            fact = await asyncio.to_thread(self._fact, image.name, card.digest, card.pulled)
             if fact is None:
                 raise DriverError("what was unpacked is gone again")
-            self._facts[ref] = fact
+            self._facts[image.name] = fact
 
     def _lock(self, name: str) -> asyncio.Lock:
         lock = self._locks.get(name)
@@ -220,41 +217,60 @@ class ImageDriver:
             lock = self._locks[name] = asyncio.Lock()
         return lock
 
-    def _known(self, name: str, source: str) -> _Card | None:
+    def _known(self, name: str, source: str) -> Card | None:
         """What another spelling of the same path has brought in the meantime."""
-        with contextlib.suppress(FileNotFoundError, IsADirectoryError, ValueError, KeyError, TypeError):
-            card = _read(self._card(name))
-            if card.source == source != "" and (directory_of(self._directory, card.digest) / "image.json").exists():
-                return card
-        return None
+        card = self._cache.cards.get(name) if source else None
+        return card if card is not None and card.source == source and self._cache.has(card.digest) else None
 
-    async def _pull(self, name: str, source: str, key: str) -> tuple[str, int | None]:
+    async def _pull(self, image: Image, source: str) -> tuple[str, int | None]:
         """The digest, and the bytes that were unpacked: None where the content was here already."""
+        name, ref = canonical(image.name), canonical(image.ref)
         await asyncio.to_thread(room_for, self._directory, 0)
-        room = Path(await asyncio.to_thread(tempfile.mkdtemp, prefix=".new-", dir=self._directory))
+        room = Path(await asyncio.to_thread(tempfile.mkdtemp, prefix=f".new-{image.access}-", dir=self._directory))
         try:
-            fetched = await asyncio.to_thread(fetchers_room, room)
-            pull = Pull(name, room, fetched, self._sources, self._fence, lambda text: self._say(key, text))
-            digest = await digest_of(pull)
-            if digest is None:
-                return await self._refusing(f"{name} {source}", _REFUSED, self._make(pull, None))
-            async with self._lock(digest):
-                if await asyncio.to_thread((directory_of(self._directory, digest) / "image.json").exists):
-                    return digest, None
-                self._check(digest)
-                return await self._refusing(digest, _REFUSED_CONTENT, self._make(pull, digest))
+            async with self._fetchers_room(room, ref) as fetched:
+                pull = Pull(
+                    ref, room, fetched, self._sources, self._fence, self._space, self._kept,
+                    partial(self._progress.tell, image.key), image.access, image.auth,
+                )  # fmt: skip
+                known = await look(pull)
+                if known is None:
+                    return await self._refusing(f"{name} {source}", _refused_for(ref), self._make(pull, None))
+                async with self._lock(known.digest):
+                    if await asyncio.to_thread(self._cache.has, known.digest):
+                        return known.digest, None
+                    self._check(known.digest)
+                    return await self._refusing(known.digest, _REFUSED_CONTENT, self._make(pull, known))
         finally:
             await self._erase(room)
 
-    async def _make(self, pull: Pull, digest: str | None) -> tuple[str, int]:
-        found, config = await fetch(pull, digest)
+    @contextlib.asynccontextmanager
+    async def _fetchers_room(self, room: Path, ref: str) -> AsyncIterator[Path]:
+        """One that goes on being where what is fetched may be gone on with."""
+        if not ref.startswith("https://"):
+            yield await asyncio.to_thread(fetchers_room, room)
+            return
+        fetched, done = await asyncio.to_thread(self._kept.room, ref), True
+        try:
+            yield fetched
+        except (BrokenOff, asyncio.CancelledError):
+            done = False
+            raise
+        finally:
+            await in_thread(self._kept.leave, fetched, done=done)
+
+    async def _make(self, pull: Pull, known: Manifest | None) -> tuple[str, int]:
+        found, config = await fetch(pull, known)
         pull.say("looking through it")
-        tree = await in_thread(look, pull.room / "rootfs", self._sources.limits)
-        disk = await diskimage.take(pull.room, tree.disk, self._sources.limits) if tree.disk else None
+        try:
+            tree = await in_thread(look_through, pull.room / "rootfs", self._sources.limits)
+            disk = await diskimage.take(pull.room, tree.disk, self._sources.limits) if tree.disk else None
+        except DriverError as error:
+            raise _refusal(error) from error
         return found, await in_thread(self._finish, found, pull, config, tree, disk)
 
     def _check(self, what: str) -> None:
-        """Raises DriverError for a source that gave too much a short while ago."""
+        """Raises DriverError for a source whose content was refused a short while ago."""
         until, said = self._refused.get(what, (0.0, ""))
         if time.monotonic() < until:
             raise DriverError(said)
@@ -262,7 +278,7 @@ class ImageDriver:
     async def _refusing(self, what: str, seconds: float, work: Coroutine[None, None, T]) -> T:
         try:
             return await work
-        except TooBig as error:
+        except Refused as error:
             now = time.monotonic()
             self._refused = {key: value for key, value in self._refused.items() if value[0] > now}
             self._refused[what] = (now + seconds, str(error))
@@ -270,7 +286,6 @@ class ImageDriver:
 
     def _finish(self, digest: str, pull: Pull, config: Config, tree: Tree, disk: DiskImage | None) -> int:
         room = pull.room
-        shutil.rmtree(pull.fetched)
         if disk is not None:  # nothing else of it is used
             shutil.rmtree(room / "rootfs")
             tree = Tree(size=(room / diskimage.RAW).stat().st_blocks * 512)
@@ -279,101 +294,23 @@ class ImageDriver:
         fact["disk"] = disk and dataclasses.asdict(disk)
         del fact["size"]  # an agent of before could not read it
         write(room / "image.json", json.dumps(fact), Durability.VOLATILE, 0o644)
+        shutil.rmtree(room / "fetch", ignore_errors=True)
         room.chmod(0o755)
-        place = directory_of(self._directory, digest)
-        if place.exists() and not (place / "image.json").exists():
-            place.rename(self._directory / f".gone-{place.name}-{os.getpid()}")
-        _sync(self._directory)  # a name must not survive a power cut that its content doesn't
-        with contextlib.suppress(OSError):  # another ref brought the same content in the meantime
-            room.rename(place)
+        self._cache.put(room, digest)
         return tree.size
-
-    def remember(self, known: _Card) -> None:
-        """Writes down what an image's name leads to. Raises OSError."""
-        write(self._card(known.ref), json.dumps(dataclasses.asdict(known)), Durability.VOLATILE)
-
-    def _forget(self, ref: str) -> None:
-        """Takes the ref away, and the content unless another ref or a guest has it."""
-        card = self._card(canonical(ref))
-        if card.exists() and not self._cold(card):
-            return  # asked for by somebody who saw it when it was wanted: it stays for the next who wants it
-        with contextlib.suppress(FileNotFoundError, ValueError, KeyError, TypeError):
-            digest = _read(card).digest
-            card.unlink()
-            others = {_read(other).digest for other in self._refs.glob("*.json")}
-            if (in_use := self._in_use()) is not None and digest not in others | in_use:
-                self._bury(directory_of(self._directory, digest))
-        card.unlink(missing_ok=True)
-        self._sweep()
-
-    def _cold(self, card: Path) -> bool:
-        """Whether a ref has not been wanted for long enough."""
-        keep = self._keep if _free_share(self._directory) > _FREE else 0.0
-        return time.time() - card.stat().st_mtime >= keep
-
-    def _sweep(self) -> None:
-        """Content that no ref stands for and no guest stands on."""
-        if (in_use := self._in_use()) is None:
-            return
-        held = {_read(card).digest for card in self._refs.glob("*.json")} | in_use
-        for place in self._directory.glob("sha256-*"):
-            # A new one gets its ref in a moment.
-            if place.name.replace("-", ":", 1) not in held and time.time() - place.stat().st_ctime > _SETTLED:
-                self._bury(place)
-
-    def _bury(self, place: Path) -> None:
-        gone = Path(tempfile.mkdtemp(prefix=".gone-", dir=self._directory))
-        with contextlib.suppress(FileNotFoundError):
-            place.rename(gone / "image")
-        shutil.rmtree(gone, ignore_errors=True)
 
     async def _erase(self, room: Path) -> None:
         if await asyncio.to_thread(room.exists):
             await run("rm", "-rf", "--one-file-system", str(room), timeout=600, check=False)
 
-    def _card(self, ref: str) -> Path:
-        return self._refs / f"{hashlib.sha256(ref.encode()).hexdigest()[:32]}.json"
 
-    def _say(self, key: str, text: str) -> None:
-        self._progress[key] = text
-        if time.monotonic() - self._told >= 1.0:
-            self._told = time.monotonic()
-            self._dirty()
+def _refused_for(ref: str) -> float:
+    """Seconds: of a file of the node's own it is known when it changes."""
+    return _REFUSED if ref.startswith("https://") else _REFUSED_CONTENT
 
 
-@dataclasses.dataclass(frozen=True)
-class _Card:
-    """Which digest a ref stands for. ``source`` as `stamp` gives it. ``pulled``: None where its content was here already."""
-
-    ref: str
-    digest: str
-    source: str
-    pulled: Pulled | None = None
-
-
-def _read(file: Path) -> _Card:
-    card = json.loads(file.read_text())
-    told = card.get("pulled")
-    pulled = Pulled(float(told["at"]), float(told["seconds"]), int(told["size"])) if told else None
-    return _Card(canonical(str(card["ref"])), str(card["digest"]), str(card["source"]), pulled)
-
-
-def _discard(card: Path) -> None:
-    if card.is_dir():
-        shutil.rmtree(card)
-    else:
-        card.unlink(missing_ok=True)
-
-
-def _sync(directory: Path) -> None:
-    fd = os.open(directory, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-    try:
-        if _libc.syncfs(fd) != 0:
-            raise OSError(ctypes.get_errno(), os.strerror(ctypes.get_errno()))
-    finally:
-        os.close(fd)
-
-
-def _free_share(path: Path) -> float:
-    room = os.statvfs(path)
-    return room.f_bavail / room.f_blocks if room.f_blocks else 1.0
+def _refusal(error: DriverError) -> DriverError:
+    """What was looked at and won't do is refused, unless it was for the node that it could not be looked at."""
+    if isinstance(error.__cause__, ProcessError):
+        return wrong(error.__cause__, str(error))
+    return error if isinstance(error, Refused) or "the node's disk" in str(error) else Refused(str(error))

@@ -37,8 +37,8 @@ class _Broken(ValueError):
     pass
 
 
-def read(layout: Path) -> tuple[str, Config]:
-    """Digest of the manifest and the image's config, from an OCI layout with one image. Raises DriverError."""
+def read(layout: Path) -> Config:
+    """The image's config, from an OCI layout with one image. Raises DriverError."""
     try:
         digest = _object(_file(layout / "index.json"), "index")["manifests"][0]["digest"]
         manifest = _object(_blob(layout, digest), "manifest")
@@ -51,7 +51,7 @@ def read(layout: Path) -> tuple[str, Config]:
         system = f"{whole.get('os', 'linux')}/{whole.get('architecture', 'amd64')}"
         if system != "linux/amd64":
             raise DriverError(f"it is for {system[:100]}, this node is linux/amd64")
-        return digest, config_of(whole.get("config") or {})
+        return config_of(whole.get("config") or {})
     except (OSError, ValueError, KeyError, IndexError, TypeError, AttributeError, RecursionError) as error:
         raise DriverError(f"its manifest or config is broken ({error})") from error
 

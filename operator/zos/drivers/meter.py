@@ -20,8 +20,12 @@ _GLANCE, _LOOK = 0.25, 10.0
 _TRICKLE, _STALLED = 2**20, 120.0
 
 
-class TooBig(DriverError):
-    """Another try of the same would end like this one."""
+class Refused(DriverError):
+    """Another try of the same content would end like this one."""
+
+
+class TooBig(Refused):
+    """There is more of it than a node takes."""
 
 
 @dataclass(frozen=True)
@@ -98,15 +102,26 @@ class Meter:
 
     def _count(self) -> tuple[int, int]:
         held = entries = 0
-        linked: set[int] = set()
-        for info in _walk(str(self._room)):
-            entries += 1
-            if info.st_nlink == 1 or stat.S_ISDIR(info.st_mode) or info.st_ino not in linked:
-                held += info.st_blocks * 512
-                linked.update((info.st_ino,) if info.st_nlink > 1 else ())
+        for held, entries in _weighed(self._room):
             if held > self._limits.size or entries > self._limits.entries:
                 break
         return held, entries
+
+
+def tree_size(root: Path) -> int:
+    """Bytes on the disk of all that is in a directory."""
+    return max((held for held, _ in _weighed(root)), default=0)
+
+
+def _weighed(root: Path) -> Iterator[tuple[int, int]]:
+    """Bytes and entries, with each entry more."""
+    held = 0
+    linked: set[int] = set()
+    for entries, info in enumerate(_walk(str(root)), 1):
+        if info.st_nlink == 1 or stat.S_ISDIR(info.st_mode) or info.st_ino not in linked:
+            held += info.st_blocks * 512
+            linked.update((info.st_ino,) if info.st_nlink > 1 else ())
+        yield held, entries
 
 
 def _walk(root: str) -> Iterator[os.stat_result]:

@@ -3,61 +3,55 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import hashlib
 import logging
 import os
 import re
-import sys
-from collections.abc import Iterator
 from pathlib import Path
 
-import zos.programs
-from zos.drivers import DriverError, registry
+from zos.drivers import DriverError, registry, webfile
 from zos.drivers.beside import beside
-from zos.drivers.confined import AT, MEMORY, fetcher, program, unpacker
-from zos.drivers.fencerules import closed_in
+from zos.drivers.confined import MEMORY, program, unpacker
 from zos.drivers.imageconfig import Config
 from zos.drivers.localimage import opened
-from zos.drivers.meter import Meter
-from zos.drivers.process import ProcessError, lines, run
-from zos.drivers.registry import last_line
+from zos.drivers.manifest import Manifest
+from zos.drivers.meter import Meter, Refused
+from zos.drivers.process import ProcessError, run
+from zos.drivers.registry import last_line, wrong
 from zos.drivers.sources import Pull
 from zos.drivers.thread import in_thread
 
 log = logging.getLogger("zos.images")
 
 _WHOLE = 3600.0
-#: The interpreter itself, not a virtual environment's name for it.
-_PYTHON = os.path.realpath(sys.executable)
-_DOWNLOAD = Path(zos.programs.__path__[0]) / "download.py"
 
 
-async def digest_of(pull: Pull) -> str | None:
-    """``sha256:<hex>`` of the content where the source tells it before it is fetched, else None. Raises DriverError."""
+async def look(pull: Pull) -> Manifest | None:
+    """What the content is where the source tells it before it is fetched, else None. Raises DriverError."""
     return await registry.inspect(pull) if pull.ref.startswith("oci://") else None
 
 
-async def fetch(pull: Pull, digest: str | None) -> tuple[str, Config]:
-    """Fills ``rootfs`` in the room and gives the content's digest and the image's config, after `digest_of`. Raises DriverError
+async def fetch(pull: Pull, known: Manifest | None) -> tuple[str, Config]:
+    """Fills ``rootfs`` in the room and gives the content's digest and the image's config, after `look`. Raises DriverError
     with a text that says what to do."""
     match pull.ref.partition("://")[0]:
-        case "oci":
-            return await registry.fetch(pull, digest)
+        case "oci" if known is not None:
+            return await registry.fetch(pull, known)
         case "file":
             with opened(pull.ref, pull.sources.directories) as (source, is_directory):
                 return await (_copy if is_directory else _unpack)(pull, source), Config()
         case "https":
-            return _verified(pull.ref, await _download(pull)), Config()
+            with await webfile.download(pull) as file:
+                return _verified(pull.ref, await _unpack(pull, file)), Config()
         case _:
             raise DriverError("it must begin with oci://, https:// or file://")
 
 
 def _verified(ref: str, digest: str) -> str:
-    """Raises DriverError where the ref says another checksum."""
+    """Raises Refused where the ref says another checksum."""
     expected = ref.partition("#")[2]
     if expected and expected != digest:
-        raise DriverError(
+        raise Refused(
             f"its checksum is {digest}, and the image's address asks for {expected}: correct the one or the other, or ask who "
             "publishes it"
         )
@@ -74,7 +68,8 @@ async def _copy(pull: Pull, source: int) -> str:
 
 async def _unpack(pull: Pull, file: int) -> str:
     pull.say("unpacking")
-    return (await _work(pull, file, "unpack")).strip()
+    with pull.space.hold(os.fstat(file).st_blocks * 512):  # what it will be is not known, but hardly less
+        return (await _work(pull, file, "unpack")).strip()
 
 
 async def _work(pull: Pull, source: int, name: str) -> str:
@@ -88,7 +83,7 @@ async def _work(pull: Pull, source: int, name: str) -> str:
     except ProcessError as error:
         if found := re.match(r"too big: (\d+) (\d+)", said := last_line(error)):
             limits.check(int(found[1]), int(found[2]), "it unpacks to")
-        raise DriverError(said) from error
+        raise wrong(error, said) from error
     return done.stdout
 
 
@@ -105,49 +100,3 @@ def _tree_digest(root: Path, ref: str) -> str:
             fact = (path[len(str(root)) :], info.st_mode, info.st_uid, info.st_gid, info.st_size, link, info.st_mtime_ns)
             digest.update(repr(fact).encode("utf-8", "surrogateescape"))
     return f"sha256:{digest.hexdigest()}"
-
-
-async def _download(pull: Pull) -> str:
-    pull.say("downloading")
-    limits = pull.sources.limits
-    # Without anything of ours or of the environment: its user could not read it, and need not.
-    command = fetcher(pull.fetched, limits.size, _PYTHON, "-I", "-S", "-", pull.ref, f"{AT}/archive", str(limits.size))
-    meter = Meter(pull.fetched, limits, "packed, it has")
-    try:
-        with _descriptor(_DOWNLOAD) as source:
-            await pull.fence.around(lambda: beside(lambda: _follow(pull, command, source), meter.watch))
-    except ProcessError as error:
-        raise _download_error(pull, error) from error
-    with _descriptor(pull.fetched / "archive") as archive:
-        return await _unpack(pull, archive)
-
-
-@contextlib.contextmanager
-def _descriptor(path: Path) -> Iterator[int]:
-    fd = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
-    try:
-        yield fd
-    finally:
-        os.close(fd)
-
-
-async def _follow(pull: Pull, command: list[str], source: int) -> None:
-    async with contextlib.aclosing(lines(*command, stdin=source, timeout=_WHOLE)) as output:
-        async for line in output:
-            if re.fullmatch(r"downloading, \d+ (%|MiB)", line):
-                pull.say(line)
-
-
-def _download_error(pull: Pull, error: ProcessError) -> DriverError:
-    said = last_line(error)
-    if closed_in(said, pull.fence.ground):
-        return DriverError(registry.CLOSED)
-    if found := re.match(r"too big: (\d+)", said):
-        pull.sources.limits.check(int(found[1]), 0, "packed, it has")
-    if said.startswith("dial "):
-        return DriverError("the server can't be reached")
-    if said.startswith("lookup "):
-        return DriverError("the server's name can't be resolved")
-    if said.startswith("x509: "):
-        return DriverError(f"the server's certificate is not trusted by the node: {said.removeprefix('x509: ')}")
-    return DriverError(said)

@@ -3,22 +3,25 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
-import json
 import re
+from pathlib import Path
 
-from zos.drivers import DriverError
+from zos.drivers import DriverError, imageconfig, manifest
 from zos.drivers.beside import beside
 from zos.drivers.confined import AT, fetcher, unpacker
-from zos.drivers.fencerules import Ground, closed_in
-from zos.drivers.imageconfig import Config, read
-from zos.drivers.meter import Limits, Meter
-from zos.drivers.process import ProcessError, lines, run
+from zos.drivers.fencerules import closed_in
+from zos.drivers.imageconfig import Config
+from zos.drivers.manifest import Manifest
+from zos.drivers.meter import Limits, Meter, Refused, tree_size
+from zos.drivers.process import ProcessError, run
 from zos.drivers.sources import Pull
+from zos.drivers.thread import in_thread
 
 #: Seconds for a whole image, and for an answer.
 _WHOLE = 3600.0
 _ANSWER = 60.0
+#: Seconds between two words of how far it is.
+_TELL = 0.5
 
 #: What to do where the fence stood in the way.
 CLOSED = (
@@ -26,13 +29,18 @@ CLOSED = (
     "open it with --image-network"
 )
 
+_REFUSES = (
+    "the registry refuses access: name a Secret with credentials for it in imagePullSecrets; or the image must be public, or "
+    "opened to everybody on this node by its owner (--registry-auth)"
+)
+_WRONG_CREDENTIALS = (
+    "the registry refuses the credentials that imagePullSecrets gives for it, or they do not open this repository: correct the "
+    "Secret"
+)
 #: What registries and skopeo say, and what a person can do about it.
 _ERRORS = {
     r"manifest unknown|name unknown|repository name not known|not found": "it does not exist there; check name and tag",
-    r"unauthorized|authentication required|(?<!permission )denied|status 40[13]|invalid username": (
-        "the registry refuses access; the image must be public, or the node's owner must open its repository to everybody on "
-        "this node (--registry-auth)"
-    ),
+    r"unauthorized|authentication required|(?<!permission )denied|status 40[13]|invalid username": _REFUSES,
     r"server gave HTTP response to HTTPS client": (
         "the registry speaks plain HTTP; the node must be told to allow that (--insecure-registries)"
     ),
@@ -45,48 +53,78 @@ _ERRORS = {
 }
 
 
-async def inspect(pull: Pull) -> str | None:
-    """``sha256:<hex>`` of the content, before it is fetched. Raises DriverError."""
-    reference, registries, limits = _reference(pull), pull.sources.registries, pull.sources.limits
-    await asyncio.to_thread(registries.give, reference, pull.fetched)
-    command = ["skopeo", "inspect", "--no-tags", *registries.options(reference), f"docker://{reference}"]
+async def inspect(pull: Pull) -> Manifest:
+    """What the content is, before it is fetched. Who is told it may have the image: it asks with the pull's own credentials.
+    Raises DriverError."""
+    reference, registries = _reference(pull), pull.sources.registries
+    await asyncio.to_thread(registries.give, reference, pull.fetched, pull.auth)
+    text = await _manifest(pull, reference)
+    digest = manifest.digest_of(text)
+    if (variant := manifest.variant(text)) is not None:
+        text = await _manifest(pull, _pinned(reference, variant))
+    return Manifest(digest, manifest.layers(text))
+
+
+async def _manifest(pull: Pull, reference: str) -> str:
+    options = pull.sources.registries.options(reference)
+    command = fetcher(pull.fetched, pull.sources.limits.size, "skopeo", "inspect", "--raw", *options, f"docker://{reference}")
     try:
-        shown = await pull.fence.around(lambda: run(*fetcher(pull.fetched, limits.size, *command), timeout=_ANSWER))
-        digest = str(json.loads(shown.stdout).get("Digest", ""))
+        return (await pull.fence.around(lambda: run(*command, timeout=_ANSWER))).stdout
     except ProcessError as error:
-        raise _meaning(error, pull.fence.ground) from error
-    except (ValueError, AttributeError) as error:
-        raise DriverError(f"the registry's answer can't be understood: {error}") from error
-    return digest if re.fullmatch(r"sha256:[0-9a-f]{64}", digest) else None
+        raise _meaning(error, pull) from error
 
 
-async def fetch(pull: Pull, digest: str | None) -> tuple[str, Config]:
+async def fetch(pull: Pull, known: Manifest) -> tuple[str, Config]:
     """Fills ``rootfs`` in the room, after `inspect`. Raises DriverError."""
     reference, registries, limits = _reference(pull), pull.sources.registries, pull.sources.limits
-    pinned = _pinned(reference, digest) if digest else reference  # the tag may move while we pull
+    packed = sum(known.layers.values())
+    limits.check(packed, 0, "packed, it has")
     options = ["--override-os=linux", *registries.options(reference, "src-")]
+    pinned = _pinned(reference, known.digest)  # the tag may move while we pull
     copy = fetcher(pull.fetched, limits.size, "skopeo", "copy", *options, f"docker://{pinned}", f"oci:{AT}/oci:image")
-    pull.say("pulling")
-    meter = Meter(pull.fetched, limits, "packed, it has", trickle=True)
+    layout = pull.fetched / "oci"
+    lent = await in_thread(pull.kept.lend, layout, known.layers, pull.access)
+    had = sum(known.layers[digest] for digest in lent)
+    keep = True
     try:
-        await pull.fence.around(lambda: beside(lambda: _follow(pull, copy), meter.watch))
-    except ProcessError as error:
-        _check_file(error, limits, "packed, it has")
-        raise _meaning(error, pull.fence.ground) from error
+        await _copy(pull, copy, layout, packed, had)
+        config = await asyncio.to_thread(_config, layout)
+        pull.say("unpacking")
+        with pull.space.hold(packed):  # what it will be is not known, but hardly less
+            await _unpack(pull, limits)
+    except Refused:
+        keep = False
+        raise
+    finally:
+        if keep:
+            await in_thread(pull.kept.keep, layout, known.layers.keys() - lent, pull.access)
+    return known.digest, config
+
+
+async def _copy(pull: Pull, command: list[str], layout: Path, packed: int, had: int) -> None:
+    limits = pull.sources.limits
+    meter = Meter(pull.fetched, limits, "packed, it has", trickle=True)
+    with pull.space.hold(packed - had) as hold:
+
+        async def tell() -> None:
+            while True:
+                hold.written = max(0, await asyncio.to_thread(tree_size, layout) - had)
+                pull.tell("pulling", min(had + hold.written, packed), packed)
+                await asyncio.sleep(_TELL)
+
+        try:
+            await pull.fence.around(lambda: beside(lambda: beside(lambda: run(*command, timeout=_WHOLE), meter.watch), tell))
+        except ProcessError as error:
+            _check_file(error, limits, "packed, it has")
+            raise _meaning(error, pull) from error
     await meter.check()
-    manifest, config = await asyncio.to_thread(read, pull.fetched / "oci")
-    pull.say("unpacking")
-    await _unpack(pull, limits)
-    return digest or manifest, config
 
 
-async def _follow(pull: Pull, command: list[str]) -> None:
-    layers = 0
-    async with contextlib.aclosing(lines(*command, timeout=_WHOLE)) as output:
-        async for line in output:
-            if line.startswith("Copying blob"):
-                layers += 1
-                pull.say(f"pulling, layer {layers}")
+def _config(layout: Path) -> Config:
+    try:
+        return imageconfig.read(layout)
+    except DriverError as error:
+        raise Refused(str(error)) from error
 
 
 async def _unpack(pull: Pull, limits: Limits) -> None:
@@ -99,7 +137,14 @@ async def _unpack(pull: Pull, limits: Limits) -> None:
         await beside(lambda: run(*unpack, timeout=_WHOLE), meter.watch)
     except ProcessError as error:
         _check_file(error, limits, "it unpacks to")
-        raise DriverError(f"it can't be unpacked: {last_line(error)}") from error
+        raise wrong(error, f"it can't be unpacked: {last_line(error)}") from error
+
+
+def wrong(error: ProcessError, said: str) -> DriverError:
+    """What an unpacker that failed says of the content, unless it was for the node that it failed."""
+    if "no space left" in said.lower():
+        return DriverError("the node's disk is full")
+    return Refused(said) if (error.code or 0) > 0 else DriverError(said)
 
 
 def _check_file(error: ProcessError, limits: Limits, what: str) -> None:
@@ -121,15 +166,15 @@ def _pinned(reference: str, digest: str) -> str:
     return f"{head}{slash}{last.partition(':')[0]}@{digest}"
 
 
-def _meaning(error: ProcessError, ground: Ground) -> DriverError:
+def _meaning(error: ProcessError, pull: Pull) -> DriverError:
     said = f"{error.stderr}\n{error.stdout}\n{error}"
     if "no space left" in said:
         return DriverError("the node's disk is full")
-    if closed_in(said, ground):
+    if closed_in(said, pull.fence.ground):
         return DriverError(CLOSED)
     for pattern, meaning in _ERRORS.items():
         if re.search(pattern, said, re.IGNORECASE):
-            return DriverError(meaning)
+            return DriverError(_WRONG_CREDENTIALS if meaning is _REFUSES and pull.auth else meaning)
     return DriverError(last_line(error))
 
 

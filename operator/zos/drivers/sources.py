@@ -13,7 +13,9 @@ from zos.drivers import DriverError
 from zos.drivers.confined import AT
 from zos.drivers.fence import Fence
 from zos.drivers.fencerules import USER, Network
+from zos.drivers.halffetched import HalfFetched
 from zos.drivers.meter import Limits
+from zos.drivers.space import Space
 from zos.files import Durability, write
 
 _AUTH = "auth.json"
@@ -37,14 +39,19 @@ class Registries:
     def plain(self, registry: str) -> bool:
         return registry in self.insecure or (urlsplit(f"//{registry}").hostname or "") in self.insecure
 
-    def give(self, reference: str, room: Path) -> None:
-        """Credentials into a fetcher's room: those for this repository and no others. Raises DriverError."""
+    def give(self, reference: str, room: Path, own: str = "") -> None:
+        """Credentials into a fetcher's room: those for this repository and no others. ``own`` are those of who asks, as text of
+        the same form: with them the node's are not used. Raises DriverError."""
         chosen: dict[str, Any] = {}
-        if self.auth is not None:
-            try:
+        try:
+            if own:
+                chosen = credentials(json.loads(own).get("auths") or {}, reference)
+            elif self.auth is not None:
                 chosen = credentials(json.loads(self.auth.read_text()).get("auths") or {}, reference)
-            except (OSError, ValueError, AttributeError, TypeError) as error:
-                raise DriverError(f"the node's credentials (--registry-auth) can't be read: {error}") from error
+        except (OSError, ValueError, AttributeError, TypeError) as error:
+            if own:  # what they are is nobody else's business
+                raise DriverError("the credentials of imagePullSecrets can't be read") from None
+            raise DriverError(f"the node's credentials (--registry-auth) can't be read: {error}") from error
         write(room / _AUTH, json.dumps({"auths": chosen}), Durability.VOLATILE, owner=USER, parents=False)
 
 
@@ -71,11 +78,21 @@ class Sources:
 
 @dataclass(frozen=True)
 class Pull:
-    """One image on its way. ``room`` is a directory of the caller's; in it fetchers write to ``fetched`` and nowhere else."""
+    """One image on its way. ``room`` is a directory of the caller's; fetchers write to ``fetched`` and nowhere else.
+
+    ``access`` says whose credentials ``auth`` are (the text of a containers-auth.json(5)); both are empty where there are none.
+    ``tell`` gets what is going on, the bytes that are there, and those that it will be (0: not known)."""
 
     ref: str
     room: Path
     fetched: Path
     sources: Sources
     fence: Fence
-    say: Callable[[str], None]
+    space: Space
+    kept: HalfFetched
+    tell: Callable[[str, int, int], None]
+    access: str = ""
+    auth: str = field(default="", repr=False)
+
+    def say(self, text: str) -> None:
+        self.tell(text, 0, 0)

@@ -20,7 +20,7 @@ from typing import BinaryIO, ClassVar
 
 from zos.drivers import DriverError, diskcontent, systemcard, unused
 from zos.drivers.diskimage import RAW
-from zos.drivers.image import directory_of
+from zos.drivers.imagecache import directory_of
 from zos.drivers.reservation import amount
 from zos.drivers.systemcard import SystemCard
 from zos.drivers.thread import in_thread

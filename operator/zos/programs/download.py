@@ -1,5 +1,6 @@
-"""``python - URL FILE SIZE < download.py``: one file by https, of SIZE bytes at most. Progress and, at the end, what went wrong
-are lines of its output.
+"""``python - URL SIZE < download.py``: one file by https, of SIZE bytes at most, into ``file`` where it runs. It goes on where
+one before it was broken off, if the server still has the same. Progress (bytes that are there, and that it will be; 0: not
+known) and, at the end, what went wrong are lines of its output.
 
 Handed over on standard input, since it runs as a user who may read nothing of ours. Sent on only to https; no proxies, no
 credentials, no cookies. Where its packets may go is for the kernel to say.
@@ -9,10 +10,14 @@ from __future__ import annotations
 
 import contextlib
 import http.client
+import json
+import os
 import socket
 import ssl
 import sys
 import time
+from dataclasses import dataclass
+from typing import IO
 from urllib.parse import urljoin, urlsplit
 
 #: Redirects in a row; seconds to answer, and for a mebibyte at the least.
@@ -20,6 +25,10 @@ _HOPS = 10
 _ANSWER = 30.0
 _SLOWEST = 120.0
 _PIECE = 1 << 18
+#: Seconds between two words of how far it is.
+_TELL = 0.25
+_HEADERS = {"User-Agent": "zos", "Accept": "*/*", "Accept-Encoding": "identity"}
+_FILE, _STATE = "file", "state"
 
 
 class Failed(Exception):
@@ -50,14 +59,14 @@ class _Connection(http.client.HTTPSConnection):
         raise Failed(problem)
 
 
-def _get(url: str) -> tuple[http.client.HTTPResponse, _Connection]:
+def _get(url: str, more: dict[str, str]) -> tuple[http.client.HTTPResponse, _Connection]:
     for _ in range(_HOPS):
         parts = urlsplit(url)
         if parts.scheme != "https" or not parts.hostname:
             raise Failed(f"the server sends on to {url[:200]}, which is not https")
         connection = _Connection(parts.hostname, parts.port or 443, timeout=_ANSWER)
         path = (parts.path or "/") + (f"?{parts.query}" if parts.query else "")
-        connection.request("GET", path, headers={"User-Agent": "zos", "Accept": "*/*", "Accept-Encoding": "identity"})
+        connection.request("GET", path, headers=_HEADERS | more)
         response = connection.getresponse()
         if response.status not in (301, 302, 303, 307, 308):
             return response, connection
@@ -66,43 +75,98 @@ def _get(url: str) -> tuple[http.client.HTTPResponse, _Connection]:
     raise Failed(f"the server sends on more than {_HOPS} times")
 
 
-def download(url: str, target: str, size: int) -> None:
-    response, connection = _get(url)
+@dataclass(frozen=True)
+class Begun:
+    """What is there already: so many bytes of ``whole``, of what the server calls by ``validator`` (a header's value)."""
+
+    got: int = 0
+    whole: int = 0
+    validator: str = ""
+
+
+def begun() -> Begun:
+    try:
+        with open(_STATE) as file:
+            told = json.load(file)
+        found = Begun(os.stat(_FILE).st_size, int(told["whole"]), str(told["validator"]))
+        return found if found.validator and 0 < found.got <= found.whole else Begun()
+    except (OSError, ValueError, KeyError, TypeError):
+        return Begun()
+
+
+def _validator(headers: http.client.HTTPMessage) -> str:
+    """What a server may be asked by whether it is still the same (RFC 9110, 13.1.5): no weak one."""
+    tag = headers.get("ETag", "")
+    return tag if tag and not tag.startswith("W/") else headers.get("Last-Modified", "")
+
+
+def download(url: str, size: int) -> None:
+    had = begun()
+    # Of a whole one the last byte is asked for, to hear whether it is still the same.
+    start = min(had.got, had.whole - 1) if had.got else 0
+    ranges = {"Range": f"bytes={start}-", "If-Range": had.validator} if start else {}
+    response, connection = _get(url, ranges)
+    if response.status == 416:
+        connection.close()
+        start = 0
+        response, connection = _get(url, {})
     with contextlib.closing(connection):
-        if response.status != 200:
+        if response.status == 206 and start:
+            if response.headers.get("Content-Range", "") != f"bytes {start}-{had.whole - 1}/{had.whole}":
+                os.unlink(_STATE)
+                raise Failed("the server ended after nothing: it sends another part than was asked for")
+            whole = had.whole
+        elif response.status == 200:
+            start, whole = 0, response.length or 0
+        else:
             raise Failed(f"the server answers {response.status} {response.reason[:100]}")
-        whole = response.length
-        if whole is not None and whole > size:
+        if whole > size:
             raise Failed(f"too big: {whole}")
-        got, mark, since, told = 0, 0, time.monotonic(), ""
-        with open(target, "wb") as file:
-            while piece := response.read1(_PIECE):
-                file.write(piece)
-                got += len(piece)
-                if got > size:
-                    raise Failed(f"too big: {got}")
-                if got - mark >= 1 << 20:
-                    mark, since = got, time.monotonic()
-                elif time.monotonic() - since > _SLOWEST:
-                    raise Failed("the server does not go on sending")
-                line = f"downloading, {100 * got // whole} %" if whole else f"downloading, {got >> 20} MiB"
-                if line != told:
-                    told = line
-                    print(line, flush=True)
-        if whole is not None and got != whole:
-            raise Failed(f"the server ended after {got} of {whole} bytes")
+        with open(_FILE, "r+b" if start else "wb") as file:
+            if not start:
+                _remember(whole, _validator(response.headers))
+            file.seek(start)
+            _copy(response, file, start, whole, size)
+
+
+def _remember(whole: int, validator: str) -> None:
+    with open(_STATE, "w") as file:
+        json.dump({"whole": whole, "validator": validator[:1000]}, file)
+
+
+def _copy(response: http.client.HTTPResponse, file: IO[bytes], got: int, whole: int, size: int) -> None:
+    mark, since, told = got, time.monotonic(), 0.0
+    while True:
+        if (now := time.monotonic()) - told >= _TELL:
+            told = now
+            print(got, whole, flush=True)
+        if not (piece := response.read1(_PIECE)):
+            break
+        file.write(piece)
+        got += len(piece)
+        if got > size:
+            raise Failed(f"too big: {got}")
+        if got - mark >= 1 << 20:
+            mark, since = got, time.monotonic()
+        elif time.monotonic() - since > _SLOWEST:
+            raise Failed("the server does not go on sending")
+    if whole and got != whole:
+        raise Failed(f"the server ended after {got} of {whole} bytes")
+    print(got, whole or got, flush=True)
 
 
 def main() -> None:
-    _, url, target, size = sys.argv
+    _, url, size = sys.argv
     try:
-        download(url, target, int(size))
+        download(url, int(size))
     except Failed as error:
         sys.exit(str(error))
     except ssl.SSLCertVerificationError as error:
         sys.exit(f"x509: {error.verify_message}")
     except TimeoutError:
         sys.exit("the server does not go on sending")
+    except http.client.IncompleteRead as error:
+        sys.exit(f"the server ended after {len(error.partial)} bytes")
     except (OSError, http.client.HTTPException, ValueError) as error:
         sys.exit(f"it can't be downloaded: {error}")
 

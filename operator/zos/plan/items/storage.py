@@ -16,16 +16,26 @@ _OWNERS = {"mount": "ZMount", "root": "ZMachine"}
 
 @dataclass(frozen=True, kw_only=True)
 class Image(Item):
-    """An image unpacked into the node's cache. ``ref`` is ``oci://``, ``file://`` or ``https://`` as the user wrote it."""
+    """An image unpacked into the node's cache. ``ref`` is ``oci://``, ``file://`` or ``https://`` as the user wrote it.
+
+    ``access`` tells whose credentials it is fetched with, and nothing of what they are: each who has some shows them to the
+    registry, whatever is on the node already. ``auth`` is the text of a containers-auth.json(5) with them."""
 
     ref: str
+    access: str = ""
+    auth: str = field(default="", repr=False, compare=False)
 
     FAMILY: ClassVar[str] = "image"
     RANK: ClassVar[int] = Rank.IMAGE
 
     @property
     def key(self) -> str:
-        return f"{self.FAMILY}/{self.ref}"
+        return f"{self.FAMILY}/{self.name}"
+
+    @property
+    def name(self) -> str:
+        """What facts of it go by."""
+        return f"{self.ref} with {self.access}" if self.access else self.ref
 
 
 @dataclass(frozen=True, kw_only=True)
