@@ -62,17 +62,17 @@ def driver_of(
     return ImageDriver(images, sources, **rest)
 
 
-async def converge(driver: ImageDriver, *refs: str) -> list[str]:
-    wanted = [Image(ref=ref, owner="w-1") for ref in refs]
+async def converge(driver: ImageDriver, *refs: str | Image) -> list[str]:
+    wanted = [ref if isinstance(ref, Image) else Image(ref=ref, owner="w-1") for ref in refs]
     ops = diff(wanted, await driver.observe(wanted))
     await asyncio.gather(*(driver.apply(op) for op in ops))
     return sorted(f"{op.verb} {op.key}" for op in ops)
 
 
-async def problem(driver: ImageDriver, ref: str) -> str:
+async def problem(driver: ImageDriver, ref: str | Image) -> str:
     with pytest.raises(DriverError) as caught:
         await converge(driver, ref)
-    assert driver.facts()[ImageProblem][ref] == ImageProblem(str(caught.value))
+    assert driver.facts()[ImageProblem][ref.name if isinstance(ref, Image) else ref] == ImageProblem(str(caught.value))
     return str(caught.value)
 
 
@@ -123,12 +123,14 @@ def https_server(certificate: Path, handler: type[http.server.BaseHTTPRequestHan
 
 
 @contextlib.contextmanager
-def serving(directory: Path) -> Iterator[str]:
-    """Address of an empty registry."""
+def serving(directory: Path, *, login: str = "") -> Iterator[str]:
+    """Address of an empty registry; ``login`` (a line of an htpasswd file) is needed for all that it does."""
     address = f"127.0.0.1:{free_port()}"
     config = directory / "registry.yml"
+    auth = f"auth: {{htpasswd: {{realm: r, path: {directory}/htpasswd}}}}\n" if login else ""
+    (directory / "htpasswd").write_text(f"{login}\n")
     config.write_text(
-        f"version: 0.1\nstorage: {{filesystem: {{rootdirectory: {directory}/registry}}}}\nhttp: {{addr: '{address}'}}\n"
+        f"version: 0.1\nstorage: {{filesystem: {{rootdirectory: {directory}/registry}}}}\nhttp: {{addr: '{address}'}}\n{auth}"
     )
     process = subprocess.Popen(
         [*KILLED, "docker-registry", "serve", config], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
@@ -146,8 +148,11 @@ def serving(directory: Path) -> Iterator[str]:
     process.wait()
 
 
-def push(tmp_path: Path, reference: str, layers: list[Path], architecture: str = "amd64", **config: object) -> str:
+def push(
+    tmp_path: Path, reference: str, layers: list[Path], architecture: str = "amd64", creds: str = "", **config: object
+) -> str:
     """Builds an image of the layers with umoci and pushes it; gives its digest."""
+    to, of = ([f"--dest-creds={creds}"], [f"--creds={creds}"]) if creds else ([], [])
     layout = tmp_path / f"layout-{time.monotonic_ns()}"
     subprocess.run(["umoci", "init", "--layout", layout], check=True)
     subprocess.run(["umoci", "new", "--image", f"{layout}:x"], check=True)
@@ -159,9 +164,9 @@ def push(tmp_path: Path, reference: str, layers: list[Path], architecture: str =
         for value in (values if isinstance(values, list) else [values])
     ]
     subprocess.run(["umoci", "config", "--image", f"{layout}:x", f"--architecture={architecture}", *options], check=True)
-    copy = ["skopeo", "copy", "-q", "--dest-tls-verify=false", f"oci:{layout}:x", f"docker://{reference}"]
+    copy = ["skopeo", "copy", "-q", "--dest-tls-verify=false", *to, f"oci:{layout}:x", f"docker://{reference}"]
     subprocess.run(copy, check=True)
     shown = subprocess.run(
-        ["skopeo", "inspect", "--tls-verify=false", f"docker://{reference}"], check=True, capture_output=True, text=True
+        ["skopeo", "inspect", "--tls-verify=false", *of, f"docker://{reference}"], check=True, capture_output=True, text=True
     )
     return str(json.loads(shown.stdout)["Digest"])

@@ -72,7 +72,7 @@ async def test_all_that_is_kept_is_a_raw_disk_with_its_holes(tmp_path: Path, nam
         qcow2(raw, place, "-c")
     await converge(driver, ref := f"file://{tmp_path}/vm")
     made = directory_of(images, fact(driver, ref).digest)
-    assert sorted(path.name for path in made.iterdir()) == ["disk.raw", "image.json"]
+    assert sorted(path.name for path in made.iterdir()) == ["disk.raw", "image.json", "size"]
     kept = made / "disk.raw"
     assert kept.read_bytes() == raw.read_bytes()
     assert kept.stat().st_blocks * 512 < MIB

@@ -18,7 +18,7 @@ import pytest
 
 from imageworks import converge, driver_of, entry, fact, leftovers, problem, push, serving, tar, until
 from zos.drivers import DriverError
-from zos.drivers.confined import program, unpacker
+from zos.drivers.confined import MEMORY, program, unpacker
 from zos.drivers.imagecache import directory_of
 from zos.drivers.process import run
 from zos.drivers.sources import Registries
@@ -47,7 +47,7 @@ async def test_an_archive_is_unpacked_once(tmp_path: Path, images: Path, packed:
     found = fact(driver, ref)
     root = directory_of(images, found.digest) / "rootfs"
     assert (root / "etc/motd").read_bytes() == b"hello"
-    assert (found.has_kernel, found.has_disk_image) == (True, False)
+    assert (found.has_kernel, found.disk) == (True, None)
     assert found.provides("sh", "/usr/bin:/sbin") is True
     assert found.provides("/sbin/sh", "") is True
     assert found.provides("sbin/../bin/sh", "") is True
@@ -86,7 +86,7 @@ async def test_a_disk_image_is_the_one_file_of_its_tree_and_keeps_its_holes(
     room.mkdir()
     with open(disk, "rb") as file:
         command = program("unpack", str(file.fileno()), str(room), str(64 << 20), "100")
-        done = await run(*unpacker(room, 64 << 20, *command, memory=True), fds=(file.fileno(),))
+        done = await run(*unpacker(room, 64 << 20, *command, memory=MEMORY), fds=(file.fileno(),))
     assert done.stdout.strip() == f"sha256:{hashlib.sha256(disk.read_bytes()).hexdigest()}"
     (made,) = room.iterdir()
     assert made.name == ("image.qcow2" if kind == "qcow2" else "image.raw")

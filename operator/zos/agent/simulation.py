@@ -195,7 +195,7 @@ class Images(_DictDriver):
 
     async def observe(self, wanted: Sequence[Item]) -> Mapping[str, Observed]:
         seen = await super().observe(wanted)
-        refs = [item.ref for item in wanted if isinstance(item, Image)]
+        refs = [item.name for item in wanted if isinstance(item, Image)]
         self._facts = {
             ref: ImageFact(digest=digest_of(ref), entrypoint=("/bin/init",), disk=self.node.machines.get(ref))
             for ref in refs

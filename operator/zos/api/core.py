@@ -33,6 +33,7 @@ class Secret(Object):
     PLURAL: ClassVar[str] = "secrets"
     API_VERSION: ClassVar[str] = "v1"
 
+    type: str = ""
     data: Annotated[dict[str, str], BeforeValidator(_values)] = Field(default_factory=dict)
 
     def size(self, key: str) -> int | None:

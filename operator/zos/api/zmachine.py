@@ -108,6 +108,11 @@ class BootDisk(Model):
     """One of ``disks``."""
 
 
+class PullSecret(Model):
+    name: str = Field(min_length=1, max_length=253, json_schema_extra=rules(named("imagePullSecrets[].name")))
+    """A Secret of the same namespace, of type ``kubernetes.io/dockerconfigjson``."""
+
+
 class SecretKeyRef(Model):
     name: str = Field(min_length=1, max_length=253, json_schema_extra=rules(named("secretKeyRef.name")))
     """A Secret of the same namespace."""
@@ -206,9 +211,14 @@ class ZMachineSpec(Model):
     """What it runs: ``oci://registry/repository:tag`` (anything docker builds, ``@sha256:…`` pins it), ``https://…`` (a tar or
     a disk image, raw or qcow2, plain or packed with gzip, xz, bzip2 or zstd; ``#sha256:…`` behind it is the file's checksum) or
     ``file:///…`` (the same, or a directory: a path on the node, in a directory that its owner opens). Its content decides
-    the mode: a virtual machine boots from a disk image, or from exactly one of ``/image.raw``, ``/image.qcow2``, ``/disk/*.img``
-    and ``/disk/*.qcow2`` in it; anything else is a container. A change takes effect at the next restart; a virtual machine's
-    boot disk, once it is written, stays."""
+    the mode: a virtual machine boots from a disk image, or from exactly one of ``/image.raw``, ``/image.qcow2``,
+    ``/disk/*.img`` and ``/disk/*.qcow2`` in it; anything else is a container. A change takes effect at the next restart; a
+    virtual machine's boot disk, once it is written, stays."""
+
+    image_pull_secrets: tuple[PullSecret, ...] = Field(default=(), max_length=8, json_schema_extra=keyed("name"))
+    """Credentials for the registry of an ``oci://`` image, as ``kubectl create secret docker-registry`` makes them. The machine
+    waits until all of them are there. Of all entries that nearest to the repository is taken; its node alone can read it, and
+    uses it for this machine alone. Where none is for the registry, the image is fetched as by anybody."""
 
     cpu: int = Field(default=1, le=255, json_schema_extra=rules(Rule("self >= 1", "cpu must be at least 1")))
     """Virtual CPUs, counted against what the node has free. A change takes effect at the next restart."""

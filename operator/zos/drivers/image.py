@@ -37,7 +37,7 @@ from zos.drivers.imagetree import Tree
 from zos.drivers.imagetree import look as look_through
 from zos.drivers.localimage import NotOpened, canonical, stamp
 from zos.drivers.manifest import Manifest
-from zos.drivers.meter import Refused, room_for
+from zos.drivers.meter import Refused, TooBig, room_for
 from zos.drivers.process import ProcessError, run
 from zos.drivers.pull import fetch, look
 from zos.drivers.registry import wrong
@@ -119,9 +119,9 @@ class ImageDriver:
             async with self._pulls:
                 await self._get(op.item)
         except DriverError as error:
-            raise self._failed(name, str(error)) from error
+            raise self._failed(name, op.item, str(error)) from error
         except OSError as error:
-            raise self._failed(name, error.strerror or str(error)) from error
+            raise self._failed(name, op.item, error.strerror or str(error)) from error
         finally:
             self._progress.over(op.key)
 
@@ -131,8 +131,8 @@ class ImageDriver:
     async def close(self) -> None:
         self._progress.dirty = lambda: None
 
-    def _failed(self, name: str, why: str) -> DriverError:
-        said = f"image {name}: {why}"[:_LONGEST]
+    def _failed(self, name: str, item: Item | None, why: str) -> DriverError:
+        said = f"image {item.ref if isinstance(item, Image) else name}: {why}"[:_LONGEST]
         text = "".join(letter if letter.isprintable() else "\ufffd" for letter in said)
         self._facts[name] = ImageProblem(text)
         return DriverError(text)
@@ -185,7 +185,7 @@ class ImageDriver:
                 text[field] = tuple(text[field])
             text["executables"] = frozenset(text["executables"]) if text["executables"] is not None else None
             if text.pop("has_disk_image", False):  # unpacked by an agent that did nothing with one
-                self._bury(place)
+                self._cache.bury(place)
                 return None
             text["disk"] = DiskImage(**text["disk"]) if text.get("disk") is not None else None
             return ImageFact(**text, pulled=pulled)
@@ -235,7 +235,7 @@ class ImageDriver:
                 )  # fmt: skip
                 known = await look(pull)
                 if known is None:
-                    return await self._refusing(f"{name} {source}", _refused_for(ref), self._make(pull, None))
+                    return await self._refusing(f"{name} {source}", _patience(source), self._make(pull, None))
                 async with self._lock(known.digest):
                     if await asyncio.to_thread(self._cache.has, known.digest):
                         return known.digest, None
@@ -276,9 +276,11 @@ class ImageDriver:
             raise DriverError(said)
 
     async def _refusing(self, what: str, seconds: float, work: Coroutine[None, None, T]) -> T:
+        """Remembers for so long that it was refused, whoever asks again."""
         try:
             return await work
         except Refused as error:
+            seconds = seconds or (_REFUSED if isinstance(error, TooBig) else 0.0)
             now = time.monotonic()
             self._refused = {key: value for key, value in self._refused.items() if value[0] > now}
             self._refused[what] = (now + seconds, str(error))
@@ -304,9 +306,12 @@ class ImageDriver:
             await run("rm", "-rf", "--one-file-system", str(room), timeout=600, check=False)
 
 
-def _refused_for(ref: str) -> float:
-    """Seconds: of a file of the node's own it is known when it changes."""
-    return _REFUSED if ref.startswith("https://") else _REFUSED_CONTENT
+def _patience(source: str) -> float:
+    """Seconds for which what a source gave need not be looked at again: a file of the node's tells when it changes, a directory
+    does not, and a server is not to be asked for all of it every half a minute."""
+    if source == "directory":
+        return 0.0
+    return _REFUSED_CONTENT if source else _REFUSED
 
 
 def _refusal(error: DriverError) -> DriverError:

@@ -101,7 +101,7 @@ class Cache:
         if card is not None:
             others = {other.digest for _, other in self.cards.all()}
             if (in_use := self._in_use()) is not None and card.digest not in others | in_use:
-                self._bury(directory_of(self.directory, card.digest))
+                self.bury(directory_of(self.directory, card.digest))
         self.sweep()
 
     def sweep(self) -> None:
@@ -112,9 +112,10 @@ class Cache:
         for place in self.directory.glob("sha256-*"):
             # A new one gets its ref in a moment.
             if place.name.replace("-", ":", 1) not in held and time.time() - place.stat().st_ctime > SETTLED:
-                self._bury(place)
+                self.bury(place)
 
-    def _bury(self, place: Path) -> None:
+    def bury(self, place: Path) -> None:
+        """Takes an image away, in one step and then bit by bit."""
         gone = Path(tempfile.mkdtemp(prefix=".gone-", dir=self.directory))
         with contextlib.suppress(FileNotFoundError):
             place.rename(gone / "image")

@@ -17,6 +17,7 @@ from zos.drivers.halffetched import HalfFetched
 from zos.drivers.meter import Limits
 from zos.drivers.space import Space
 from zos.files import Durability, write
+from zos.plan.credentials import nearest
 
 _AUTH = "auth.json"
 
@@ -56,14 +57,9 @@ class Registries:
 
 
 def credentials(auths: Mapping[str, Any], reference: str) -> dict[str, Any]:
-    """The one entry for a reference: of its repository, else of the nearest namespace above, else of the registry."""
-    head, slash, last = reference.partition("@")[0].rpartition("/")
-    name = f"{head}{slash}{last.partition(':')[0]}"
-    while name:
-        if name in auths:
-            return {name: auths[name]}
-        name = name.rpartition("/")[0]
-    return {}
+    """The one entry for a reference."""
+    name = nearest(auths, reference)
+    return {} if name is None else {name: auths[name]}
 
 
 @dataclass(frozen=True)

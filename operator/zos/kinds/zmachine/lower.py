@@ -5,6 +5,8 @@ from __future__ import annotations
 from zos.api.meta import Reason
 from zos.kinds.kind import Here
 from zos.kinds.zmachine import container, virtual
+from zos.kinds.zmachine.image import known_as
+from zos.kinds.zmachine.image import wanted as wanted_image
 from zos.kinds.zmachine.part import MachineOnNode
 from zos.plan.facts import ImageFact, ImageProblem, Unknown
 from zos.plan.items import Image
@@ -12,14 +14,20 @@ from zos.plan.lowered import Lowered, Problem
 
 
 def lower(here: Here[MachineOnNode]) -> Lowered:
-    image = Image(owner=here.name, ref=here.part.image)
+    image, locked = known_as(here), None
+    try:
+        image = wanted_image(here)
+    except Unknown as unknown:
+        locked = Problem(Reason.PROGRESSING, str(unknown))
     try:
         boot = virtual.boot_disk(here)
         if boot is not None and boot.written is not None:
             return virtual.lowered(here, boot, boot.written)
-        fact = here.facts.get(ImageFact, image.ref)
+        if locked is not None:
+            return Lowered((), locked, whole=False)
+        fact = here.facts.get(ImageFact, image.name)
         if fact is None:
-            told = here.facts.get(ImageProblem, image.ref)
+            told = here.facts.get(ImageProblem, image.name)
             return _as_it_is(image, Problem(Reason.IMAGE_INVALID, told.why) if told is not None else None)
         found = virtual.written(here, image, fact, boot) if fact.disk is not None else container.lowered(here, image, fact)
         return _as_it_is(image, found) if isinstance(found, Problem) else found

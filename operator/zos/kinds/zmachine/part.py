@@ -34,6 +34,8 @@ from zos.api.zmachine import RunPolicy
 #: What a machine's secrets that are variables are called: this, and the variable's name; and the one that is its user-data.
 ENV = "env/"
 USER_DATA = "user-data"
+#: What the credentials that its image is fetched with are called: this, and where they are from, as a digest.
+PULL = "image/"
 #: Of the segments of all farms.
 PUBLIC_MTU = 1500
 
@@ -87,7 +89,8 @@ class FileSystemOnNode(Offer):
 
 
 class MachineOnNode(Part):
-    """A ZMachine, with everything it refers to looked up. The node's secrets called ``env/NAME`` are variables."""
+    """A ZMachine, with everything it refers to looked up. The node's secrets called ``env/NAME`` are variables,
+    that called ``image/…`` is what its image is fetched with."""
 
     SINCE: ClassVar[tuple[int, int]] = (0, 1)
 

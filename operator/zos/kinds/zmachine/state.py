@@ -14,6 +14,7 @@ from zos.api.nodeworkload import Owner, Run, RunningNic, RunningPublicNic
 from zos.api.zmachine import RunPolicy
 from zos.kinds.kind import Here, Report
 from zos.kinds.zmachine import diskerrors
+from zos.kinds.zmachine.image import known_as
 from zos.kinds.zmachine.part import ImagePull, MachineOnNode, MachineState
 from zos.plan.facts import DiskFact, DomainFact, Facts, ImageFact, ImageProblem, ShutFact, Written
 from zos.plan.items import ContainerBoot, Disk, DiskBoot, Domain, Firewall, Image, System
@@ -27,15 +28,16 @@ def report(here: Here[MachineOnNode], lowered: Lowered, outcome: Outcome) -> Rep
     """Raises Unknown where nobody could look at the node's guests."""
     machine, facts = here.part, here.facts
     fact = facts.get(DomainFact, names.domain(here.owner.uid))
-    image = facts.get(ImageFact, machine.image) if ImageFact not in facts.unknown else None
-    verdict = _verdict(machine, lowered, outcome, fact)
+    asked = known_as(here)
+    image = facts.get(ImageFact, asked.name) if ImageFact not in facts.unknown else None
+    verdict = _verdict(machine, asked, lowered, outcome, fact)
     if fact is not None and fact.running and not lowered.whole and not verdict.ready:
         verdict = replace(verdict, message=f"{verdict.message}; the machine runs on with what it was started with")
     return Report(
         verdict,
         _state(machine, image, fact, facts, lowered, outcome).model_copy(update={"image_pull": _image_pull(here.since, image)}),
         (
-            _image_ready(machine.image, image, facts, lowered),
+            _image_ready(asked.name, image, facts, lowered),
             *_conditions(here.owner, fact, facts, lowered),
             *_virtual(machine, fact, facts, lowered),
             *diskerrors.conditions(machine, fact),
@@ -43,8 +45,7 @@ def report(here: Here[MachineOnNode], lowered: Lowered, outcome: Outcome) -> Rep
     )
 
 
-def _verdict(machine: MachineOnNode, lowered: Lowered, outcome: Outcome, fact: DomainFact | None) -> Verdict:
-    image = Image(ref=machine.image)
+def _verdict(machine: MachineOnNode, image: Image, lowered: Lowered, outcome: Outcome, fact: DomainFact | None) -> Verdict:
     if lowered.problem is not None and not lowered.whole:
         return waiting(lowered.problem.reason, lowered.problem.message)
     if image.key in outcome.failed:
@@ -198,7 +199,7 @@ def _guest_ready(fact: DomainFact) -> Condition:
     return Condition(type="GuestReady", status="Unknown", reason=Reason.PROGRESSING, message=message)
 
 
-def _image_ready(ref: str, image: ImageFact | None, facts: Facts, lowered: Lowered) -> Condition:
+def _image_ready(name: str, image: ImageFact | None, facts: Facts, lowered: Lowered) -> Condition:
     if source := _source(lowered, facts):
         return Condition(type="ImageReady", status="True", reason=Reason.SUCCEEDED, message=source)
     if image is not None:
@@ -207,7 +208,7 @@ def _image_ready(ref: str, image: ImageFact | None, facts: Facts, lowered: Lower
         return Condition(type="ImageReady", status="Unknown", reason=Reason.PROGRESSING, message=unseen)
     problem = lowered.problem
     told = problem.message if problem is not None and problem.reason is Reason.IMAGE_INVALID else ""
-    known = facts.get(ImageProblem, ref)
+    known = facts.get(ImageProblem, name)
     if told := told or (known.why if known is not None else ""):
         return Condition(type="ImageReady", status="False", reason=Reason.IMAGE_INVALID, message=told)
     return Condition(type="ImageReady", status="False", reason=Reason.IMAGE_PULLING)

@@ -10,7 +10,7 @@ from zos.api import names
 from zos.api.meta import RESTARTED_AT
 from zos.api.resources import GUEST_OVERHEAD, NodeHold, Resources
 from zos.api.zmachine import Firmware, ZMachine, minimum_root_size
-from zos.kinds.zmachine import disks, environment, filesystems, publicaddress
+from zos.kinds.zmachine import disks, environment, filesystems, publicaddress, pullsecrets
 from zos.kinds.zmachine.disks import disks_ready, find_disks, pinned
 from zos.kinds.zmachine.filesystems import filesystems_ready, find_filesystems
 from zos.kinds.zmachine.found import Found, Step, given
@@ -89,7 +89,8 @@ def hold_address(found: Found, machine: ZMachine, world: Reader) -> tuple[Found,
 
 def open_secrets(found: Found, machine: ZMachine, world: Reader) -> tuple[Found, Verdict | None]:
     secrets: tuple[SecretValue, ...] = ()
-    for gathered in (environment.find(machine, world), environment.user_data(machine, world)):
+    for find in (environment.find, environment.user_data, pullsecrets.find):
+        gathered = find(machine, world)
         if isinstance(gathered, Verdict):
             return found, gathered
         secrets += gathered
