@@ -234,6 +234,8 @@ class Object(Model):
     API_VERSION: ClassVar[str] = API_VERSION
     NAMESPACED: ClassVar[bool] = True
     SHORT_NAMES: ClassVar[tuple[str, ...]] = ()
+    #: Absent: the kind's name in lower case.
+    SINGULAR: ClassVar[str] = ""
     COLUMNS: ClassVar[tuple[Column, ...]] = (READY, AGE)
     SELECTABLE: ClassVar[tuple[str, ...]] = ()
     RULES: ClassVar[tuple[Rule, ...]] = ()

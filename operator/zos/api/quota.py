@@ -103,7 +103,8 @@ class Quota(Object):
     KIND: ClassVar[str] = "Quota"
     PLURAL: ClassVar[str] = "quotas"
     NAMESPACED: ClassVar[bool] = False
-    SHORT_NAMES = ("zquota",)
+    SHORT_NAMES = ("zq",)
+    SINGULAR = "zquota"  # what Kubernetes' own ResourceQuota is called for short stays its own
     COLUMNS = (
         Column("Namespaces", ".status.matching", "integer"),
         Column("CPU", ".spec.cpu"),

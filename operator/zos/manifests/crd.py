@@ -86,7 +86,7 @@ def crd(model: type[Object]) -> dict[str, Any]:
                 "kind": model.KIND,
                 "listKind": f"{model.KIND}List",
                 "plural": model.PLURAL,
-                "singular": model.KIND.lower(),
+                "singular": model.SINGULAR or model.KIND.lower(),
                 "shortNames": list(model.SHORT_NAMES),
                 "categories": [CATEGORY],
             },
