@@ -174,6 +174,20 @@ async def test_a_writing_that_nobody_waits_for_ends(place: Place, monkeypatch: p
     assert (await place.fact()).written is None
 
 
+async def test_what_was_half_written_and_then_given_to_a_guest_is_that_guests(place: Place) -> None:
+    await place.converge(DISK)
+    systemcard.write(place.path, half := systemcard.SystemCard(image=IMAGE, ref="r", firmware="bios", done=False))
+    assert (await place.fact()).holds == ""
+    unused.end(place.path)
+    systemcard.given(place.path)
+    assert (await Place(place.state).fact()).holds == "a btrfs file system"
+    with pytest.raises(DriverError, match="is not overwritten"):
+        await place.converge(DISK, SYSTEM)
+    systemcard.write(place.path, replace(half, done=True))
+    systemcard.given(place.path)
+    assert (await Place(place.state).fact()).written is not None, "what is whole is booted from again"
+
+
 async def test_a_disk_that_is_too_small_is_left_as_it_is(place: Place) -> None:
     await place.converge(small := replace(DISK, size=16 * MiB))
     with pytest.raises(DriverError, match="disk mount-1 has 16Mi, and the image needs 32Mi"):

@@ -16,7 +16,7 @@ from xml.etree import ElementTree
 
 import libvirt
 
-from zos.drivers import DriverError, diskfull, seed, shares, unused
+from zos.drivers import DriverError, diskfull, seed, shares, systemcard, unused
 from zos.drivers.domainlog import powered_off
 from zos.drivers.domainrun import SECTOR, Machine, Run
 from zos.drivers.domainxml import NAMESPACE, Places, Start, domain_xml, item_of_xml, start_of
@@ -204,6 +204,7 @@ class Guests:
             machine.clear_status()
         for disk in start.item.all_disks:
             unused.end(places.disk(disk.disk))
+            systemcard.given(places.disk(disk.disk))
         self._hypervisor.connection().createXML(domain_xml(start, places), 0)
         with self._records:
             machine.write_run(run)

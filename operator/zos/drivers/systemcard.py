@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Literal
 
-from zos.files import Durability
+from zos.files import Durability, sync
 from zos.files import write as write_file
 
 
@@ -44,6 +45,15 @@ def copy(disk: Path, other: Path) -> None:
         write_file(_beside(other), _beside(disk).read_bytes(), Durability.DURABLE)
     except FileNotFoundError:
         end(other)
+
+
+def given(disk: Path) -> None:
+    """A guest is about to have the disk: what of a system was written to it, and not to the end, is not to be gone on with."""
+    with contextlib.suppress(ValueError):
+        card = read(disk)
+        if card is not None and not card.done:
+            end(disk)
+            sync(disk.parent)
 
 
 def end(disk: Path) -> None:
