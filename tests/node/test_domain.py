@@ -98,6 +98,11 @@ async def test_an_unchanged_guest_is_left_alone_and_a_changed_one_asks_for_a_res
     fact = await node.fact(again)
     assert (fact.running, fact.restarts) == (True, 0)
     assert fact.runs == again
+    used = (await node.domains.use())[domain.name]
+    assert used.cpu_seconds > 0.1
+    assert used.memory > 32 * MiB
+    assert used.disk_reads > 0
+    assert used.disk_written_bytes > 0
 
 
 async def test_what_a_guest_writes_stays_and_has_a_limit(node: Node) -> None:

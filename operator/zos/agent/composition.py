@@ -34,13 +34,14 @@ from zos.drivers.wireguard import WireGuardDriver
 @dataclass(frozen=True)
 class Equipment:
     """``features`` gives what the drivers have found out of the node by now, ``endpoints`` where services tell metrics,
-    ``usage`` how much of each disk is used (it blocks), ``images`` how much there is of images."""
+    ``usage`` how much of each disk is used (it blocks), ``images`` how much there is of images, ``domains`` what guests use."""
 
     drivers: tuple[Driver, ...]
     features: Callable[[], NodeFeatures]
     endpoints: Callable[[], Iterable[MetricsSource]]
     usage: Callable[[], Iterable[Usage]]
     images: Callable[[], ImageMeasures]
+    domains: DomainDriver
 
 
 async def equip(settings: Settings, keyring: Keyring) -> Equipment:
@@ -81,4 +82,4 @@ async def equip(settings: Settings, keyring: Keyring) -> Equipment:
     def features() -> NodeFeatures:
         return NodeFeatures(wireguard=kind, accelerator=domains.accelerator_found() or "")
 
-    return Equipment(drivers, features, services.endpoints, disks.usage, images.measures)
+    return Equipment(drivers, features, services.endpoints, disks.usage, images.measures, domains)

@@ -12,6 +12,7 @@ from zos import __version__
 from zos.agent.agent import Agent
 from zos.agent.composition import equip
 from zos.agent.diskmetrics import DiskMetrics
+from zos.agent.guestmetrics import GuestMetrics
 from zos.agent.imagemetrics import ImageMetrics
 from zos.agent.lock import alone
 from zos.agent.metrics import Metrics
@@ -66,12 +67,14 @@ async def _run(settings: Settings, kinds: Kinds) -> None:
         if settings.metrics is not None:
             services = ServiceMetrics(equipment.endpoints, agent.owner_of)
             disks = DiskMetrics(equipment.usage)
+            guests = GuestMetrics(equipment.domains.use, equipment.domains.known, agent.owner_of)
             metrics.registry.register(services)
+            metrics.registry.register(guests)
             metrics.registry.register(disks)
             metrics.registry.register(ImageMetrics(equipment.images))
 
             async def scrape() -> None:
-                await asyncio.gather(services.scrape(), disks.scrape())
+                await asyncio.gather(services.scrape(), disks.scrape(), guests.scrape())
 
             server, _ = await serve(settings.metrics, agent.unhealthy, metrics.registry, scrape)
         await agent.run()

@@ -21,6 +21,7 @@ from zos.drivers.diskfull import Resumer
 from zos.drivers.domainrun import boot_of
 from zos.drivers.domainxml import Accelerator, Start
 from zos.drivers.guests import Guests, told
+from zos.drivers.gueststats import GuestUse
 from zos.drivers.hypervisor import Hypervisor
 from zos.drivers.inotify import MODIFY, Inotify
 from zos.drivers.lastwords import LastWords
@@ -141,6 +142,14 @@ class DomainDriver:
     async def resize_disk(self, path: Path, size: int) -> bool:
         """Gives a disk its new size through the guest that runs with it; False where none does."""
         return await self._hypervisor.call(self._guests.resize_disk, path, size)
+
+    async def use(self) -> Mapping[str, GuestUse]:
+        """What guests that run have used of the node, by name. Raises DriverError."""
+        return await self._hypervisor.call(self._guests.use)
+
+    def known(self) -> Mapping[str, DomainFact]:
+        """As of the last look."""
+        return self._facts
 
     async def uses_disk(self, path: Path) -> bool:
         """Whether a guest runs with a disk. Raises DriverError where that can't be told."""

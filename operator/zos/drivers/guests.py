@@ -20,6 +20,7 @@ from zos.drivers import DriverError, diskfull, seed, shares, systemcard, unused
 from zos.drivers.domainlog import powered_off
 from zos.drivers.domainrun import SECTOR, Machine, Run
 from zos.drivers.domainxml import NAMESPACE, Places, Start, domain_xml, item_of_xml, start_of
+from zos.drivers.gueststats import GROUPS, GuestUse, use_of
 from zos.drivers.hypervisor import Hypervisor, gone
 from zos.drivers.virtiofsd import Watched
 from zos.plan.diff import Observed
@@ -313,6 +314,13 @@ class Guests:
         except libvirt.libvirtError as error:
             if not gone(error):
                 raise
+
+    def use(self) -> dict[str, GuestUse]:
+        """What those that run have used, by name."""
+        active = libvirt.VIR_CONNECT_GET_ALL_DOMAINS_STATS_ACTIVE
+        return {
+            domain.name(): use_of(stats) for domain, stats in self._hypervisor.connection().getAllDomainStats(GROUPS, active)
+        }
 
     def look_at_qemu(self, kind: str) -> None:
         """So that libvirt has done so before somebody waits for it."""
