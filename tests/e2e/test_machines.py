@@ -201,7 +201,7 @@ def test_bad_images_say_what_to_do_and_heal(guests: Guests, shelf: Path) -> None
         ("unknown", f"oci://{REGISTRY}/zos/absent:1", "does not exist there; check name and tag"),
         ("closed", "oci://198.51.100.250:5000/zos/hello:1", "the node's owner can open it with --image-network"),
         ("own", "file:///etc", "is not below a directory that this node opens for images"),
-        ("noise", f"file://{shelf}/noise.tar", "not a tar archive"),
+        ("noise", f"file://{shelf}/noise.tar", "neither a tar archive nor a disk image"),
         ("outside", f"file://{outside}", "/etc -> ../../../../etc leads out of the image's root"),
         ("late", f"file://{late}", f"there is no {late} on this node"),
     ):
