@@ -13,7 +13,7 @@ from harness import CHECKOUT, REGISTRY, Grid, obj, sh, until
 
 DEBIAN = f"oci://{REGISTRY}/zos/debian:latest"
 #: Seconds for a boot on a busy machine, under emulation.
-LONG = 300
+LONG = 600
 
 
 class Shell:

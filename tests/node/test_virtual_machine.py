@@ -20,7 +20,7 @@ from zos.plan.seed import Seed
 
 _BUILD = Path(__file__).parents[2] / "hack" / "images" / "debian-vm"
 #: Seconds for a boot on a busy node, under emulation.
-_LONG = 300.0
+_LONG = 600.0
 
 
 @pytest.fixture(scope="session")
@@ -76,6 +76,7 @@ runcmd:
 """
 
 
+@pytest.mark.timeout(3 * _LONG)
 async def test_a_virtual_machines_life(node: Node, debian: Path) -> None:
     image = unpacked(node, debian)
     seed = Seed(
@@ -109,6 +110,7 @@ async def test_a_virtual_machines_life(node: Node, debian: Path) -> None:
     assert (fact.ended, fact.exit_code) == ("exit", 0), "as if it had switched itself off"
 
 
+@pytest.mark.timeout(2 * _LONG)
 async def test_one_that_only_uefi_starts(node: Node, debian: Path) -> None:
     image = unpacked(node, debian, "uefi")
     *_, domain = wanted = node.machine(image, Seed(instance_id=str(uuid.uuid4()), hostname="debian"))
