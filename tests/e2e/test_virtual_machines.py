@@ -69,9 +69,9 @@ def test_a_virtual_machine_and_what_outlives_it(guests: Guests, tmp_path: Path) 
     grid, shell = guests.grid, Shell(guests, tmp_path)
     grid.apply(guests.namespace, obj("ZMount", "system", size="1536Mi"), obj("ZMount", "data", size="64Mi"))
     told = '#cloud-config\nwrite_files: [{path: /etc/mine, content: "of the user\\n"}]\n'
-    common: dict[str, Any] = {"image": DEBIAN, "memory": "512Mi", "disks": disks("system", "data")}
+    common: dict[str, Any] = {"image": DEBIAN, "nodeName": "n3", "memory": "512Mi", "disks": disks("system", "data")}
     common |= {"sshAuthorizedKeys": [shell.public], "userData": told}
-    guests.apply("vm", nodeName="n3", env=[{"name": "A", "value": "b"}], **common)
+    guests.apply("vm", env=[{"name": "A", "value": "b"}], **common)
     guests.ready("vm", seconds=LONG)
     assert guests.status("vm")["mode"] == "vm"
     assert (
@@ -85,7 +85,7 @@ def test_a_virtual_machine_and_what_outlives_it(guests: Guests, tmp_path: Path) 
     assert "rootSize" not in guests.status("vm"), "it has no root beside its disk"
 
     # Another image changes nothing of what runs.
-    guests.apply("vm", nodeName="n3", **(common | {"image": f"oci://{REGISTRY}/zos/another:1"}))
+    guests.apply("vm", **(common | {"image": f"oci://{REGISTRY}/zos/another:1"}))
     changed = until(lambda: grid.condition("zmachine", "vm", guests.namespace, "ImageChanged")["message"], 60)
     assert f"its boot disk was written from {DEBIAN}, and keeps what it holds" in changed
     assert grid.condition("zmachine", "vm", guests.namespace)["status"] == "True"
@@ -95,6 +95,6 @@ def test_a_virtual_machine_and_what_outlives_it(guests: Guests, tmp_path: Path) 
     guests.apply("two", **(common | {"disks": disks("data")}))
     guests.says("two", "boot disk data has 64Mi, and the image needs", "InvalidSpec")
     guests.delete("zmachine", "two")
-    guests.apply("two", **common | {"nodeName": "n3"})
+    guests.apply("two", **common)
     guests.ready("two", seconds=LONG)
     assert shell.run("two", "hostname; cat /root/kept /data/kept", LONG).split() == ["two", "1", "1"]

@@ -55,7 +55,7 @@ class Full:
         for file in self.files:
             with contextlib.suppress(OSError):
                 room = os.statvfs(file)
-                free.append(room.f_bfree * room.f_frsize)
+                free.append(room.f_bavail * room.f_frsize)
         return all(there >= _ROOM for there in free)
 
 

@@ -140,7 +140,7 @@ def _zero(fd: int, size: int) -> None:
         raise OSError(code, os.strerror(code))
     zeroes = bytes(_CHUNK)
     for at in range(0, size, _CHUNK):
-        os.pwrite(fd, zeroes[: size - at], at)
+        _put(fd, zeroes[: size - at], at)
 
 
 def _put(fd: int, content: bytes, at: int) -> None:

@@ -113,7 +113,8 @@ def _boothook(mounts: tuple[GuestMount | GuestShareMount, ...]) -> str:
             "done",
             'say() { [ -n "$status" ] && printf %s "$1" | dd of="$status" bs=512 conv=sync,fsync 2>/dev/null; }',
             f"say {_BOOTS}",
-            "sed -i '/^# zos begin$/,/^# zos end$/d' /etc/fstab",
+            "grep -qx '# zos end' /etc/fstab && sed -i '/^# zos begin$/,/^# zos end$/d' /etc/fstab",
+            '[ -z "$(tail -c1 /etc/fstab)" ] || echo >>/etc/fstab',
             *(["cat >>/etc/fstab <<'ZOS'", "# zos begin", *lines, "# zos end", "ZOS"] if lines else []),
             *(
                 f"mkdir -p {place} && {{ mountpoint -q {place} || mount {place}; }}"
