@@ -30,6 +30,7 @@ from zos.api.core import Lease, Namespace
 from zos.api.gridnode import GridNode, NodeFeatures
 from zos.api.meta import AGENT_FINALIZER, Key, Object
 from zos.api.nodeworkload import NodeWorkload
+from zos.drivers.gueststats import GuestUse
 from zos.drivers.imageprogress import ImageMeasures
 from zos.drivers.keyring import Keyring
 from zos.kinds.registry import KINDS
@@ -262,7 +263,12 @@ class Home:
             endpoints=tuple,
             usage=tuple,
             images=ImageMeasures,
+            guest_use=self._guest_use,
+            guests=dict,
         )
+
+    async def _guest_use(self) -> dict[str, GuestUse]:
+        return {}
 
     def _tell_of_closing(self, driver: Any) -> None:
         close = driver.close

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Awaitable, Callable, Iterable, Mapping
 from dataclasses import dataclass
 
 from zos.agent.settings import Settings
@@ -14,6 +14,7 @@ from zos.drivers.diskuse import Usage
 from zos.drivers.domain import DomainDriver
 from zos.drivers.file import FileDriver
 from zos.drivers.firewall import FirewallDriver
+from zos.drivers.gueststats import GuestUse
 from zos.drivers.image import ImageDriver
 from zos.drivers.imageprogress import ImageMeasures
 from zos.drivers.keyring import Keyring
@@ -29,19 +30,22 @@ from zos.drivers.volume import VolumeDriver
 from zos.drivers.wayout import WayOutDriver
 from zos.drivers.wgprobe import probe
 from zos.drivers.wireguard import WireGuardDriver
+from zos.plan.facts import DomainFact
 
 
 @dataclass(frozen=True)
 class Equipment:
     """``features`` gives what the drivers have found out of the node by now, ``endpoints`` where services tell metrics,
-    ``usage`` how much of each disk is used (it blocks), ``images`` how much there is of images, ``domains`` what guests use."""
+    ``usage`` how much of each disk is used (it blocks), ``images`` how much there is of images; ``guest_use`` is what guests
+    that run have used, ``guests`` what is known of them, by their names."""
 
     drivers: tuple[Driver, ...]
     features: Callable[[], NodeFeatures]
     endpoints: Callable[[], Iterable[MetricsSource]]
     usage: Callable[[], Iterable[Usage]]
     images: Callable[[], ImageMeasures]
-    domains: DomainDriver
+    guest_use: Callable[[], Awaitable[Mapping[str, GuestUse]]]
+    guests: Callable[[], Mapping[str, DomainFact]]
 
 
 async def equip(settings: Settings, keyring: Keyring) -> Equipment:
@@ -82,4 +86,4 @@ async def equip(settings: Settings, keyring: Keyring) -> Equipment:
     def features() -> NodeFeatures:
         return NodeFeatures(wireguard=kind, accelerator=domains.accelerator_found() or "")
 
-    return Equipment(drivers, features, services.endpoints, disks.usage, images.measures, domains)
+    return Equipment(drivers, features, services.endpoints, disks.usage, images.measures, domains.use, domains.known)

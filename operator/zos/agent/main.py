@@ -67,7 +67,7 @@ async def _run(settings: Settings, kinds: Kinds) -> None:
         if settings.metrics is not None:
             services = ServiceMetrics(equipment.endpoints, agent.owner_of)
             disks = DiskMetrics(equipment.usage)
-            guests = GuestMetrics(equipment.domains.use, equipment.domains.known, agent.owner_of)
+            guests = GuestMetrics(equipment.guest_use, equipment.guests, agent.owner_of)
             metrics.registry.register(services)
             metrics.registry.register(guests)
             metrics.registry.register(disks)
