@@ -20,12 +20,20 @@ from zos.drivers import DriverError, diskfull, seed, shares, systemcard, unused
 from zos.drivers.domainlog import powered_off
 from zos.drivers.domainrun import SECTOR, Machine, Run
 from zos.drivers.domainxml import NAMESPACE, Places, Start, domain_xml, item_of_xml, start_of
-from zos.drivers.gueststats import GROUPS, GuestUse, use_of
+from zos.drivers.gueststats import GuestUse, use_of
 from zos.drivers.hypervisor import Hypervisor, gone
 from zos.drivers.virtiofsd import Watched
 from zos.plan.diff import Observed
 from zos.plan.facts import DomainFact
 from zos.plan.items import ContainerBoot, Domain
+
+#: What is asked of guests' use of their node.
+_COUNTERS = (
+    libvirt.VIR_DOMAIN_STATS_CPU_TOTAL
+    | libvirt.VIR_DOMAIN_STATS_BALLOON
+    | libvirt.VIR_DOMAIN_STATS_INTERFACE
+    | libvirt.VIR_DOMAIN_STATS_BLOCK
+)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -318,9 +326,8 @@ class Guests:
     def use(self) -> dict[str, GuestUse]:
         """What those that run have used, by name."""
         active = libvirt.VIR_CONNECT_GET_ALL_DOMAINS_STATS_ACTIVE
-        return {
-            domain.name(): use_of(stats) for domain, stats in self._hypervisor.connection().getAllDomainStats(GROUPS, active)
-        }
+        counted = self._hypervisor.connection().getAllDomainStats(_COUNTERS, active)
+        return {domain.name(): use_of(stats) for domain, stats in counted}
 
     def look_at_qemu(self, kind: str) -> None:
         """So that libvirt has done so before somebody waits for it."""
