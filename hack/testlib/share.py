@@ -18,11 +18,15 @@ _others: set[Path] = set()
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """The modules with most to do first, so that no long one is left for the end."""
+    """The modules with most to do first, so that no long one is left for the end; but behind all others those with a test that
+    is marked ``last``: they need the machine for themselves, and have more of it when the rest is done."""
     size: Counter[Path] = Counter()
+    last: set[Path] = set()
     for item in items:
         size[item.path] += _most(item)
-    items.sort(key=lambda item: (-size[item.path], item.path))
+        if item.get_closest_marker("last") is not None:
+            last.add(item.path)
+    items.sort(key=lambda item: (item.path in last, -size[item.path], item.path))
 
 
 def _most(item: pytest.Item) -> int:

@@ -12,6 +12,7 @@ from guests import NETWORK, Guests
 from harness import CHECKOUT, REGISTRY, Grid, obj, sh, until
 
 DEBIAN = f"oci://{REGISTRY}/zos/debian:latest"
+pytestmark = pytest.mark.last
 #: Seconds for a boot on a busy machine, under emulation.
 LONG = 600
 

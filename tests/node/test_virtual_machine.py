@@ -18,6 +18,7 @@ from zos.plan.guest import GuestMount
 from zos.plan.items import Domain
 from zos.plan.seed import Seed
 
+pytestmark = pytest.mark.last
 _BUILD = Path(__file__).parents[2] / "hack" / "images" / "debian-vm"
 #: Seconds for a boot on a busy node, under emulation.
 _LONG = 600.0

@@ -76,7 +76,7 @@ def test_disks_and_shares_are_mounted_at_each_boot() -> None:
     table = hook.split("<<'ZOS'\n")[1].split("\nZOS\n")[0].splitlines()
     assert table == [
         "# zos begin",
-        "/dev/disk/by-id/virtio-one /data btrfs defaults,nofail,x-systemd.device-timeout=30s 0 0",
+        "/dev/disk/by-id/virtio-one /data btrfs defaults,nofail,x-systemd.device-timeout=90s 0 0",
         "t1 /s virtiofs nofail,nosuid,nodev,ro 0 0",
         "t2 /run/zos-shares/t2 virtiofs nofail,nosuid,nodev,rw 0 0",
         "/run/zos-shares/t2/x /part none bind,nofail,nosuid,nodev,rw 0 0",

@@ -142,7 +142,7 @@ def _fstab(mount: GuestMount | GuestShareMount) -> tuple[str, ...]:
     path = _escaped(mount.path)
     if isinstance(mount, GuestMount):
         device = f"/dev/disk/by-id/virtio-{mount.serial}"
-        return (f"{device} {path} {mount.format} defaults,nofail,x-systemd.device-timeout=30s 0 0",)
+        return (f"{device} {path} {mount.format} defaults,nofail,x-systemd.device-timeout=90s 0 0",)
     # What is in it is no program with other rights and no device, whatever it says of itself.
     options = f"nofail,nosuid,nodev,{'ro' if mount.read_only else 'rw'}"
     if not mount.inside:
