@@ -435,7 +435,7 @@ def test_defaults_appear(apiserver: ApiServer) -> None:
     assert json.loads(dry(apiserver, manifest("Network", NETWORK)))["spec"]["mtu"] == 1420
 
 
-@pytest.mark.parametrize("path", sorted(EXAMPLES.glob("*.yaml")), ids=lambda path: path.name)
+@pytest.mark.parametrize("path", sorted(EXAMPLES.rglob("*.yaml")), ids=lambda path: path.name)
 def test_examples_are_taken(apiserver: ApiServer, path: Path) -> None:
     for document in yaml.safe_load_all(path.read_text()):
         document["metadata"]["name"] += "-dry"
