@@ -8,7 +8,7 @@ from functools import partial
 
 from zos.api.core import Secret
 from zos.api.meta import Reason
-from zos.api.zmachine import ZMachine
+from zos.api.zmachine import SecretKeyRef, ZMachine
 from zos.kinds.zmachine.part import ENV, USER_DATA
 from zos.world.objects import Indexes
 from zos.world.reader import Reader
@@ -34,15 +34,10 @@ def find(machine: ZMachine, world: Reader) -> tuple[SecretValue, ...] | Verdict:
             sizes[variable.name] = len((variable.value or "").encode())
             continue
         ref = variable.value_from.secret_key_ref
-        seen = world.view(Secret, machine.namespace, ref.name, partial(_measured, ref.key))
-        if seen is None:
-            message = f"Secret {ref.name} (env {variable.name}) does not exist: make it in this namespace"
-            return waiting(Reason.DEPENDENCY_NOT_READY, message)
-        uid, version, size = seen
-        if size is None:
-            return waiting(Reason.DEPENDENCY_NOT_READY, f"Secret {ref.name} has no key {ref.key} (env {variable.name}): add it")
-        sizes[variable.name] = size
-        sources[variable.name] = f"{uid}/{version}/{ref.key}"
+        seen = _seen(machine, ref, f"env {variable.name}", world)
+        if isinstance(seen, Verdict):
+            return seen
+        sources[variable.name], sizes[variable.name] = seen
     if (problem := _excess(sizes)) is not None:
         return problem
     found: list[SecretValue] = []
@@ -65,13 +60,10 @@ def user_data(machine: ZMachine, world: Reader) -> tuple[SecretValue, ...] | Ver
     if machine.spec.user_data_from is None:
         return ()
     ref = machine.spec.user_data_from.secret_key_ref
-    seen = world.view(Secret, machine.namespace, ref.name, partial(_measured, ref.key))
-    if seen is None:
-        message = f"Secret {ref.name} (userDataFrom) does not exist: make it in this namespace"
-        return waiting(Reason.DEPENDENCY_NOT_READY, message)
-    uid, version, size = seen
-    if size is None:
-        return waiting(Reason.DEPENDENCY_NOT_READY, f"Secret {ref.name} has no key {ref.key} (userDataFrom): add it")
+    seen = _seen(machine, ref, "userDataFrom", world)
+    if isinstance(seen, Verdict):
+        return seen
+    source, size = seen
     if size > _USER_DATA:
         words = f"key {ref.key} of Secret {ref.name} (userDataFrom) has {size} bytes, and {_USER_DATA} is the most"
         return waiting(Reason.INVALID_SPEC, f"{words}: have it fetch the rest")
@@ -79,7 +71,7 @@ def user_data(machine: ZMachine, world: Reader) -> tuple[SecretValue, ...] | Ver
     if not isinstance(text, str):
         message = f"key {ref.key} of Secret {ref.name} (userDataFrom) is not text: cloud-init is told UTF-8 without NUL bytes"
         return waiting(Reason.INVALID_SPEC, message)
-    return (SecretValue(USER_DATA, f"{uid}/{version}/{ref.key}", text),)
+    return (SecretValue(USER_DATA, source, text),)
 
 
 def _excess(sizes: Mapping[str, int]) -> Verdict | None:
@@ -93,6 +85,17 @@ def _excess(sizes: Mapping[str, int]) -> Verdict | None:
         words = f"its variables have {total} bytes together, values from Secrets included, and {_ALL} is the most"
         return waiting(Reason.INVALID_SPEC, f"{words}: {way_out}")
     return None
+
+
+def _seen(machine: ZMachine, ref: SecretKeyRef, field: str, world: Reader) -> tuple[str, int] | Verdict:
+    """What names one state of a Secret's value, and its bytes; or why there is none. ``field`` is the one that asks for it."""
+    seen = world.view(Secret, machine.namespace, ref.name, partial(_measured, ref.key))
+    if seen is None:
+        return waiting(Reason.DEPENDENCY_NOT_READY, f"Secret {ref.name} ({field}) does not exist: make it in this namespace")
+    uid, version, size = seen
+    if size is None:
+        return waiting(Reason.DEPENDENCY_NOT_READY, f"Secret {ref.name} has no key {ref.key} ({field}): add it")
+    return f"{uid}/{version}/{ref.key}", size
 
 
 def _measured(key: str, secret: Secret) -> tuple[str, str, int | None]:
