@@ -36,7 +36,7 @@ def facts(
     base: Facts | None = None,
     *,
     images: Mapping[str, ImageFact] | None = None,
-    image_problems: Mapping[str, str] | None = None,
+    image_problems: Mapping[str, ImageProblem] | None = None,
     domains: Mapping[str, DomainFact] | None = None,
     prefixes: tuple[str, ...] | None = None,
     shut: Mapping[str, str] | None = None,
@@ -55,7 +55,7 @@ def facts(
     known: dict[type[Fact], Mapping[str, Any]] = dict(base.known)
     said: tuple[tuple[type[Fact], Mapping[str, Any] | None], ...] = (
         (ImageFact, images),
-        (ImageProblem, {ref: ImageProblem(why) for ref, why in image_problems.items()} if image_problems is not None else None),
+        (ImageProblem, image_problems),
         (DomainFact, domains),
         (ConnectedFact, {"": ConnectedFact(prefixes)} if prefixes is not None else None),
         (ShutFact, {name: ShutFact(by) for name, by in shut.items()} if shut is not None else None),

@@ -28,6 +28,7 @@ from zos.plan.facts import (
     DomainFact,
     Facts,
     ImageFact,
+    ImageProblem,
     ServiceEnd,
     ServiceFact,
     Unknown,
@@ -77,7 +78,7 @@ def lowered(workload: NodeWorkload, facts: dict[str, Any]) -> dict[str, Any]:
         prefixes=tuple(facts.get("prefixes", ())) if "connected" not in facts.get("unknown", {}) else None,
         egress_deny=tuple(facts.get("egress_deny", ())),
         images={ref: image(**fact) for ref, fact in facts.get("images", {}).items()},
-        image_problems=facts.get("image_problems", {}),
+        image_problems={ref: ImageProblem(**told) for ref, told in facts.get("image_problems", {}).items()},
         domains={
             name: DomainFact(**{field: tuple(v) if isinstance(v, list) else v for field, v in fact.items() if field != "runs"})
             for name, fact in facts.get("domains", {}).items()

@@ -85,6 +85,7 @@ class Reason(StrEnum):
     DELETION_BLOCKED = "DeletionBlocked"
     IMAGE_INVALID = "ImageInvalid"
     IMAGE_PULLING = "ImagePulling"
+    IMAGE_UNAVAILABLE = "ImageUnavailable"
     CRASH_LOOP = "CrashLoop"
     COMPLETED = "Completed"
     RESTART_REQUIRED = "RestartRequired"

@@ -17,6 +17,10 @@ class DriverError(Exception):
     """An expected failure of one operation; the text is for the person who reads the condition."""
 
 
+class Unavailable(DriverError):
+    """It can't be had for now: nothing is wrong with what was asked for, and the next try may do better."""
+
+
 class Driver(Protocol):
     """``apply`` is called for several items at once, never twice at once for one key.
 

@@ -25,7 +25,7 @@ from pathlib import Path
 from typing import ClassVar, TypeVar
 from weakref import WeakValueDictionary
 
-from zos.drivers import DriverError, diskimage
+from zos.drivers import DriverError, Unavailable, diskimage
 from zos.drivers.confined import fetchers_room
 from zos.drivers.fence import Fence
 from zos.drivers.halffetched import HalfFetched
@@ -119,9 +119,9 @@ class ImageDriver:
             async with self._pulls:
                 await self._get(op.item)
         except DriverError as error:
-            raise self._failed(name, op.item, str(error)) from error
+            raise self._failed(name, op.item, str(error), passing=isinstance(error, Unavailable)) from error
         except OSError as error:
-            raise self._failed(name, op.item, error.strerror or str(error)) from error
+            raise self._failed(name, op.item, error.strerror or str(error), passing=True) from error
         finally:
             self._progress.over(op.key)
 
@@ -131,10 +131,10 @@ class ImageDriver:
     async def close(self) -> None:
         self._progress.dirty = lambda: None
 
-    def _failed(self, name: str, item: Item | None, why: str) -> DriverError:
+    def _failed(self, name: str, item: Item | None, why: str, *, passing: bool) -> DriverError:
         said = f"image {item.ref if isinstance(item, Image) else name}: {why}"[:_LONGEST]
         text = "".join(letter if letter.isprintable() else "\ufffd" for letter in said)
-        self._facts[name] = ImageProblem(text)
+        self._facts[name] = ImageProblem(text, passing)
         return DriverError(text)
 
     def _observe(self, wanted: Sequence[Image]) -> dict[str, Observed]:
@@ -318,4 +318,4 @@ def _refusal(error: DriverError) -> DriverError:
     """What was looked at and won't do is refused, unless it was for the node that it could not be looked at."""
     if isinstance(error.__cause__, ProcessError):
         return wrong(error.__cause__, str(error))
-    return error if isinstance(error, Refused) or "the node's disk" in str(error) else Refused(str(error))
+    return error if isinstance(error, Refused | Unavailable) else Refused(str(error))

@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from zos.drivers import DriverError
+from zos.drivers import DriverError, Unavailable
 
 #: Free room that no image takes: so many bytes, or this share of a small file system.
 _KEPT, _KEPT_SHARE = 2**30, 0.05
@@ -50,12 +50,12 @@ def in_words(size: int) -> str:
 
 
 def room_for(path: Path, size: int) -> None:
-    """Raises DriverError where the file system has less room than ``size`` and what is left free in any case."""
+    """Raises Unavailable where the file system has less room than ``size`` and what is left free in any case."""
     disk = os.statvfs(path)
     free = disk.f_bavail * disk.f_frsize
     if free - size < min(_KEPT, int(_KEPT_SHARE * disk.f_blocks * disk.f_frsize)):
         wanted = f" for {in_words(size)}" if size else ""
-        raise DriverError(f"the node's disk has no room{wanted}: {in_words(free)} are free")
+        raise Unavailable(f"the node's disk has no room{wanted}: {in_words(free)} are free")
 
 
 class Meter:
@@ -88,7 +88,7 @@ class Meter:
             if held - mark >= _TRICKLE:
                 mark, grown = held, now
             elif self._trickle and now - grown > _STALLED:
-                raise DriverError("the server does not go on sending")
+                raise Unavailable("the server does not go on sending")
 
     async def check(self) -> tuple[int, int]:
         """Bytes and entries. Raises TooBig."""

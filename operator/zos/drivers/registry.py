@@ -6,7 +6,7 @@ import asyncio
 import re
 from pathlib import Path
 
-from zos.drivers import DriverError, imageconfig, manifest
+from zos.drivers import DriverError, Unavailable, imageconfig, manifest
 from zos.drivers.beside import beside
 from zos.drivers.confined import AT, fetcher, unpacker
 from zos.drivers.fencerules import closed_in
@@ -37,6 +37,10 @@ _WRONG_CREDENTIALS = (
     "the registry refuses the credentials that imagePullSecrets gives for it, or they do not open this repository: correct the "
     "Secret"
 )
+_UNRESOLVED, _UNREACHED = "the registry's name can't be resolved", "the registry can't be reached"
+_TROUBLED = "the registry has trouble of its own, or is asked too often"
+#: Nothing is wrong with the image then, as far as anybody knows.
+_PASSING = frozenset({_UNRESOLVED, _UNREACHED, _TROUBLED})
 #: What registries and skopeo say, and what a person can do about it.
 _ERRORS = {
     r"manifest unknown|name unknown|repository name not known|not found": "it does not exist there; check name and tag",
@@ -45,9 +49,10 @@ _ERRORS = {
         "the registry speaks plain HTTP; the node must be told to allow that (--insecure-registries)"
     ),
     r"x509|certificate": "the registry's certificate is not trusted by the node",
-    r"no such host|server misbehaving": "the registry's name can't be resolved",
+    r"no such host|server misbehaving": _UNRESOLVED,
+    r"toomanyrequests|status:? (code )?(5\d\d|429)": _TROUBLED,
     r"connection re(fused|set)|no route to host|network is unreachable|permission denied|i/o timeout|deadline exceeded"
-    r"|not done after": "the registry can't be reached",
+    r"|not done after": _UNREACHED,
     r"no image found in (manifest list|image index)": "it has no variant for linux/amd64",
     r"unsupported|not a valid image|invalid mixed OCI|MIME type": "it is not a container image",
 }
@@ -143,7 +148,7 @@ async def _unpack(pull: Pull, limits: Limits) -> None:
 def wrong(error: ProcessError, said: str) -> DriverError:
     """What an unpacker that failed says of the content, unless it was for the node that it failed."""
     if "no space left" in said.lower():
-        return DriverError("the node's disk is full")
+        return Unavailable("the node's disk is full")
     return Refused(said) if (error.code or 0) > 0 else DriverError(said)
 
 
@@ -169,12 +174,13 @@ def _pinned(reference: str, digest: str) -> str:
 def _meaning(error: ProcessError, pull: Pull) -> DriverError:
     said = f"{error.stderr}\n{error.stdout}\n{error}"
     if "no space left" in said:
-        return DriverError("the node's disk is full")
+        return Unavailable("the node's disk is full")
     if closed_in(said, pull.fence.ground):
         return DriverError(CLOSED)
     for pattern, meaning in _ERRORS.items():
         if re.search(pattern, said, re.IGNORECASE):
-            return DriverError(_WRONG_CREDENTIALS if meaning is _REFUSES and pull.auth else meaning)
+            kind = Unavailable if meaning in _PASSING else DriverError
+            return kind(_WRONG_CREDENTIALS if meaning is _REFUSES and pull.auth else meaning)
     return DriverError(last_line(error))
 
 

@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import zos.programs
-from zos.drivers import DriverError
+from zos.drivers import DriverError, Unavailable
 from zos.drivers.beside import beside
 from zos.drivers.confined import fetcher
 from zos.drivers.fencerules import closed_in
@@ -25,7 +25,7 @@ _PYTHON = os.path.realpath(sys.executable)
 _DOWNLOAD = Path(zos.programs.__path__[0]) / "download.py"
 
 
-class BrokenOff(DriverError):
+class BrokenOff(Unavailable):
     """What is there may be gone on with."""
 
 

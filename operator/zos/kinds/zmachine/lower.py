@@ -5,7 +5,7 @@ from __future__ import annotations
 from zos.api.meta import Reason
 from zos.kinds.kind import Here
 from zos.kinds.zmachine import container, virtual
-from zos.kinds.zmachine.image import known_as
+from zos.kinds.zmachine.image import known_as, reason_of
 from zos.kinds.zmachine.image import wanted as wanted_image
 from zos.kinds.zmachine.part import MachineOnNode
 from zos.plan.facts import ImageFact, ImageProblem, Unknown
@@ -28,7 +28,7 @@ def lower(here: Here[MachineOnNode]) -> Lowered:
         fact = here.facts.get(ImageFact, image.name)
         if fact is None:
             told = here.facts.get(ImageProblem, image.name)
-            return _as_it_is(image, Problem(Reason.IMAGE_INVALID, told.why) if told is not None else None)
+            return _as_it_is(image, Problem(reason_of(told), told.why) if told is not None else None)
         found = virtual.written(here, image, fact, boot) if fact.disk is not None else container.lowered(here, image, fact)
         return _as_it_is(image, found) if isinstance(found, Problem) else found
     except Unknown as unknown:

@@ -14,7 +14,7 @@ from zos.api.nodeworkload import Owner, Run, RunningNic, RunningPublicNic
 from zos.api.zmachine import RunPolicy
 from zos.kinds.kind import Here, Report
 from zos.kinds.zmachine import diskerrors
-from zos.kinds.zmachine.image import known_as
+from zos.kinds.zmachine.image import known_as, reason_of
 from zos.kinds.zmachine.part import ImagePull, MachineOnNode, MachineState
 from zos.plan.facts import DiskFact, DomainFact, Facts, ImageFact, ImageProblem, ShutFact, Written
 from zos.plan.items import ContainerBoot, Disk, DiskBoot, Domain, Firewall, Image, System
@@ -30,7 +30,7 @@ def report(here: Here[MachineOnNode], lowered: Lowered, outcome: Outcome) -> Rep
     fact = facts.get(DomainFact, names.domain(here.owner.uid))
     asked = known_as(here)
     image = facts.get(ImageFact, asked.name) if ImageFact not in facts.unknown else None
-    verdict = _verdict(machine, asked, lowered, outcome, fact)
+    verdict = _verdict(here, asked, lowered, outcome, fact)
     if fact is not None and fact.running and not lowered.whole and not verdict.ready:
         verdict = replace(verdict, message=f"{verdict.message}; the machine runs on with what it was started with")
     return Report(
@@ -45,11 +45,12 @@ def report(here: Here[MachineOnNode], lowered: Lowered, outcome: Outcome) -> Rep
     )
 
 
-def _verdict(machine: MachineOnNode, image: Image, lowered: Lowered, outcome: Outcome, fact: DomainFact | None) -> Verdict:
+def _verdict(here: Here[MachineOnNode], image: Image, lowered: Lowered, outcome: Outcome, fact: DomainFact | None) -> Verdict:
+    machine = here.part
     if lowered.problem is not None and not lowered.whole:
         return waiting(lowered.problem.reason, lowered.problem.message)
     if image.key in outcome.failed:
-        return waiting(Reason.IMAGE_INVALID, outcome.failed[image.key])
+        return waiting(reason_of(here.facts.get(ImageProblem, image.name)), outcome.failed[image.key])
     for item in lowered.items:
         if item.key in outcome.failed:
             return waiting(Reason.FAILED, f"{item.key}: {outcome.failed[item.key]}")
@@ -207,10 +208,10 @@ def _image_ready(name: str, image: ImageFact | None, facts: Facts, lowered: Lowe
     if (unseen := facts.unknown.get(ImageFact)) is not None:
         return Condition(type="ImageReady", status="Unknown", reason=Reason.PROGRESSING, message=unseen)
     problem = lowered.problem
-    told = problem.message if problem is not None and problem.reason is Reason.IMAGE_INVALID else ""
-    known = facts.get(ImageProblem, name)
-    if told := told or (known.why if known is not None else ""):
-        return Condition(type="ImageReady", status="False", reason=Reason.IMAGE_INVALID, message=told)
+    if problem is not None and problem.reason in (Reason.IMAGE_INVALID, Reason.IMAGE_UNAVAILABLE):
+        return Condition(type="ImageReady", status="False", reason=problem.reason, message=problem.message)
+    if (known := facts.get(ImageProblem, name)) is not None:
+        return Condition(type="ImageReady", status="False", reason=reason_of(known), message=known.why)
     return Condition(type="ImageReady", status="False", reason=Reason.IMAGE_PULLING)
 
 

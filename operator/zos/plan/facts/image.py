@@ -83,8 +83,9 @@ class ImageFact(Fact):
 
 @dataclass(frozen=True)
 class ImageProblem(Fact):
-    """Why an image can't be used."""
+    """Why an image can't be used. ``passing``: nothing is wrong with it, as far as anybody knows; it can't be had for now."""
 
     ABOUT: ClassVar[str] = "images"
 
     why: str
+    passing: bool = False
