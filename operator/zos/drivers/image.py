@@ -37,7 +37,7 @@ from zos.drivers.imagetree import Tree
 from zos.drivers.imagetree import look as look_through
 from zos.drivers.localimage import NotOpened, canonical, stamp
 from zos.drivers.manifest import Manifest
-from zos.drivers.meter import Refused, TooBig, room_for
+from zos.drivers.meter import Lie, Refused, TooBig, room_for
 from zos.drivers.process import ProcessError, run
 from zos.drivers.pull import fetch, look
 from zos.drivers.registry import wrong
@@ -240,7 +240,8 @@ class ImageDriver:
                     if await asyncio.to_thread(self._cache.has, known.digest):
                         return known.digest, None
                     self._check(known.digest)
-                    return await self._refusing(known.digest, _REFUSED_CONTENT, self._make(pull, known))
+                    work = self._refusing(known.digest, _REFUSED_CONTENT, self._make(pull, known))
+                    return await self._refusing(f"{name} {source}", _REFUSED, work, Lie)
         finally:
             await self._erase(room)
 
@@ -275,11 +276,13 @@ class ImageDriver:
         if time.monotonic() < until:
             raise DriverError(said)
 
-    async def _refusing(self, what: str, seconds: float, work: Coroutine[None, None, T]) -> T:
+    async def _refusing(
+        self, what: str, seconds: float, work: Coroutine[None, None, T], kind: type[DriverError] = Refused
+    ) -> T:
         """Remembers for so long that it was refused, whoever asks again."""
         try:
             return await work
-        except Refused as error:
+        except kind as error:
             seconds = seconds or (_REFUSED if isinstance(error, TooBig) else 0.0)
             now = time.monotonic()
             self._refused = {key: value for key, value in self._refused.items() if value[0] > now}

@@ -28,6 +28,10 @@ class TooBig(Refused):
     """There is more of it than a node takes."""
 
 
+class Lie(DriverError):
+    """What came is other than what it was said to be. That tells of who sent it, and not of the content."""
+
+
 @dataclass(frozen=True)
 class Limits:
     """Bytes of an image, packed and unpacked alike, and files, directories and links in it."""

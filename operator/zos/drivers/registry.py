@@ -12,7 +12,7 @@ from zos.drivers.confined import AT, fetcher, unpacker
 from zos.drivers.fencerules import closed_in
 from zos.drivers.imageconfig import Config
 from zos.drivers.manifest import Manifest
-from zos.drivers.meter import Limits, Meter, Refused, tree_size
+from zos.drivers.meter import Lie, Limits, Meter, Refused, TooBig, in_words, tree_size
 from zos.drivers.process import ProcessError, run
 from zos.drivers.sources import Pull
 from zos.drivers.thread import in_thread
@@ -74,9 +74,13 @@ async def _manifest(pull: Pull, reference: str) -> str:
     options = pull.sources.registries.options(reference)
     command = fetcher(pull.fetched, pull.sources.limits.size, "skopeo", "inspect", "--raw", *options, f"docker://{reference}")
     try:
-        return (await pull.fence.around(lambda: run(*command, timeout=_ANSWER))).stdout
+        text = (await pull.fence.around(lambda: run(*command, timeout=_ANSWER))).stdout
     except ProcessError as error:
         raise _meaning(error, pull) from error
+    # What the registry calls it is its word; skopeo looks at that only when it copies.
+    if (digest := reference.partition("@")[2]) and manifest.digest_of(text) != digest:
+        raise DriverError("the registry sends something else than what has the digest that was asked for")
+    return text
 
 
 async def fetch(pull: Pull, known: Manifest) -> tuple[str, Config]:
@@ -119,10 +123,18 @@ async def _copy(pull: Pull, command: list[str], layout: Path, packed: int, had: 
 
         try:
             await pull.fence.around(lambda: beside(lambda: beside(lambda: run(*command, timeout=_WHOLE), meter.watch), tell))
+            await meter.check()
+        except TooBig as error:
+            raise _lie(limits) from error
         except ProcessError as error:
-            _check_file(error, limits, "packed, it has")
-            raise _meaning(error, pull) from error
-    await meter.check()
+            raise (_lie(limits) if _met_limit(error) else _meaning(error, pull)) from error
+
+
+def _lie(limits: Limits) -> DriverError:
+    """What the manifest says was looked at before: it is the registry's doing."""
+    return Lie(
+        f"the registry sends more than the image's manifest tells of, and than the {in_words(limits.size)} that this node takes"
+    )
 
 
 def _config(layout: Path) -> Config:
@@ -141,7 +153,8 @@ async def _unpack(pull: Pull, limits: Limits) -> None:
         unpack = unpacker(pull.room, limits.size, *command)
         await beside(lambda: run(*unpack, timeout=_WHOLE), meter.watch)
     except ProcessError as error:
-        _check_file(error, limits, "it unpacks to")
+        if _met_limit(error):
+            limits.check(limits.size + 1, 0, "it unpacks to")
         raise wrong(error, f"it can't be unpacked: {last_line(error)}") from error
 
 
@@ -152,10 +165,9 @@ def wrong(error: ProcessError, said: str) -> DriverError:
     return Refused(said) if (error.code or 0) > 0 else DriverError(said)
 
 
-def _check_file(error: ProcessError, limits: Limits, what: str) -> None:
-    """Raises TooBig for a program that met the limit of a single file."""
-    if "file too large" in f"{error.stderr}{error.stdout}":
-        limits.check(limits.size + 1, 0, what)
+def _met_limit(error: ProcessError) -> bool:
+    """The limit of a single file."""
+    return "file too large" in f"{error.stderr}{error.stdout}"
 
 
 def _reference(pull: Pull) -> str:
