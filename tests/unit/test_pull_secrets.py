@@ -48,6 +48,7 @@ def auths(value: tuple[SecretValue, ...] | Verdict) -> dict[str, Any]:
         ({"https://index.docker.io/v1/": OURS}, "oci://docker.io/library/nginx:1", {"docker.io": OURS}),
         ({"https://r.example:5000/v2/": OURS}, "oci://r.example:5000/app@sha256:" + "0" * 64, {"r.example:5000": OURS}),
         ({"r.example": {"username": "ours", "password": "opensesame"}}, "oci://r.example/app", {"r.example": OURS}),
+        ({"r.example": {"username": "\ud800", "password": "x"}}, "oci://r.example/app", {"r.example": {"auth": "Pzp4"}}),
         ({"r.example": {**OURS, "email": "x", "credsStore": "y"}}, "oci://r.example/app", {"r.example": OURS}),
         ({"r.example": {"auth": 7}, "r.ex\nample": OURS, "r.example/x": []}, "oci://r.example/x/app", {}),
         ({"s.example": OURS}, "oci://r.example/app:1", {}),
@@ -66,6 +67,7 @@ def test_the_first_secret_wins_and_what_it_is_called_tells_nothing_of_it() -> No
     later = found("oci://r.example/app", secret("one", {"r.example": OURS}, version="8"), two, names=("one", "two"))
     assert isinstance(later, tuple)
     assert value[0].name.startswith("image/")
+    assert len(value[0].name) == len("image/") + 32, "who may call his entries as he likes can't have another's name"
     assert value[0].name != later[0].name, "a changed Secret is shown to the registry anew"
     assert OURS["auth"] not in repr(value)
 

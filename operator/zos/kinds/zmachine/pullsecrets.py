@@ -52,8 +52,9 @@ def find(machine: ZMachine, world: Reader) -> tuple[SecretValue, ...] | Verdict:
         return ()
     whose, entry = found[name]
     source = f"{whose}/{name}"
-    # Of where they are from, not of what they are: this may be read by everybody.
-    access = hashlib.sha256(source.encode()).hexdigest()[:12]
+    # Of where they are from, not of what they are: this may be read by everybody. Long enough that nobody finds a name of
+    # an entry that gives him another's.
+    access = hashlib.sha256(source.encode()).hexdigest()[:32]
     return (SecretValue(PULL + access, source, json.dumps({"auths": {name: entry}})),)
 
 
@@ -88,6 +89,6 @@ def _taken(entry: Mapping[str, Any]) -> dict[str, str]:
     """``auth``, made of user name and password where those are given, and ``identitytoken``."""
     user, password, auth, token = (entry.get(key) for key in ("username", "password", "auth", "identitytoken"))
     if not auth and isinstance(user, str) and isinstance(password, str):
-        auth = base64.b64encode(f"{user}:{password}".encode()).decode()
+        auth = base64.b64encode(f"{user}:{password}".encode(errors="replace")).decode()  # JSON may have half a character
     told = {"auth": auth, "identitytoken": token}
     return {key: text for key, text in told.items() if isinstance(text, str) and 0 < len(text) <= _LONGEST}
