@@ -287,6 +287,11 @@ async def test_an_image_from_a_registry(tmp_path: Path, images: Path, registry: 
         "rootfs",
         "size",
     ]
+    # An agent of before knows no other words, and would find no image here.
+    assert set(json.loads((directory_of(images, digest) / "image.json").read_text())) == {
+        *("digest", "entrypoint", "command", "environment", "working_dir", "user", "stop_signal"),
+        *("executables", "links", "has_kernel"),
+    }
     # The same content by another name costs no second copy.
     others = [f"oci://{registry}/app{name}@{digest}" for name in ("", ":1", ":moved")]
     await converge(driver, ref, *others)

@@ -6,13 +6,16 @@ from dataclasses import replace
 
 import pytest
 
+from cases import world_of
 from known import facts
 from zos.api import names
 from zos.api.meta import Meta, Reason
+from zos.api.network import AddressOwner, Network, NetworkAddress
 from zos.api.nodeworkload import Nic, Owner
 from zos.api.text import is_name
+from zos.api.zmachine import ZMachine
 from zos.kinds.kind import Here
-from zos.kinds.network import resolver
+from zos.kinds.network import naming, resolver
 from zos.kinds.network.part import NameOnNode, NamesOnNode, NetworkOnNode
 from zos.kinds.network.topology import Member, laptop_file
 from zos.kinds.registry import KINDS
@@ -24,6 +27,7 @@ from zos.plan.facts import Facts, ImageFact, ServiceFact, Written
 from zos.plan.items import Domain, File, Item, Service
 from zos.plan.lowered import Problem
 from zos.plan.restart import outdated
+from zos.world.residents import Resident
 
 NETWORK = NetworkOnNode(
     ip_range="10.20.0.0/16", mtu=1420, subnet="10.20.4.0/24", wireguard_address="100.64.20.4", listen_port=52007,
@@ -104,6 +108,32 @@ def nic(domain: str | None) -> Nic:
 
 def machine(domain: str | None) -> MachineOnNode:
     return MachineOnNode(hostname="vm", image="oci://r/i:1", cpu=1, memory=2**28, root_size=2**29, nics=(nic(domain),))
+
+
+def test_more_names_than_a_node_takes_are_said(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(naming, "MOST_NAMES", 2)
+    machines = [
+        ZMachine.model_validate(
+            {
+                "metadata": {"name": name, "namespace": "default", "uid": f"uid-{name}"},
+                "spec": {"image": "oci://r/i:1", "network": {"name": "net"}},
+            }
+        )
+        for name in ("a", "b", "c", "d")
+    ]
+    about = {"name": "net", "namespace": "default", "uid": "uid-net"}
+    network = Network.model_validate({"metadata": about, "spec": {"ipRange": "10.20.0.0/16"}})
+    addresses = [
+        NetworkAddress(ip=f"10.20.4.{number}", node="n", owner=AddressOwner(kind="ZMachine", name=name, uid=f"uid-{name}"))
+        for number, name in enumerate("abcd", 2)
+    ]
+    here = [Resident("ZMachine", "uid-a", "a", "n")]
+    reader = world_of([network, *machines]).reader(network.key)
+    told, (condition,) = naming.told(network, here, addresses, (), reader)
+    assert [one.name for one in told["n"].names] == ["a", "b"]
+    assert condition.type == "NamesMissing"
+    assert "4 names are 2 more than a node takes: those from c on" in condition.message
+    assert naming.told(network, here, addresses[:2], (), reader)[1] == ()
 
 
 def test_a_machine_asks_its_gateway_alone_unless_that_knows_nobody_else() -> None:

@@ -37,6 +37,8 @@ EGRESS_BLOCKED = "EgressBlocked"
 MESH_BLOCKED = "MeshBlocked"
 #: Type of the condition that says on which nodes machines can't resolve names.
 NAMES_DOWN = "NamesDown"
+#: Type of the condition that says that a network has more names than its resolvers are told.
+NAMES_MISSING = "NamesMissing"
 
 #: Below which all names of all networks are; nobody outside answers for it.
 TOP_DOMAIN = "zos"

@@ -296,8 +296,9 @@ class ImageDriver:
             tree = Tree(size=(room / diskimage.RAW).stat().st_blocks * 512)
         fact = {"digest": digest, **dataclasses.asdict(config), **dataclasses.asdict(tree)}
         fact["links"] = tree.links or {}
-        fact["disk"] = disk and dataclasses.asdict(disk)
-        del fact["size"]  # an agent of before could not read it
+        del fact["size"], fact["disk"]  # an agent of before could not read them: it would find no image here
+        if disk is not None:
+            fact["disk"] = dataclasses.asdict(disk)
         write(room / "image.json", json.dumps(fact), Durability.VOLATILE, 0o644)
         shutil.rmtree(room / "fetch", ignore_errors=True)
         room.chmod(0o755)

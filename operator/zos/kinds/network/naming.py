@@ -9,7 +9,8 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 
 from zos.api import names
-from zos.api.network import Network, NetworkAccessStatus, NetworkAddress
+from zos.api.meta import Condition, Reason
+from zos.api.network import NAMES_MISSING, Network, NetworkAccessStatus, NetworkAddress
 from zos.api.text import is_name
 from zos.kinds.network.part import MOST_NAMES, NameOnNode, NamesOnNode
 from zos.world import residents
@@ -20,14 +21,26 @@ from zos.world.residents import Resident
 def told(
     network: Network, here: Sequence[Resident], addresses: Iterable[NetworkAddress], access: Iterable[NetworkAccessStatus],
     world: Reader,
-) -> dict[str, NamesOnNode]:  # fmt: skip
-    """The same for all nodes that have it, by node."""
+) -> tuple[dict[str, NamesOnNode], tuple[Condition, ...]]:  # fmt: skip
+    """The same for all nodes that have it, by node; and that there are more than a node takes."""
     asking = {laptop.name for laptop in network.spec.access if laptop.dns}
     nodes = {one.node for one in here if one.node} | {entry.node for entry in access if entry.name in asking and entry.node}
     if not nodes:
-        return {}
-    known = NamesOnNode(domain=names.domain_name(network.name), names=_records(network, addresses, world))
-    return dict.fromkeys(sorted(nodes), known)
+        return {}, ()
+    found = _records(network, addresses, world)
+    known = NamesOnNode(domain=names.domain_name(network.name), names=found[:MOST_NAMES])
+    return dict.fromkeys(sorted(nodes), known), _beyond(found)
+
+
+def _beyond(found: Sequence[NameOnNode]) -> tuple[Condition, ...]:
+    if len(found) <= MOST_NAMES:
+        return ()
+    first, more = found[MOST_NAMES].name, len(found) - MOST_NAMES
+    message = (
+        f"{len(found)} names are {more} more than a node takes: those from {first} on, by the alphabet, can't be resolved, and "
+        "those machines are reached by their addresses only; have several networks"
+    )
+    return (Condition(type=NAMES_MISSING, status="True", reason=Reason.INSUFFICIENT_CAPACITY, message=message),)
 
 
 def _records(network: Network, addresses: Iterable[NetworkAddress], world: Reader) -> tuple[NameOnNode, ...]:
@@ -40,7 +53,7 @@ def _records(network: Network, addresses: Iterable[NetworkAddress], world: Reade
             entry.uid in living or residents.lives(world, network.namespace, entry.owner) is None
         ):
             found.setdefault(names.hostname(entry.owner.name), entry)
-    return tuple(NameOnNode(name=name, ip=found[name].ip) for name in sorted(found)[:MOST_NAMES])
+    return tuple(NameOnNode(name=name, ip=found[name].ip) for name in sorted(found))
 
 
 def _rank(entry: NetworkAddress) -> tuple[bool, str, str]:
