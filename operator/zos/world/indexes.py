@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from zos.api.contract import Claim
+from zos.api.farm import Farm, FarmSpec
 from zos.api.nodeworkload import NodeWorkload
 from zos.api.publicip import PublicIP
 from zos.world.heartbeat import Heartbeat
@@ -19,3 +20,8 @@ HEARTBEATS = Indexes(Heartbeat, {"alive": lambda heartbeat: ["yes" if heartbeat.
 CLAIMS = Indexes(Claim, {"holder": lambda claim: [claim.spec.holder.uid], "held_of": lambda claim: claim.by_farm})
 #: By namespace and name of the contract.
 CONTRACTED = Indexes(PublicIP, {"contract": lambda ip: [f"{ip.namespace}/{ip.spec.contract}"]})
+
+
+def offer(farm: Farm) -> FarmSpec:
+    """What a farm gives: asked once for all who look."""
+    return farm.spec

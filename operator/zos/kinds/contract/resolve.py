@@ -218,7 +218,7 @@ def _wish(contract: Contract) -> tuple[str, tuple[str, str, str], int]:
 def _shrink(contract: Contract, world: Reader, held: list[IPv4Address], users: dict[IPv4Address | str, str]) -> Resolution:
     """Gives back unused addresses only, those that the farm no longer offers first, then the highest."""
     surplus = len(held) - contract.spec.public_ipv4
-    spec = world.view(Farm, "", contract.spec.farm, _offer)
+    spec = world.view(Farm, "", contract.spec.farm, indexes.offer)
     unused = [address for address in held if address not in users]
     unused.sort(key=lambda address: (spec is not None and spec.gives(address), -int(address)))
     kept = sorted(set(held) - set(unused[:surplus]))
@@ -272,10 +272,6 @@ def _settle(
 
 def _terms(farm: Farm) -> tuple[str, FarmSpec, bool]:
     return farm.name, farm.spec, farm.deleting
-
-
-def _offer(farm: Farm) -> FarmSpec:
-    return farm.spec
 
 
 def _free_there(farm: Farm) -> int:

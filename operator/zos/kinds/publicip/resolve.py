@@ -11,7 +11,7 @@ from zos.api.farm import Farm, FarmSpec, ipv4_of
 from zos.api.meta import Reason
 from zos.api.publicip import PublicAddress, PublicIP, PublicIPStatus, slaac
 from zos.api.zmachine import ZMachine
-from zos.world import publicuse
+from zos.world import indexes, publicuse
 from zos.world.objects import Indexes
 from zos.world.reader import Reader
 from zos.world.resolution import Hold, Resolution, Verdict, ready, waiting
@@ -81,7 +81,7 @@ def resolve(ip: PublicIP, world: Reader) -> Resolution:
             ),
             _used_by(ip, _user(ip, ip.status.farm, (), world)),
         )
-    farm = world.view(Farm, "", seen.farm, _offer)
+    farm = world.view(Farm, "", seen.farm, indexes.offer)
     if farm is None:
         return Resolution(
             waiting(Reason.DEPENDENCY_NOT_READY, f"farm {seen.farm} does not exist: kubectl get farms shows those that do"),
@@ -228,8 +228,3 @@ def _ipv6(ip: PublicIP, farm: FarmSpec, farm_name: str) -> tuple[PublicAddress |
             stalled=True,
         )
     return PublicAddress(address=f"{slaac(farm.public_ipv6[0].network, names.mac(ip.uid))}/64"), None
-
-
-def _offer(farm: Farm) -> FarmSpec:
-    """One function for all who look, which is then asked once for them all."""
-    return farm.spec
