@@ -30,7 +30,7 @@ from imageworks import (
 from zos.drivers import DriverError, halffetched, meter
 from zos.drivers.fence import TABLE
 from zos.drivers.fencerules import USER
-from zos.drivers.halffetched import HalfFetched
+from zos.drivers.halffetched import HalfFetched, look_over
 from zos.drivers.imagecache import directory_of
 from zos.drivers.space import Space
 
@@ -239,18 +239,43 @@ async def test_layers_of_a_killed_agent_are_looked_at_before_they_are_used(tmp_p
         (tmp_path / "away").rename(blob)
 
 
+def _left(layout: Path, content: bytes) -> str:
+    """A layout as a fetcher leaves it; gives its layer's digest."""
+    name = hashlib.sha256(content).hexdigest()
+    (layout / "blobs" / "sha256").mkdir(parents=True)
+    (layout / "blobs" / "sha256" / name).write_bytes(content)
+    return f"sha256:{name}"
+
+
 async def test_layers_that_came_with_credentials_are_for_them_alone(tmp_path: Path, images: Path) -> None:
     kept = HalfFetched(images, 1 << 30)
-    name = hashlib.sha256(b"layer").hexdigest()
-    for access in ("ours", "theirs"):
-        layout = tmp_path / access
-        (layout / "blobs" / "sha256").mkdir(parents=True)
-        if access == "ours":
-            (layout / "blobs" / "sha256" / name).write_bytes(b"layer")
-            kept.keep(layout, [f"sha256:{name}"], access)
-    assert kept.lend(tmp_path / "theirs", [f"sha256:{name}"], "theirs") == set()
-    assert kept.lend(tmp_path / "theirs", [f"sha256:{name}"], "") == set()
-    assert kept.lend(tmp_path / "ours", [f"sha256:{name}"], "ours") == {f"sha256:{name}"}
+    layer = _left(tmp_path / "layout", b"layer")
+    kept.keep(tmp_path / "layout", [layer], "ours")
+    assert kept.lend(tmp_path / "theirs", [layer], "theirs") == set()
+    assert kept.lend(tmp_path / "nobodys", [layer], "") == set()
+    assert kept.lend(tmp_path / "ours", [layer], "ours") == {layer}
+
+
+async def test_a_fetcher_that_was_taken_over_leads_nobody_to_what_is_not_its_own(tmp_path: Path, images: Path) -> None:
+    kept = HalfFetched(images, 1 << 30)
+    layer = _left(tmp_path / "layout", b"layer")
+    kept.keep(tmp_path / "layout", [layer], "ours")
+    ours = images / "layers" / "ours"
+    # Where a layout is made for it: what it puts there gets no other owner, and nothing in it.
+    (tmp_path / "home").mkdir()
+    (tmp_path / "linked").symlink_to(tmp_path / "home")
+    with pytest.raises(FileExistsError):
+        kept.lend(tmp_path / "linked", [layer], "ours")
+    assert ((tmp_path / "home").stat().st_uid, list((tmp_path / "home").iterdir())) == (0, [])
+    # In the layout that it leaves: nothing of others becomes its own, nor is it read.
+    (tmp_path / "evil" / "blobs").mkdir(parents=True)
+    (tmp_path / "evil" / "blobs" / "sha256").symlink_to(ours)
+    kept.keep(tmp_path / "evil", [layer], "theirs")
+    kept.rescue(tmp_path / "evil", "theirs")
+    assert (ours / layer.removeprefix("sha256:")).exists()
+    assert kept.lend(tmp_path / "theirs", [layer], "theirs") == set()
+    with pytest.raises(DriverError, match="something else than files"):
+        look_over(tmp_path / "evil")
 
 
 # --- how much is kept

@@ -18,6 +18,7 @@ import time
 from collections.abc import Iterable
 from pathlib import Path
 
+from zos.drivers import DriverError
 from zos.drivers.confined import chamber
 from zos.drivers.fencerules import USER
 from zos.drivers.imagecache import free_share
@@ -29,6 +30,19 @@ _PIECE = 1 << 20
 _DIGEST = re.compile(r"[0-9a-f]{64}")
 #: Whose layers those are that came without credentials, or with those that the node's owner gives to everybody.
 _PUBLIC = "public"
+
+
+def look_over(layout: Path) -> None:
+    """What a fetcher has left is for root to read: a link in it, as only one leaves that was taken over, would lead him to what
+    is somebody else's. Raises DriverError for one that has anything in it but files and directories; OSError."""
+    left = [str(layout)]
+    while left:
+        path = left.pop()
+        mode = os.lstat(path).st_mode
+        if stat.S_ISDIR(mode):
+            left += (entry.path for entry in os.scandir(path))
+        elif not stat.S_ISREG(mode):
+            raise DriverError("what fetched it has left something else than files: it is not used")
 
 
 class HalfFetched:
@@ -47,10 +61,11 @@ class HalfFetched:
     # --- layers
 
     def lend(self, layout: Path, digests: Iterable[str], access: str) -> set[str]:
-        """Puts those layers that are here into an OCI layout that a fetcher is about to fill, and gives their digests."""
+        """Puts those layers that are here into an OCI layout that a fetcher is about to fill, and gives their digests. It is
+        made: what is there already, a fetcher has put there for us to follow. Raises OSError."""
         blobs = layout / "blobs" / "sha256"
         for place in (layout, layout / "blobs", blobs):
-            place.mkdir(exist_ok=True)
+            place.mkdir()
             os.chown(place, USER, USER)
         lent = set()
         for digest in digests:
@@ -68,12 +83,15 @@ class HalfFetched:
     def keep(self, layout: Path, digests: Iterable[str], access: str) -> None:
         """Takes in the layers that are whole in a layout whose fetcher has ended. Whether they are what they are called is
         seen when they are lent."""
-        for digest in digests:
-            self._take(layout / "blobs" / "sha256" / digest.removeprefix("sha256:"), access)
+        with contextlib.suppress(DriverError, OSError):
+            look_over(layout)
+            for digest in digests:
+                self._take(layout / "blobs" / "sha256" / digest.removeprefix("sha256:"), access)
 
     def rescue(self, layout: Path, access: str) -> None:
         """The same, of a layout that somebody left behind."""
-        with contextlib.suppress(OSError):
+        with contextlib.suppress(DriverError, OSError):
+            look_over(layout)
             for blob in (layout / "blobs" / "sha256").iterdir():
                 self._take(blob, access)
 

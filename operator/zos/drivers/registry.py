@@ -10,6 +10,7 @@ from zos.drivers import DriverError, Unavailable, imageconfig, manifest
 from zos.drivers.beside import beside
 from zos.drivers.confined import AT, fetcher, unpacker
 from zos.drivers.fencerules import closed_in
+from zos.drivers.halffetched import look_over
 from zos.drivers.imageconfig import Config
 from zos.drivers.manifest import Manifest
 from zos.drivers.meter import Lie, Limits, Meter, Refused, TooBig, in_words, tree_size
@@ -97,6 +98,7 @@ async def fetch(pull: Pull, known: Manifest) -> tuple[str, Config]:
     keep = True
     try:
         await _copy(pull, copy, layout, packed, had)
+        await in_thread(look_over, layout)
         config = await asyncio.to_thread(_config, layout)
         pull.say("unpacking")
         with pull.space.hold(packed):  # what it will be is not known, but hardly less
