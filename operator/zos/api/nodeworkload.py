@@ -136,6 +136,11 @@ class Part(Model):
         return Run(cpu=0, memory=0, nics=nics) if nics else None
 
     @property
+    def rests(self) -> bool:
+        """Whether nothing of it runs for now, whatever else is asked."""
+        return False
+
+    @property
     def keys(self) -> frozenset[str]:
         """WireGuard public keys whose private halves it needs, which are the node's."""
         return frozenset()

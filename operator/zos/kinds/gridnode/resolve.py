@@ -11,7 +11,7 @@ from zos.api.quarantine import Quarantined
 from zos.api.resources import NodeHold, Resources, Usage
 from zos.api.zmachine import ZMachine
 from zos.kinds.gridnode.rights import agent_objects
-from zos.world import heartbeat, indexes
+from zos.world import heartbeat, indexes, running
 from zos.world.heartbeat import Heartbeat
 from zos.world.objects import Indexes
 from zos.world.reader import Reader
@@ -118,20 +118,29 @@ def _judge(node: GridNode, alive: bool | None, world: Reader) -> Verdict:
 
 def _under_maintenance(node: GridNode, world: Reader) -> str:
     """Whether its guests are stopped, so that somebody may go to it."""
-    seen = world.views(NodeWorkload, _running, namespace=names.node_namespace(node.name))
-    on = [owner for owner in seen if owner is not None]
+    seen = world.views(NodeWorkload, _stands, namespace=names.node_namespace(node.name))
+    on = [owner for owner, rests in seen if owner and rests is False]
     on += [f"{entry.kind} {entry.namespace}/{entry.name}, in quarantine" for entry in _orphans(node)]
-    if not on:
+    said = [f"these run on as yet: {_listed(on)}"] if on else []
+    if unsaid := [owner for owner, rests in seen if owner and rests is None]:
+        said.append(f"these have not said yet that they are stopped: {_listed(unsaid)}")
+    if not said:
         return "under maintenance: takes nothing new, and its machines are stopped"
-    more = f" and {len(on) - _NAMED} more" if len(on) > _NAMED else ""
-    return f"under maintenance: takes nothing new; these run on as yet: {', '.join(on[:_NAMED])}{more}"
+    return f"under maintenance: takes nothing new; {'; '.join(said)}"
 
 
-def _running(workload: NodeWorkload) -> str | None:
-    """The machine whose guest runs, as its node says."""
-    owner, state = workload.spec.owner, workload.status.state
-    told = state.running if state is not None else None
-    return f"{owner.kind} {owner.namespace}/{owner.name}" if owner.kind == ZMachine.KIND and told and told[0] else None
+def _listed(owners: list[str]) -> str:
+    return ", ".join(owners[:_NAMED]) + (f" and {len(owners) - _NAMED} more" if len(owners) > _NAMED else "")
+
+
+def _stands(workload: NodeWorkload) -> tuple[str, bool | None]:
+    """A machine, and whether it does not run and won't: None where its node has not said so since it was asked for that."""
+    owner, part = workload.spec.owner, workload.spec.part
+    if owner.kind != ZMachine.KIND:
+        return "", True
+    found = running.of(workload)
+    rests = True if found is None or (part is not None and part.rests and found.settled) else None
+    return f"{owner.kind} {owner.namespace}/{owner.name}", False if found is not None and found.runs is not None else rests
 
 
 def _orphans(node: GridNode) -> list[Quarantined]:

@@ -135,6 +135,10 @@ class MachineOnNode(Part):
     """Uid of a machine of the node's quarantine whose root an administrator gives to this one."""
 
     @property
+    def rests(self) -> bool:
+        return self.maintenance
+
+    @property
     def run(self) -> Run:
         public = self.public_nic
         return Run(
