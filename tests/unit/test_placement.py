@@ -10,6 +10,7 @@ import pytest
 from cases import world_of
 from zos.api.gridnode import GridNode
 from zos.api.meta import Key, Meta, Object
+from zos.api.quota import Quota
 from zos.api.resources import NodeHold, Resources
 from zos.kinds.registry import KINDS
 from zos.world import placement
@@ -212,6 +213,11 @@ def test_what_is_taken_over_of_quarantine_has_its_room_already() -> None:
     world = grid(node("a", quarantine=[left]))
     assert keep(world, 6, adopt="uid-old") == holds(6)
     assert isinstance(keep(world, 6), Verdict)
+    # Its namespace did not hold that, and may hold no more than its Quota says.
+    about = {"name": "small", "uid": "uid-quota"}
+    world.put(Quota.model_validate({"metadata": about, "spec": {"memory": "4Gi", "namespaces": {}}}))
+    assert said(keep(world, 5, adopt="uid-old")).startswith("QuotaExceeded: memory: 0 of 4Gi used, 5Gi asked (Quota small)")
+    assert keep(grid(node("a", holds=[MINE])), 6) == holds(6)
 
 
 def test_a_port_and_a_key_are_held_in_the_same_way() -> None:

@@ -93,7 +93,8 @@ def keep(
     wanted = more(world, need, node, obj.uid, adopt)
     # With a workload and no hold it is there: the GridNode was made anew, and has to learn of it.
     known = had is None and names.node_namespace(node) in world.views(NodeWorkload, _namespace, owner=obj.uid)
-    if not known and (wanted.cpu or wanted.memory or wanted.storage):
+    asks = not known and bool(wanted.cpu or wanted.memory or wanted.storage)
+    if asks:
         if world.view(GridNode, "", node, _name) is None:
             return waiting(Reason.DEPENDENCY_NOT_READY, f"node {node} does not exist any more")
         if (why := unsaid(world, node)) is not None:
@@ -101,12 +102,13 @@ def keep(
         if had is None and in_maintenance(world, node):
             message = f"node {node} is under maintenance and takes nothing new: this comes when that ends, or names another"
             return waiting(Reason.NODE_MAINTENANCE, message)
+    if asks or (adopt is not None and not known):  # what it takes over is nothing new to its node, but to its namespace
         otherwise = "what there is of it stays as it is" if had is not None else ""
         if (over := quotas.refused(world, obj.namespace, _beyond(world, need, obj, node), otherwise)) is not None:
             return over
-        if (lack := shortage(world, wanted, node)) is not None:
-            words = (grown or "can't give it more: {lack}; it runs as it was") if had is not None else "lacks {lack}"
-            return waiting(Reason.INSUFFICIENT_CAPACITY, f"node {node} {words.format(lack=lack)}")
+    if asks and (lack := shortage(world, wanted, node)) is not None:
+        words = (grown or "can't give it more: {lack}; it runs as it was") if had is not None else "lacks {lack}"
+        return waiting(Reason.INSUFFICIENT_CAPACITY, f"node {node} {words.format(lack=lack)}")
     return hold(obj, node, need)
 
 
