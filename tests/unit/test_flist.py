@@ -162,6 +162,41 @@ def test_a_ring_of_directories_is_out_of_reach(flist: Path) -> None:
     assert not {1, 100, 101} & seen
 
 
+def lie(flist: Path, table: str, columns: str, old: str, rows: list[tuple[object, ...]]) -> None:
+    """Gives a table an index that says other things than it, as its maker may: one that was made of another table."""
+    base = sqlite3.connect(flist)
+    marks = ", ".join("?" * len(rows[0]))
+    base.execute(f"CREATE TABLE other_{table} ({columns})")
+    base.executemany(f"INSERT INTO other_{table} VALUES ({marks})", rows)
+    base.execute(f"CREATE INDEX lying_{table} ON other_{table} ({columns})")
+    base.commit()
+    base.execute("PRAGMA writable_schema = on")
+    base.execute("DELETE FROM sqlite_master WHERE name = ?", (old,))
+    sql = f"CREATE INDEX lying_{table} ON {table} ({columns})"
+    base.execute("UPDATE sqlite_master SET tbl_name = ?, sql = ? WHERE name = ?", (table, sql, f"lying_{table}"))
+    base.commit()
+    base.close()
+
+
+def test_an_index_that_lies_leads_to_nothing_that_was_not_looked_at(tmp_path: Path) -> None:
+    (tmp_path / "tree" / "sub").mkdir(parents=True)
+    (tmp_path / "tree" / "file").write_bytes(b"x")
+    pack(tmp_path / "tree", tmp_path / "f.fl", tmp_path / "store")
+    before = Catalogue(tmp_path / "f.fl")
+    (file,) = [inode for inode in before.children(1) if inode.name == b"file"]
+    right = before.block(file, 0)
+    lie(tmp_path / "f.fl", "block", "ino, id, key", "block_ino", [(file.ino, None, b"y" * 32)])
+    # The root in the directory below it, and names that no file can have. (The row's number is the last word of an index.)
+    columns = "parent, ino, name, size, uid, gid, mode, ctime, mtime"
+    said = [(1, ino, b"../../etc", -1, 0, 0, mode, 0, 0) for ino, mode in ((1, stat.S_IFDIR), (2, stat.S_IFREG))]
+    lie(tmp_path / "f.fl", "inode", columns, "parents", [*said, (3, 2, None, None, None, None, None, None, None)])
+    found = Catalogue(tmp_path / "f.fl")
+    assert found.block(file, 0) == right
+    for directory in (1, 2, 3):
+        children = found.children(directory)
+        assert {(child.parent, child.name) for child in children} <= {(directory, b"file"), (directory, b"sub")}
+
+
 @pytest.mark.parametrize("text", [b"", b"no database", b"SQLite format 3\0" + bytes(5000)])
 def test_what_is_no_flist_is_refused(tmp_path: Path, text: bytes) -> None:
     (tmp_path / "x.fl").write_bytes(text)

@@ -84,27 +84,31 @@ class Catalogue:
             self._check_rows()
             self.routes = tuple(
                 Route(start, end, url.decode("utf-8", "replace"))
-                for start, end, url in self._base.execute("SELECT start, end, url FROM route ORDER BY rowid")
+                for start, end, url in self._base.execute("SELECT start, end, url FROM route NOT INDEXED ORDER BY rowid")
             )
-            self.entries: int = self._base.execute("SELECT count(*) FROM inode").fetchone()[0]
-            self.blocks: int = self._base.execute("SELECT count(*) FROM block").fetchone()[0]
+            self.entries: int = self._base.execute("SELECT count(*) FROM inode NOT INDEXED").fetchone()[0]
+            self.blocks: int = self._base.execute("SELECT count(*) FROM block NOT INDEXED").fetchone()[0]
 
     def inode(self, ino: int) -> Inode | None:
-        rows = self._ask(f"SELECT {_FIELDS} FROM inode WHERE ino = ?", ino)
+        rows = self._ask(f"SELECT {_FIELDS} FROM inode NOT INDEXED WHERE ino = ?", ino)
         return Inode(*rows[0]) if rows else None
 
     def children(self, directory: int) -> tuple[Inode, ...]:
         """What is in a directory, in an order that stays."""
-        rows = self._ask(f"SELECT {_FIELDS} FROM inode WHERE parent = ? AND ino != {ROOT} ORDER BY ino", directory)
-        return tuple(inode for inode in (Inode(*row) for row in rows) if inode.served)
+        found = f"SELECT ino FROM inode WHERE parent = ? AND ino != {ROOT}"
+        rows = self._ask(f"SELECT {_FIELDS} FROM inode NOT INDEXED WHERE ino IN ({found}) ORDER BY ino", directory)
+        return tuple(inode for inode in (Inode(*row) for row in rows) if inode.served and inode.parent == directory)
 
     def target(self, link: int) -> bytes:
         """Where a symlink points to."""
-        return bytes(self._ask("SELECT CAST(data AS BLOB) FROM extra WHERE ino = ?", link)[0][0])
+        return bytes(self._ask("SELECT CAST(data AS BLOB) FROM extra NOT INDEXED WHERE ino = ?", link)[0][0])
 
     def block(self, file: Inode, index: int) -> Block:
         """That of the ``index``-th piece of a file, whose bytes it has."""
-        rows = self._ask("SELECT id, key FROM block WHERE ino = ? ORDER BY rowid LIMIT 1 OFFSET ?", file.ino, index)
+        found = "SELECT rowid FROM block WHERE ino = ? ORDER BY rowid LIMIT 1 OFFSET ?"
+        rows = self._ask(f"SELECT id, key FROM block NOT INDEXED WHERE rowid = ({found})", file.ino, index)
+        if not rows:
+            raise BadFlist(f"its inode {file.ino} has a block that is not there")
         return Block(rows[0][0], rows[0][1], min(BLOCK, file.size - index * BLOCK))
 
     def close(self) -> None:
@@ -157,7 +161,7 @@ class Catalogue:
         return bool(on) and on[0][0] == column.encode()
 
     def _check_rows(self) -> None:
-        if self._base.execute("SELECT count(*) FROM inode").fetchone()[0] > ENTRIES:
+        if self._base.execute("SELECT count(*) FROM inode NOT INDEXED").fetchone()[0] > ENTRIES:
             raise BadFlist(f"it has more than {ENTRIES} entries")
         root = self._base.execute("SELECT mode FROM inode WHERE ino = ?", (ROOT,)).fetchone()
         if root is None or not isinstance(root[0], int) or not stat.S_ISDIR(root[0]):
