@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import os
+import socket
 import sqlite3
 import stat
+import threading
 import time
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -247,6 +250,30 @@ def test_routes(tmp_path: Path) -> None:
     assert found == Directory(128, 255, tmp_path / "store")
     assert not found.has(b"\x7f" * 32)
     assert found.has(b"\x80" * 32)
+
+
+@pytest.mark.parametrize("said", [b"HTTP/1.1 100 Continue\r\n\r\n", b"x"], ids=["headers without end", "a line without end"])
+def test_a_server_that_says_little_at_a_time_is_waited_for_no_longer(said: bytes) -> None:
+    """One thread in which it would be waited for ever is one fewer for those that answer."""
+    over = threading.Event()
+
+    def serve() -> None:
+        connection, _ = server.accept()
+        with connection, contextlib.suppress(OSError):
+            while not over.wait(0.05):
+                connection.sendall(said)
+
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        threading.Thread(target=serve, daemon=True).start()
+        web = Web(0, 255, False, "127.0.0.1", server.getsockname()[1], "/blocks")
+        began = time.monotonic()
+        guard = threading.Timer(5, over.set)
+        guard.start()
+        with pytest.raises(Unavailable):
+            web.get(bytes(32), began + 0.5)
+        assert time.monotonic() - began < 2
+        guard.cancel()
+        over.set()
 
 
 @dataclass(frozen=True)

@@ -6,8 +6,8 @@ is one that doesn't answer. Nobody is sent on to elsewhere, so that a route says
 
 from __future__ import annotations
 
-import contextlib
 import http.client
+import io
 import os
 import socket
 import ssl
@@ -97,15 +97,13 @@ class Web(Source):
 
     def _ask(self, path: str, deadline: float) -> tuple[int, bytes]:
         """Status, and the body where that is 200."""
-        sock = self._connect(deadline)
-        connection = http.client.HTTPConnection(self.host, self.port)
-        connection.sock = sock
-        with contextlib.closing(connection):
+        with self._connect(deadline) as sock:
+            connection = http.client.HTTPConnection(self.host, self.port)
+            connection.sock = _Line(sock, deadline)
             connection.request("GET", path, headers={"User-Agent": "zos", "Accept-Encoding": "identity"})
             response = connection.getresponse()
             body = bytearray()
             while response.status == 200 and len(body) <= STORED:
-                sock.settimeout(_left(deadline))  # anew for each piece: a server may send a byte a second
                 piece = response.read1(_PIECE)
                 if not piece:
                     break
@@ -113,6 +111,38 @@ class Web(Source):
             if len(body) > STORED:
                 raise Unavailable(f"{self.host}:{self.port} sends more than a block has")
             return response.status, bytes(body)
+
+
+class _Patient(io.RawIOBase):
+    """What comes by a socket until ``deadline``, however little at a time: a server may send a byte a second, of its headers as
+    well."""
+
+    def __init__(self, sock: socket.socket, deadline: float) -> None:
+        self._sock, self._deadline = sock, deadline
+
+    def readable(self) -> bool:
+        return True
+
+    def readinto(self, buffer: memoryview) -> int:  # type: ignore[override]
+        self._sock.settimeout(_left(self._deadline))
+        return self._sock.recv_into(buffer)
+
+
+class _Line:
+    """As much of a socket as http.client uses. It is closed by who opened it."""
+
+    def __init__(self, sock: socket.socket, deadline: float) -> None:
+        self._sock, self._deadline = sock, deadline
+
+    def sendall(self, data: bytes) -> None:
+        self._sock.settimeout(_left(self._deadline))
+        self._sock.sendall(data)
+
+    def makefile(self, mode: str) -> io.BufferedReader:
+        return io.BufferedReader(_Patient(self._sock, self._deadline))
+
+    def close(self) -> None:
+        pass
 
 
 def source(route: Route, directories: tuple[Path, ...]) -> Source:
