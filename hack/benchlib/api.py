@@ -13,11 +13,11 @@ from collections import Counter
 from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Iterable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TypeVar
+from typing import Protocol, TypeVar
 
 import aiohttp
 
-from apiserver import ApiServer, free_port
+from apiserver import free_port
 from zos.kube.client import Access, Raw
 
 CONNECTIONS = 16
@@ -184,7 +184,13 @@ class Written:
         return Written(self.taken - before.taken, self.refused - before.refused)
 
 
-def written(server: ApiServer, resources: Collection[str]) -> Written:
+class Counted(Protocol):
+    """An API server that can be asked how it fared."""
+
+    def kubectl(self, *words: str) -> str: ...
+
+
+def written(server: Counted, resources: Collection[str]) -> Written:
     """So far, whoever asked for them."""
     taken: Counter[Write] = Counter()
     refused = 0
@@ -199,7 +205,7 @@ def written(server: ApiServer, resources: Collection[str]) -> Written:
     return Written(taken, refused)
 
 
-async def settled(server: ApiServer, resources: Collection[str], seconds: float = 3.0) -> Written:
+async def settled(server: Counted, resources: Collection[str], seconds: float = 3.0) -> Written:
     """What has been written when nobody has written for a while."""
     before, since = written(server, resources), time.monotonic()
     while time.monotonic() - since < seconds:

@@ -83,8 +83,9 @@ def minigrid(nodes: int) -> Iterator[Minigrid]:
         _quietly(*command, "down", "--name", NAME)
 
 
-def push_image() -> None:
-    _quietly(str(_HACK / "images/push"), "--name", NAME)
+def push_image(*, virtual: bool = False) -> None:
+    """``virtual``: the virtual machine's as well."""
+    _quietly(str(_HACK / "images/push"), "--name", NAME, *(["--vm"] if virtual else []))
 
 
 def _quietly(*argv: str) -> None:
