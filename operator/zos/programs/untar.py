@@ -11,6 +11,7 @@ import tarfile
 import threading
 from typing import IO, cast
 
+from zos.programs.forward import Forward
 from zos.programs.packed import PIECE, BadContent, Content
 
 
@@ -27,7 +28,7 @@ def is_tar(first: bytes) -> bool:
 def untar(content: Content, root: str, size: int, entries: int) -> int:
     """Number of entries. Never returns to the old root: the process is good for nothing else afterwards. Raises BadContent."""
     try:
-        archive = tarfile.TarFile.open(fileobj=cast("IO[bytes]", content), mode="r|", bufsize=PIECE, errorlevel=1)
+        archive = tarfile.TarFile(fileobj=cast("IO[bytes]", Forward(content)), errorlevel=1, copybufsize=PIECE)
     except tarfile.ReadError as error:
         raise BadContent(f"it is not a tar archive: {error}") from error
     # Loaded at their first use, and from inside there is nothing to load them from: a codec, and what ends a thread.
