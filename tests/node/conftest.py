@@ -14,7 +14,9 @@ import pytest
 
 from guestnode import Node
 from hypervisor import Libvirt
+from imageworks import certified, serving
 from services import Bench
+from zos.drivers.fence import TABLE
 from zos.plan.items import Domain
 from zos.programs.guestbuild import build
 
@@ -97,3 +99,23 @@ async def bench() -> AsyncIterator[Bench]:
         await made.start_svscan()
         yield made
         await made.close()
+
+
+@pytest.fixture(scope="session")
+def certificate() -> Iterator[Path]:
+    with certified() as directory:
+        yield directory
+
+
+@pytest.fixture
+def images(tmp_path: Path) -> Iterator[Path]:
+    """Where a node has its images."""
+    yield tmp_path / "images"
+    subprocess.run(["nft", "delete", "table", "inet", TABLE], stderr=subprocess.DEVNULL)
+
+
+@pytest.fixture
+def registry(tmp_path: Path) -> Iterator[str]:
+    """Address of an empty one."""
+    with serving(tmp_path) as address:
+        yield address

@@ -18,11 +18,12 @@ from pathlib import Path
 
 import pytest
 
+import needs
 from bound import KILLED
 from zos.programs.flist.pack import pack
 from zos.programs.flist.sealing import BLOCK
 
-pytestmark = pytest.mark.skipif(not Path("/dev/fuse").exists(), reason="this kernel has no FUSE")
+pytestmark = needs.FUSE
 
 #: Bytes in a second.
 _SPEED = 4 << 20

@@ -11,22 +11,16 @@ import subprocess
 import tarfile
 import time
 import urllib.request
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
-from imageworks import converge, driver_of, entry, fact, leftovers, problem, push, serving, tar, until
+from imageworks import converge, driver_of, entry, fact, leftovers, problem, push, tar, until
 from zos.drivers import DriverError
 from zos.drivers.confined import MEMORY, program, unpacker
 from zos.drivers.imagecache import directory_of
 from zos.drivers.process import run
 from zos.drivers.sources import Registries
-
-
-@pytest.fixture
-def images(tmp_path: Path) -> Path:
-    return tmp_path / "images"
 
 
 @pytest.mark.parametrize("packed", ["plain", "gzip", "xz", "bzip2", "zstd"])
@@ -252,12 +246,6 @@ async def test_a_cancelled_pull_leaves_nothing(tmp_path: Path, images: Path) -> 
 
 
 # --- a registry
-
-
-@pytest.fixture
-def registry(tmp_path: Path) -> Iterator[str]:
-    with serving(tmp_path) as address:
-        yield address
 
 
 async def test_an_image_from_a_registry(tmp_path: Path, images: Path, registry: str) -> None:

@@ -7,7 +7,6 @@ import hashlib
 import http.server
 import os
 import shutil
-import subprocess
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -15,7 +14,6 @@ from pathlib import Path
 import pytest
 
 from imageworks import (
-    certified,
     converge,
     driver_of,
     entry,
@@ -24,11 +22,9 @@ from imageworks import (
     leftovers,
     problem,
     push,
-    serving,
     tar,
 )
 from zos.drivers import DriverError, halffetched, meter
-from zos.drivers.fence import TABLE
 from zos.drivers.fencerules import USER
 from zos.drivers.halffetched import HalfFetched, look_over
 from zos.drivers.imagecache import directory_of
@@ -39,12 +35,6 @@ from zos.drivers.space import Space
 def room_on_the_disk(monkeypatch: pytest.MonkeyPatch) -> None:
     """What is half fetched goes at once where the node's disk is nearly full, as that of the tests may be."""
     monkeypatch.setattr(halffetched, "free_share", lambda _: 1.0)
-
-
-@pytest.fixture
-def images(tmp_path: Path) -> Iterator[Path]:
-    yield tmp_path / "images"
-    subprocess.run(["nft", "delete", "table", "inet", TABLE], stderr=subprocess.DEVNULL)
 
 
 # --- files by https
@@ -86,12 +76,6 @@ class _Handler(http.server.BaseHTTPRequestHandler):
 
     def log_message(self, *_: object) -> None:
         pass
-
-
-@pytest.fixture(scope="module")
-def certificate() -> Iterator[Path]:
-    with certified() as directory:
-        yield directory
 
 
 @pytest.fixture
@@ -185,12 +169,6 @@ async def test_a_download_for_which_there_is_no_room_is_not_begun(
 
 
 # --- layers
-
-
-@pytest.fixture
-def registry(tmp_path: Path) -> Iterator[str]:
-    with serving(tmp_path) as address:
-        yield address
 
 
 def _stored(tmp_path: Path) -> dict[int, Path]:

@@ -21,7 +21,7 @@ from pathlib import Path
 
 import pytest
 
-from imageworks import certified, converge, driver_of, entry, fact, https_server, leftovers, problem, push, serving, tar, until
+from imageworks import converge, driver_of, entry, fact, https_server, leftovers, problem, push, serving, tar, until
 from zos.drivers.confined import fetcher, fetchers_room, unpacker
 from zos.drivers.fence import TABLE, Fence
 from zos.drivers.imagecache import directory_of
@@ -31,12 +31,6 @@ from zos.drivers.sources import Registries
 
 SMALL = Limits(size=8 << 20, entries=100)
 CLOSED = "it is at an address that this node closes to images"
-
-
-@pytest.fixture
-def images(tmp_path: Path) -> Iterator[Path]:
-    yield tmp_path / "images"
-    subprocess.run(["nft", "delete", "table", "inet", TABLE], stderr=subprocess.DEVNULL)
 
 
 # --- reading the node
@@ -221,12 +215,6 @@ class _Handler(http.server.BaseHTTPRequestHandler):
 
     def log_message(self, *_: object) -> None:
         pass
-
-
-@pytest.fixture(scope="module")
-def certificate() -> Iterator[Path]:
-    with certified() as directory:
-        yield directory
 
 
 @pytest.fixture

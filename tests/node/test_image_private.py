@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import base64
 import json
-import subprocess
 import threading
 import time
 from collections.abc import Iterator
@@ -14,17 +13,10 @@ from pathlib import Path
 import pytest
 
 from imageworks import converge, driver_of, entry, fact, leftovers, problem, push, serving, tar
-from zos.drivers.fence import TABLE
 from zos.plan.items import Image
 
 #: A line of an htpasswd file, for the password "opensesame".
 _LOGIN = "ours:$2b$05$abcdefghijklmnopqrstuuQbLfdQZSxZ9gjhA5V9o8Tyc6aQRO0Qi"
-
-
-@pytest.fixture
-def images(tmp_path: Path) -> Iterator[Path]:
-    yield tmp_path / "images"
-    subprocess.run(["nft", "delete", "table", "inet", TABLE], stderr=subprocess.DEVNULL)
 
 
 @pytest.fixture

@@ -13,6 +13,7 @@ from pathlib import Path
 
 import pytest
 
+import needs
 from services import PYTHON, Bench, commands_of, converge, until, writer
 from zos.drivers import DriverError
 from zos.drivers.netns import NETNS
@@ -225,15 +226,12 @@ while True:
 """
 
 
-NEEDS_FUSE = pytest.mark.skipif(not Path("/dev/fuse").exists(), reason="this kernel has no FUSE")
-
-
 def serving(place: Path) -> Service:
     argv = (PYTHON, "-I", "-S", "-c", FUSE, "{fuse}")
     return Service(name="fs", argv=argv, mount=str(place), ready=Readiness(by="mount", at=str(place)))
 
 
-@NEEDS_FUSE
+@needs.FUSE
 async def test_a_file_system_is_mounted_for_it_and_it_is_ready_when_that_answers(bench: Bench) -> None:
     place = bench.directory / "mount"
     service = serving(place)
@@ -251,7 +249,7 @@ async def test_a_file_system_is_mounted_for_it_and_it_is_ready_when_that_answers
     assert not place.exists()
 
 
-@NEEDS_FUSE
+@needs.FUSE
 async def test_the_directory_around_a_file_system_that_comes_back_is_still_the_same(bench: Bench) -> None:
     """A guest that has it looks at no other one that has its name, see ADR 0018."""
     place = bench.directory / "around/mount"
@@ -275,7 +273,7 @@ async def test_the_directory_around_a_file_system_that_comes_back_is_still_the_s
     assert not (bench.directory / "elsewhere").exists()
 
 
-@NEEDS_FUSE
+@needs.FUSE
 async def test_an_empty_directory_that_was_there_before_stays(bench: Bench) -> None:
     place = bench.directory / "others/mount"
     place.parent.mkdir()
@@ -286,7 +284,7 @@ async def test_an_empty_directory_that_was_there_before_stays(bench: Bench) -> N
     assert place.parent.exists()
 
 
-@NEEDS_FUSE
+@needs.FUSE
 async def test_where_a_file_system_was_mounted_nothing_is_left_when_it_moves_or_goes(bench: Bench) -> None:
     before = sorted(bench.directory.iterdir())
     (bench.directory / "others").mkdir()
