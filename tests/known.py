@@ -15,6 +15,8 @@ from zos.plan.facts import (
     Facts,
     ImageFact,
     ImageProblem,
+    KernelFact,
+    KernelProblem,
     LostKeyFact,
     ServiceFact,
     ShutFact,
@@ -25,6 +27,7 @@ from zos.plan.facts import (
 
 _FAMILIES: Mapping[str, type[Fact]] = {
     "image": ImageFact,
+    "kernel": KernelFact,
     "domain": DomainFact,
     "service": ServiceFact,
     "volume": VolumeFact,
@@ -37,6 +40,8 @@ def facts(
     *,
     images: Mapping[str, ImageFact] | None = None,
     image_problems: Mapping[str, ImageProblem] | None = None,
+    kernels: Mapping[str, KernelFact] | None = None,
+    kernel_problems: Mapping[str, KernelProblem] | None = None,
     domains: Mapping[str, DomainFact] | None = None,
     prefixes: tuple[str, ...] | None = None,
     shut: Mapping[str, str] | None = None,
@@ -56,6 +61,8 @@ def facts(
     said: tuple[tuple[type[Fact], Mapping[str, Any] | None], ...] = (
         (ImageFact, images),
         (ImageProblem, image_problems),
+        (KernelFact, kernels),
+        (KernelProblem, kernel_problems),
         (DomainFact, domains),
         (ConnectedFact, {"": ConnectedFact(prefixes)} if prefixes is not None else None),
         (ShutFact, {name: ShutFact(by) for name, by in shut.items()} if shut is not None else None),
@@ -71,4 +78,6 @@ def facts(
     blind = {_FAMILIES[family]: why for family, why in unknown.items()} if unknown is not None else base.unknown
     if ImageFact in blind:
         blind = {**blind, ImageProblem: blind[ImageFact]}
+    if KernelFact in blind:
+        blind = {**blind, KernelProblem: blind[KernelFact]}
     return dataclasses.replace(base, known=known, unknown=blind, **others)

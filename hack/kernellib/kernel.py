@@ -14,6 +14,7 @@ import tempfile
 from pathlib import Path
 
 from zos.programs import guestbuild
+from zos.programs.initramfs import archive
 
 _INIT = Path(__file__).with_name("init")
 _BUSYBOX = Path("/bin/busybox")
@@ -35,7 +36,7 @@ def build(output: Path) -> Path:
         made.mkdir()
         shutil.copy(next((kernel / "boot").glob("vmlinuz-*")), made / "vmlinuz")
         files = {"init": _INIT.read_bytes(), "bin/busybox": _BUSYBOX.read_bytes(), **guestbuild.modules(kernel, _MODULES)}
-        (made / "initramfs").write_bytes(b"".join(guestbuild.archive(files)))
+        (made / "initramfs").write_bytes(b"".join(archive(files)))
         (kernel / "lib").rename(made / "lib")
         try:
             made.rename(target)

@@ -29,6 +29,8 @@ from zos.plan.facts import (
     Facts,
     ImageFact,
     ImageProblem,
+    KernelFact,
+    KernelProblem,
     ServiceEnd,
     ServiceFact,
     Unknown,
@@ -78,6 +80,10 @@ def lowered(workload: NodeWorkload, facts: dict[str, Any]) -> dict[str, Any]:
         prefixes=tuple(facts.get("prefixes", ())) if "connected" not in facts.get("unknown", {}) else None,
         egress_deny=tuple(facts.get("egress_deny", ())),
         images={ref: image(**fact) for ref, fact in facts.get("images", {}).items()},
+        kernels={
+            digest: KernelFact(release, frozenset(others)) for digest, (release, *others) in facts.get("kernels", {}).items()
+        },
+        kernel_problems={digest: KernelProblem(why) for digest, why in facts.get("kernel_problems", {}).items()},
         image_problems={ref: ImageProblem(**told) for ref, told in facts.get("image_problems", {}).items()},
         domains={
             name: DomainFact(**{field: tuple(v) if isinstance(v, list) else v for field, v in fact.items() if field != "runs"})
@@ -121,7 +127,7 @@ def runs(workload: NodeWorkload, known: Facts, otherwise: dict[str, Any]) -> Dom
         fields["nics"] = tuple(GuestNic(**nic) for nic in fields["nics"])
     if "disks" in fields:
         fields["disks"] = tuple(GuestDisk(**disk) for disk in fields["disks"])
-    boot = {name: fields.pop(name) for name in ("image", "config_digest", "fields") if name in fields}
+    boot = {name: fields.pop(name) for name in ("image", "kernel", "init", "config_digest", "fields") if name in fields}
     if "fields" in boot:
         boot["fields"] = tuple((dict(wanted.boot.fields) | boot["fields"]).items())
     return dataclasses.replace(wanted, running=True, boot=dataclasses.replace(wanted.boot, **boot), **fields)

@@ -26,6 +26,7 @@ from zos.plan.items import (
     Held,
     Image,
     Item,
+    Kernel,
     Netns,
     Rank,
     Route,
@@ -55,6 +56,7 @@ EACH: tuple[Item, ...] = (
     Firewall(netns="r", name="t", body=""),
     WireGuard(netns="r", name="w", public_key="k", listen_port=1, mtu=1420, addresses=(), routes=(), peers=()),
     Image(ref="oci://r/i:1"),
+    Kernel(image="i"),
     Disk(name="root-1", size=1, format="ext4"),
     Volume(name="volume-1", size=1, user="u"),
     File(path="f", content=""),
@@ -148,6 +150,7 @@ def test_what_an_owner_has_is_removed_from_the_guest_down_to_the_ground() -> Non
         "Disk",
         "Volume",
         "Image",
+        "Kernel",
     ]
 
 

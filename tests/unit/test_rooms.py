@@ -51,6 +51,7 @@ WRITERS = {
     "programs.flist.health": "runs on nodes by itself; whole or not at all",
     "programs.flist.pack": "runs by itself; a store of blocks, each whole or not at all",
     "programs.guestbuild": "runs on nodes by itself; into a directory that is renamed when it is whole",
+    "programs.ownkernel": "runs on nodes by itself; into a directory that is renamed when it is whole",
     "programs.putdisk": "runs on nodes by itself; somebody's disk image",
     "programs.launch": "runs on nodes by itself; the kernel's settings, and its history whole or not at all",
 }

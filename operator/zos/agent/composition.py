@@ -17,6 +17,7 @@ from zos.drivers.firewall import FirewallDriver
 from zos.drivers.gueststats import GuestUse
 from zos.drivers.image import ImageDriver
 from zos.drivers.imageprogress import ImageMeasures
+from zos.drivers.kernels import INIT, KernelDriver
 from zos.drivers.keyring import Keyring
 from zos.drivers.link import LinkDriver
 from zos.drivers.meter import Limits
@@ -77,6 +78,7 @@ async def equip(settings: Settings, keyring: Keyring) -> Equipment:
         FileDriver(settings.state),
         services,
         images,
+        KernelDriver(settings.state / "images", settings.guest_dir / INIT),
         disks,
         volumes,
         SystemDriver(settings.state / "disks", settings.state / "images"),

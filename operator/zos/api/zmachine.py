@@ -212,8 +212,9 @@ class ZMachineSpec(Model):
     a disk image, raw or qcow2, plain or packed with gzip, xz, bzip2 or zstd; ``#sha256:…`` behind it is the file's checksum) or
     ``file:///…`` (the same, or a directory: a path on the node, in a directory that its owner opens). Its content decides
     the mode: a virtual machine boots from a disk image, or from exactly one of ``/image.raw``, ``/image.qcow2``,
-    ``/disk/*.img`` and ``/disk/*.qcow2`` in it; anything else is a container. A change takes effect at the next restart; a
-    virtual machine's boot disk, once it is written, stays."""
+    ``/disk/*.img`` and ``/disk/*.qcow2`` in it; anything else is a container, which runs the kernel at ``/boot/vmlinuz`` if its
+    image has one, else the node's. A change takes effect at the next restart; a virtual machine's boot disk, once it is
+    written, stays."""
 
     image_pull_secrets: tuple[PullSecret, ...] = Field(default=(), max_length=8, json_schema_extra=keyed("name"))
     """Credentials for the registry of an ``oci://`` image, as ``kubectl create secret docker-registry`` makes them. The machine
@@ -254,7 +255,7 @@ class ZMachineSpec(Model):
 
     entrypoint: tuple[Argument, ...] | None = Field(default=None, min_length=1, max_length=256)
     """Program and arguments, one per item, run without a shell, like ``["/bin/server", "--port", "80"]``. Absent: the image's
-    own."""
+    own; of an image that names none and brings a kernel: ``/sbin/init``, which is the machine's first process then."""
 
     env: tuple[EnvVar, ...] = Field(default=(), max_length=256, json_schema_extra=keyed("name"))
     """Environment of the entrypoint, added to the image's own. A variable has at most 128 KiB, all of them 512 KiB together,
@@ -299,6 +300,9 @@ class ZMachineStatus(Status):
 
     mode: Annotated[Literal["container", "vm"] | None, otherwise(None)] = None
     """What the image's content makes of it. Absent: the image is not there yet."""
+
+    kernel: Line | None = None
+    """Version of the kernel that a container brings in its image (``/boot/vmlinuz``) and runs. Absent: it runs the node's."""
 
     network: Name | None = None
     """The Network that it is in. Another than ``spec.network.name``: until it is restarted."""
@@ -365,6 +369,7 @@ class ZMachine(Object):
         Column("Image", ".spec.image", priority=1),
         Column("Public IPv4", ".status.publicIPv4", priority=1),
         Column("Public IPv6", ".status.publicIPv6", priority=1),
+        Column("Kernel", ".status.kernel", priority=1),
         Column("Accelerator", ".status.accelerator", priority=1),
         Column("Restarts", ".status.restarts", "integer", 1),
         Column("Started", ".status.startedAt", "date", 1),

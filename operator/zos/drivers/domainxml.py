@@ -12,7 +12,7 @@ from typing import Any, Literal, TypeVar
 from xml.etree import ElementTree
 from xml.etree.ElementTree import Element, SubElement
 
-from zos.drivers.imagecache import directory_of
+from zos.drivers.imagecache import tree_of
 from zos.drivers.virtiofsd import launcher_of
 from zos.plan.items import ContainerBoot, DiskBoot, Domain, GuestDisk, GuestNic, GuestShare
 from zos.plan.items.domain import STOP_SECONDS
@@ -28,6 +28,10 @@ _BOOTS: Mapping[str, type[ContainerBoot | DiskBoot]] = {boot.MODE: boot for boot
 #: A kernel that fails ends at once, and with it the guest: the node sees a crash. It does not try whether the timer ticks (with
 #: KVM it never does): on a busy node an emulated one is late, which it takes for broken hardware, tells, and may give up.
 KERNEL_ARGUMENTS = "console=ttyS0 quiet loglevel=4 panic=-1 oops=panic no_timer_check"
+#: Of the kernel in a file of that name (`zos.drivers.kernel`).
+VMLINUZ = "vmlinuz-"
+#: An image's own init finds its interfaces set up, by these names: nobody is to give them others.
+_OWN_INIT = "net.ifnames=0"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -55,7 +59,7 @@ class Places:
         return self.state / "disks" / f"{name}.raw"
 
     def image(self, digest: str) -> Path:
-        return directory_of(self.state / "images", digest) / "rootfs"
+        return tree_of(self.state / "images", digest)
 
     @property
     def seed(self) -> Path:
@@ -71,6 +75,8 @@ def item_text(item: Domain) -> dict[str, object]:
         del text["shares"]
     if item.stop_seconds == STOP_SECONDS:
         del text["stop_seconds"]
+    if isinstance(item.boot, ContainerBoot) and not item.boot.kernel:
+        del boot["kernel"], boot["init"]
     return text | (boot if isinstance(item.boot, ContainerBoot) else {"boot": {"mode": item.boot.MODE, **boot}})
 
 
@@ -144,7 +150,15 @@ def _boot_of_xml(root: Element, disks: list[GuestDisk], image: Element | None) -
         firmware: Literal["bios", "uefi"] = "bios" if root.find("os/loader") is None else "uefi"
         return DiskBoot(root=disks[0] if disks else none, config="", config_digest="", firmware=firmware)
     digest = Path(_attribute(image, "source", "dir")).parent.name.replace("-", ":", 1)
-    return ContainerBoot(image=digest, root=disks[-1] if disks else none, config="", config_digest="")
+    kernel = Path(root.findtext("os/kernel") or "").name
+    return ContainerBoot(
+        image=digest,
+        kernel=kernel.removeprefix(VMLINUZ) if kernel.startswith(VMLINUZ) else "",
+        init=_OWN_INIT in (root.findtext("os/cmdline") or ""),
+        root=disks[-1] if disks else none,
+        config="",
+        config_digest="",
+    )
 
 
 def _attribute(parent: Element, tag: str, name: str) -> str:
@@ -170,7 +184,7 @@ def domain_xml(start: Start, places: Places) -> str:
     if isinstance(item.boot, ContainerBoot):
         _text(system, "kernel", str(places.kernel))
         _text(system, "initrd", str(places.initramfs))
-        _text(system, "cmdline", KERNEL_ARGUMENTS)
+        _text(system, "cmdline", f"{KERNEL_ARGUMENTS} {_OWN_INIT}" if item.boot.init else KERNEL_ARGUMENTS)
     elif item.boot.firmware == "uefi":
         _text(system, "loader", str(places.firmware / "OVMF_CODE_4M.fd"), readonly="yes", type="pflash")
         _text(system, "nvram", str(places.machine / "nvram.fd"), template=str(places.firmware / "OVMF_VARS_4M.fd"))
@@ -178,7 +192,7 @@ def domain_xml(start: Start, places: Places) -> str:
     SubElement(features, "acpi")
     SubElement(features, "apic")
     SubElement(domain, "clock", offset="utc")
-    reboot = "destroy" if isinstance(item.boot, ContainerBoot) else "restart"
+    reboot = "destroy" if isinstance(item.boot, ContainerBoot) and not item.boot.init else "restart"
     for event, action in (("poweroff", "destroy"), ("reboot", reboot), ("crash", "destroy")):
         _text(domain, f"on_{event}", action)
     _devices(SubElement(domain, "devices"), item, places)

@@ -16,7 +16,7 @@ from xml.etree import ElementTree
 
 import libvirt
 
-from zos.drivers import DriverError, diskfull, seed, shares, systemcard, unused
+from zos.drivers import DriverError, diskfull, kernels, seed, shares, systemcard, unused
 from zos.drivers.domainlog import powered_off
 from zos.drivers.domainrun import SECTOR, Machine, Run
 from zos.drivers.domainxml import NAMESPACE, Places, Start, domain_xml, item_of_xml, start_of
@@ -174,9 +174,10 @@ class Guests:
         return run
 
     def _last_word(self, machine: Machine, run: Run) -> str:
-        """Of the guest's init. A virtual machine has none of ours: one that switched itself off has ended well."""
+        """Of the guest's init. A virtual machine has none of ours, and to an image's own ours makes way: one that switched
+        itself off has ended well."""
         card = machine.card()
-        if card is None or card.boot.TELLS:
+        if card is None or machine.said_all() or not card.boot.silent:
             return machine.status()
         off = powered_off(self._libvirt_logs / f"{card.name}.log", run.started_at or 0.0)
         return "exited 0" if off else ""
@@ -193,14 +194,13 @@ class Guests:
     # --- doing
 
     def start(self, machine: Machine, start: Start) -> None:
-        places = Places(
-            state=self._state,
-            machine=machine.directory,
-            kernel=self._guest / "vmlinuz",
-            initramfs=self._guest / "initramfs",
-            virtiofsd=self._launcher,
-        )
         boot = start.item.boot
+        kernel, initramfs = self._guest / "vmlinuz", self._guest / "initramfs"
+        if isinstance(boot, ContainerBoot) and boot.kernel:
+            kernel, initramfs = kernels.files(self._state / "images", boot.image, self._guest / kernels.INIT)
+        places = Places(
+            state=self._state, machine=machine.directory, kernel=kernel, initramfs=initramfs, virtiofsd=self._launcher
+        )
         if isinstance(boot, ContainerBoot):
             if not places.image(boot.image).is_dir():
                 raise DriverError(f"image {boot.image} is not on this node any more")

@@ -33,6 +33,11 @@ def directory_of(images: Path, digest: str) -> Path:
     return images / digest.replace(":", "-")
 
 
+def tree_of(images: Path, digest: str) -> Path:
+    """The root file system of the image with this digest."""
+    return directory_of(images, digest) / "rootfs"
+
+
 class Cache:
     """``in_use`` gives the digests that guests stand on, whatever is wanted now; None: that is not known. ``bound`` in bytes;
     None: there is none."""
@@ -63,7 +68,7 @@ class Cache:
         place = directory_of(self.directory, digest)
         if place.exists() and not self.has(digest):
             place.rename(self.directory / f".gone-{place.name}-{os.getpid()}")
-        _sync(self.directory)  # a name must not survive a power cut that its content doesn't
+        flush(self.directory)  # a name must not survive a power cut that its content doesn't
         with contextlib.suppress(OSError):  # another ref brought the same content in the meantime
             room.rename(place)
 
@@ -75,7 +80,7 @@ class Cache:
     def weigh(self, wanted: frozenset[str]) -> None:
         """Finds out what is too much, given the digests that are wanted."""
         places = {place.name.replace("-", ":", 1): place for place in self.directory.glob("sha256-*")}
-        self._sizes = {digest: self._sizes.get(digest) or _size_of(place) for digest, place in places.items()}
+        self._sizes = {digest: _size_of(place, self._sizes.get(digest)) for digest, place in places.items()}
         self._surplus = frozenset()
         if self._bound is None or self.size <= self._bound or (in_use := self._in_use()) is None:
             return
@@ -123,14 +128,21 @@ class Cache:
         shutil.rmtree(gone, ignore_errors=True)
 
 
-def _size_of(place: Path) -> int:
+def grown(place: Path, by: int) -> None:
+    """What was made of an image is kept beside it, in its directory ``place``: so many bytes more. Raises OSError."""
+    with contextlib.suppress(FileNotFoundError, ValueError):
+        write(place / _SIZE, str(int((place / _SIZE).read_text()) + by), Durability.VOLATILE)
+
+
+def _size_of(place: Path, known: int | None) -> int:
     """Of one that came before sizes were written down it is looked up."""
     with contextlib.suppress(FileNotFoundError, ValueError):
         return int((place / _SIZE).read_text())
-    return tree_size(place)
+    return known or tree_size(place)
 
 
-def _sync(directory: Path) -> None:
+def flush(directory: Path) -> None:
+    """What was written to the file system that it is on survives a power cut. Raises OSError."""
     fd = os.open(directory, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
     try:
         if _libc.syncfs(fd) != 0:

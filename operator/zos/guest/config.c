@@ -103,6 +103,8 @@ static void take(struct config *config, char *word, char **field, size_t *length
 	} else if (IS("stop", 2)) {
 		config->stop_signal = atoi(field[0]);
 		config->stop_seconds = (unsigned)strtoul(field[1], NULL, 10);
+	} else if (IS("init", 0)) {
+		config->init = true;
 	} else if (IS("arg", 1)) {
 		config->args[room(config->n_args++, MAX_WORDS, word)] = field[0];
 	} else {

@@ -36,6 +36,7 @@ struct config {
 	char *env[MAX_WORDS + 1], *args[MAX_WORDS + 1]; /* NULL-terminated */
 	int stop_signal;
 	unsigned stop_seconds;
+	bool init; /* what runs is the image's own init, in the place of this one */
 };
 
 /* init.c. fail() tells the host why this guest can't run, and ends it. It does not return. */
@@ -62,8 +63,10 @@ bool button_pressed(int fd);
 /* mounts.c */
 void mount_basics(void);
 void mount_root(const char *serial);
-void mount_enter(void);
+void mount_enter(const struct config *config);
 bool mount_switch(void);
+/* The same for all of this machine: for who becomes another init. */
+bool mount_become(void);
 void mount_further(const struct config *config);
 void mount_grow(const char *device);
 void write_files(const struct config *config);
@@ -82,5 +85,10 @@ void network_up(const struct config *config);
 
 /* process.c: starts the entrypoint as asked, in a session of its own on the console. Gives its pid. */
 int process_start(const struct config *config);
+/* The program in the place of this one. It does not return. */
+void process_become(const struct config *config) __attribute__((noreturn));
+
+/* keeper.c: what goes on beside another init. */
+void keeper_start(const struct config *config, int signals, int uevents, const char *device);
 
 #endif

@@ -3,7 +3,10 @@
  * How the guest stands is written into the first sector of the disk "zos-status", in one line:
  *   "running", "stopping", "exited <code>", "stopped <code>", "rebooted <code>", "failed <why>".
  * The host reads it when the guest is gone; without a word about the end there, the guest crashed. It makes that disk larger to
- * say that it has mounted something anew inside a share. */
+ * say that it has mounted something anew inside a share.
+ *
+ * Where the image's own init is to run, this one makes way for it when all is ready. How that ends the host knows, as it ends the
+ * machine; what is left of this one (keeper.c) says "ending" when it is about to. */
 #include "guest.h"
 
 #include <errno.h>
@@ -187,6 +190,28 @@ static bool probed(void)
 	return strstr(line, " zos.probe") != NULL;
 }
 
+/* What this guest said last before it began anew. The host wipes that out before it starts one. */
+static bool said(const char *device, const char *word)
+{
+	char sector[SECTOR] = "";
+	int fd = open(device, O_RDONLY | O_CLOEXEC);
+	ssize_t size = read(fd, sector, sizeof sector - 1);
+	close(fd);
+	return size > 0 && strncmp(sector, word, strlen(word)) == 0;
+}
+
+/* All is ready: the image's own init takes over. */
+static void make_way(const struct config *config, int signals)
+{
+	if (access(config->args[0], X_OK) < 0)
+		fail("%s: %s", config->args[0], strerror(errno));
+	if (!mount_become())
+		fail("enter the image: %s", strerror(errno));
+	keeper_start(config, signals, uevents_open(), status_device);
+	status("running");
+	process_become(config);
+}
+
 int main(void)
 {
 	struct config *config = must_alloc(sizeof *config);
@@ -204,8 +229,11 @@ int main(void)
 	modules_load("/modules/always");
 	device = disk_find("zos-status");
 	if (device) {
+		bool died = said(device, "running");
 		status_device = text("%s", device);
 		status_fd = open(device, O_WRONLY | O_DIRECT | O_SYNC | O_CLOEXEC);
+		if (died)
+			fail("the system was reset without having ended: its kernel panicked, or it was told to reboot at once");
 	}
 	status("booting");
 	device = disk_find("zos-config");
@@ -222,9 +250,11 @@ int main(void)
 	network_up(config);
 	mount_root(config->root ? config->root : "zos-root");
 	shares_hide(config);
-	mount_enter();
+	mount_enter(config);
 	mount_further(config);
 	write_files(config);
+	if (config->init)
+		make_way(config, signals);
 	pid_t entrypoint = process_start(config);
 	int uevents = uevents_open(); /* from "running" on the host may count on being heard */
 	status("running");

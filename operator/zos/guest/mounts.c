@@ -17,8 +17,9 @@
 
 #define EXT4_IOC_RESIZE_FS _IOW('f', 16, uint64_t)
 
-/* What is mounted from a disk, so that it can follow the disk's growth. The first is the root's upper layer. */
-static struct { char *device, *format; int fd; } mounted[MAX_DISKS + 1];
+/* What is mounted from a disk, so that it can follow the disk's growth. The first is the root's upper layer. Without `fd` it is
+ * found by its path, where it still has to be on the device `id`: another init wants to unmount it. */
+static struct { char *device, *format, *path; dev_t id; int fd; } mounted[MAX_DISKS + 1];
 static size_t n_mounted;
 /* The initramfs' own root. */
 static int below = -1;
@@ -56,17 +57,34 @@ static int grow_ext4(int fd, uint64_t bytes)
 	return ioctl(fd, EXT4_IOC_RESIZE_FS, &blocks);
 }
 
+/* Of the file system that was mounted, if it still is. */
+static int mounted_open(size_t i)
+{
+	struct stat info;
+	if (mounted[i].fd >= 0)
+		return fcntl(mounted[i].fd, F_DUPFD_CLOEXEC, 0);
+	int fd = open(mounted[i].path, O_RDONLY | O_DIRECTORY | O_CLOEXEC);
+	if (fd >= 0 && fstat(fd, &info) == 0 && info.st_dev == mounted[i].id)
+		return fd;
+	if (fd >= 0)
+		close(fd);
+	errno = ENOENT;
+	return -1;
+}
+
 /* A file system fills its device. */
 static void grow(size_t i)
 {
 	uint64_t bytes;
-	int device = open(mounted[i].device, O_RDONLY | O_CLOEXEC), rc = -1;
-	if (device >= 0 && ioctl(device, BLKGETSIZE64, &bytes) == 0)
-		rc = strcmp(mounted[i].format, "btrfs") == 0 ? grow_btrfs(mounted[i].fd, bytes) : grow_ext4(mounted[i].fd, bytes);
+	int device = open(mounted[i].device, O_RDONLY | O_CLOEXEC), fd = mounted_open(i), rc = -1;
+	if (device >= 0 && fd >= 0 && ioctl(device, BLKGETSIZE64, &bytes) == 0)
+		rc = strcmp(mounted[i].format, "btrfs") == 0 ? grow_btrfs(fd, bytes) : grow_ext4(fd, bytes);
 	if (rc < 0)
 		dprintf(2, "zos: %s: can't use the disk's new size: %s\n", mounted[i].device, strerror(errno));
 	if (device >= 0)
 		close(device);
+	if (fd >= 0)
+		close(fd);
 }
 
 void mount_grow(const char *device)
@@ -83,11 +101,14 @@ static void mount_disk(const char *serial, const char *format, const char *path)
 		fail("disk %s for %s: not there", serial, path);
 	/* Its tables are zero already: the host makes file systems on reserved, empty space. */
 	must_mount(device, path, format, MS_NOATIME, strcmp(format, "ext4") == 0 ? "noinit_itable" : NULL);
+	struct stat info;
 	int fd = open(path, O_RDONLY | O_DIRECTORY | O_CLOEXEC);
-	if (fd < 0)
+	if (fd < 0 || fstat(fd, &info) < 0)
 		fail("%s: %s", path, strerror(errno));
 	mounted[n_mounted].device = text("%s", device);
 	mounted[n_mounted].format = text("%s", format);
+	mounted[n_mounted].path = text("%s", path);
+	mounted[n_mounted].id = info.st_dev;
 	mounted[n_mounted].fd = fd;
 	grow(n_mounted++);
 }
@@ -104,7 +125,7 @@ void mount_root(const char *serial)
 }
 
 /* From here on this process sees what the entrypoint will see, and can still go back to unmount it. */
-void mount_enter(void)
+void mount_enter(const struct config *config)
 {
 	static const char *const moved[] = {"/proc", "/sys", "/dev"};
 	struct stat info;
@@ -122,7 +143,8 @@ void mount_enter(void)
 		fail("enter the image: %s", strerror(errno));
 	must_mount("devpts", "/dev/pts", "devpts", MS_NOSUID | MS_NOEXEC, "mode=620,gid=5,ptmxmode=666");
 	must_mount("shm", "/dev/shm", "tmpfs", MS_NOSUID | MS_NODEV, "mode=1777");
-	must_mount("cgroup2", "/sys/fs/cgroup", "cgroup2", MS_NOSUID | MS_NODEV | MS_NOEXEC, NULL);
+	if (!config->init) /* whose own affair that is */
+		must_mount("cgroup2", "/sys/fs/cgroup", "cgroup2", MS_NOSUID | MS_NODEV | MS_NOEXEC, NULL);
 	mkdir("/run", 0755); /* /run and /tmp are the image's, as under container engines: what it put there is there */
 	if (mkdir("/tmp", 01777) == 0)
 		chmod("/tmp", 01777);
@@ -137,12 +159,25 @@ static bool go_below(void)
 	return below >= 0 && fchdir(below) == 0 && chroot(".") == 0;
 }
 
+static bool to_top(void)
+{
+	return chdir("/root") == 0 && mount(".", "/", NULL, MS_MOVE, NULL) == 0 && chroot(".") == 0 && chdir("/") == 0;
+}
+
 /* As switch_root(8), for the calling process and its children alone: what they see as / is a mount at the top, not a
  * chroot, in which user namespaces are refused. */
 bool mount_switch(void)
 {
-	return go_below() && unshare(CLONE_NEWNS) == 0 && chdir("/root") == 0 && mount(".", "/", NULL, MS_MOVE, NULL) == 0 &&
-	       chroot(".") == 0 && chdir("/") == 0;
+	return go_below() && unshare(CLONE_NEWNS) == 0 && to_top();
+}
+
+bool mount_become(void)
+{
+	for (size_t i = 1; i < n_mounted; i++) { /* all but the root, which nobody can unmount */
+		close(mounted[i].fd);
+		mounted[i].fd = -1;
+	}
+	return go_below() && to_top();
 }
 
 void make_parents(const char *path, unsigned mode)

@@ -103,6 +103,18 @@ static void run(const struct config *config, const struct account *account)
 	execvp(config->args[0], config->args);
 }
 
+void process_become(const struct config *config)
+{
+	struct account root = {0, 0, "root", "/root"};
+	sigset_t none;
+	sigemptyset(&none);
+	clearenv();
+	umask(022);
+	sigprocmask(SIG_SETMASK, &none, NULL);
+	run(config, &root);
+	fail("%s: %s", config->args[0], strerror(errno));
+}
+
 int process_start(const struct config *config)
 {
 	struct account account = account_find(config->user ? config->user : "");

@@ -142,7 +142,7 @@ void shares_renew(const struct config *config, int entrypoint)
 		if (!share->inside)
 			continue;
 		trees[i] = open_tree(share->hidden, share->inside, OPEN_TREE_CLONE | OPEN_TREE_CLOEXEC | AT_SYMLINK_NOFOLLOW);
-		if (trees[i] >= 0 && of_one(trees[i], share->path) && !same(trees[i], share->path))
+		if (!config->init && trees[i] >= 0 && of_one(trees[i], share->path) && !same(trees[i], share->path))
 			umount2(share->path, UMOUNT_NOFOLLOW | MNT_DETACH); /* init's own: it holds on to what is dead */
 	}
 	/* Held no longer than for this: a namespace keeps all that is mounted in it. */

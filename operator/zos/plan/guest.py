@@ -72,7 +72,8 @@ class GuestConfig:
     """``argv`` is what runs, found through the PATH of ``environment``; its end is the guest's end. ``user`` is
     ``name-or-id[:group-or-id]`` as in an OCI config. A stop request sends ``stop_signal`` to it and kills it after
     ``stop_seconds``. ``root`` is the serial of the disk that takes the writes. ``mounts`` are made one after the other: what
-    goes into another stands behind it. ``hosts`` are (address, names) pairs beside localhost and the own name."""
+    goes into another stands behind it. ``hosts`` are (address, names) pairs beside localhost and the own name. ``init``: what
+    runs becomes the guest's first process, as its own init; user, working directory and stop signal mean nothing to it."""
 
     hostname: str
     argv: tuple[str, ...]
@@ -88,6 +89,7 @@ class GuestConfig:
     stop_signal: int = 15
     stop_seconds: int = 25
     root: str = "zos-root"
+    init: bool = False
 
     def render(self) -> str:
         """The text of the File item that is the Domain's ``config``."""
@@ -103,6 +105,7 @@ class GuestConfig:
         lines += [_line("env", f"{name}={value}") for name, value in self.environment]
         lines += [_line("workdir", self.working_dir or "/"), _line("user", self.user)]
         lines += [_line("stop", str(self.stop_signal), str(self.stop_seconds))]
+        lines += [_line("init")] if self.init else []
         lines += [_line("arg", word) for word in self.argv]
         return "\n".join([*lines, "end", ""])
 

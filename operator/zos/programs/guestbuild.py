@@ -1,8 +1,8 @@
 """Builds what container-mode guests boot: Debian's cloud kernel as it is, and an initramfs of the project's own init.
 
-``python -m zos.programs.guestbuild --output DIR`` prints ``DIR/<key>``, in which ``vmlinuz`` and ``initramfs`` are. The key
-names the kernel's version and the init's sources: what exists under it is right and is not built again. With ``--made`` it
-builds nothing, and prints the newest that was made of these sources.
+``python -m zos.programs.guestbuild --output DIR`` prints ``DIR/<key>``, in which ``vmlinuz``, ``initramfs`` and its ``init``
+are. The key names the kernel's version and the init's sources: what exists under it is right and is not built again. With
+``--made`` it builds nothing, and prints the newest that was made of these sources.
 """
 
 from __future__ import annotations
@@ -16,8 +16,11 @@ import shutil
 import subprocess
 import sys
 import tempfile
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
+
+from zos.programs.initramfs import archive, loaded
+from zos.programs.kmodules import Modules, NoModule
 
 _META = "linux-image-cloud-amd64"
 _SOURCES = Path(__file__).parent.parent / "guest"
@@ -27,10 +30,10 @@ _CFLAGS = ("-std=gnu17", "-O2", "-static", "-s", "-Wall", "-Wextra", "-D_GNU_SOU
 #: where a disk needs it.
 _MODULES = {
     "always": ("virtio_blk", "virtio_net", "virtiofs", "overlay", "button", "evdev", "virtio_pci"),
-    "btrfs": ("crc32c-intel", "btrfs"),
+    "btrfs": ("crc32c_intel", "btrfs"),
 }
 #: Raise it when this file makes something else of the same sources.
-_RECIPE = "1"
+_RECIPE = "2"
 
 
 class BuildError(Exception):
@@ -55,6 +58,7 @@ def build(output: Path, deb: Path | None = None) -> Path:
         shutil.copy(next((kernel / "boot").glob("vmlinuz-*")), made / "vmlinuz")
         init = room / "init"
         _run("gcc", *_CFLAGS, "-o", str(init), *map(str, sorted(_SOURCES.glob("*.c"))), timeout=300)
+        shutil.copy(init, made / "init")  # for kernels of images (`zos.programs.ownkernel`)
         files = {"init": init.read_bytes(), **modules(kernel, _MODULES)}
         (made / "initramfs").write_bytes(b"".join(archive(files)))
         try:
@@ -98,29 +102,15 @@ def unpacked(deb: Path, kernel: Path) -> Path:
 def modules(kernel: Path, groups: Mapping[str, Sequence[str]]) -> dict[str, bytes]:
     """By path in the initramfs: modules, and a list for each group in the order in which they load. Raises BuildError."""
     release = next((kernel / "lib" / "modules").iterdir())
-    needs: dict[str, list[str]] = {}
-    for line in (release / "modules.dep").read_text().splitlines():
-        path, _, others = line.partition(":")
-        needs[path] = others.split()
-    by_name = {_name(path): path for path in needs}
-    built_in = {_name(path) for path in (release / "modules.builtin").read_text().split()}
+    known = Modules.read((release / "modules.dep").read_text(), (release / "modules.builtin").read_text())
     files: dict[str, bytes] = {}
     for group, names in groups.items():
-        order: list[str] = []
-        for name in names:
-            if name in by_name:
-                # modules.dep names what is needed in the reverse of the order of loading.
-                order += [path for path in (*reversed(needs[by_name[name]]), by_name[name]) if path not in order]
-            elif name not in built_in:
-                raise BuildError(f"the kernel has no module {name}")
-        for path in order:
-            files[f"modules/{_name(path)}.ko"] = _content(release / path)
-        files[f"modules/{group}"] = "".join(f"/modules/{_name(path)}.ko\n" for path in order).encode()
+        try:
+            order = known.order(names)
+        except NoModule as missing:
+            raise BuildError(f"the kernel has no module {missing}") from missing
+        files |= loaded(group, {path: _content(release / path) for path in order})
     return files
-
-
-def _name(path: str) -> str:
-    return Path(path).name.partition(".ko")[0]
 
 
 def _content(module: Path) -> bytes:
@@ -157,23 +147,6 @@ def _digest(sources: Iterable[Path]) -> str:
     for source in sorted(sources):
         digest.update(source.name.encode() + b"\0" + source.read_bytes())
     return digest.hexdigest()[:12]
-
-
-def archive(files: Mapping[str, bytes]) -> Iterator[bytes]:
-    """A "newc" archive (Documentation/driver-api/early-userspace/buffer-format.rst) of executables, with their directories
-    and the mount points and the console that init needs before it can make anything."""
-    directories = sorted({"dev", "proc", "sys", "image", "own", "root", *(path.rpartition("/")[0] for path in files)} - {""})
-    entries = [(name, 0o040755, 0, 0, b"") for name in directories]
-    entries.append(("dev/console", 0o020600, 5, 1, b""))
-    entries += [(name, 0o100755, 0, 0, content) for name, content in files.items()]
-    entries.append(("TRAILER!!!", 0, 0, 0, b""))
-    for inode, (name, mode, major, minor, content) in enumerate(entries, 1):
-        encoded = name.encode() + b"\0"
-        # inode, mode, uid, gid, links, mtime, size, device (2), special device (2), length of the name, checksum
-        numbers = (inode, mode, 0, 0, 1, 0, len(content), 0, 0, major, minor, len(encoded), 0)
-        header = b"070701" + b"".join(b"%08x" % number for number in numbers) + encoded
-        yield header + b"\0" * (-len(header) % 4)
-        yield content + b"\0" * (-len(content) % 4)
 
 
 def main() -> None:

@@ -21,6 +21,8 @@ from zos.plan.lowered import Problem
 
 #: Where a machine finds its programs when its image does not say.
 _PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
+#: What runs under an image's own kernel where nobody says what: as the guest's first process.
+INIT = "/sbin/init"
 #: The serial number of its root disk.
 ROOT = "zos-root"
 
@@ -33,7 +35,7 @@ _Mounted = DiskOnNode | FileSystemOnNode
 def configured(here: Here[MachineOnNode], image: ImageFact) -> GuestConfig | Problem:
     """Raises Unknown for a secret that can't be opened."""
     environment = _environment(here, image)
-    argv = here.part.entrypoint or (*image.entrypoint, *image.command)
+    argv = here.part.entrypoint or (*image.entrypoint, *image.command) or ((INIT,) if image.has_kernel else ())
     wrong = (
         _missing(argv, image, environment)
         or _unplaced(here.part)
@@ -97,13 +99,14 @@ def _config(
     machine: MachineOnNode, image: ImageFact, argv: tuple[str, ...], environment: dict[str, str], facts: Facts
 ) -> GuestConfig:
     keys = "".join(f"{key}\n" for key in machine.ssh_authorized_keys)
+    init = image.has_kernel and argv[0] == INIT
     servers, search = resolution(machine, facts.nameservers)
     return GuestConfig(
         hostname=machine.hostname,
         argv=argv,
         environment=tuple(sorted(environment.items())),
-        working_dir=image.working_dir,
-        user=image.user,
+        working_dir="" if init else image.working_dir,
+        user="" if init else image.user,
         interfaces=interfaces(machine, facts.nameservers),
         mounts=tuple(mount(one) for one in _outer_first((*machine.disks, *machine.filesystems), image)),
         nameservers=servers,
@@ -112,6 +115,7 @@ def _config(
         stop_signal=image.stop_signal,
         stop_seconds=max(1, (machine.stop_seconds or STOP_SECONDS) - _LAST_SECONDS),
         root=ROOT,
+        init=init,
     )
 
 

@@ -5,12 +5,13 @@ from __future__ import annotations
 from zos.api import names
 from zos.api.meta import Reason
 from zos.kinds.kind import Here
+from zos.kinds.zmachine import kernel
 from zos.kinds.zmachine.configuration import ROOT, configured, digest, fields_of
 from zos.kinds.zmachine.guest import config_of, guest
 from zos.kinds.zmachine.part import MachineOnNode
 from zos.plan.facts import DiskFact, DomainFact, ImageFact
 from zos.plan.guest import LIMIT
-from zos.plan.items import ContainerBoot, Disk, File, GuestDisk, Image
+from zos.plan.items import ContainerBoot, Disk, File, GuestDisk, Image, Item
 from zos.plan.lowered import Lowered, Problem
 
 
@@ -21,6 +22,11 @@ def lowered(here: Here[MachineOnNode], image: Image, fact: ImageFact) -> Lowered
         return Problem(Reason.PROGRESSING, "it is a container now, and waits for room for its root")
     if (foreign := _foreign(here)) is not None:
         return foreign
+    own = kernel.wanted(here, image, fact)
+    grounds: tuple[Item, ...] = (image,) if own is None else (image, own)
+    ready = kernel.ready(here, own) if own is not None else None
+    if isinstance(ready, Problem):
+        return Lowered(grounds, ready, whole=False)
     told = configured(here, fact)
     if isinstance(told, Problem):
         return told
@@ -41,12 +47,14 @@ def lowered(here: Here[MachineOnNode], image: Image, fact: ImageFact) -> Lowered
     )
     boot = ContainerBoot(
         image=fact.digest,
+        kernel=ready.release if ready is not None else "",
+        init=told.init,
         root=GuestDisk(disk=root.name, serial=ROOT),
         config=config.path,
         config_digest=digest(text),
         fields=fields_of(told, facts.nameservers),
     )
-    return guest(here, boot, machine.disks, (image, root, config))
+    return guest(here, boot, machine.disks, (*grounds, root, config))
 
 
 def _foreign(here: Here[MachineOnNode]) -> Problem | None:

@@ -173,6 +173,9 @@ class MachineState(State):
 
     state: Annotated[Literal["Pending", "Running", "Stopped", "Crashed", "Completed"], otherwise("Pending")] = "Pending"
     mode: Annotated[Literal["container", "vm"] | None, otherwise(None)] = None
+    kernel: Annotated[Line | None, otherwise(None)] = None
+    """Version of the image's own kernel, which the machine runs. Absent: it runs the node's, or what its disk has."""
+
     restarts: Count = 0
     """Restarts that were asked for don't count."""
 

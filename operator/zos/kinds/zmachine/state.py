@@ -86,7 +86,8 @@ def _state(
     digest = ran or wanted if fact is not None and fact.running else wanted or ran
     root = _root(lowered, outcome)
     mode = _mode(image, fact, lowered) if digest else None
-    state = MachineState(mode=mode, image_digest=digest or None, root_size=root and root.size)
+    kernel = _kernel(fact, lowered) or None
+    state = MachineState(mode=mode, kernel=kernel, image_digest=digest or None, root_size=root and root.size)
     if fact is None:
         return state
     started = None
@@ -112,6 +113,13 @@ def _mode(image: ImageFact | None, fact: DomainFact | None, lowered: Lowered) ->
     if wanted is not None:
         return wanted.boot.MODE
     return DiskBoot.MODE if image is not None and image.disk is not None else ContainerBoot.MODE
+
+
+def _kernel(fact: DomainFact | None, lowered: Lowered) -> str:
+    """Version of the image's own kernel; empty: it runs the node's, or its disk's."""
+    wanted = next((item for item in lowered.items if isinstance(item, Domain)), None)
+    run = fact.runs if fact is not None and fact.running else wanted
+    return run.boot.kernel if run is not None and isinstance(run.boot, ContainerBoot) else ""
 
 
 def _root(lowered: Lowered, outcome: Outcome) -> Disk | None:
@@ -203,12 +211,13 @@ def _guest_ready(fact: DomainFact) -> Condition:
 def _image_ready(name: str, image: ImageFact | None, facts: Facts, lowered: Lowered) -> Condition:
     if source := _source(lowered, facts):
         return Condition(type="ImageReady", status="True", reason=Reason.SUCCEEDED, message=source)
-    if image is not None:
+    problem = lowered.problem
+    wrong = problem is not None and problem.reason in (Reason.IMAGE_INVALID, Reason.IMAGE_UNAVAILABLE)
+    if image is not None and not wrong:
         return Condition(type="ImageReady", status="True", reason=Reason.SUCCEEDED, message=image.digest)
     if (unseen := facts.unknown.get(ImageFact)) is not None:
         return Condition(type="ImageReady", status="Unknown", reason=Reason.PROGRESSING, message=unseen)
-    problem = lowered.problem
-    if problem is not None and problem.reason in (Reason.IMAGE_INVALID, Reason.IMAGE_UNAVAILABLE):
+    if problem is not None and wrong:
         return Condition(type="ImageReady", status="False", reason=problem.reason, message=problem.message)
     if (known := facts.get(ImageProblem, name)) is not None:
         return Condition(type="ImageReady", status="False", reason=reason_of(known), message=known.why)

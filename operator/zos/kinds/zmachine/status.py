@@ -28,6 +28,7 @@ def status(found: Found, machine: ZMachine) -> ZMachineStatus:
     return ZMachineStatus(
         node_name=found.node,
         mode=state.mode,
+        kernel=state.kernel,
         network=_network(machine, guest, found.net),
         ip=ip,
         public_ipv4=ipv4 and host(ipv4),

@@ -9,6 +9,7 @@ from typing import Any, TypeVar
 from zos.plan.facts.domain import DomainFact
 from zos.plan.facts.fact import Fact, Unknown
 from zos.plan.facts.image import DiskImage, ImageFact, ImageProblem, Pulled
+from zos.plan.facts.kernel import KernelFact, KernelProblem
 from zos.plan.facts.network import ConnectedFact, LostKeyFact, ShutFact, SilentFact
 from zos.plan.facts.service import ServiceEnd, ServiceFact
 from zos.plan.facts.storage import DiskFact, DiskUseFact, UnusedDiskFact, VolumeFact, Written
@@ -23,6 +24,8 @@ __all__ = [
     "Facts",
     "ImageFact",
     "ImageProblem",
+    "KernelFact",
+    "KernelProblem",
     "Known",
     "LostKeyFact",
     "Pulled",

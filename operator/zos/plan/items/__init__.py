@@ -11,7 +11,7 @@ from zos.plan.items.domain import ContainerBoot, DiskBoot, Domain, GuestDisk, Gu
 from zos.plan.items.item import Held, Item, Rank, rank_in
 from zos.plan.items.network import Bridge, Firewall, Netns, Route, Segment, Sysctl, Tap, Veth
 from zos.plan.items.service import MetricsEndpoint, Readiness, Service, ServiceFile, ServiceLimits
-from zos.plan.items.storage import Disk, File, Image, System, Volume
+from zos.plan.items.storage import Disk, File, Image, Kernel, System, Volume
 from zos.plan.items.wireguard import WireGuard, WireGuardPeer
 
 __all__ = [
@@ -28,6 +28,7 @@ __all__ = [
     "Held",
     "Image",
     "Item",
+    "Kernel",
     "MetricsEndpoint",
     "Netns",
     "Rank",

@@ -84,14 +84,22 @@ class _Boot:
 
 @dataclass(frozen=True, kw_only=True)
 class ContainerBoot(_Boot):
-    """The node's kernel and init over an unpacked image, whose root file system is shared read-only: ``image`` is its digest.
-    Init reads network, mounts, environment and entrypoint from ``config``."""
+    """The node's init over an unpacked image, whose root file system is shared read-only: ``image`` is its digest. Init reads
+    network, mounts, environment and entrypoint from ``config``. ``kernel`` is the version of the image's own kernel (`Kernel`),
+    empty where the node's runs. ``init``: the image's own init takes over from the node's; then a reboot is no end, and how it
+    ended is told by how the machine did."""
 
     image: str
+    kernel: str = ""
+    init: bool = False
+
+    @property
+    def silent(self) -> bool:
+        return self.init
 
     MODE = "container"
     TELLS = True
-    WORDS: ClassVar[Mapping[str, str]] = {"image": "image", "root": "disks"}
+    WORDS: ClassVar[Mapping[str, str]] = {"image": "image", "kernel": "image", "init": "entrypoint", "root": "disks"}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -103,6 +111,7 @@ class DiskBoot(_Boot):
 
     #: It stands on none.
     image: ClassVar[str] = ""
+    silent: ClassVar[bool] = True
     MODE = "vm"
     TELLS = False
     WORDS: ClassVar[Mapping[str, str]] = {"root": "disks", "firmware": "image"}
@@ -140,7 +149,10 @@ class Domain(Item):
         """A digest of all that it is started with: another one is another chance for a guest that failed. It is written down:
         what was the same for an earlier agent has to stay the same."""
         boot = self.boot
-        system = (boot.image, boot.root) if isinstance(boot, ContainerBoot) else (boot.MODE, boot.firmware, boot.root)
+        if isinstance(boot, ContainerBoot):
+            system: tuple[object, ...] = (boot.image, *((boot.kernel, boot.init) if boot.kernel else ()), boot.root)
+        else:
+            system = (boot.MODE, boot.firmware, boot.root)
         whole = (self.cpu, self.memory, *system, self.disks, self.nics, boot.config_digest, *self.shares)
         return hashlib.sha256(repr(whole).encode()).hexdigest()[:16]
 

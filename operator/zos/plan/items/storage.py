@@ -39,6 +39,21 @@ class Image(Item):
 
 
 @dataclass(frozen=True, kw_only=True)
+class Kernel(Item):
+    """What machines boot that run the kernel of their image (its digest): that kernel, and an initramfs of the node's init and
+    the image's modules. It lies beside the unpacked image, and goes with it."""
+
+    image: str
+
+    FAMILY: ClassVar[str] = "kernel"
+    RANK: ClassVar[int] = Rank.IMAGE
+
+    @property
+    def key(self) -> str:
+        return f"{self.FAMILY}/{self.image}"
+
+
+@dataclass(frozen=True, kw_only=True)
 class Kept(Item):
     """What keeps a user's data: ``size`` bytes, really reserved. Grows, never shrinks.
 
