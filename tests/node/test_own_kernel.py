@@ -113,3 +113,15 @@ async def test_the_images_own_init_takes_over(node: Node, image: Path) -> None:
     fact = await node.ended(domain)
     assert (fact.ended, fact.exit_code) == ("stopped", 0), node.console(domain)
     assert "shuts down" in node.console(domain)
+
+
+@pytest.mark.timeout(300)
+async def test_a_panic_under_the_images_own_init_is_a_crash(node: Node, image: Path) -> None:
+    """Though a reset is none: what came up again had not been told to end."""
+    panic = "#!/bin/sh\necho 1 >/proc/sys/kernel/sysrq\necho c >/proc/sysrq-trigger\n"
+    (image / "etc/rc").write_text(panic)
+    domain = await own(node, node.domain("/sbin/init", init=True), init=True)
+    await node.converge(node.root(domain), domain)
+    fact = await node.ended(domain, 250)
+    assert fact.problem.startswith("the system was reset without having ended"), node.console(domain)
+    assert len(fact.crashes) == 1
