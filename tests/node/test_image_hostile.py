@@ -176,9 +176,9 @@ async def test_hostile_names_and_links(tmp_path: Path, images: Path) -> None:
     long = tar(tmp_path / "long.tar", entry("n" * 300))
     assert "File name too long" in await problem(driver, f"file://{long}")
     odd = tar(tmp_path / "odd.tar", entry("a\x1b[31m\nb", link="../x", type=tarfile.SYMTYPE))
-    assert "leads out of the archive's root" in (said := await problem(driver, f"file://{odd}"))
+    assert "leads out of the image's root" in (said := await problem(driver, f"file://{odd}"))
     assert said.isprintable()
-    assert "a hard link in it leads to what it has not" in await problem(
+    assert "the hard link hard in it leads to what it has not" in await problem(
         driver, f"file://{tar(tmp_path / 'hard.tar', entry('hard', link='etc/absent', type=tarfile.LNKTYPE))}"
     )
     devices = tar(tmp_path / "devices.tar", entry("dev/sda", type=tarfile.BLKTYPE), entry("fifo", type=tarfile.FIFOTYPE))

@@ -13,7 +13,8 @@ import pytest
 
 from zos.drivers import DriverError
 from zos.drivers.localimage import NotOpened, canonical, opened, stamp
-from zos.programs.copytree import Copy, TooBig
+from zos.programs.budget import Budget, Exceeded
+from zos.programs.copytree import Copy
 
 
 @pytest.fixture
@@ -142,7 +143,7 @@ def copied(source: Path, target: Path, size: int = 1 << 30, entries: int = 1000)
     target.mkdir()
     fds = [os.open(path, os.O_RDONLY | os.O_DIRECTORY) for path in (source, target)]
     try:
-        copy = Copy(fds[1], size, entries)
+        copy = Copy(fds[1], Budget(size, entries, 0, fds[1]))
         copy.tree(fds[0], fds[1], "")
     finally:
         for fd in fds:
@@ -176,9 +177,9 @@ def test_a_copy_is_the_same(shelf: Path, tmp_path: Path) -> None:
 def test_a_copy_has_its_limits(shelf: Path, tmp_path: Path) -> None:
     for number in range(20):
         (shelf / "tree" / str(number)).write_bytes(os.urandom(65536))
-    with pytest.raises(TooBig):
+    with pytest.raises(Exceeded, match="too big"):
         copied(shelf / "tree", tmp_path / "small", size=1 << 20)
-    with pytest.raises(TooBig):
+    with pytest.raises(Exceeded, match="too big"):
         copied(shelf / "tree", tmp_path / "few", entries=19)
 
 

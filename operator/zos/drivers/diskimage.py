@@ -16,8 +16,8 @@ from zos.drivers.beside import beside
 from zos.drivers.confined import unpacker
 from zos.drivers.meter import Limits, Meter
 from zos.drivers.process import ProcessError, run
-from zos.drivers.registry import last_line
 from zos.drivers.thread import in_thread
+from zos.drivers.unpacking import last_line
 from zos.plan.facts import DiskImage
 
 #: What the content of a virtual machine's image is called in its directory in the cache.

@@ -40,10 +40,10 @@ from zos.drivers.manifest import Manifest
 from zos.drivers.meter import Lie, Refused, TooBig, room_for
 from zos.drivers.process import ProcessError, run
 from zos.drivers.pull import fetch, look
-from zos.drivers.registry import wrong
 from zos.drivers.sources import Pull, Sources
 from zos.drivers.space import Space
 from zos.drivers.thread import in_thread
+from zos.drivers.unpacking import wrong
 from zos.drivers.webfile import BrokenOff
 from zos.files import Durability, write
 from zos.plan.diff import Observed, Op

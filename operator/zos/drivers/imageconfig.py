@@ -8,6 +8,7 @@ import os
 import re
 import signal
 import stat
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -39,9 +40,8 @@ class _Broken(ValueError):
 
 def read(layout: Path) -> Config:
     """The image's config, from an OCI layout with one image. Raises DriverError."""
-    try:
-        digest = _object(_file(layout / "index.json"), "index")["manifests"][0]["digest"]
-        manifest = _object(_blob(layout, digest), "manifest")
+    with _understood():
+        manifest = _manifest(layout)
         media = manifest["config"].get("mediaType", "")
         if media != _CONFIG:
             raise DriverError(f"it is not a container image ({str(media)[:100] or 'no type given'})")
@@ -52,8 +52,25 @@ def read(layout: Path) -> Config:
         if system != "linux/amd64":
             raise DriverError(f"it is for {system[:100]}, this node is linux/amd64")
         return config_of(whole.get("config") or {})
+
+
+def layers(layout: Path) -> list[str]:
+    """Digests of the image's layers, the lowest first; one may be there twice. Raises DriverError."""
+    with _understood():
+        return [f"sha256:{_name_of(layer['digest'])}" for layer in _manifest(layout)["layers"]]
+
+
+@contextlib.contextmanager
+def _understood() -> Iterator[None]:
+    try:
+        yield
     except (OSError, ValueError, KeyError, IndexError, TypeError, AttributeError, RecursionError) as error:
         raise DriverError(f"its manifest or config is broken ({error})") from error
+
+
+def _manifest(layout: Path) -> dict[str, Any]:
+    digest = _object(_file(layout / "index.json"), "index")["manifests"][0]["digest"]
+    return _object(_blob(layout, digest), "manifest")
 
 
 def config_of(config: Any) -> Config:
@@ -113,9 +130,13 @@ def _object(text: bytes, what: str) -> dict[str, Any]:
 
 
 def _blob(layout: Path, digest: Any) -> bytes:
+    return _file(layout / "blobs" / "sha256" / _name_of(digest))
+
+
+def _name_of(digest: Any) -> str:
     if not isinstance(digest, str) or not re.fullmatch(r"sha256:[0-9a-f]{64}", digest):
         raise _Broken(f"digest {str(digest)[:80]!r}")
-    return _file(layout / "blobs" / "sha256" / digest.removeprefix("sha256:"))
+    return digest.removeprefix("sha256:")
 
 
 def _file(path: Path) -> bytes:

@@ -33,6 +33,13 @@ class Tree:
 
 def look(root: Path, limits: Limits) -> Tree:
     """Walks an image's root. Raises DriverError for one that is empty, too big, or has a link that climbs out of the root."""
+    try:
+        return _look(root, limits)
+    except RecursionError as error:
+        raise DriverError("its directories are nested too deep") from error
+
+
+def _look(root: Path, limits: Limits) -> Tree:
     executables: list[str] = []
     links: dict[str, str] = {}
     disks: list[str] = []

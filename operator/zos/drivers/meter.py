@@ -53,13 +53,26 @@ def in_words(size: int) -> str:
     return f"{size / 2**30:.1f} GiB" if size >= 2**30 else f"{size / 2**20:.1f} MiB"
 
 
+def kept_free(path: Path) -> int:
+    """Bytes of its file system that no image takes."""
+    disk = os.statvfs(path)
+    return min(_KEPT, int(_KEPT_SHARE * disk.f_blocks * disk.f_frsize))
+
+
 def room_for(path: Path, size: int) -> None:
     """Raises Unavailable where the file system has less room than ``size`` and what is left free in any case."""
     disk = os.statvfs(path)
     free = disk.f_bavail * disk.f_frsize
-    if free - size < min(_KEPT, int(_KEPT_SHARE * disk.f_blocks * disk.f_frsize)):
-        wanted = f" for {in_words(size)}" if size else ""
-        raise Unavailable(f"the node's disk has no room{wanted}: {in_words(free)} are free")
+    if free - size < kept_free(path):
+        raise no_room(in_words(size) if size else "", free)
+
+
+def no_room(wanted: str, free: int) -> Unavailable:
+    """``wanted`` in words, ``free`` in bytes."""
+    return Unavailable(
+        f"the node's disk has no room{wanted and f' for {wanted}'}: {in_words(free)} are free, and some of that is kept; it "
+        "goes on when there is more: ask the node's owner, or name another node"
+    )
 
 
 class Meter:
@@ -67,7 +80,7 @@ class Meter:
 
     def __init__(self, room: Path, limits: Limits, what: str, *, trickle: bool = False) -> None:
         self._room = room
-        self._disk = room.parent  # which stays: a program that fails may take away all that it made (umoci does)
+        self._disk = room.parent  # which stays, whatever becomes of what is made in it
         self._limits = limits
         self._what = what
         self._trickle = trickle

@@ -2,28 +2,21 @@
 
 from __future__ import annotations
 
-import asyncio
 import hashlib
 import logging
 import os
-import re
 from pathlib import Path
 
 from zos.drivers import DriverError, registry, webfile
-from zos.drivers.beside import beside
-from zos.drivers.confined import MEMORY, program, unpacker
 from zos.drivers.imageconfig import Config
 from zos.drivers.localimage import opened
 from zos.drivers.manifest import Manifest
-from zos.drivers.meter import Meter, Refused
-from zos.drivers.process import ProcessError, run
-from zos.drivers.registry import last_line, wrong
+from zos.drivers.meter import Refused
 from zos.drivers.sources import Pull
 from zos.drivers.thread import in_thread
+from zos.drivers.unpacking import unpack
 
 log = logging.getLogger("zos.images")
-
-_WHOLE = 3600.0
 
 
 async def look(pull: Pull) -> Manifest | None:
@@ -60,7 +53,7 @@ def _verified(ref: str, digest: str) -> str:
 
 async def _copy(pull: Pull, source: int) -> str:
     pull.say("copying")
-    said = await _work(pull, source, "copytree")
+    said = await unpack(pull, "copytree", source, 0)
     if said:
         log.info("image %s: %s", pull.ref, said.strip())
     return await in_thread(_tree_digest, pull.room / "rootfs", pull.ref)
@@ -68,23 +61,7 @@ async def _copy(pull: Pull, source: int) -> str:
 
 async def _unpack(pull: Pull, file: int) -> str:
     pull.say("unpacking")
-    with pull.space.hold(os.fstat(file).st_blocks * 512):  # what it will be is not known, but hardly less
-        return (await _work(pull, file, "unpack")).strip()
-
-
-async def _work(pull: Pull, source: int, name: str) -> str:
-    """One of our unpackers, from a descriptor into ``rootfs``; gives what it said."""
-    limits, root = pull.sources.limits, pull.room / "rootfs"
-    await asyncio.to_thread(root.mkdir, mode=0o755)
-    command = program(name, str(source), str(root), str(limits.size), str(limits.entries))
-    confined = unpacker(pull.room, limits.size, *command, memory=MEMORY)
-    try:
-        done = await beside(lambda: run(*confined, fds=(source,), timeout=_WHOLE), Meter(root, limits, "it unpacks to").watch)
-    except ProcessError as error:
-        if found := re.match(r"too big: (\d+) (\d+)", said := last_line(error)):
-            limits.check(int(found[1]), int(found[2]), "it unpacks to")
-        raise wrong(error, said) from error
-    return done.stdout
+    return (await unpack(pull, "unpack", file, os.fstat(file).st_blocks * 512)).strip()
 
 
 def _tree_digest(root: Path, ref: str) -> str:

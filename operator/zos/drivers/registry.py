@@ -1,14 +1,15 @@
-"""Images from registries: skopeo speaks to them, umoci unpacks what it brought."""
+"""Images from registries: skopeo speaks to them, and what it brought is unpacked."""
 
 from __future__ import annotations
 
 import asyncio
+import os
 import re
 from pathlib import Path
 
 from zos.drivers import DriverError, Unavailable, imageconfig, manifest
 from zos.drivers.beside import beside
-from zos.drivers.confined import AT, fetcher, unpacker
+from zos.drivers.confined import AT, fetcher
 from zos.drivers.fencerules import closed_in
 from zos.drivers.halffetched import look_over
 from zos.drivers.imageconfig import Config
@@ -17,6 +18,7 @@ from zos.drivers.meter import Lie, Limits, Meter, Refused, TooBig, in_words, tre
 from zos.drivers.process import ProcessError, run
 from zos.drivers.sources import Pull
 from zos.drivers.thread import in_thread
+from zos.drivers.unpacking import last_line, unpack
 
 #: Seconds for a whole image, and for an answer.
 _WHOLE = 3600.0
@@ -100,9 +102,7 @@ async def fetch(pull: Pull, known: Manifest) -> tuple[str, Config]:
         await _copy(pull, copy, layout, packed, had)
         await in_thread(look_over, layout)
         config = await asyncio.to_thread(_config, layout)
-        pull.say("unpacking")
-        with pull.space.hold(packed):  # what it will be is not known, but hardly less
-            await _unpack(pull, limits)
+        await _unpack(pull, layout, packed)
     except Refused:
         keep = False
         raise
@@ -146,25 +146,14 @@ def _config(layout: Path) -> Config:
         raise Refused(str(error)) from error
 
 
-async def _unpack(pull: Pull, limits: Limits) -> None:
-    root = pull.room / "rootfs"
-    await asyncio.to_thread(root.mkdir, mode=0o755)
-    command = ["umoci", "raw", "unpack", "--image", f"{pull.fetched}/oci:image", str(root)]
-    meter = Meter(root, limits, "it unpacks to")
+async def _unpack(pull: Pull, layout: Path, packed: int) -> None:
+    pull.say("unpacking")
+    digests = await asyncio.to_thread(imageconfig.layers, layout)
+    blobs = os.open(layout / "blobs" / "sha256", os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC)
     try:
-        unpack = unpacker(pull.room, limits.size, *command)
-        await beside(lambda: run(*unpack, timeout=_WHOLE), meter.watch)
-    except ProcessError as error:
-        if _met_limit(error):
-            limits.check(limits.size + 1, 0, "it unpacks to")
-        raise wrong(error, f"it can't be unpacked: {last_line(error)}") from error
-
-
-def wrong(error: ProcessError, said: str) -> DriverError:
-    """What an unpacker that failed says of the content, unless it was for the node that it failed."""
-    if "no space left" in said.lower():
-        return Unavailable("the node's disk is full")
-    return Refused(said) if (error.code or 0) > 0 else DriverError(said)
+        await unpack(pull, "layers", blobs, packed, *digests)
+    finally:
+        os.close(blobs)
 
 
 def _met_limit(error: ProcessError) -> bool:
@@ -196,12 +185,3 @@ def _meaning(error: ProcessError, pull: Pull) -> DriverError:
             kind = Unavailable if meaning in _PASSING else DriverError
             return kind(_WRONG_CREDENTIALS if meaning is _REFUSES and pull.auth else meaning)
     return DriverError(last_line(error))
-
-
-def last_line(error: ProcessError) -> str:
-    """What a program said last, without the log format of skopeo and umoci."""
-    if late := re.search(r"not done after [\d.]+ s", str(error)):
-        return f"it takes too long: {late[0]}"
-    said = ((error.stderr or error.stdout).strip() or str(error)).splitlines()[-1]
-    found = re.search(r'msg="?(.*?)"?$', said)
-    return (found[1] if found else said).removeprefix("Error: ")[:400]

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from zos.drivers.meter import room_for
+from zos.drivers.meter import kept_free, room_for
 
 
 @dataclass(eq=False)
@@ -40,8 +40,14 @@ class Space:
         finally:
             self._holds.remove(hold)
 
+    def kept(self, hold: Hold) -> int:
+        """Bytes that have to stay free whatever this one writes: what no image takes, and what the others are going to."""
+        return kept_free(self._directory) + self._others(hold)
+
     def grow(self, hold: Hold, size: int) -> None:
         """Now it is known how much it will be. Raises DriverError where there is not as much."""
-        others = sum(other.left for other in self._holds if other is not hold)
-        room_for(self._directory, max(0, size - hold.written) + others)
+        room_for(self._directory, max(0, size - hold.written) + self._others(hold))
         hold.size = size
+
+    def _others(self, hold: Hold) -> int:
+        return sum(other.left for other in self._holds if other is not hold)

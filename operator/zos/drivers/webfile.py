@@ -16,8 +16,9 @@ from zos.drivers.confined import fetcher
 from zos.drivers.fencerules import closed_in
 from zos.drivers.meter import Meter
 from zos.drivers.process import ProcessError, lines
-from zos.drivers.registry import CLOSED, last_line
+from zos.drivers.registry import CLOSED
 from zos.drivers.sources import Pull
+from zos.drivers.unpacking import last_line
 
 _WHOLE = 3600.0
 #: The interpreter itself, not a virtual environment's name for it.

@@ -1,5 +1,5 @@
-"""``python -m zos.programs.copytree FD ROOT BYTES ENTRIES``: copies the directory tree that FD is open on into the empty
-directory ROOT, no more than so many bytes and entries.
+"""``python -m zos.programs.copytree FD ROOT BYTES ENTRIES KEPT``: copies the directory tree that FD is open on into the empty
+directory ROOT, no more than so many bytes and entries, and so that KEPT bytes stay free on its disk.
 
 Each step goes by descriptors and never through a symlink, so a directory that somebody swaps for a link meanwhile leads
 nowhere. Only files, directories and symlinks are copied: a device, a socket or a FIFO is not even opened. Prints how many of
@@ -16,19 +16,19 @@ import stat
 import sys
 from collections.abc import Iterator
 
+from zos.programs.budget import Budget
+from zos.programs.ending import explained
+
 _FICLONE = 0x40049409  # ioctl_ficlone(2)
-
-
-class TooBig(Exception):
-    """Bytes and entries so far."""
+_PIECE = 1 << 22
 
 
 class Copy:
-    def __init__(self, root: int, size: int, entries: int) -> None:
+    """Into the directory ``root``. Raises Exceeded."""
+
+    def __init__(self, root: int, budget: Budget) -> None:
         self._root = root
-        self._size = size
-        self._entries = entries
-        self._held = self._count = 0
+        self._budget = budget
         self._first: dict[tuple[int, int], str] = {}
         self.passed_over = 0
 
@@ -37,7 +37,7 @@ class Copy:
         with os.scandir(source) as found:
             names = [entry.name for entry in found]
         for name in names:
-            self._add(entries=1)
+            self._budget.add(entries=1)
             info = os.stat(name, dir_fd=source, follow_symlinks=False)
             if stat.S_ISDIR(info.st_mode):
                 self._directory(source, target, name, path)
@@ -49,12 +49,6 @@ class Copy:
                 os.utime(name, ns=(info.st_atime_ns, info.st_mtime_ns), dir_fd=target, follow_symlinks=False)
             else:
                 self.passed_over += 1
-
-    def _add(self, size: int = 0, entries: int = 0) -> None:
-        self._held += size
-        self._count += entries
-        if self._held > self._size or self._count > self._entries:
-            raise TooBig(f"{self._held} {self._count}")
 
     def _directory(self, source: int, target: int, name: str, path: str) -> None:
         with _opened(name, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW, source) as inner:
@@ -86,7 +80,7 @@ class Copy:
         """As much as there was at first: a file that grows all the time ends too. Holes stay holes."""
         with contextlib.suppress(OSError):
             fcntl.ioctl(target, _FICLONE, source)
-            self._add(size=os.fstat(target).st_blocks * 512)
+            self._budget.add(size=os.fstat(target).st_blocks * 512)
             return
         os.ftruncate(target, length)
         start = 0
@@ -100,8 +94,11 @@ class Copy:
                 raise
             os.lseek(source, start, os.SEEK_SET)
             os.lseek(target, start, os.SEEK_SET)
-            while start < end and (moved := os.sendfile(target, source, None, min(end - start, 1 << 24))):
-                self._add(size=moved)
+            while start < end:
+                self._budget.write(piece := min(end - start, _PIECE))
+                if not (moved := os.sendfile(target, source, None, piece)):
+                    break
+                self._budget.add(size=moved)
                 start += moved
             if start < end:  # it shrank meanwhile
                 return
@@ -131,18 +128,11 @@ def _attributes(source: int, target: int) -> None:
 
 
 def main() -> None:
-    _, source, root, size, entries = sys.argv
-    try:
-        with _opened(root, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW) as target:
-            copy = Copy(target, int(size), int(entries))
-            copy.tree(int(source), target, "")
-            _attributes(int(source), target)
-    except TooBig as error:
-        sys.exit(f"too big: {error}")
-    except RecursionError:
-        sys.exit("its directories are nested too deep")
-    except OSError as error:
-        sys.exit(f"{error.strerror or error}: {error.filename or ''}")
+    _, source, root, size, entries, kept = sys.argv
+    with explained(), _opened(root, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW) as target:
+        copy = Copy(target, Budget(int(size), int(entries), int(kept), target))
+        copy.tree(int(source), target, "")
+        _attributes(int(source), target)
     if copy.passed_over:
         print(f"{copy.passed_over} device nodes, sockets and FIFOs were passed over")
 

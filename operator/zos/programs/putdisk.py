@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import os
 
-from zos.programs.packed import BadContent, Content
+from zos.programs.budget import Budget
+from zos.programs.packed import Content
 
 #: Bytes of zeros that become a hole.
 _HOLE = 64 << 10
@@ -23,16 +24,16 @@ def name_of(first: bytes) -> str | None:
     return None
 
 
-def put(content: Content, path: str, size: int) -> None:
-    """Raises BadContent where it has more than ``size`` bytes, holes counted, as they would be on a disk."""
+def put(content: Content, path: str, budget: Budget) -> None:
+    """Raises BadContent; and Exceeded, holes counted, as they would be on a disk."""
     with open(path, "xb", buffering=0) as file:
         at = 0
         while piece := _block(content):
             at += len(piece)
-            if at > size:
-                raise BadContent(f"too big: {at} 0")
+            budget.add(size=len(piece))
             if piece == _ZEROS[: len(piece)]:
                 continue
+            budget.write(len(piece))
             os.pwrite(file.fileno(), piece, at - len(piece))
         os.truncate(file.fileno(), at)
 
