@@ -14,6 +14,7 @@ import tarfile
 import tempfile
 import threading
 import time
+import urllib.request
 from collections.abc import Callable, Iterator, Sequence
 from ipaddress import ip_network
 from pathlib import Path
@@ -171,3 +172,20 @@ def push(
         ["skopeo", "inspect", "--tls-verify=false", *of, f"docker://{reference}"], check=True, capture_output=True, text=True
     )
     return str(json.loads(shown.stdout)["Digest"])
+
+
+def listed(registry: str, name: str, tag: str, variants: dict[str, str]) -> None:
+    """Pushes an image index (opencontainers/image-spec image-index.md): digests by architecture."""
+    media = "application/vnd.oci.image.index.v1+json"
+    base = f"http://{registry}/v2/{name}/manifests"
+    manifests = []
+    for architecture, digest in variants.items():
+        accepting = {"Accept": "application/vnd.oci.image.manifest.v1+json"}
+        with urllib.request.urlopen(urllib.request.Request(f"{base}/{digest}", headers=accepting)) as answer:
+            kind, size = answer.headers["Content-Type"], len(answer.read())
+        platform = {"os": "linux", "architecture": architecture}
+        manifests.append({"mediaType": kind, "digest": digest, "size": size, "platform": platform})
+    body = json.dumps({"schemaVersion": 2, "mediaType": media, "manifests": manifests}).encode()
+    request = urllib.request.Request(f"{base}/{tag}", data=body, headers={"Content-Type": media}, method="PUT")
+    with urllib.request.urlopen(request) as answer:
+        assert answer.status == 201

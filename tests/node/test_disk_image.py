@@ -82,9 +82,7 @@ async def test_all_that_is_kept_is_a_raw_disk_with_its_holes(tmp_path: Path, nam
     assert fact(again, ref).disk == DiskImage(size=64 * MIB)
 
 
-@pytest.mark.parametrize(
-    "names", [("image.raw", "image.qcow2"), ("disk/a.img", "disk/b.img"), ("image.img",), ("disk/x/a.img",)]
-)
+@pytest.mark.parametrize("names", [("image.img",), ("disk/x/a.img",)])
 async def test_anything_else_is_a_containers(tmp_path: Path, names: tuple[str, ...]) -> None:
     driver = driver_of(tmp_path / "images")
     for name in names:
@@ -118,6 +116,9 @@ async def test_what_does_not_stand_by_itself_is_refused(tmp_path: Path) -> None:
     whole = qcow2(disk(tmp_path / "raw"), place).read_bytes()
     place.write_bytes(whole[:32] + struct.pack(">I", 1) + whole[36:])
     assert "does not stand by itself (encryption)" in await problem(driver, ref)
+    place.write_bytes(whole)
+    subprocess.run(["qemu-img", "snapshot", "-c", "before", place], check=True)
+    assert "does not stand by itself (snapshots of other states): flatten it" in await problem(driver, ref)
     place.write_bytes(whole[:30])
     assert "its qcow2 ends within its header" in await problem(driver, ref)
     place.write_bytes(whole[:4] + struct.pack(">I", 9) + whole[8:])

@@ -4,18 +4,16 @@ from __future__ import annotations
 
 import asyncio
 import hashlib
-import json
 import os
 import shutil
 import subprocess
 import tarfile
 import time
-import urllib.request
 from pathlib import Path
 
 import pytest
 
-from imageworks import converge, driver_of, entry, fact, leftovers, problem, push, tar, until
+from imageworks import converge, driver_of, entry, fact, leftovers, listed, problem, push, tar, until
 from zos.drivers import DriverError
 from zos.drivers.confined import MEMORY, program, unpacker
 from zos.drivers.imagecache import directory_of
@@ -360,23 +358,6 @@ async def test_of_a_list_this_nodes_variant_is_taken(tmp_path: Path, images: Pat
     await converge(driver, ref)
     root = directory_of(images, fact(driver, ref).digest) / "rootfs"
     assert (root / "etc/built-for").read_text() == "amd64"
-
-
-def listed(registry: str, name: str, tag: str, variants: dict[str, str]) -> None:
-    """Pushes an image index (opencontainers/image-spec image-index.md): digests by architecture."""
-    media = "application/vnd.oci.image.index.v1+json"
-    base = f"http://{registry}/v2/{name}/manifests"
-    manifests = []
-    for architecture, digest in variants.items():
-        accepting = {"Accept": "application/vnd.oci.image.manifest.v1+json"}
-        with urllib.request.urlopen(urllib.request.Request(f"{base}/{digest}", headers=accepting)) as answer:
-            kind, size = answer.headers["Content-Type"], len(answer.read())
-        platform = {"os": "linux", "architecture": architecture}
-        manifests.append({"mediaType": kind, "digest": digest, "size": size, "platform": platform})
-    body = json.dumps({"schemaVersion": 2, "mediaType": media, "manifests": manifests}).encode()
-    request = urllib.request.Request(f"{base}/{tag}", data=body, headers={"Content-Type": media}, method="PUT")
-    with urllib.request.urlopen(request) as answer:
-        assert answer.status == 201
 
 
 def test_plain_http_only_where_it_may() -> None:

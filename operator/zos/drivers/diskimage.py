@@ -29,6 +29,7 @@ _CONVERSION, _LOOK = 1800.0, 60.0
 #: docs/interop/qcow2.txt of QEMU: magic, version, backing file (offset, length), cluster bits, size, encryption, …, features.
 _QCOW2 = b"QFI\xfb"
 _HEADER = struct.Struct(">4sIQIIQI")
+_SNAPSHOTS = 60
 _EXTERNAL_DATA = 1 << 2
 #: Bytes of address space, of which a thread's stack alone takes eight MiB.
 _MEMORY = 1 << 30
@@ -108,6 +109,7 @@ def _check_header(source: Path) -> None:
         header = file.read(112)
     try:
         _, version, backing, _, _, _, encryption = _HEADER.unpack_from(header)
+        (snapshots,) = struct.unpack_from(">I", header, _SNAPSHOTS)
         features = struct.unpack_from(">Q", header, 72)[0] if version >= 3 else 0
     except struct.error as error:
         raise DriverError("its qcow2 ends within its header") from error
@@ -117,6 +119,7 @@ def _check_header(source: Path) -> None:
         (backing, "backing file"),
         (features & _EXTERNAL_DATA, "external data file"),
         (encryption, "encryption"),
+        (snapshots, "snapshots of other states"),
     ):
         if found:
             raise DriverError(_not_by_itself(what))

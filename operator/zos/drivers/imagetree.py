@@ -21,7 +21,7 @@ _DISK = re.compile(r"/image\.(raw|qcow2)|/disk/[^/]+\.(img|qcow2)")
 @dataclass(frozen=True)
 class Tree:
     """Paths are absolute inside the image. ``executables`` and ``links`` (with targets) are None where there are too many.
-    ``disk`` is the one disk image in it that a virtual machine boots from; empty where there is none, or more than one.
+    ``disk`` is the one disk image in it that a virtual machine boots from; empty where there is none.
     ``size`` in bytes on the disk."""
 
     executables: tuple[str, ...] | None = ()
@@ -32,7 +32,8 @@ class Tree:
 
 
 def look(root: Path, limits: Limits) -> Tree:
-    """Walks an image's root. Raises DriverError for one that is empty, too big, or has a link that climbs out of the root."""
+    """Walks an image's root. Raises DriverError for one that is empty, too big, has a link that climbs out of the root, or more
+    than one disk image."""
     try:
         return _look(root, limits)
     except RecursionError as error:
@@ -80,10 +81,15 @@ def _look(root: Path, limits: Limits) -> Tree:
         limits.check(size, count, "it unpacks to")
     if count == 0:
         raise DriverError("it is empty")
+    if len(disks) > 1:
+        raise DriverError(
+            f"it has more than one disk image ({', '.join(sorted(disks))}), and a machine boots from one: leave one in it, and "
+            "publish it again"
+        )
     return Tree(
         tuple(executables) if known else None,
         links if known else None,
-        disks[0] if len(disks) == 1 else "",
+        disks[0] if disks else "",
         has_kernel,
         size,
     )
