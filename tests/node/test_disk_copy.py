@@ -154,7 +154,7 @@ async def test_a_machines_system_is_known_for_one_and_copied_when_it_is_whole(dr
     source = driver.path("mount-a")
     card = SystemCard(image="sha256:one", ref="oci://r/vm:1", firmware="uefi", done=False)
     systemcard.write(source, card)
-    with pytest.raises(DriverError, match="mount-a is being written for its machine"):
+    with pytest.raises(DriverError, match="mount-a is being written from an image"):
         await converge(driver, disk("a"), disk("b", source="a"))
     systemcard.write(source, replace(card, done=True))
     await converge(driver, disk("a"), disk("b", source="a"))

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from zos.drivers import DriverError, systemcard, systems, unused
+from zos.drivers import DriverError, halfwritten, systemcard, systems, unused
 from zos.drivers.disk import DiskDriver
 from zos.drivers.imagecache import directory_of
 from zos.drivers.systems import SystemDriver
@@ -22,6 +22,7 @@ MiB = 1 << 20
 IMAGE = "sha256:" + "1" * 64
 SYSTEM = System(disk="mount-1", image=IMAGE, ref="oci://r/i:1", firmware="uefi", owner="w-1")
 DISK = Disk(name="mount-1", size=64 * MiB, format="btrfs", owner="w-2")
+AS_IT_IS = System(disk="mount-1", image="", ref="", owner="w-1")
 WRITTEN = Written(image=IMAGE, ref="oci://r/i:1", firmware="uefi")
 
 
@@ -36,7 +37,7 @@ class Place:
             file.truncate(32 * MiB)
             for at in (0, 16 * MiB, 32 * MiB - 512):
                 file.seek(at)
-                file.write(b"system".ljust(512, b"."))
+                file.write(b"system".ljust(510, b".") + b"\x55\xaa")
         self.disks = DiskDriver(state / "disks")
         self.systems = SystemDriver(state / "disks", state / "images")
         self.path = state / "disks" / "mount-1.raw"
@@ -152,6 +153,81 @@ async def test_a_writing_that_was_cut_off_starts_over(place: Place, monkeypatch:
     assert again.path.read_bytes()[: 32 * MiB] == again.image.read_bytes()
 
 
+@pytest.fixture
+async def half(place: Place, monkeypatch: pytest.MonkeyPatch) -> Place:
+    """A writing was cut off when all but the first sector was there."""
+    await place.converge(DISK)
+
+    def crash(fd: int, sector: bytes) -> None:
+        raise OSError(5, "cut off")
+
+    with monkeypatch.context() as cut:
+        cut.setattr(halfwritten, "finish", crash)
+        with pytest.raises(DriverError, match="cut off"):
+            await place.converge(DISK, SYSTEM)
+    assert place.path.read_bytes()[512 : 32 * MiB] == place.image.read_bytes()[512:]
+    return Place(place.state)
+
+
+def nothing_more(place: Place) -> None:
+    pass
+
+
+def its_card_is_lost(place: Place) -> None:
+    systemcard.end(place.path)
+
+
+def its_card_is_broken(place: Place) -> None:
+    place.path.with_suffix(".system").write_text("{}")
+
+
+@pytest.mark.parametrize("change", [nothing_more, its_card_is_lost, its_card_is_broken])
+async def test_nothing_half_written_is_taken_for_whole_whatever_is_beside_it(
+    half: Place, change: Callable[[Place], None]
+) -> None:
+    change(half)
+    assert await half.fact() == DiskFact(size=64 * MiB), "nobody's loss, and no system"
+    with pytest.raises(DriverError, match="mount-1 is half written"):
+        await half.converge(DISK, AS_IT_IS)
+    assert await half.converge(DISK, SYSTEM) == ["create system/mount-1"]
+    assert half.path.read_bytes()[: 32 * MiB] == half.image.read_bytes()
+
+
+async def test_what_was_formatted_since_it_was_half_written_is_not_overwritten(half: Place) -> None:
+    """By the guest of an agent that knows no systems, or by who brought another file back."""
+    with open(half.path, "r+b") as file:
+        file.write(bytes(512))
+        file.seek(0x438)
+        file.write(b"\x53\xef")
+    card = systemcard.read(half.path)
+    assert card is not None
+    systemcard.write(half.path, replace(card, done=False))
+    assert (await half.fact()).holds == "an ext4 file system"
+    with pytest.raises(DriverError, match="is not overwritten"):
+        await half.converge(DISK, SYSTEM)
+
+
+async def test_a_disk_whose_card_is_lost_is_a_system_by_its_users_word(place: Place) -> None:
+    await place.converge(DISK, SYSTEM)
+    unused.end(place.path)
+    systemcard.end(place.path)
+    again = Place(place.state)
+    there = DiskFact(size=64 * MiB, holds="a partition table (MBR)", partitioned=True)
+    assert await again.fact() == there
+    before = again.path.read_bytes()
+    assert await again.converge(DISK, AS_IT_IS) == ["create system/mount-1"]
+    assert (await again.fact()).written == Written(image="", ref="")
+    assert again.path.read_bytes() == before
+    assert await again.converge(DISK, SYSTEM) == [], "and is not written over"
+
+
+async def test_what_no_machine_could_boot_from_is_no_system_whatever_is_said(place: Place) -> None:
+    await place.converge(DISK)
+    with pytest.raises(DriverError, match="mount-1 holds a btrfs file system, and no partition table"):
+        await place.converge(DISK, AS_IT_IS)
+    assert systemcard.read(place.path) is None
+
+
 async def test_a_writing_that_nobody_waits_for_ends(place: Place, monkeypatch: pytest.MonkeyPatch) -> None:
     await place.converge(DISK)
     begun, loop = asyncio.Event(), asyncio.get_running_loop()
@@ -186,6 +262,14 @@ async def test_what_was_half_written_and_then_given_to_a_guest_is_that_guests(pl
     systemcard.write(place.path, replace(half, done=True))
     systemcard.given(place.path)
     assert (await Place(place.state).fact()).written is not None, "what is whole is booted from again"
+
+
+async def test_a_guest_gets_a_disk_without_the_sign(half: Place) -> None:
+    unused.end(half.path)
+    systemcard.given(half.path)
+    assert systemcard.read(half.path) is None
+    assert not halfwritten.is_signed(half.path)
+    assert (await Place(half.state).fact()).holds == "data of a machine that had it"
 
 
 async def test_a_disk_that_is_too_small_is_left_as_it_is(place: Place) -> None:

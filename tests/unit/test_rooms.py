@@ -36,6 +36,7 @@ WRITERS = {
     "drivers.accounts": "appends lines, each safely on disk before anybody hears of it",
     "drivers.devices": "the kernel's settings",
     "drivers.disk": "the disk itself",
+    "drivers.halfwritten": "the disk itself",
     "drivers.systems": "the disk itself",
     "drivers.link": "the kernel's settings",
     "drivers.loopmount": "the kernel's settings",

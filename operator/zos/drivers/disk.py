@@ -14,7 +14,7 @@ import json
 import os
 import re
 from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import ClassVar, Literal
 
@@ -171,8 +171,10 @@ class DiskDriver(KeptDriver[Disk]):
         if (system := _system(path)) is not None:
             return DiskFact(size=size, written=system)
         before = self._known.get(path.stem)
-        held = before.holds if before is not None and before.holds else diskcontent.of_others(path)  # which is never less
-        return DiskFact(size=size, holds=held)
+        if before is not None and before.holds:  # which is never less
+            return replace(before, size=size)
+        held = diskcontent.of_others(path)
+        return DiskFact(size=size, holds=held, partitioned=bool(held) and diskcontent.is_partitioned(path))
 
     def _card(self, name: str) -> Card | None:
         try:
@@ -315,8 +317,7 @@ class DiskDriver(KeptDriver[Disk]):
 def _system(path: Path) -> Written | None:
     """What was written on it to the end, by its card."""
     with contextlib.suppress(ValueError):
-        card = systemcard.read(path)
-        if card is not None and card.done:
+        if (card := systemcard.whole(path)) is not None:
             return Written(image=card.image, ref=card.ref, firmware=card.firmware)
     return None
 
@@ -343,12 +344,12 @@ def _can_become(item: Disk, size: int) -> None:
 
 def _refuse_half_written(source: Path) -> None:
     """Raises DriverError for a virtual machine's disk that is not complete."""
+    if systemcard.is_half(source):
+        raise DriverError(f"disk {source.stem} is being written from an image: the copy waits for that")
     try:
-        system = systemcard.read(source)
+        systemcard.read(source)
     except ValueError as error:
         raise DriverError(str(error)) from error
-    if system is not None and not system.done:
-        raise DriverError(f"disk {source.stem} is being written for its machine: the copy waits for that")
 
 
 def _mkfs(item: Disk) -> tuple[str, ...]:

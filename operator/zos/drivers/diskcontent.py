@@ -16,18 +16,26 @@ _SIGNS: tuple[tuple[int, bytes, str], ...] = (
     (0, b"LUKS\xba\xbe", "an encrypted disk (LUKS)"),
     (0x218, b"LVM2 001", "a physical volume of LVM"),
 )
+_PARTITIONED = tuple(name for _, _, name in _SIGNS[:2])
 
 
 def of_others(disk: Path) -> str:
     """What there is on a disk that would be a loss, in words: what a guest had, and what is no system that was being written.
     Empty: nothing. Raises OSError where that can't be told."""
+    if systemcard.is_half(disk):
+        return ""
     try:
-        card = systemcard.read(disk)
+        system = systemcard.whole(disk)
     except ValueError as error:
         return f"what nobody knows any more ({error})"
-    if card is not None or unused.is_unused(disk):
+    if system is not None or unused.is_unused(disk):
         return ""
     return said(disk) or "data of a machine that had it"
+
+
+def is_partitioned(disk: Path) -> bool:
+    """Whether it may hold a system of its own. Raises OSError where that can't be told."""
+    return said(disk) in _PARTITIONED
 
 
 def said(disk: Path) -> str:

@@ -1,8 +1,9 @@
 """Virtual machines' own systems: an image's disk, written once onto a disk of the machine's.
 
-What a disk was written from stands on a card beside it, before the first byte and after the last: a writing that was cut off
-starts over, and one that is done is never repeated. A disk that a guest had, or that has something on it that nobody here
-wrote, is not overwritten.
+What a disk was written from stands on a card beside it, before the first byte and after the last, and the disk itself has a
+sign until it is whole (`zos.drivers.halfwritten`): a writing that was cut off starts over, and one that is done is never
+repeated. A disk that a guest had, or that has something on it that nobody here wrote, is not overwritten. That this is a system
+all the same is its user's word.
 """
 
 from __future__ import annotations
@@ -18,8 +19,9 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import BinaryIO, ClassVar
 
-from zos.drivers import DriverError, diskcontent, systemcard, unused
-from zos.drivers.diskimage import RAW
+from zos.drivers import DriverError, diskcontent, halfwritten, systemcard, unused
+from zos.drivers.diskimage import RAW, firmware_of
+from zos.drivers.halfwritten import SECTOR
 from zos.drivers.imagecache import directory_of
 from zos.drivers.reservation import amount
 from zos.drivers.systemcard import SystemCard
@@ -59,10 +61,9 @@ class SystemDriver:
 
     def _is_done(self, disk: str) -> bool:
         try:
-            card = systemcard.read(self._path(disk))
+            return systemcard.whole(self._path(disk)) is not None
         except ValueError:
             return False
-        return card is not None and card.done
 
     def _path(self, disk: str) -> Path:
         return self._disks / f"{disk}.raw"
@@ -87,12 +88,15 @@ class SystemDriver:
         path, source = self._path(item.disk), directory_of(self._images, item.image) / RAW
         if await in_thread(self._is_done, item.disk):
             return  # since the last look
+        if not item.image:
+            await in_thread(_take, path)
+            return
         if there := await in_thread(diskcontent.of_others, path):
             raise DriverError(f"disk {item.disk} holds {there}, and is not overwritten")
         loop, stop = asyncio.get_running_loop(), threading.Event()
 
         def say(percent: int) -> None:
-            loop.call_soon_threadsafe(self._say, key, f"writing the boot disk, {percent} %")
+            loop.call_soon_threadsafe(self._say, key, f"writing the image to the disk, {percent} %")
 
         work = asyncio.ensure_future(in_thread(_copy, item, source, path, say, stop))
         try:
@@ -116,31 +120,47 @@ def _copy(item: System, source: Path, path: Path, say: Callable[[int], None], st
         size, there = os.fstat(image.fileno()).st_size, os.fstat(disk.fileno()).st_size
         if there < size:
             raise DriverError(f"disk {item.disk} has {amount(there)}, and the image needs {amount(size)}")
+        if halfwritten.is_sign(first := os.pread(image.fileno(), SECTOR, 0)):
+            raise DriverError(f"image {item.image} was taken from a disk to which a system was being written: take a whole one")
         card = SystemCard(image=item.image, ref=item.ref, firmware=item.firmware, done=False)
         systemcard.write(path, card)
-        _zero(disk.fileno(), there)
+        halfwritten.sign(disk.fileno())
+        card = dataclasses.replace(card, signed=True)
+        systemcard.write(path, card)
+        _zero(disk.fileno(), SECTOR, there)
         percent = -1
-        for at, chunk in _extents(image, size):
+        for at, chunk in _extents(image, SECTOR, size):
             if stop.is_set():
                 return
             _put(disk.fileno(), chunk, at)
             if percent != (percent := 100 * at // size):
                 say(percent)
         os.fsync(disk.fileno())
+        systemcard.write(path, dataclasses.replace(card, done=True))
+        halfwritten.finish(disk.fileno(), first)
     unused.mark(path)  # nothing of anybody's is on it yet
-    systemcard.write(path, dataclasses.replace(card, done=True))
 
 
-def _zero(fd: int, size: int) -> None:
-    """All of it, which stays reserved."""
-    if _libc.fallocate(fd, _ZERO_RANGE | _KEEP_SIZE, ctypes.c_long(0), ctypes.c_long(size)) == 0:
+def _take(path: Path) -> None:
+    """Has what is on a disk count as a system. Raises DriverError for what is none."""
+    if systemcard.is_half(path):
+        raise DriverError(f"disk {path.stem} is half written: there is no system to boot on it, and it can be written anew")
+    if not diskcontent.is_partitioned(path):
+        holds = diskcontent.said(path) or "nothing that says what it is"
+        raise DriverError(f"disk {path.stem} holds {holds}, and no partition table: no machine boots from that")
+    systemcard.write(path, SystemCard(image="", ref="", firmware=firmware_of(path), done=True))
+
+
+def _zero(fd: int, start: int, end: int) -> None:
+    """All between, which stays reserved."""
+    if _libc.fallocate(fd, _ZERO_RANGE | _KEEP_SIZE, ctypes.c_long(start), ctypes.c_long(end - start)) == 0:
         return
     code = ctypes.get_errno()
     if code not in (errno.EOPNOTSUPP, errno.ENOSYS):
         raise OSError(code, os.strerror(code))
     zeroes = bytes(_CHUNK)
-    for at in range(0, size, _CHUNK):
-        _put(fd, zeroes[: size - at], at)
+    for at in range(start, end, _CHUNK):
+        _put(fd, zeroes[: end - at], at)
 
 
 def _put(fd: int, content: bytes, at: int) -> None:
@@ -150,9 +170,9 @@ def _put(fd: int, content: bytes, at: int) -> None:
         view, at = view[done:], at + done
 
 
-def _extents(file: BinaryIO, size: int) -> Iterator[tuple[int, bytes]]:
-    """What is in a sparse file, piece by piece, with where it is."""
-    fd, at = file.fileno(), 0
+def _extents(file: BinaryIO, start: int, size: int) -> Iterator[tuple[int, bytes]]:
+    """What is in a sparse file from ``start`` on, piece by piece, with where it is."""
+    fd, at = file.fileno(), start
     while at < size:
         try:
             at = os.lseek(fd, at, os.SEEK_DATA)

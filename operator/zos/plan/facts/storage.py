@@ -10,7 +10,8 @@ from zos.plan.facts.fact import Fact
 
 @dataclass(frozen=True, kw_only=True)
 class Written:
-    """What a virtual machine's disk was written from: an image's digest, and what its user called it."""
+    """What a virtual machine's disk was written from: an image's digest, and what its user called it; both empty where its user
+    says that there is a system, and nobody knows what from."""
 
     image: str
     ref: str
@@ -20,13 +21,15 @@ class Written:
 @dataclass(frozen=True, kw_only=True)
 class DiskFact(Fact):
     """A disk that is here, of ``size`` bytes. ``written``: a virtual machine's system, None for none. ``holds`` is what else
-    somebody has put there, in words, of a disk that is wanted for one; empty: nothing that would be a loss."""
+    somebody has put there, in words, of a disk that is wanted for one; empty: nothing that would be a loss. ``partitioned``:
+    that has a partition table, and may be a system."""
 
     ABOUT: ClassVar[str] = "disks"
 
     size: int
     written: Written | None = None
     holds: str = ""
+    partitioned: bool = False
 
 
 @dataclass(frozen=True)

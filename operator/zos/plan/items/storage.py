@@ -107,7 +107,8 @@ class Disk(Kept):
 @dataclass(frozen=True, kw_only=True)
 class System(Item):
     """A virtual machine's own system on a Disk: what is in an image (``image`` is its digest, ``ref`` what the user calls it),
-    written there once. From then on it is the disk's content like any other, and goes with that."""
+    written there once. From then on it is the disk's content like any other, and goes with that. Both empty: what is there
+    already is one, by its user's word."""
 
     disk: str
     image: str
