@@ -152,7 +152,14 @@ REFUSED = [
     ("ZMount", {"size": "15Mi"}, "size must be at least 16Mi"),
     ("ZMount", {"size": "-1Gi"}, "spec.size"),
     ("ZMount", {}, "spec.size"),
-    ("ZMount", {"size": "1Gi", "source": {}}, "source must have exactly one of: zmount"),
+    ("ZMount", {"size": "1Gi", "source": {}}, "source must have exactly one of: zmount, image"),
+    ("ZMount", {"size": "1Gi", "source": {"zmount": {"name": "a"}, "image": "oci://r/i"}}, "source must have exactly one of"),
+    ("ZMount", {"size": "1Gi", "source": {"image": "docker.io/i"}}, "source.image must be oci://"),
+    (
+        "ZMount",
+        {"size": "1Gi", "source": {"zmount": {"name": "a"}, "imagePullSecrets": [{"name": "a"}]}},
+        "source.imagePullSecrets are for an image",
+    ),
     ("ZMount", {"size": "1Gi", "source": {"zmount": {"name": "a b"}}}, "source.zmount.name"),
     ("GridNode", {"endpoint": {"ipv4": "host.example"}}, "endpoint.ipv4 must be an IPv4 address"),
     ("GridNode", {"endpoint": {"ipv6": "1.2.3.4"}}, "endpoint.ipv6 must be an IPv6 address"),
@@ -211,6 +218,7 @@ CHANGES = [
     ("Contract", CONTRACT, {"farm": "other"}, "farm is immutable"),
     ("ZMount", MOUNT | {"source": {"zmount": {"name": "a"}}}, {"source": {"zmount": {"name": "b"}}}, "source is immutable"),
     ("ZMount", MOUNT, {"source": {"zmount": {"name": "a"}}}, "source is immutable"),
+    ("ZMount", MOUNT | {"source": {"image": "oci://r/i:1"}}, {"source": {"image": "oci://r/i:2"}}, "source is immutable"),
     ("PublicIP", PUBLIC_IP, {"contract": "other"}, "contract is immutable"),
 ]
 

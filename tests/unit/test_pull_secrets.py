@@ -11,7 +11,7 @@ import pytest
 from cases import world_of
 from zos.api.core import Secret
 from zos.api.zmachine import ZMachine
-from zos.kinds.zmachine import pullsecrets
+from zos.world import pullsecrets
 from zos.world.resolution import SecretValue, Verdict
 
 TYPE = "kubernetes.io/dockerconfigjson"
@@ -32,7 +32,7 @@ def found(image: str, *secrets: Secret, names: tuple[str, ...] = ("pull",)) -> t
         }
     )
     world = world_of([*secrets])
-    return pullsecrets.find(machine, world.reader(machine.key))
+    return pullsecrets.find(machine, image, machine.spec.image_pull_secrets, world.reader(machine.key))
 
 
 def auths(value: tuple[SecretValue, ...] | Verdict) -> dict[str, Any]:

@@ -25,6 +25,8 @@ RESTARTED_AT = f"{GROUP}/restartedAt"
 
 #: On an object that is being deleted, with that object's own uid: what is on a node that does not answer is given up.
 ABANDON = f"{GROUP}/abandon"
+#: On a ZMount, with that object's own uid: what is on the disk is a system to boot from, though nobody here has written it.
+BOOT_AS_IS = f"{GROUP}/boot-as-is"
 
 #: Held by the agent on a NodeWorkload, until the node is clean of it.
 AGENT_FINALIZER = f"{GROUP}/agent"

@@ -8,6 +8,7 @@ from typing import Annotated, ClassVar, Literal
 from pydantic import ConfigDict, Field
 from pydantic.config import JsonDict
 
+from zos.api.image import LONGEST, PullSecret, image_rules
 from zos.api.meta import DeletionPolicy, Model, Object, Quantity, Status
 from zos.api.schema import AGE, READY, REASON, Column, Rule, at_least, ipv4, keyed, named, never_less, no_control, rules
 from zos.api.text import Argument, Count, Digest, Ipv4, Ipv6, Line, Name, Path, SshKey, Time, UserData, otherwise
@@ -108,11 +109,6 @@ class BootDisk(Model):
     """One of ``disks``."""
 
 
-class PullSecret(Model):
-    name: str = Field(min_length=1, max_length=253, json_schema_extra=rules(named("imagePullSecrets[].name")))
-    """A Secret of the same namespace, of type ``kubernetes.io/dockerconfigjson``."""
-
-
 class SecretKeyRef(Model):
     name: str = Field(min_length=1, max_length=253, json_schema_extra=rules(named("secretKeyRef.name")))
     """A Secret of the same namespace."""
@@ -149,13 +145,6 @@ class EnvVar(Model):
 
     value_from: EnvSource | None = None
     """Where its value comes from instead: for passwords and the like."""
-
-
-_IMAGE = (
-    "oci://[a-zA-Z0-9.-]+(:[0-9]+)?(/[a-z0-9]+([._-]+[a-z0-9]+)*)+(:[A-Za-z0-9_][A-Za-z0-9._-]{0,127})?(@sha256:[a-f0-9]{64})?",
-    r"https://[^/#\s\p{Cc}]+/[^#\s\p{Cc}]+(#sha256:[a-f0-9]{64})?",
-    r"file:///[^\s\p{Cc}]+",
-)
 
 
 class ZMachineSpec(Model):
@@ -199,15 +188,7 @@ class ZMachineSpec(Model):
         )
     )
 
-    image: str = Field(
-        max_length=1024,
-        json_schema_extra=rules(
-            Rule(
-                f"self.matches(r'^({'|'.join(_IMAGE)})$')",
-                "image must be oci://registry/repository:tag, https://…, also with #sha256:<checksum>, or file:///…",
-            )
-        ),
-    )
+    image: str = Field(max_length=LONGEST, json_schema_extra=image_rules("image"))
     """What it runs: ``oci://registry/repository:tag`` (anything docker builds, ``@sha256:…`` pins it), ``https://…`` (a tar or
     a disk image, raw or qcow2, plain or packed with gzip, xz, bzip2 or zstd; ``#sha256:…`` behind it is the file's checksum) or
     ``file:///…`` (the same, or a directory: a path on the node, in a directory that its owner opens). Its content decides

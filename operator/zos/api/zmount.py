@@ -6,8 +6,9 @@ from typing import ClassVar
 
 from pydantic import ConfigDict, Field
 
-from zos.api.meta import DeletionPolicy, Model, Object, Quantity, Status
-from zos.api.schema import AGE, READY, REASON, Column, Rule, named, never_less, rules
+from zos.api.image import LONGEST, PullSecret, image_rules
+from zos.api.meta import BOOT_AS_IS, DeletionPolicy, Model, Object, Quantity, Status
+from zos.api.schema import AGE, READY, REASON, Column, Rule, keyed, named, never_less, rules
 from zos.api.text import Name
 
 #: What a disk is made of: a guest sees sectors, a file system has blocks.
@@ -23,6 +24,12 @@ def to_reserve(size: int, has: int = 0) -> int:
     return max(wanted, GROWN) if grows else wanted
 
 
+def boot_as_it_is(namespace: str, name: str, uid: str) -> str:
+    """What a user says where a disk holds a system that nobody here knows any more."""
+    word = f"kubectl annotate zmount {name} -n {namespace} --overwrite {BOOT_AS_IS}={uid}"
+    return f"if it is a system, {word} has it booted as it is"
+
+
 class MountReference(Model):
     name: str = Field(min_length=1, max_length=253, json_schema_extra=rules(named("source.zmount.name")))
     """A ZMount of the same namespace."""
@@ -31,10 +38,26 @@ class MountReference(Model):
 class MountSource(Model):
     """What a disk begins with: exactly one."""
 
-    model_config = ConfigDict(json_schema_extra=rules(Rule("has(self.zmount)", "source must have exactly one of: zmount")))
+    model_config = ConfigDict(
+        json_schema_extra=rules(
+            Rule("has(self.zmount) != has(self.image)", "source must have exactly one of: zmount, image"),
+            Rule(
+                "!has(self.imagePullSecrets) || has(self.image)",
+                "source.imagePullSecrets are for an image",
+                ".imagePullSecrets",
+            ),
+        )
+    )
 
     zmount: MountReference | None = None
     """Another disk, of which this one is a full copy. It is made on that one's node, while no machine runs with that one."""
+
+    image: str | None = Field(default=None, max_length=LONGEST, json_schema_extra=image_rules("source.image"))
+    """An image that is a disk, or has exactly one in it, as a virtual machine's ``spec.image``: that is written to this one,
+    which has to be as large at least. A machine can boot from it, whatever image it names, or have it beside another."""
+
+    image_pull_secrets: tuple[PullSecret, ...] = Field(default=(), max_length=8, json_schema_extra=keyed("name"))
+    """Credentials for the registry of an ``oci://`` image, as of a ZMachine."""
 
 
 class ZMountSpec(Model):

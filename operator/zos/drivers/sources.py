@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
+from zos.api.credentials import nearest
 from zos.drivers import DriverError
 from zos.drivers.confined import AT
 from zos.drivers.fence import Fence
@@ -17,7 +18,6 @@ from zos.drivers.halffetched import HalfFetched
 from zos.drivers.meter import Limits
 from zos.drivers.space import Space
 from zos.files import Durability, write
-from zos.plan.credentials import nearest
 
 _AUTH = "auth.json"
 

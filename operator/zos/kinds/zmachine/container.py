@@ -62,6 +62,8 @@ def _foreign(here: Here[MachineOnNode]) -> Problem | None:
     for disk in here.part.disks:
         fact = here.facts.get(DiskFact, names.kept("mount", disk.mount_uid))
         if fact is not None and fact.written is not None:
-            words = f"disk {disk.name} holds the system of a virtual machine, written from {fact.written.ref}"
-            return Problem(Reason.CONFLICT, f"{words}: take it out of disks, or take that image")
+            words = f"disk {disk.name} holds the system of a virtual machine"
+            ref = fact.written.ref
+            otherwise = f", written from {ref}: take it out of disks, or take that image" if ref else ": take it out of disks"
+            return Problem(Reason.CONFLICT, words + otherwise)
     return None

@@ -5,12 +5,13 @@ from __future__ import annotations
 from zos.api.meta import Reason
 from zos.kinds.kind import Here
 from zos.kinds.zmachine import container, virtual
-from zos.kinds.zmachine.image import known_as, reason_of
+from zos.kinds.zmachine.image import known_as
 from zos.kinds.zmachine.image import wanted as wanted_image
 from zos.kinds.zmachine.part import MachineOnNode
 from zos.plan.facts import ImageFact, ImageProblem, Unknown
 from zos.plan.items import Image
 from zos.plan.lowered import Lowered, Problem
+from zos.plan.pulling import reason_of
 
 
 def lower(here: Here[MachineOnNode]) -> Lowered:

@@ -37,6 +37,8 @@ def _image(machine: ZMachine, found: Resolution, world: Reader) -> Iterator[Noti
     if before is not None and before.status == "True" and before.message == after.message:
         return
     state = _on_node(machine, found.status.node_name if isinstance(found.status, ZMachineStatus) else None, world)
+    if state.image_digest is None:  # it boots from what is on its disk
+        return
     if (pull := state.image_pull) is None:
         yield Notice(Reason.IMAGE_PULLED, f"image {machine.spec.image} is on its node already", once=after.message)
         return

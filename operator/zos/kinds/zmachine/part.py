@@ -34,8 +34,6 @@ from zos.api.zmachine import RunPolicy
 #: What a machine's secrets that are variables are called: this, and the variable's name; and the one that is its user-data.
 ENV = "env/"
 USER_DATA = "user-data"
-#: What the credentials that its image is fetched with are called: this, and where they are from, as a digest.
-PULL = "image/"
 #: Of the segments of all farms.
 PUBLIC_MTU = 1500
 

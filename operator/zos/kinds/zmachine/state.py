@@ -14,12 +14,13 @@ from zos.api.nodeworkload import Owner, Run, RunningNic, RunningPublicNic
 from zos.api.zmachine import RunPolicy
 from zos.kinds.kind import Here, Report
 from zos.kinds.zmachine import diskerrors
-from zos.kinds.zmachine.image import known_as, reason_of
+from zos.kinds.zmachine.image import known_as
 from zos.kinds.zmachine.part import ImagePull, MachineOnNode, MachineState
 from zos.plan.facts import DiskFact, DomainFact, Facts, ImageFact, ImageProblem, ShutFact, Written
 from zos.plan.items import ContainerBoot, Disk, DiskBoot, Domain, Firewall, Image, System
 from zos.plan.lowered import Lowered
 from zos.plan.outcome import Outcome
+from zos.plan.pulling import reason_of
 from zos.plan.restart import outdated
 from zos.world.resolution import Verdict, ready, waiting
 
@@ -63,7 +64,7 @@ def _verdict(here: Here[MachineOnNode], image: Image, lowered: Lowered, outcome:
         return waiting(Reason.IMAGE_PULLING, outcome.pending.get(image.key, f"fetching {machine.image}"))
     for item in lowered.items:
         if isinstance(item, System) and item.key in outcome.pending:
-            return waiting(Reason.PROGRESSING, outcome.pending[item.key] or "the boot disk is being written")
+            return waiting(Reason.PROGRESSING, outcome.pending[item.key] or "the image is being written to the boot disk")
         if item.key in outcome.blocked:
             return waiting(Reason.PROGRESSING, f"{item.key} waits for {outcome.blocked[item.key]}")
         if item.key in outcome.pending:
@@ -81,11 +82,12 @@ def _state(
     machine: MachineOnNode, image: ImageFact | None, fact: DomainFact | None, facts: Facts, lowered: Lowered, outcome: Outcome
 ) -> MachineState:
     """What runs counts, not what is wanted; before there is anything, what it will run with."""
-    wanted = _source(lowered, facts) or (image.digest if image is not None else "")
+    booted_from = _written(lowered, facts)
+    wanted = booted_from.image if booted_from is not None else image.digest if image is not None else ""
     ran = fact.image if fact is not None else ""
     digest = ran or wanted if fact is not None and fact.running else wanted or ran
     root = _root(lowered, outcome)
-    mode = _mode(image, fact, lowered) if digest else None
+    mode = _mode(image, fact, lowered) if digest or booted_from is not None else None
     kernel = _kernel(fact, lowered) or None
     state = MachineState(mode=mode, kernel=kernel, image_digest=digest or None, root_size=root and root.size)
     if fact is None:
@@ -168,28 +170,22 @@ def _word(machine: MachineOnNode, fact: DomainFact) -> str:
     return "Stopped" if fact.ended == "stopped" else "Pending"
 
 
-def _written(lowered: Lowered, facts: Facts) -> tuple[str, Written] | None:
-    """The boot disk of a virtual machine, by its name, and what it was written from."""
+def _written(lowered: Lowered, facts: Facts) -> Written | None:
+    """What the boot disk of a virtual machine was written from; None: it is no such machine, or that is yet to be done."""
     for item in lowered.items:
         if isinstance(item, Domain) and isinstance(item.boot, DiskBoot):
             fact = facts.get(DiskFact, item.boot.root.disk) if DiskFact not in facts.unknown else None
-            return (item.boot.root.disk, fact.written) if fact is not None and fact.written is not None else None
+            return fact.written if fact is not None else None
     return None
-
-
-def _source(lowered: Lowered, facts: Facts) -> str:
-    """Digest of what a virtual machine's disk was written from; empty: it is no such machine, or that is yet to be done."""
-    found = _written(lowered, facts)
-    return found[1].image if found is not None else ""
 
 
 def _virtual(machine: MachineOnNode, fact: DomainFact | None, facts: Facts, lowered: Lowered) -> Iterator[Condition]:
     """What is to be said of virtual machines only."""
     if fact is not None and fact.running and fact.runs is not None and not fact.runs.boot.TELLS:
         yield _guest_ready(fact)
-    if (found := _written(lowered, facts)) is not None and found[1].ref != machine.image:
+    if (found := _written(lowered, facts)) is not None and found.ref not in ("", machine.image):
         message = (
-            f"its boot disk was written from {found[1].ref}, and keeps what it holds: to begin with {machine.image}, give the "
+            f"its boot disk was written from {found.ref}, and keeps what it holds: to begin with {machine.image}, give the "
             "machine an empty disk to boot from"
         )
         yield Condition(type="ImageChanged", status="True", reason=Reason.IMAGE_CHANGED, message=message)
@@ -209,8 +205,9 @@ def _guest_ready(fact: DomainFact) -> Condition:
 
 
 def _image_ready(name: str, image: ImageFact | None, facts: Facts, lowered: Lowered) -> Condition:
-    if source := _source(lowered, facts):
-        return Condition(type="ImageReady", status="True", reason=Reason.SUCCEEDED, message=source)
+    if (written := _written(lowered, facts)) is not None:
+        message = written.image or "it boots from what is on its disk, as its user says; nobody knows which image that was"
+        return Condition(type="ImageReady", status="True", reason=Reason.SUCCEEDED, message=message)
     problem = lowered.problem
     wrong = problem is not None and problem.reason in (Reason.IMAGE_INVALID, Reason.IMAGE_UNAVAILABLE)
     if image is not None and not wrong:

@@ -10,13 +10,13 @@ from zos.api import names
 from zos.api.meta import RESTARTED_AT
 from zos.api.resources import GUEST_OVERHEAD, NodeHold, Resources
 from zos.api.zmachine import Firmware, ZMachine, minimum_root_size
-from zos.kinds.zmachine import disks, environment, filesystems, publicaddress, pullsecrets
+from zos.kinds.zmachine import disks, environment, filesystems, publicaddress
 from zos.kinds.zmachine.disks import disks_ready, find_disks, pinned
 from zos.kinds.zmachine.filesystems import filesystems_ready, find_filesystems
 from zos.kinds.zmachine.found import Found, Step, given
 from zos.kinds.zmachine.part import DiskOnNode, FileSystemOnNode, MachineOnNode
 from zos.plan.items.domain import STOP_SECONDS
-from zos.world import asking, placement, quarantine, residents, running
+from zos.world import asking, placement, pullsecrets, quarantine, residents, running
 from zos.world.reader import Reader
 from zos.world.resolution import SecretValue, Verdict
 from zos.world.running import Running
@@ -89,12 +89,16 @@ def hold_address(found: Found, machine: ZMachine, world: Reader) -> tuple[Found,
 
 def open_secrets(found: Found, machine: ZMachine, world: Reader) -> tuple[Found, Verdict | None]:
     secrets: tuple[SecretValue, ...] = ()
-    for find in (environment.find, environment.user_data, pullsecrets.find):
+    for find in (environment.find, environment.user_data, _credentials):
         gathered = find(machine, world)
         if isinstance(gathered, Verdict):
             return found, gathered
         secrets += gathered
     return replace(found, secrets=secrets), None
+
+
+def _credentials(machine: ZMachine, world: Reader) -> tuple[SecretValue, ...] | Verdict:
+    return pullsecrets.find(machine, machine.spec.image, machine.spec.image_pull_secrets, world)
 
 
 def ask_node(found: Found, machine: ZMachine, world: Reader) -> tuple[Found, Verdict | None]:

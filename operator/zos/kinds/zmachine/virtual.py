@@ -6,6 +6,7 @@ from dataclasses import dataclass
 
 from zos.api import names
 from zos.api.meta import Reason, short_quantity
+from zos.api.zmount import boot_as_it_is
 from zos.kinds.kind import Here
 from zos.kinds.zmachine.configuration import digest, interfaces, mount
 from zos.kinds.zmachine.guest import config_of, disk_of, guest
@@ -49,8 +50,7 @@ def written(here: Here[MachineOnNode], image: Image, fact: ImageFact, boot: Boot
         words = f"boot disk {boot.disk.name} has {short_quantity(boot.fact.size)}, and the image needs {short_quantity(needed)}"
         return Problem(Reason.INVALID_SPEC, f"{words}: make ZMount {boot.disk.name} larger")
     if boot.fact is not None and boot.fact.holds:
-        words = f"boot disk {boot.disk.name} holds {boot.fact.holds}, which is not overwritten"
-        return Problem(Reason.CONFLICT, f"{words}: name an empty disk, or delete ZMount {boot.disk.name} and make it anew")
+        return Problem(Reason.CONFLICT, _occupied(here, boot.disk, boot.fact))
     name = disk_of(boot.disk).disk
     system = System(
         owner=here.name,
@@ -61,6 +61,14 @@ def written(here: Here[MachineOnNode], image: Image, fact: ImageFact, boot: Boot
         firmware=fact.disk.firmware,
     )
     return lowered(here, boot, Written(image=fact.digest, ref=image.ref, firmware=fact.disk.firmware), (image, system))
+
+
+def _occupied(here: Here[MachineOnNode], disk: DiskOnNode, fact: DiskFact) -> str:
+    words = f"boot disk {disk.name} holds {fact.holds}, which is not overwritten"
+    words += f": name an empty disk, or delete ZMount {disk.name} and make it anew"
+    if not fact.partitioned:
+        return words
+    return f"{words}; {boot_as_it_is(here.owner.namespace, disk.name, disk.mount_uid)}"
 
 
 def lowered(here: Here[MachineOnNode], boot: Boot, system: Written, before: tuple[Item, ...] = ()) -> Lowered:

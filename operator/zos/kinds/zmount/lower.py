@@ -5,6 +5,7 @@ from __future__ import annotations
 from zos.api import names
 from zos.api.meta import Reason
 from zos.kinds.kind import Here, Report
+from zos.kinds.zmount import system
 from zos.kinds.zmount.part import MountOnNode, MountState
 from zos.plan.facts import DiskUseFact, UnusedDiskFact
 from zos.plan.items import Disk
@@ -25,16 +26,20 @@ def lower(here: Here[MountOnNode]) -> Lowered:
         source=names.kept("mount", mount.source) if mount.source is not None else "",
         origin=here.owner,
     )
-    return Lowered((disk,))
+    return system.lowered(here, disk) if mount.image is not None or mount.boots_as_it_is else Lowered((disk,))
 
 
 def report(here: Here[MountOnNode], lowered: Lowered, outcome: Outcome) -> Report[MountState]:
-    (disk,) = lowered.items
-    assert isinstance(disk, Disk)
+    disk = next((item for item in lowered.items if isinstance(item, Disk)), None)
+    if disk is None:  # nobody could look
+        assert lowered.problem is not None
+        return Report(waiting(lowered.problem.reason, lowered.problem.message))
     if disk.key in outcome.failed:
         return Report(waiting(Reason.FAILED, outcome.failed[disk.key]))
     if disk.key in outcome.pending or disk.key in outcome.blocked:
         return Report(waiting(Reason.PROGRESSING, outcome.pending.get(disk.key, f"waits for {outcome.blocked.get(disk.key)}")))
+    if (verdict := system.standing(here, lowered, outcome)) is not None:
+        return Report(verdict)
     use = here.facts.get(DiskUseFact, disk.name)
     return Report(
         ready(),

@@ -7,7 +7,7 @@ from typing import ClassVar
 from zos.api.gridnode import ENVELOPES
 from zos.api.meta import Quantity
 from zos.api.nodeworkload import Part, State
-from zos.api.text import Uid
+from zos.api.text import Line, Uid
 
 
 class MountOnNode(Part):
@@ -24,6 +24,12 @@ class MountOnNode(Part):
     source: Uid | None = None
     """Uid of the ZMount whose disk, on this node, it begins as a copy of. Absent: it begins empty."""
 
+    image: Line | None = None
+    """The image whose disk it begins as. Absent: it begins as no image."""
+
+    boots_as_it_is: bool = False
+    """What is there is a virtual machine's system, by the user's word."""
+
     adopt: Uid | None = None
     """Uid of a disk of the node's quarantine that an administrator gives to this one."""
 
@@ -33,7 +39,7 @@ class MountOnNode(Part):
     @property
     def since(self) -> tuple[int, int]:
         """An older agent would make an empty disk."""
-        return self.SINCE if self.source is None else ENVELOPES
+        return self.SINCE if self.source is None and self.image is None else ENVELOPES
 
 
 class MountState(State):

@@ -2,18 +2,18 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from zos.api import names
 from zos.api.gridnode import GridNode
-from zos.api.meta import Reason
+from zos.api.meta import BOOT_AS_IS, Reason
 from zos.api.nodeworkload import NodeWorkload
 from zos.api.resources import Resources
 from zos.api.zmachine import ZMachine
 from zos.api.zmount import ZMount, ZMountStatus, to_reserve
 from zos.kinds.zmount import source
 from zos.kinds.zmount.part import MountOnNode, MountState
-from zos.kinds.zmount.source import Source
+from zos.kinds.zmount.source import Pulled, Source
 from zos.world import asking, indexes, placement, quarantine, running
 from zos.world.objects import Indexes
 from zos.world.reader import Reader
@@ -48,11 +48,14 @@ def resolve(mount: ZMount, world: Reader) -> Resolution:
     begins = source.find(mount, world) if not made else None
     copied = begins if isinstance(begins, Source) else None
     place = _place(mount, world, there, told, user, copied)
+    if begins is None and place.node not in (None, there):
+        begins = source.find(mount, world)  # elsewhere it begins anew
     if isinstance(begins, Verdict) and not place.holds_data:
         return Resolution(begins, status)
     if place.node is None or place.problem is not None:
         assert place.problem is not None
         return Resolution(place.problem, status.model_copy(update={"node_name": place.node}))
+    pulled = begins if isinstance(begins, Pulled) and not place.holds_data else None
     node = place.node
     has = (told.size if told is not None and there == node else None) or (mount.status.size if there == node else None) or 0
     wanted = to_reserve(mount.spec.size, has or (copied.size if copied is not None else 0))
@@ -61,13 +64,17 @@ def resolve(mount: ZMount, world: Reader) -> Resolution:
         return Resolution(hold, status)
     verdict, conditions = asking.answered(world, node, running.on_node(mount.uid, node, world), "the disk stays there")
     here = reports.get(names.node_namespace(node))
-    size = (here.size if here is not None and verdict.ready else None) or mount.status.size
+    size = (here.size if here is not None and verdict.ready else None) or (mount.status.size if there == node else None)
     in_use = here.used_bytes if here is not None and here.size is not None else mount.status.used_bytes
     if place.to is not None and verdict.ready:
         verdict = waiting(
             Reason.PROGRESSING,
             f"it moves to node {place.to} if node {node} says that no machine ever had it: that is being asked",
         )
+    word = mount.metadata.annotations.get(BOOT_AS_IS)
+    if word not in (None, mount.uid):
+        message = f"{BOOT_AS_IS} has to be the uid of the ZMount itself, {mount.uid}, and is not heard"
+        verdict = replace(verdict, message=f"{verdict.message}; {message}" if verdict.message else message)
     if mount.spec.node_name not in (None, node):
         verdict = waiting(
             Reason.CONFLICT,
@@ -83,10 +90,12 @@ def resolve(mount: ZMount, world: Reader) -> Resolution:
         size=wanted,
         holds_data=used,
         source=copied.uid if copied is not None and not place.holds_data else None,
+        image=pulled.image if pulled is not None else None,
+        boots_as_it_is=word == mount.uid,
         adopt=place.adopt,
         leaving=place.to is not None,
     )
-    asked = asking.asked(world, node, part)
+    asked = asking.asked(world, node, part, pulled.secrets if pulled is not None else ())
     if isinstance(asked, Verdict):
         return Resolution(asked, status, holds=(hold,))
     return Resolution(

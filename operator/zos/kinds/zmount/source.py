@@ -1,4 +1,4 @@
-"""What a disk begins as a copy of: whether that is there, stands still, and fits."""
+"""What a disk begins as: another disk that is there, stands still, and fits, or an image with what opens it."""
 
 from __future__ import annotations
 
@@ -7,10 +7,10 @@ from dataclasses import dataclass
 from zos.api.meta import Reason
 from zos.api.zmachine import ZMachine
 from zos.api.zmount import ZMount
-from zos.world import placement
+from zos.world import placement, pullsecrets
 from zos.world.objects import Indexes
 from zos.world.reader import Reader
-from zos.world.resolution import Verdict, waiting
+from zos.world.resolution import SecretValue, Verdict, waiting
 
 
 def _asked(mount: ZMount) -> str | None:
@@ -24,7 +24,10 @@ def _copied(mount: ZMount) -> list[str]:
     return [f"{mount.namespace}/{name}"] if name is not None and mount.status.size is None and not mount.deleting else []
 
 
-INDEXES = (Indexes(ZMount, {"source": _copied}),)
+INDEXES = (
+    *pullsecrets.INDEXES,
+    Indexes(ZMount, {"source": _copied}),
+)
 
 
 @dataclass(frozen=True)
@@ -36,8 +39,20 @@ class Source:
     size: int
 
 
-def find(mount: ZMount, world: Reader) -> Source | Verdict | None:
+@dataclass(frozen=True)
+class Pulled:
+    """An image, and what it is fetched with."""
+
+    image: str
+    secrets: tuple[SecretValue, ...]
+
+
+def find(mount: ZMount, world: Reader) -> Source | Pulled | Verdict | None:
     """None: it begins empty. To be asked of a disk that is not there yet."""
+    asked = mount.spec.source
+    if asked is not None and asked.image is not None:
+        secrets = pullsecrets.find(mount, asked.image, asked.image_pull_secrets, world)
+        return secrets if isinstance(secrets, Verdict) else Pulled(asked.image, secrets)
     if (name := _asked(mount)) is None:
         return None
     if name == mount.name:

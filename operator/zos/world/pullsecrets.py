@@ -1,4 +1,4 @@
-"""The credentials that a machine's image is fetched with: of all that its Secrets hold, the one entry for that registry."""
+"""The credentials that an object's image is fetched with: of all that its Secrets hold, the one entry for that registry."""
 
 from __future__ import annotations
 
@@ -10,12 +10,14 @@ from collections.abc import Mapping
 from typing import Any
 
 from zos.api.core import Secret
-from zos.api.meta import Reason
-from zos.api.zmachine import ZMachine
-from zos.kinds.zmachine.part import PULL
-from zos.plan.credentials import nearest
+from zos.api.credentials import PULL, nearest
+from zos.api.image import PullSecret
+from zos.api.meta import Object, Reason
+from zos.world.objects import Indexes
 from zos.world.reader import Reader
 from zos.world.resolution import SecretValue, Verdict, waiting
+
+INDEXES = (Indexes(Secret),)
 
 _TYPE = "kubernetes.io/dockerconfigjson"
 _KEY = ".dockerconfigjson"
@@ -25,14 +27,14 @@ _NAME = re.compile(r"[A-Za-z0-9.-]{1,253}(:[0-9]{1,5})?(/[a-z0-9._/-]{1,255})?")
 _SCHEME = "oci://"
 
 
-def find(machine: ZMachine, world: Reader) -> tuple[SecretValue, ...] | Verdict:
-    """At most one value, or why there is none (yet). Where no Secret has an entry for the registry, the image is fetched as by
-    anybody."""
-    if not machine.spec.image.startswith(_SCHEME):
+def find(obj: Object, image: str, secrets: tuple[PullSecret, ...], world: Reader) -> tuple[SecretValue, ...] | Verdict:
+    """At most one value, or why there is none (yet). Where no Secret of those that ``obj`` names has an entry for the registry,
+    the image is fetched as by anybody."""
+    if not image.startswith(_SCHEME):
         return ()
     found: dict[str, tuple[str, dict[str, str]]] = {}
-    for asked in machine.spec.image_pull_secrets:
-        seen = world.view(Secret, machine.namespace, asked.name, _version)
+    for asked in secrets:
+        seen = world.view(Secret, obj.namespace, asked.name, _version)
         if seen is None:
             message = f"Secret {asked.name} (imagePullSecrets) does not exist: make it in this namespace"
             return waiting(Reason.DEPENDENCY_NOT_READY, message)
@@ -41,13 +43,13 @@ def find(machine: ZMachine, world: Reader) -> tuple[SecretValue, ...] | Verdict:
             how = "kubectl create secret docker-registry makes one"
             message = f"Secret {asked.name} (imagePullSecrets) is not of type {_TYPE} with a key {_KEY}: {how}"
             return waiting(Reason.INVALID_SPEC, message)
-        entries = world.untracked.view(Secret, machine.namespace, asked.name, _entries) if size <= _LARGEST else None
+        entries = world.untracked.view(Secret, obj.namespace, asked.name, _entries) if size <= _LARGEST else None
         if entries is None:
             message = f"key {_KEY} of Secret {asked.name} (imagePullSecrets) is no docker configuration of at most 256 KiB"
             return waiting(Reason.INVALID_SPEC, message)
         for registry, entry in entries.items():
             found.setdefault(registry, (f"{uid}/{version}", entry))
-    name = nearest(found, machine.spec.image.removeprefix(_SCHEME))
+    name = nearest(found, image.removeprefix(_SCHEME))
     if name is None:
         return ()
     whose, entry = found[name]

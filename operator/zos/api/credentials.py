@@ -4,6 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Container
 
+#: What the credentials that an object's image is fetched with are called among its secrets: this, and where they are from, as a
+#: digest.
+PULL = "image/"
+
 
 def nearest(names: Container[str], reference: str) -> str | None:
     """Of names like ``registry.example/team``: that of the repository of ``registry.example/team/app:1``, else of the nearest
