@@ -60,11 +60,13 @@ def apart(disks: tuple[FoundDisk, ...], place: str) -> Verdict | None:
 
 @dataclass(frozen=True)
 class _Seen:
-    """What matters of a ZMount. ``user`` is the name of the machine that has it."""
+    """What matters of a ZMount. ``user`` is the name of the machine that has it. ``nowhere``: it is to become a copy, on a node
+    that is not its machine's to choose."""
 
     uid: str
     node: str | None
     pinned: bool
+    nowhere: bool
     made: bool
     user: str | None
     leaving: bool
@@ -75,10 +77,12 @@ class _Seen:
 
 def _seen(mount: ZMount) -> _Seen:
     spec, status = mount.spec, mount.status
+    copied = spec.source is not None and spec.source.zmount is not None
     return _Seen(
         uid=mount.uid,
         node=status.node_name or spec.node_name,
-        pinned=status.used or spec.node_name is not None,
+        pinned=status.used or spec.node_name is not None or copied,
+        nowhere=copied and status.node_name is None,
         made=status.size is not None,
         user=status.used_by,
         leaving=mount.deleting,
@@ -100,6 +104,9 @@ def _not_to_be_had(name: str, seen: _Seen, machine: ZMachine) -> Verdict | None:
     if seen.leaving and seen.user != machine.name:
         message = f"disk {name} is being deleted: apply it again when it is gone, or take it out of disks"
         return waiting(Reason.DEPENDENCY_NOT_READY, message)
+    if seen.nowhere and machine.status.node_name is None:
+        message = f"disk {name} is to become a copy and is on no node yet{f' ({seen.why})' if seen.why else ''}"
+        return waiting(Reason.DEPENDENCY_NOT_READY, message, stalled=seen.stalled)
     if seen.user is not None and seen.user != machine.name:
         rule = "a disk has one machine at a time, until that is restarted without it or deleted"
         return waiting(Reason.CONFLICT, f"disk {name} is used by ZMachine {seen.user}: {rule}")
