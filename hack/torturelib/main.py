@@ -15,12 +15,14 @@ from types import ModuleType
 NAMES = {
     "truth": "real disks and guests on a minigrid: whatever dies or is away for a while, no byte is lost, no guest stopped",
     "grid": "many objects on simulated nodes under edits, restarts and drift: nothing is given twice, everything gets Ready",
+    "machines": "many guests through their node's reboot; crashes while images are unpacked and disks written or grown",
+    "power": "one node's drivers on a file system whose power is cut: nothing half is taken for whole, nothing safe is lost",
     "bytes": "hostile bytes in whatever the product reads, on simulated nodes: everyone else is served",
 }
 
 
 def main() -> int:
-    listed = "\n".join(f"  {name:8} {text}" for name, text in NAMES.items())
+    listed = "\n".join(f"  {name:9} {text}" for name, text in NAMES.items())
     parser = argparse.ArgumentParser(
         prog="hack/torture",
         description="Long chaotic runs with invariants that are looked at all the while. Ends with 1 where one was violated.",
