@@ -25,8 +25,8 @@ from zos.drivers.domainxml import VMLINUZ
 from zos.drivers.imagecache import directory_of, flush, grown, tree_of
 from zos.drivers.meter import Refused, room_for, tree_size
 from zos.drivers.process import ProcessError, run
-from zos.drivers.registry import wrong
 from zos.drivers.thread import in_thread
+from zos.drivers.unpacking import wrong
 from zos.files import Durability, write
 from zos.plan.diff import Observed, Op
 from zos.plan.facts import Fact, KernelFact, KernelProblem, Known

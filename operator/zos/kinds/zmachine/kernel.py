@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from zos.api.meta import Reason
 from zos.kinds.kind import Here
-from zos.kinds.zmachine.image import reason_of
 from zos.kinds.zmachine.part import MachineOnNode
 from zos.plan.facts import ImageFact, KernelFact, KernelProblem
 from zos.plan.items import Image, Kernel
 from zos.plan.lowered import Problem
+from zos.plan.pulling import reason_of
 
 
 def wanted(here: Here[MachineOnNode], image: Image, fact: ImageFact) -> Kernel | None:
