@@ -6,6 +6,8 @@ import asyncio
 import contextlib
 import os
 import subprocess
+import threading
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -123,4 +125,21 @@ async def test_a_guest_goes_on_when_there_is_room_and_less_often_where_that_does
     resumer.watch([guest])  # it went on for a moment only: no sooner again
     await asyncio.sleep(0.05)
     assert len(asked) == 4
+    resumer.close()
+
+
+async def test_a_disk_that_hangs_is_waited_for_by_nobody_else(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    answers = threading.Event()
+    monkeypatch.setattr(Full, "has_room", lambda _: answers.wait(10))
+    asked: list[str] = []
+    resumer = Resumer(lambda name, _: asked.append(name), first=0.01)
+    resumer.watch([Full("one", "u", (tmp_path,))])
+    began = time.monotonic()
+    await asyncio.sleep(0.2)
+    assert time.monotonic() - began < 1
+    assert asked == []
+    answers.set()
+    async with asyncio.timeout(5):
+        while not asked:
+            await asyncio.sleep(0.01)
     resumer.close()

@@ -368,6 +368,26 @@ async def test_what_is_not_whole_keeps_all_that_it_has(bench: Bench) -> None:
     assert set(bench.node.things) == {"file/f", "netns/r"}
 
 
+async def test_what_is_certain_is_done_though_the_rest_is_not_known(bench: Bench) -> None:
+    guest = Domain(name="g", uuid="u", cpu=1, memory=1, boot=boot("oci://r/i:1"), disks=(), nics=(), running=True)
+    image = Image(ref="oci://r/i:1")
+    root = Disk(name="root-uid-vm", size=1, format="ext4")
+    bench.want("w", image, root, replace(guest, needs=(image.key, root.key)), File(path="f", content="1"))
+    await bench.settled()
+    assert bench.node.things[guest.key].running  # type: ignore[attr-defined]
+    stopped = replace(guest, running=False)
+    bench.wants("w", lambda _: Lowered((stopped,), whole=False))
+    await bench.settled()
+    assert bench.node.things[guest.key].running, "what is not whole changes nothing"  # type: ignore[attr-defined]
+    bench.wants("w", lambda _: Lowered((stopped,), whole=False, certain=frozenset({guest.key})))
+    await bench.settled()
+    assert not bench.node.things[guest.key].running  # type: ignore[attr-defined]
+    assert "file/f" in bench.node.things
+    bench.wants("w", lambda _: Lowered((), whole=False))
+    await bench.settled()
+    assert {guest.key, "file/f"} <= set(bench.node.things)
+
+
 async def test_what_is_not_whole_says_nothing_against_what_is(bench: Bench) -> None:
     bench.wants("old", lambda _: Lowered((File(path="f", content="old"),), whole=False))
     bench.want("young", File(path="f", content="young"))

@@ -13,7 +13,7 @@ from known import facts
 from zos.api import names
 from zos.api.meta import Meta, Reason
 from zos.api.nodeworkload import NodeWorkload, Owner
-from zos.api.zmachine import minimum_root_size
+from zos.api.zmachine import RunPolicy, minimum_root_size
 from zos.kinds.kind import Here
 from zos.kinds.registry import KINDS
 from zos.kinds.zmachine.configuration import fields_of
@@ -114,6 +114,37 @@ def test_a_configuration_that_is_too_large_touches_nothing() -> None:
     assert said.verdict.message.endswith("make them smaller; the machine runs on with what it was started with")
     assert said.state is not None
     assert (said.state.state, said.state.image_digest) == ("Running", "sha256:1")
+
+
+@pytest.mark.parametrize(
+    ("asked", "reason", "said"),
+    [
+        ({"maintenance": True}, Reason.NODE_MAINTENANCE, "its node is under maintenance: it is being stopped"),
+        ({"run_policy": RunPolicy.HALTED}, Reason.PROGRESSING, "the guest is being stopped"),
+    ],
+)
+def test_to_stop_needs_nothing_that_can_be_missing(asked: dict[str, object], reason: Reason, said: str) -> None:
+    runs = replace(guest_of(machine()), running=True, incarnation="earlier")
+    up = DomainFact(running=True, booted=True, image="sha256:1", runs=runs)
+    for known in (
+        facts(now=1000.0, domains={GUEST: up}),  # no image, nor a word of one
+        facts(FACTS, unknown={"image": "the image driver has not answered"}, domains={GUEST: up}),
+        facts(FACTS, unknown={"disk": "not looked at yet"}, domains={GUEST: up}),
+    ):
+        low = lower(here(machine(disks=disks("/a"), **asked), known))
+        (stopped,) = [item for item in low.items if isinstance(item, Domain)]
+        if not low.whole:
+            assert low.certain == {stopped.key}
+            assert stopped == replace(runs, running=False)
+        assert not stopped.running
+        assert stopped.needs == ()
+        verdict = report(here(machine(**asked), known), low, Outcome()).verdict
+        assert (verdict.ready, verdict.reason) == (False, reason)
+        assert verdict.message.startswith(said)
+        off = facts(known, domains={GUEST: replace(up, running=False, booted=False, ended="stopped", runs=None)})
+        assert not [item for item in lower(here(machine(**asked), off)).items if isinstance(item, Domain) and item.running]
+    unseen = facts(unknown={"domain": "libvirt is away"}, now=1000.0)
+    assert not lower(here(machine(**asked), unseen)).certain, "nobody knows whether it runs"
 
 
 def test_a_root_that_was_written_to_is_never_made_empty() -> None:

@@ -129,7 +129,8 @@ class Converger:
         fates = ownership.fates(workloads, plan.whole, orphaned, origins, orders)
         refused = _refused_adoptions(plan.wanted, before, workloads)
         wanted = plan.wanted.values() if not refused else [i for key, i in plan.wanted.items() if key not in refused]
-        ops, spared = ownership.spared(diff(wanted, before, fates.erased, fates.kept, fates.left), before)
+        changes = diff(wanted, before, fates.erased, fates.kept, fates.left, plan.certain)
+        ops, spared = ownership.spared(changes, before)
         if not may_remove:
             ops = [op for op in ops if op.verb != "remove"]
         execution = await self._execute(ops, plan.wanted, before, fates.kept)

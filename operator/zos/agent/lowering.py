@@ -32,6 +32,11 @@ class Plan:
         """Those of which all that they want is known."""
         return frozenset(name for name, lowered in self.lowered.items() if lowered.whole)
 
+    @property
+    def certain(self) -> frozenset[str]:
+        """Keys of items that are right whatever else of their workloads is not known."""
+        return frozenset(key for lowered in self.lowered.values() for key in lowered.certain)
+
 
 class Lowering:
     """Asks again only of what has changed, or when other facts are known. ``served_by`` gives whose code serves a workload."""

@@ -13,6 +13,7 @@ from prometheus_client.registry import Collector
 from zos.api.contract import Contract
 from zos.api.farm import Farm
 from zos.api.meta import Object
+from zos.api.quota import Amounts, Quota
 from zos.world.store import World
 
 RESOLVED = Counter("zos_resolutions_total", "Resolutions by kind and outcome.", ["kind", "outcome"])
@@ -48,6 +49,7 @@ class Census(Collector):
         yield self._objects()
         yield self._addresses()
         yield self._waiting()
+        yield from self._quotas()
 
     def _objects(self) -> Metric:
         told = GaugeMetricFamily(
@@ -83,6 +85,25 @@ class Census(Collector):
         for farm, count in sorted(waiting.items()):
             told.add_metric((farm,), count)
         return told
+
+    def _quotas(self) -> Iterator[Metric]:
+        """A few series for each, however many namespaces it selects: who holds what is in its status."""
+        labels = ("quota", "resource")
+        hard = GaugeMetricFamily("zos_quota_hard", "The most that a namespace may hold by a Quota.", labels=labels)
+        most = GaugeMetricFamily("zos_quota_used_most", "What that namespace holds which has the most of it.", labels=labels)
+        above = GaugeMetricFamily(
+            "zos_quota_exceeding_namespaces", "Namespaces that hold more than they may.", labels=("quota",)
+        )
+        for quota in self._world.all(Quota.KIND):
+            assert isinstance(quota, Quota)
+            limits, held = quota.status.hard, [one.used for one in quota.status.used]
+            for name, field in Amounts.model_fields.items():
+                if (limit := getattr(limits, name)) is not None:
+                    resource = field.alias or name
+                    hard.add_metric((quota.name, resource), limit)
+                    most.add_metric((quota.name, resource), max((getattr(used, name) for used in held), default=0))
+            above.add_metric((quota.name,), sum(any(True for _ in limits.above(used)) for used in held))
+        yield from (hard, most, above)
 
 
 def _reason(obj: Object) -> str:

@@ -17,6 +17,8 @@ from xml.etree import ElementTree
 
 import libvirt
 
+from zos.drivers.thread import in_own_thread
+
 #: Seconds until the first look whether there is room; each look that helped nothing doubles them, up to the second. Nothing
 #: tells of room that has come free.
 _FIRST, _LAST = 1.0, 30.0
@@ -50,7 +52,7 @@ class Full:
     files: tuple[Path, ...]
 
     def has_room(self) -> bool:
-        """Whether each has some. What can't be looked at is for QEMU to find out."""
+        """Whether each has some. What can't be looked at is for QEMU to find out. It blocks, as long as a disk may hang."""
         free = []
         for file in self.files:
             with contextlib.suppress(OSError):
@@ -63,7 +65,7 @@ class Full:
 class _Wait:
     guest: Full
     delay: float
-    timer: asyncio.TimerHandle | None = None
+    looks: asyncio.Task[None] | None = None
     went_on: float = 0.0
 
 
@@ -82,30 +84,28 @@ class Resumer:
         for key, wait in list(self._waits.items()):
             if key in paused:
                 continue
-            if wait.timer is not None:  # it goes on, whoever had it do so
-                wait.timer.cancel()
-                wait.timer, wait.went_on = None, now
+            if wait.looks is not None:  # it goes on, whoever had it do so
+                wait.looks.cancel()
+                wait.looks, wait.went_on = None, now
             if now - wait.went_on > _SETTLED:
                 del self._waits[key]
         for key, guest in paused.items():
             known = self._waits.get(key)
-            if known is None or (known.timer is None and now - known.went_on > _SETTLED):
+            if known is None or (known.looks is None and now - known.went_on > _SETTLED):
                 known = self._waits[key] = _Wait(guest, self._first)
             known.guest = guest
-            if known.timer is None:
-                self._arm(known)
+            if known.looks is None:
+                known.looks = asyncio.create_task(self._look(known), name=f"room for {guest.name}")
 
     def close(self) -> None:
         for wait in self._waits.values():
-            if wait.timer is not None:
-                wait.timer.cancel()
+            if wait.looks is not None:
+                wait.looks.cancel()
         self._waits.clear()
 
-    def _arm(self, wait: _Wait) -> None:
-        wait.timer = asyncio.get_running_loop().call_later(wait.delay, self._due, wait)
-        wait.delay = min(2 * wait.delay, _LAST)
-
-    def _due(self, wait: _Wait) -> None:
-        if wait.guest.has_room():
-            self._resume(wait.guest.name, wait.guest.uuid)
-        self._arm(wait)
+    async def _look(self, wait: _Wait) -> None:
+        while True:
+            await asyncio.sleep(wait.delay)
+            wait.delay = min(2 * wait.delay, _LAST)
+            if await in_own_thread(wait.guest.has_room, f"room for {wait.guest.name}"):
+                self._resume(wait.guest.name, wait.guest.uuid)

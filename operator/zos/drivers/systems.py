@@ -52,12 +52,13 @@ class SystemDriver:
         return self._progress.get(key, "")
 
     async def observe(self, wanted: Sequence[Item]) -> Mapping[str, Observed]:
-        """What was written of what is wanted: nothing else of it is anybody's but the disk's."""
+        """What was written of what is wanted: nothing else of it is anybody's but the disk's. It is that disk's content: that
+        it needs to be written no more removes nothing."""
         asked = [item for item in wanted if isinstance(item, System)]
         return await asyncio.to_thread(self._observe, asked)
 
     def _observe(self, wanted: Sequence[System]) -> dict[str, Observed]:
-        return {item.key: Observed(item.key, item, item.owner) for item in wanted if self._is_done(item.disk)}
+        return {item.key: Observed(item.key, item, item.owner, holds_data=True) for item in wanted if self._is_done(item.disk)}
 
     def _is_done(self, disk: str) -> bool:
         try:

@@ -46,12 +46,13 @@ def diff(
     erased: frozenset[str] = frozenset(),
     kept: Callable[[str], bool] = _nobody,
     left: frozenset[str] = frozenset(),
+    certain: frozenset[str] = frozenset(),
 ) -> list[Op]:
     """Operations that turn ``observed`` into ``wanted``; what is right already is not touched.
 
     What holds data is removed only when its owner is in ``erased``: that is somebody's word. Of owners in ``left``, who go and
     leave their data, what was never used goes as well. Nothing of the owners that are ``kept`` is removed or changed: what they
-    want is not known for now.
+    want is not known for now, but for the items whose keys are ``certain``.
     """
     plan = {item.key: item for item in wanted}
     ops: list[Op] = []
@@ -59,7 +60,7 @@ def diff(
         seen = observed.get(key)
         if seen is None:
             ops.append(Op("create", key, item))
-        elif seen.item != item and not kept(item.owner):
+        elif seen.item != item and (not kept(item.owner) or key in certain):
             ops.append(Op("update", key, item, seen))
     for key, seen in observed.items():
         going = seen.shared or not kept(seen.owner)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
+from dataclasses import dataclass, replace
 
 from zos.api import names
 from zos.api.meta import Reason
@@ -24,6 +24,29 @@ def config_of(uid: str) -> str:
 
 def disk_of(disk: DiskOnNode) -> GuestDisk:
     return GuestDisk(disk=names.kept("mount", disk.mount_uid), serial=serial(disk.mount_uid))
+
+
+@dataclass(frozen=True)
+class Halt:
+    """A machine that is not to run, whatever else is not known of it. ``guest``: it runs, and as this it is to be stopped."""
+
+    problem: Problem
+    guest: Domain | None
+
+
+def halted(here: Here[MachineOnNode]) -> Halt | None:
+    """None: it may run, or nobody can tell whether it does."""
+    machine, uid = here.part, here.owner.uid
+    if DomainFact in here.facts.unknown:
+        return None
+    known = here.facts.get(DomainFact, names.domain(uid))
+    asked = course(machine.run_policy, known, here.facts.now, uid, maintenance=machine.maintenance)
+    if asked.problem is None or asked.problem.reason not in (Reason.NODE_MAINTENANCE, Reason.SUSPENDED):
+        return None
+    runs = known.runs if known is not None and known.running else None
+    stops = machine.stop_seconds or STOP_SECONDS
+    stopped = runs and replace(runs, owner=here.name, needs=(), running=False, stop_seconds=stops)
+    return Halt(asked.problem, stopped)
 
 
 def guest(

@@ -32,7 +32,7 @@ def report(here: Here[MachineOnNode], lowered: Lowered, outcome: Outcome) -> Rep
     asked = known_as(here)
     image = facts.get(ImageFact, asked.name) if ImageFact not in facts.unknown else None
     verdict = _verdict(here, asked, lowered, outcome, fact)
-    if fact is not None and fact.running and not lowered.whole and not verdict.ready:
+    if fact is not None and fact.running and not (lowered.whole or lowered.certain) and not verdict.ready:
         verdict = replace(verdict, message=f"{verdict.message}; the machine runs on with what it was started with")
     return Report(
         verdict,
@@ -48,7 +48,7 @@ def report(here: Here[MachineOnNode], lowered: Lowered, outcome: Outcome) -> Rep
 
 def _verdict(here: Here[MachineOnNode], image: Image, lowered: Lowered, outcome: Outcome, fact: DomainFact | None) -> Verdict:
     machine = here.part
-    if lowered.problem is not None and not lowered.whole:
+    if lowered.problem is not None and not lowered.whole and lowered.problem.reason is not Reason.SUSPENDED:
         return waiting(lowered.problem.reason, lowered.problem.message)
     if image.key in outcome.failed:
         return waiting(reason_of(here.facts.get(ImageProblem, image.name)), outcome.failed[image.key])
