@@ -36,6 +36,8 @@ TOOLS = ("sh", "echo", "sleep", "cat", "ip", "mount", "df", "env", "hostname", "
 class Node:
     """The drivers of a node and a place for its state."""
 
+    start_parallel = 4
+
     def __init__(self, state: Path, libvirt: Libvirt, guest: Path) -> None:
         self.state, self.libvirt, self.guest = state, libvirt, guest
         root = directory_of(state / "images", DIGEST) / "rootfs"
@@ -59,6 +61,7 @@ class Node:
             libvirt_run=self.libvirt.base / "run" / "qemu",
             libvirt_logs=self.libvirt.base / "log" / "qemu",
             last=3,
+            start_parallel=self.start_parallel,
         )
         self.disks = DiskDriver(self.state / "disks", self.domains.resize_disk)
         self.systems = SystemDriver(self.state / "disks", self.state / "images")

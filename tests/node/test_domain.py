@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import dataclasses
 import json
 import os
@@ -11,6 +12,7 @@ import shutil
 import signal
 import subprocess
 import time
+from pathlib import Path
 
 import pytest
 
@@ -18,11 +20,26 @@ from guestnode import DIGEST, MiB, Node, metadata
 from hypervisor import Libvirt
 from zos.drivers.imagecache import directory_of
 from zos.drivers.virtiofsd import process_of
-from zos.plan.diff import Op
-from zos.plan.facts import UnusedDiskFact
+from zos.plan.diff import Op, diff
+from zos.plan.facts import DomainFact, UnusedDiskFact
 from zos.plan.guest import GuestFile, GuestInterface, GuestMount, GuestRoute
 from zos.plan.items import Disk, Domain, GuestNic
 from zos.plan.restart import outdated
+
+
+def resident(pid: int) -> int:
+    """Bytes that a process has in RAM beside the guest's own, what it shares divided among those that share it (proc(5))."""
+    found, counts = 0, True
+    for line in Path(f"/proc/{pid}/smaps").read_text().splitlines():
+        if re.match(r"[0-9a-f]+-[0-9a-f]+ ", line):
+            counts = "/memfd:memory-backend" not in line
+        elif counts and line.startswith("Pss:"):
+            found += int(line.split()[1]) * 1024
+    return found
+
+
+def children(pid: int) -> list[int]:
+    return [int(child) for child in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()]
 
 
 async def test_a_guest_with_everything(node: Node, libvirt: Libvirt) -> None:
@@ -301,6 +318,61 @@ async def test_guests_that_went_down_with_the_node_did_not_crash(node: Node) -> 
     fact = await node.ended(domain)
     assert (fact.ended, fact.crashes) == ("stopped", ())
     assert await node.converge(domain, node.root(domain)) == [f"update domain/{domain.name}"]
+
+
+async def test_after_a_reboot_all_are_back_so_many_at_once_as_was_said(node: Node) -> None:
+    guests = [node.domain("sh", "-c", f"echo up {number}; sleep 1000") for number in range(6)]
+    roots = [node.root(guest) for guest in guests]
+    boots: list[int] = []
+
+    async def all_up() -> None:
+        """As an agent does: all are asked for at once, and it looks when it is told."""
+        for driver, items in ((node.disks, roots), (node.domains, guests)):
+            ops = [asyncio.create_task(driver.apply(op)) for op in diff(items, await driver.observe(items))]
+            async with asyncio.timeout(240):
+                while True:
+                    node.dirty.clear()
+                    await node.domains.observe(guests)
+                    facts = node.domains.facts()[DomainFact]
+                    boots.append(sum(fact.running and not fact.booted for fact in facts.values()))
+                    if all(op.done() for op in ops) and (
+                        driver is node.disks or all(facts[guest.name].booted for guest in guests)
+                    ):
+                        break
+                    with contextlib.suppress(TimeoutError):
+                        await asyncio.wait_for(node.dirty.wait(), 0.5)
+            for op in ops:
+                await op
+
+    node.start_parallel = 6
+    await node.restart_agent()
+    await node.converge(*roots, *guests)
+    await node.domains.close()
+    for guest in guests:
+        os.kill(node.libvirt.qemu(guest.name), signal.SIGKILL)
+    (node.state / "run" / "boot").unlink()  # what a reboot forgets
+    node.start_parallel = 2
+    node.start_agent()
+    for guest in guests:
+        assert (await node.ended(guest)).ended == "stopped"
+    boots.clear()
+    began = time.monotonic()
+    await all_up()
+    print(f"6 guests are back after {time.monotonic() - began:.1f} s")
+    assert max(boots) == 2, "in parallel, and bounded"
+    facts = node.domains.facts()[DomainFact]
+    for guest in guests:
+        fact = facts[guest.name]
+        assert (fact.restarts, fact.crashes, fact.because) == (0, (), "the node was restarted")
+        assert [phase for phase, _ in fact.took] == ["queue", "start", "boot"]
+    queued = sorted(dict(facts[guest.name].took)["queue"] for guest in guests)
+    assert queued[1] < 1 < queued[2]
+    pids = node.libvirt.base / "run" / "qemu"
+    for guest in guests:
+        daemon = process_of(pids, guest.name)
+        assert daemon is not None
+        beside = sum(map(resident, (node.libvirt.qemu(guest.name), daemon, *children(daemon))))
+        assert beside <= 60 * MiB, f"{beside / MiB:.1f} MiB beside the guest's own memory"
 
 
 async def test_the_image_is_read_only_below(node: Node) -> None:

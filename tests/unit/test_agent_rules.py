@@ -222,7 +222,7 @@ def test_every_option_has_a_setting_and_every_setting_an_option() -> None:
         "image_network": ("fd00::/8", (ip_network("fd00::/8"),)), "image_size": ("3Gi", 3 * 2**30), "capacity_cpu": ("7", 7),
         "capacity_memory": ("5Gi", 5 * 2**30), "capacity_storage": ("9Gi", 9 * 2**30), "reserve_memory": ("1Mi", 2**20),
         "reserve_storage": ("2Mi", 2**21), "heartbeat": ("1.5", 1.5), "lease": ("6", 6), "resync": ("2.5", 2.5),
-        "log_level": ("DEBUG", "DEBUG"),
+        "log_level": ("DEBUG", "DEBUG"), "start_parallel": ("3", 3),
     }  # fmt: skip
     assert told.keys() == {field.name for field in fields(Settings)}
     words = itertools.chain(*((f"--{name.replace('_', '-')}", text) for name, (text, _) in told.items()))
@@ -231,7 +231,15 @@ def test_every_option_has_a_setting_and_every_setting_an_option() -> None:
     assert parse([], {f"ZOS_{name.upper()}": text for name, (text, _) in told.items()}) == wanted
 
 
-@pytest.mark.parametrize("words", [[], ["--node", "n", "--accelerator", "hvf"], ["--node", "n", "--image-size", "much"]])
+@pytest.mark.parametrize(
+    "words",
+    [
+        [],
+        ["--node", "n", "--accelerator", "hvf"],
+        ["--node", "n", "--image-size", "much"],
+        ["--node", "n", "--start-parallel", "0"],
+    ],
+)
 def test_what_is_missing_or_malformed_ends_it(words: list[str]) -> None:
     with pytest.raises(SystemExit):
         parse(words, {})

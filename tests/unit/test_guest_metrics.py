@@ -45,7 +45,7 @@ RUNS = Domain(
     nics=(),
     running=True,
 )
-FACT = DomainFact(running=True, restarts=3, started_at=100.0, runs=RUNS)
+FACT = DomainFact(running=True, restarts=3, started_at=100.0, runs=RUNS, took=(("boot", 2.5),))
 OWNER = Owner(kind="ZMachine", namespace="team", name="vm", uid="uid-a")
 
 
@@ -96,7 +96,8 @@ async def test_those_that_run_are_told_under_the_names_of_their_objects() -> Non
     assert told["zos_machine_network_received_bytes_total" + LABELS] == 11
     assert told["zos_machine_restarts_total" + LABELS] == 3
     assert told["zos_machine_started_seconds" + LABELS] == 100
-    assert all(LABELS in name for name in told)
+    assert told["zos_machine_boot_seconds" + LABELS.replace(",uid", ',phase="boot",uid')] == 2.5
+    assert all(name.partition("{")[2].replace('phase="boot",', "") == LABELS[1:] for name in told)
 
 
 async def test_where_libvirt_does_not_answer_there_is_no_use_and_the_rest_is_told(monkeypatch: pytest.MonkeyPatch) -> None:

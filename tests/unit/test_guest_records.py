@@ -314,3 +314,14 @@ def test_a_lost_status_says_nothing_against_a_guest(tmp_path: Path) -> None:
     machine.status_file.unlink()
     assert machine.booted()
     assert BEGUN.finished(machine.status(), 200.0, "boot-1").ended == "crash"
+
+
+def test_the_phases_of_a_start_are_told_as_far_as_they_are_known() -> None:
+    run = replace(Run().begun(replace(START, started_at=100.0)), waited=1.5)
+    assert run.took == (("queue", 1.5),)
+    assert replace(run, launched=0.5, booted_at=103.0).took == (("queue", 1.5), ("start", 0.5), ("boot", 2.5))
+    done = replace(run, launched=0.5, booted_at=103.0, ready_at=170.0)
+    assert done.took[-1] == ("ready", 67.0)
+    assert replace(done, booted_at=None).took == (("queue", 1.5), ("start", 0.5))
+    assert replace(done, booted_at=99.0).took[2] == ("boot", 0.0), "a clock that was set back makes nothing negative"
+    assert done.begun(START).took == (), "of the last start alone"

@@ -57,7 +57,12 @@ async def equip(settings: Settings, keyring: Keyring) -> Equipment:
     services = ServiceDriver(settings.service_dir, logs, accounts, volumes.data)
     kind = await probe()
     domains = DomainDriver(
-        settings.state, settings.run, settings.guest_dir, uri=settings.libvirt_uri, accelerator=settings.accelerator
+        settings.state,
+        settings.run,
+        settings.guest_dir,
+        uri=settings.libvirt_uri,
+        accelerator=settings.accelerator,
+        start_parallel=settings.start_parallel,
     )
     sources = Sources(
         Registries(settings.insecure_registries, settings.registry_auth),

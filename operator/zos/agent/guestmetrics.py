@@ -56,6 +56,12 @@ class GuestMetrics(Collector):
         memory = GaugeMetricFamily("zos_machine_memory_resident_bytes", "RAM that its guest's process has.", labels=_LABELS)
         restarts = CounterMetricFamily("zos_machine_restarts", "Starts after its guest ended by itself.", labels=_LABELS)
         started = GaugeMetricFamily("zos_machine_started_seconds", "When its guest was started, Unix time.", labels=_LABELS)
+        took = GaugeMetricFamily(
+            "zos_machine_boot_seconds",
+            "Of its guest's start: queue (others were first), start (of its process), boot (until its entrypoint ran, or a "
+            "virtual machine's cloud-init began), ready (until that was done).",
+            labels=(*_LABELS, "phase"),
+        )
         for name, fact in self._facts().items():
             owner = self._owner_of(fact.runs.owner) if fact.running and fact.runs is not None else None
             if owner is None:
@@ -63,8 +69,10 @@ class GuestMetrics(Collector):
             labels = (owner.namespace, owner.name, owner.uid)
             restarts.add_metric(labels, fact.restarts)
             started.add_metric(labels, fact.started_at or 0.0)
+            for phase, seconds in fact.took:
+                took.add_metric((*labels, phase), seconds)
             if (use := self._seen.get(name)) is not None:
                 memory.add_metric(labels, use.memory)
                 for field, family in counters.items():
                     family.add_metric(labels, getattr(use, field))
-        return (*counters.values(), memory, restarts, started)
+        return (*counters.values(), memory, restarts, started, took)

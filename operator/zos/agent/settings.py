@@ -12,6 +12,11 @@ from typing import Any, Literal
 
 from zos.api.meta import parse_quantity
 
+#: A guest that boots keeps about one processor busy: more at once would be up no sooner, each of them later, and where it is
+#: emulated so late that its own watchdogs give up. Part of a boot is waiting for disks and libvirt, so a few may always.
+_FEWEST = 4
+START_PARALLEL = max(_FEWEST, len(os.sched_getaffinity(0)))
+
 
 @dataclass(frozen=True, kw_only=True)
 class Settings:
@@ -34,6 +39,7 @@ class Settings:
     image_network: tuple[IPv4Network | IPv6Network, ...] = ()
     image_size: int = 20 * 2**30
     image_cache: int = 100 * 2**30
+    start_parallel: int = START_PARALLEL
     capacity_cpu: int | None = None
     capacity_memory: int | None = None
     capacity_storage: int | None = None
@@ -110,6 +116,13 @@ def parse(argv: Sequence[str], environment: Mapping[str, str] = os.environ) -> S
         default=defaults.image_cache,
         help="of unpacked images at most, beside those in use, and a quarter of it for what is being fetched",
     )
+    option(
+        "--start-parallel",
+        type=_positive,
+        default=defaults.start_parallel,
+        metavar="N",
+        help=f"guests that boot at once, as after a reboot of the node (default: as many as processors, {_FEWEST} at least)",
+    )
     listed("--egress-deny", _cidr, "CIDR", "no machine may connect to these, like the pods and services of the cluster")
     option("--capacity-cpu", type=int, default=None, help="offer this many virtual CPUs")
     option("--capacity-memory", type=parse_quantity, default=None, help="offer this much memory, like 8Gi")
@@ -121,6 +134,12 @@ def parse(argv: Sequence[str], environment: Mapping[str, str] = os.environ) -> S
     option("--resync", type=float, default=defaults.resync, help="seconds after which nothing seen so far is trusted")
     option("--log-level", default=defaults.log_level)
     return Settings(**vars(parser.parse_args(argv)))
+
+
+def _positive(text: str) -> int:
+    if (number := int(text)) < 1:
+        raise ValueError(f"{text} is less than 1")
+    return number
 
 
 def _cidr(text: str) -> str:

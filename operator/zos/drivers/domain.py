@@ -26,6 +26,7 @@ from zos.drivers.hypervisor import Hypervisor
 from zos.drivers.inotify import MODIFY, Inotify
 from zos.drivers.lastwords import LastWords
 from zos.drivers.mounts import Remounts
+from zos.drivers.startline import StartLine
 from zos.drivers.virtiofsd import Watched, Watcher, launcher
 from zos.plan.diff import Observed, Op
 from zos.plan.facts import DomainFact, Fact, Known
@@ -35,12 +36,15 @@ from zos.plan.items import Domain, Item
 _PRESS_AGAIN = 3.0
 #: Seconds between two looks at what guests say: a hostile one may say something all the time.
 _WORDS = 0.2
+#: What is said of a guest that is not started yet as others boot.
+_IN_LINE = "others boot at the moment, and it is the next one's turn as soon as one has (--start-parallel)"
 #: Seconds for a guest to be gone that has said how it ended.
 _LAST_SECONDS = 30.0
 
 
 class DomainDriver:
-    """Domain items. ``state`` holds disks, images and machines; ``guest`` is a directory made by guestbuild."""
+    """Domain items. ``state`` holds disks, images and machines; ``guest`` is a directory made by guestbuild; so many as
+    ``start_parallel`` boot at once."""
 
     ITEMS: ClassVar[tuple[type[Item], ...]] = (Domain,)
     SLOW: ClassVar[bool] = True
@@ -57,6 +61,7 @@ class DomainDriver:
         libvirt_run: Path = Path("/run/libvirt/qemu"),
         libvirt_logs: Path = Path("/var/log/libvirt/qemu"),
         last: float = _LAST_SECONDS,
+        start_parallel: int = 4,
     ) -> None:
         self._state = state
         self._boot = boot_of(run_directory)
@@ -66,6 +71,7 @@ class DomainDriver:
         self._watcher = Watcher(libvirt_run, self._lost_share)
         self._remounts = Remounts(self._mounted_anew)
         self._resumer = Resumer(self._has_room)
+        self._starts = StartLine(start_parallel)
         self._noting: set[tuple[str, str]] = set()
         self._last_words = LastWords(last, self._stays_on)
         self._dirty: Callable[[], None] = lambda: None
@@ -107,6 +113,7 @@ class DomainDriver:
         )
         self._remounts.watch(self._given_mounts(up))
         self._resumer.watch(look.full)
+        self._starts.seen(look.facts)
         return look.observed
 
     async def apply(self, op: Op) -> None:
@@ -131,6 +138,7 @@ class DomainDriver:
         self._watcher.close()
         self._remounts.close()
         self._resumer.close()
+        self._starts.close()
         self._last_words.watch(())
         if self._boots is not None:
             self._boots.close()
@@ -166,9 +174,21 @@ class DomainDriver:
         machine = self._guests.machine(item.uuid)
         await self._hypervisor.call(machine.write_card, item)
         if item.running:
+            await self._start(item, key, await self.accelerator())
+
+    async def _start(self, item: Domain, key: str, accelerator: Accelerator) -> None:
+        machine, asked = self._guests.machine(item.uuid), time.monotonic()
+        self._progress[key] = _IN_LINE if self._starts.full else "starting"
+        await self._starts.enter(item.name)
+        try:
             self._progress[key] = "starting"
-            start = Start(item=item, started_at=time.time(), boot=self._boot, accelerator=await self.accelerator())
-            await self._hypervisor.call(self._guests.start, machine, start)
+            waited = time.monotonic() - asked
+            start = Start(item=item, started_at=time.time(), boot=self._boot, accelerator=accelerator)
+            await self._hypervisor.call(self._guests.start, machine, start, waited)
+        except BaseException:
+            self._starts.leave(item.name)
+            raise
+        self._starts.begun(item.name, start.started_at)
 
     async def _stop(self, name: str, uuid: str, key: str, seconds: float) -> None:
         """Power button, time to react, power off."""

@@ -25,7 +25,9 @@ _ABSENT = (FileNotFoundError, NotADirectoryError, IsADirectoryError)
 class Run:
     """The last run of a guest. ``stopping`` is set before it is asked to stop; times in seconds since the epoch. ``crashes``
     are those of the same recipe: what was mended starts with a clean record. ``because``: how it came that it was started, if
-    it had run before. ``faults``: disks that could not be read or written in it."""
+    it had run before. ``faults``: disks that could not be read or written in it. ``waited`` and ``launched`` are the seconds
+    that it stood in line for its start, and that libvirt took for it; at ``booted_at`` its entrypoint ran, or a virtual
+    machine's cloud-init began, which was done at ``ready_at``."""
 
     started_at: float | None = None
     boot: str = ""
@@ -41,6 +43,20 @@ class Run:
     incarnation: str = ""
     because: str = ""
     faults: tuple[str, ...] = ()
+    waited: float | None = None
+    launched: float | None = None
+    booted_at: float | None = None
+    ready_at: float | None = None
+
+    @property
+    def took(self) -> tuple[tuple[str, float], ...]:
+        """Seconds of each phase of its start, as far as they are known. The first boot of a virtual machine counts."""
+        found = {"queue": self.waited, "start": self.launched}
+        if None not in (self.started_at, self.launched, self.booted_at):
+            found["boot"] = self.booted_at - self.started_at - self.launched  # type: ignore[operator]
+        if None not in (self.booted_at, self.ready_at):
+            found["ready"] = self.ready_at - self.booted_at  # type: ignore[operator]
+        return tuple((phase, max(0.0, seconds)) for phase, seconds in found.items() if seconds is not None)
 
     @property
     def over(self) -> bool:
@@ -141,6 +157,12 @@ class Machine:
         with contextlib.suppress(*_ABSENT), open(self.status_file, "rb") as file:
             return file.read(SECTOR).split(b"\0")[0].decode(errors="replace").strip()
         return ""
+
+    def said_at(self) -> float | None:
+        """When that was (seconds since the epoch)."""
+        with contextlib.suppress(*_ABSENT):
+            return self.status_file.stat().st_mtime
+        return None
 
     def said_all(self) -> bool:
         """Whether the guest's init has said how it ended: all that comes then is that the machine is switched off."""

@@ -107,6 +107,7 @@ class Guests:
             machine = self.machine(seen.uuid)
             with self._records:
                 run = self._adopt(machine, seen.start) if seen.start is not None else machine.run()
+                run = _heard(machine, run, seen.item)
             seen = dataclasses.replace(seen, item=self._with_shares(seen, machine))
             was, now = self._started_as(seen, machine), wanted.get(name)
             item = dataclasses.replace(seen.item, running=True)
@@ -193,7 +194,8 @@ class Guests:
 
     # --- doing
 
-    def start(self, machine: Machine, start: Start) -> None:
+    def start(self, machine: Machine, start: Start, waited: float = 0.0) -> None:
+        """``waited``: seconds that it stood in line for this."""
         boot = start.item.boot
         kernel, initramfs = self._guest / "vmlinuz", self._guest / "initramfs"
         if isinstance(boot, ContainerBoot) and boot.kernel:
@@ -209,14 +211,15 @@ class Guests:
         for share in start.item.shares:
             shares.check(self._state, share)
         with self._records:
-            run = self._settle(machine).begun(start)
+            run = dataclasses.replace(self._settle(machine).begun(start), waited=waited)
             machine.clear_status()
         for disk in start.item.all_disks:
             unused.end(places.disk(disk.disk))
             systemcard.given(places.disk(disk.disk))
+        began = time.monotonic()
         self._hypervisor.connection().createXML(domain_xml(start, places), 0)
         with self._records:
-            machine.write_run(run)
+            machine.write_run(dataclasses.replace(run, launched=time.monotonic() - began))
 
     def note_stopping(self, machine: Machine) -> None:
         """Its end is nobody's crash from now on."""
@@ -359,7 +362,22 @@ def _fact(run: Run, machine: Machine, *, running: bool, tells: bool = True) -> D
         recipe=run.recipe,
         because=run.because,
         faults=run.faults if running else (),
+        took=run.took if running else (),
     )
+
+
+def _heard(machine: Machine, run: Run, item: Domain) -> Run:
+    """Takes down when its system was up, and when that was done: by when it said so, whenever somebody looks."""
+    status = machine.status()
+    up, done = ("running", "") if item.boot.TELLS else ("booting", "ready")
+    now = run
+    if run.booted_at is None and status == up:
+        now = dataclasses.replace(now, booted_at=machine.said_at())
+    if run.ready_at is None and done and status == done:
+        now = dataclasses.replace(now, ready_at=machine.said_at())
+    if now != run:
+        machine.write_run(now)
+    return now
 
 
 def told(status: str) -> Literal["", "booting", "ready", "unready"]:

@@ -19,7 +19,9 @@ class DomainFact(Fact):
     was started with, as far as that can be told. ``unreadable``: it runs, and not all of that can be. ``because``: what made it
     start again, in words. ``told`` is what a virtual machine's cloud-init says of this boot (`zos.plan.seed`), empty before it
     has said anything. ``full``: disks (names of items) that found no room on the node, so that it is paused;
-    ``faults``: those that could not be read or written since it was started."""
+    ``faults``: those that could not be read or written since it was started. ``took``: seconds of each phase of its start, by
+    name: ``queue`` (others were started first), ``start`` (of its process), ``boot`` (until its entrypoint ran, or a virtual
+    machine's cloud-init began), ``ready`` (until that was done)."""
 
     ABOUT: ClassVar[str] = "guests"
 
@@ -42,3 +44,4 @@ class DomainFact(Fact):
     told: Literal["", "booting", "ready", "unready"] = ""
     full: tuple[str, ...] = ()
     faults: tuple[str, ...] = ()
+    took: tuple[tuple[str, float], ...] = ()
