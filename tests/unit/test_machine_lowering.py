@@ -21,7 +21,7 @@ from zos.kinds.zmachine.lower import lower
 from zos.kinds.zmachine.part import DiskOnNode, ImagePull, MachineOnNode
 from zos.kinds.zmachine.state import report
 from zos.plan.crashes import LOOP
-from zos.plan.facts import DomainFact, Facts, ImageFact, Pulled
+from zos.plan.facts import DiskFact, DomainFact, Facts, ImageFact, Pulled, Written
 from zos.plan.guest import LIMIT, GuestConfig, GuestMount, GuestShareMount
 from zos.plan.items import Disk, DiskBoot, Domain, File
 from zos.plan.outcome import Outcome
@@ -251,3 +251,24 @@ def test_anything_that_it_is_started_with_otherwise_is_another_chance_and_nothin
 def test_the_smallest_root_is_larger_for_large_machines(cpu: int, memory: int, root: int) -> None:
     """As the CRD has it, which says so to users."""
     assert minimum_root_size(cpu, memory) == root * 2**20
+
+
+def test_a_virtual_machine_that_crashes_is_in_a_loop_as_a_container_is() -> None:
+    """One that was switched off from inside has ended well, with the exit code 0 that its node gives it."""
+    boots = machine(disks=disks("/"))
+    disk = DiskFact(size=2**30, written=Written(image="sha256:1", ref="oci://r/i:1", firmware="bios"))
+    known = facts(FACTS, disks={names.kept("mount", "u0"): disk})
+    guest = guest_of(boots, known)
+    assert isinstance(guest.boot, DiskBoot)
+    crashed = DomainFact(running=False, ended="crash", ended_at=1000.0, crashes=(1000.0,), recipe=guest.recipe)
+    low = lower(here(boots, facts(known, domains={GUEST: crashed})))
+    assert low.problem is not None
+    assert low.problem.message.startswith("the guest died; starting again in")
+    loop = replace(crashed, crashes=tuple(1000.0 - number for number in reversed(range(LOOP))))
+    low = lower(here(boots, facts(known, domains={GUEST: loop})))
+    assert low.problem is not None
+    assert (low.problem.reason, low.wake_at is not None) == (Reason.CRASH_LOOP, True)
+    off = replace(crashed, ended="exit", exit_code=0)
+    for policy, runs in ((RunPolicy.ALWAYS, True), (RunPolicy.ON_FAILURE, False), (RunPolicy.ONCE, False)):
+        asked = machine(disks=disks("/"), run_policy=policy)
+        assert guest_of(asked, facts(known, now=1100.0, domains={GUEST: off})).running is runs

@@ -172,7 +172,10 @@ def test_what_it_has_stays_where_the_first_step_finds_nothing() -> None:
     assert (found.node, found.ip) == ("n1", "10.20.2.7")
     world.remove(Network.key_of("default", "net"))
     assert "network net does not exist" in refused(steps.find_network, found, runs, world)
-    assert (status(found, runs).node_name, status(found, runs).ip) == ("n1", "10.20.2.7")
+    assert (status(found, runs, world.reader(runs.key)).node_name, status(found, runs, world.reader(runs.key)).ip) == (
+        "n1",
+        "10.20.2.7",
+    )
     world.remove(GridNode.key_of("", "n1"))
     assert refused(steps.find_remains, found, runs, world).startswith(f"{Reason.NODE_REMOVED}: node n1")
 

@@ -6,9 +6,12 @@ import pytest
 
 from wholegrid import Grid, standing
 from zos.api.gridnode import GridNode
+from zos.api.meta import Meta
+from zos.api.usage import MachineUsage
 from zos.api.zmachine import ZMachine
 from zos.api.zmount import ZMount
 from zos.plan.facts import DiskImage
+from zos.world.usage import NodeUsage
 
 VM, OTHER = "oci://r/vm:1", "oci://r/vm:2"
 GIB = 2**30
@@ -114,3 +117,24 @@ async def test_fields_of_the_other_mode_are_named(grid: Grid) -> None:
     assert told is not None
     assert told.message.startswith("firmware, userData: the image makes it a container")
     assert shown(grid, "container").startswith("True")
+
+
+async def test_what_it_uses_is_shown_as_its_node_tells_it(grid: Grid) -> None:
+    await machine(grid, "vm", disks=[{"name": "system"}])
+    made = grid.get(ZMachine, "default", "vm")
+    uses = MachineUsage(cpu_millicores=250, memory=GIB)
+    node = str(made.status.node_name)
+
+    async def told(**machines: MachineUsage) -> int:
+        """How many requests came of it."""
+        before = len(grid.server.requests)
+        grid.changed(grid.world.put(NodeUsage(metadata=Meta(name=node, uid=node), machines=machines)))
+        await grid.settle()
+        return len(grid.server.requests) - before
+
+    assert await told(**{made.uid: uses, "another": uses}) == 1, "its status"
+    assert grid.get(ZMachine, "default", "vm").status.usage == uses
+    assert await told(**{made.uid: uses, "another": MachineUsage(cpu_millicores=9)}) == 0
+    grid.edit(ZMachine, "default", "vm", runPolicy="Halted")
+    await grid.settle()
+    assert grid.get(ZMachine, "default", "vm").status.usage is None, "nothing runs"

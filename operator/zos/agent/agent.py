@@ -28,6 +28,7 @@ from zos.api.gridnode import GridNode, NodeFeatures
 from zos.api.meta import Key, Reason
 from zos.api.nodeworkload import NodeWorkload, Owner
 from zos.api.quarantine import QuarantineOrder
+from zos.api.usage import USAGE
 from zos.drivers import Driver
 from zos.drivers.keyring import Keyring
 from zos.kinds.kind import Kinds, Report
@@ -60,6 +61,8 @@ _STUCK = 300.0
 class Agent:
     """Run `run` until it is cancelled. ``wall`` gives seconds since the epoch.
 
+    ``usage`` gives what the node's machines use, as its Lease has it; empty: nothing to say.
+
     Leaving disturbs nothing: services and guests are not its children.
     """
 
@@ -72,11 +75,13 @@ class Agent:
         kinds: Kinds = KINDS,
         keyring: Keyring,
         features: Callable[[], NodeFeatures] = NodeFeatures,
+        usage: Callable[[], str] = lambda: "",
         metrics: Metrics | None = None,
         wall: Callable[[], float] = time.time,
     ) -> None:
         self._settings = settings
         self._wall = wall
+        self._usage = usage
         self._client = client
         self._keyring = keyring
         self.metrics = metrics or Metrics()
@@ -310,7 +315,10 @@ class Agent:
             pause = self._settings.heartbeat
             try:
                 if self.cluster.foreign is None:
-                    await lease.renew(self._client, self.namespace, "agent", self._settings.node, self._settings.lease)
+                    said = {USAGE: usage} if (usage := self._usage()) else None
+                    await lease.renew(
+                        self._client, self.namespace, names.AGENT, self._settings.node, self._settings.lease, said
+                    )
                 told, failures = "", 0
             except (ApiError, Unavailable) as error:
                 if told != str(error):

@@ -6,6 +6,7 @@ import asyncio
 import logging
 import signal
 import sys
+import time
 from collections.abc import Sequence
 
 from zos import __version__
@@ -18,6 +19,7 @@ from zos.agent.lock import alone
 from zos.agent.metrics import Metrics
 from zos.agent.servicemetrics import ServiceMetrics
 from zos.agent.settings import Settings, parse
+from zos.agent.usage import Usage
 from zos.drivers.keyring import Keyring
 from zos.drivers.means import raise_descriptors, raise_inotify
 from zos.kinds.kind import Kinds
@@ -52,6 +54,7 @@ async def _run(settings: Settings, kinds: Kinds) -> None:
     client = Client(access, wrote=lambda kind, verb, code: metrics.api_writes.labels(kind, verb, str(code)).inc())
     keyring = Keyring(settings.state / "keys")
     equipment = await equip(settings, keyring)
+    usage = Usage(equipment.guest_use, equipment.guests, time.monotonic)
     agent = Agent(
         settings,
         client,
@@ -59,10 +62,11 @@ async def _run(settings: Settings, kinds: Kinds) -> None:
         kinds=kinds,
         keyring=keyring,
         features=equipment.features,
+        usage=usage.text,
         metrics=metrics,
     )
     log.info("agent %s starts, with at most %d descriptors", __version__, descriptors)
-    server = None
+    server, looks = None, asyncio.create_task(usage.run(), name="usage")
     try:
         if settings.metrics is not None:
             services = ServiceMetrics(equipment.endpoints, agent.owner_of)
@@ -79,6 +83,7 @@ async def _run(settings: Settings, kinds: Kinds) -> None:
             server, _ = await serve(settings.metrics, agent.unhealthy, metrics.registry, scrape)
         await agent.run()
     finally:
+        looks.cancel()
         if server is not None:
             await server.cleanup()
         await client.close()

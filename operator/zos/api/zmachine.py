@@ -12,6 +12,7 @@ from zos.api.image import LONGEST, PullSecret, image_rules
 from zos.api.meta import DeletionPolicy, Model, Object, Quantity, Status
 from zos.api.schema import AGE, READY, REASON, Column, Rule, at_least, ipv4, keyed, named, never_less, no_control, rules
 from zos.api.text import Argument, Count, Digest, Ipv4, Ipv6, Line, Name, Path, SshKey, Time, UserData, otherwise
+from zos.api.usage import MachineUsage
 
 
 class RunPolicy(StrEnum):
@@ -324,6 +325,10 @@ class ZMachineStatus(Status):
     state: Line | None = None
     """``Pending`` (not started yet), ``Running``, ``Stopped`` (it was asked to, or went down with the node), ``Crashed`` (it
     ended and should not have) or ``Completed`` (its entrypoint ended with 0, as ``runPolicy`` allows)."""
+
+    usage: MachineUsage | None = None
+    """What its guest uses of the node: told once a minute at most, and when it has changed by an eighth or more. Absent: none
+    runs, or not for long enough."""
 
 
 class ZMachine(Object):

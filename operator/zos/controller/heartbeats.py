@@ -11,7 +11,9 @@ from zos.api import names
 from zos.api.core import Lease
 from zos.api.meta import Key, Meta
 from zos.api.names import AGENT
+from zos.api.usage import USAGE
 from zos.controller.liveness import Liveness
+from zos.controller.usages import Usages
 from zos.controller.writing import Exchange
 from zos.kube.client import Raw
 from zos.world.heartbeat import Heartbeat
@@ -29,6 +31,7 @@ class Heartbeats:
         self._hears = hears
         self._nodes: dict[str, str] = {}  # namespace → node
         self._stirred = asyncio.Event()
+        self._usage = Usages(exchange, clock)
 
     def node(self, namespace: str) -> str:
         """Whose namespace this is; empty: no node's."""
@@ -48,12 +51,16 @@ class Heartbeats:
         self._nodes.pop(namespace, None)
         self._liveness.gone(namespace)
         self._changed(self._world.remove(Heartbeat.key_of("", node)))
+        self._usage.left(node)
 
     def heard(self, key: Key, raw: Raw | None) -> None:
         """A Lease, if it is an agent's. One that is gone is as silent as one that is not renewed."""
         if key.name != AGENT or raw is None:
             return
-        self._liveness.heard(Lease.model_validate(raw))
+        lease = Lease.model_validate(raw)
+        self._liveness.heard(lease)
+        if node := self.node(key.namespace):
+            self._usage.heard(node, lease.metadata.annotations.get(USAGE, ""))
         if self._alive(key.namespace) is not True:
             self._stirred.set()
 

@@ -15,6 +15,7 @@ from zos.world import asking, placement, quarantine, residents, running, shares
 from zos.world.objects import Indexes
 from zos.world.reader import Reader
 from zos.world.resolution import Resolution, Verdict, Workload, waiting
+from zos.world.usage import NodeUsage
 
 INDEXES = (
     *asking.INDEXES,
@@ -27,6 +28,7 @@ INDEXES = (
     *quarantine.INDEXES,
     quarantine.heirs(ZMachine),
     *residents.INDEXES,
+    Indexes(NodeUsage),
     Indexes(
         ZMachine,
         {
@@ -53,7 +55,7 @@ def resolve(machine: ZMachine, world: Reader) -> Resolution:
             return _waiting(found, problem, machine, world)
     verdict, conditions = asking.answered(world, given(found.node), found.workload, "the machine may still run")
     workloads = (found.asked,) if found.asked is not None else None
-    said = status(found, machine)
+    said = status(found, machine, world)
     conditions = (*conditions, *applicable.conditions(machine, said.mode))
     return Resolution(verdict, said, holds=found.holds, workloads=workloads, conditions=conditions)
 
@@ -69,7 +71,7 @@ def _deleting(machine: ZMachine, world: Reader) -> Resolution:
 
 def _waiting(found: Found, problem: Verdict, machine: ZMachine, world: Reader) -> Resolution:
     """What runs is left as it is, and where it is: a machine is not stopped because something it needed is gone."""
-    said = status(found, machine)
+    said = status(found, machine, world)
     return Resolution(
         problem,
         said,

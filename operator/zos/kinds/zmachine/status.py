@@ -6,12 +6,13 @@ from zos.api.text import host
 from zos.api.zmachine import ZMachine, ZMachineStatus
 from zos.kinds.zmachine.found import Found
 from zos.kinds.zmachine.part import MachineState
-from zos.world import running
+from zos.world import running, usage
+from zos.world.reader import Reader
 from zos.world.residents import Net
 from zos.world.running import Running
 
 
-def status(found: Found, machine: ZMachine) -> ZMachineStatus:
+def status(found: Found, machine: ZMachine, world: Reader) -> ZMachineStatus:
     """What the machine runs with; before that, or when it runs no more, what it is to run with as far as it has got it."""
     workload, before = found.workload, machine.status
     state = (workload.state(MachineState) if workload else None) or MachineState()
@@ -42,6 +43,7 @@ def status(found: Found, machine: ZMachine) -> ZMachineStatus:
         started_at=state.started_at,
         accelerator=state.accelerator,
         state=state.state,
+        usage=usage.of_machine(world, found.node, machine.uid) if found.node is not None and runs is not None else None,
     )
 
 
