@@ -13,6 +13,7 @@ from zos.plan.facts import (
     DomainFact,
     Fact,
     Facts,
+    FlistFact,
     ImageFact,
     ImageProblem,
     KernelFact,
@@ -42,6 +43,7 @@ def facts(
     image_problems: Mapping[str, ImageProblem] | None = None,
     kernels: Mapping[str, KernelFact] | None = None,
     kernel_problems: Mapping[str, KernelProblem] | None = None,
+    flists: Mapping[str, FlistFact] | None = None,
     domains: Mapping[str, DomainFact] | None = None,
     prefixes: tuple[str, ...] | None = None,
     shut: Mapping[str, str] | None = None,
@@ -63,6 +65,7 @@ def facts(
         (ImageProblem, image_problems),
         (KernelFact, kernels),
         (KernelProblem, kernel_problems),
+        (FlistFact, flists),
         (DomainFact, domains),
         (ConnectedFact, {"": ConnectedFact(prefixes)} if prefixes is not None else None),
         (ShutFact, {name: ShutFact(by) for name, by in shut.items()} if shut is not None else None),
@@ -77,7 +80,7 @@ def facts(
     known |= {fact: about for fact, about in said if about is not None}
     blind = {_FAMILIES[family]: why for family, why in unknown.items()} if unknown is not None else base.unknown
     if ImageFact in blind:
-        blind = {**blind, ImageProblem: blind[ImageFact]}
+        blind = {**blind, ImageProblem: blind[ImageFact], FlistFact: blind[ImageFact]}
     if KernelFact in blind:
         blind = {**blind, KernelProblem: blind[KernelFact]}
     return dataclasses.replace(base, known=known, unknown=blind, **others)

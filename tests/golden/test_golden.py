@@ -27,6 +27,7 @@ from zos.plan.facts import (
     DiskImage,
     DomainFact,
     Facts,
+    FlistFact,
     ImageFact,
     ImageProblem,
     KernelFact,
@@ -85,6 +86,7 @@ def lowered(workload: NodeWorkload, facts: dict[str, Any]) -> dict[str, Any]:
         },
         kernel_problems={digest: KernelProblem(why) for digest, why in facts.get("kernel_problems", {}).items()},
         image_problems={ref: ImageProblem(**told) for ref, told in facts.get("image_problems", {}).items()},
+        flists={ref: FlistFact(**fact) for ref, fact in facts.get("flists", {}).items()},
         domains={
             name: DomainFact(**{field: tuple(v) if isinstance(v, list) else v for field, v in fact.items() if field != "runs"})
             for name, fact in facts.get("domains", {}).items()
@@ -169,7 +171,8 @@ def described(item: Item) -> dict[str, Any]:
     found = plain(item)
     if isinstance(item, Disk) and item.origin is not None:
         found["origin"] = "{kind} {namespace}/{name} {uid}".format(**item.origin.wire())
-    unsaid = {"must_exist": False, "adopt": "", "source": ""}
+    unsaid = {"must_exist": False, "adopt": "", "source": "", "program": "", "group": "", "status": "", "resumes": False,
+              "shared": False}  # fmt: skip
     return {name: value for name, value in found.items() if value not in (None, []) and unsaid.get(name, ...) != value}
 
 

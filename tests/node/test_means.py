@@ -121,7 +121,7 @@ async def service(state: Path) -> Callable[[], Awaitable[object]]:
     (state / "accounts").mkdir()
     item = Service(name="x", argv=("true",), owner="w")
     (state / "zos-svc-x").mkdir()
-    servicedir.fill(state / "zos-svc-x", state / "zos-svc-x", item, accounts.uid("x"), "group", "")
+    servicedir.fill(state / "zos-svc-x", state / "zos-svc-x", item, servicedir.Identity(accounts.uid("x")), "group", "")
     driver = ServiceDriver(state, state / "logs", accounts)
     return lambda: driver.observe([item])
 

@@ -38,7 +38,7 @@ def test_open(address: str) -> None:
 
 
 def test_the_tables_text() -> None:
-    text = rules(GROUND, user=12345)
+    text = rules(GROUND, "skuid 12345")
     assert text.count("meta skuid 12345 jump judge") == 2
     assert "set names4 { type ipv4_addr; flags interval; auto-merge; elements = { 10.0.0.53 }; }" in text
     assert "set names6 { type ipv6_addr; flags interval; auto-merge; elements = { fe80::53 }; }" in text

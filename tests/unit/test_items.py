@@ -18,8 +18,10 @@ from zos.plan.items import (
     ContainerBoot,
     Disk,
     Domain,
+    Fence,
     File,
     Firewall,
+    Flist,
     GuestDisk,
     GuestNic,
     GuestShare,
@@ -57,6 +59,8 @@ EACH: tuple[Item, ...] = (
     WireGuard(netns="r", name="w", public_key="k", listen_port=1, mtu=1420, addresses=(), routes=(), peers=()),
     Image(ref="oci://r/i:1"),
     Kernel(image="i"),
+    Flist(digest="sha256:1"),
+    Fence(group="g"),
     Disk(name="root-1", size=1, format="ext4"),
     Volume(name="volume-1", size=1, user="u"),
     File(path="f", content=""),
@@ -141,6 +145,7 @@ def test_what_an_owner_has_is_removed_from_the_guest_down_to_the_ground() -> Non
         "Route",
         "WireGuard",
         "Firewall",
+        "Fence",
         "Veth",
         "Segment",
         "Bridge",
@@ -151,6 +156,7 @@ def test_what_an_owner_has_is_removed_from_the_guest_down_to_the_ground() -> Non
         "Volume",
         "Image",
         "Kernel",
+        "Flist",
     ]
 
 

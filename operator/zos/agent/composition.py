@@ -12,6 +12,7 @@ from zos.drivers.accounts import Accounts
 from zos.drivers.disk import DiskDriver
 from zos.drivers.diskuse import Usage
 from zos.drivers.domain import DomainDriver
+from zos.drivers.fences import FenceDriver
 from zos.drivers.file import FileDriver
 from zos.drivers.firewall import FirewallDriver
 from zos.drivers.gueststats import GuestUse
@@ -32,6 +33,7 @@ from zos.drivers.wayout import WayOutDriver
 from zos.drivers.wgprobe import probe
 from zos.drivers.wireguard import WireGuardDriver
 from zos.plan.facts import DomainFact
+from zos.plan.items.flist import FLISTS
 
 
 @dataclass(frozen=True)
@@ -54,7 +56,8 @@ async def equip(settings: Settings, keyring: Keyring) -> Equipment:
     logs = settings.state / "log"
     accounts = Accounts(settings.state, lambda: (*told_accounts(settings.service_dir), *volumes.accounts()))
     volumes = VolumeDriver(settings.state, accounts.uid, lambda name: services.vacate(name))
-    services = ServiceDriver(settings.service_dir, logs, accounts, volumes.data)
+    fences = FenceDriver((FLISTS,), accounts.uid, settings.image_network)
+    services = ServiceDriver(settings.service_dir, logs, accounts, volumes.data, meaning=fences.meaning)
     kind = await probe()
     domains = DomainDriver(
         settings.state,
@@ -81,6 +84,7 @@ async def equip(settings: Settings, keyring: Keyring) -> Equipment:
         FirewallDriver(settings.run),
         WireGuardDriver(settings.state, keyring, settings.service_dir, logs, settings.wireguard_go, kind),
         FileDriver(settings.state),
+        fences,
         services,
         images,
         KernelDriver(settings.state / "images", settings.guest_dir / INIT),

@@ -114,7 +114,7 @@ def parse(argv: Sequence[str], environment: Mapping[str, str] = os.environ) -> S
         "--image-cache",
         type=parse_quantity,
         default=defaults.image_cache,
-        help="of unpacked images at most, beside those in use, and a quarter of it for what is being fetched",
+        help="of unpacked images at most, beside those in use; a quarter of it for what is fetched, and one for flists' blocks",
     )
     option(
         "--start-parallel",

@@ -128,7 +128,7 @@ class _DictDriver:
         self.node.watchers.remove(self._lost)
 
     def _see(self, key: str, item: Item, wanted: Sequence[Item]) -> Observed:
-        return Observed(key, item, item.owner, shared=item.SHARED)
+        return Observed(key, item, item.owner, shared=item.shared)
 
     def _do(self, op: Op) -> None:
         if op.item is None:

@@ -55,6 +55,11 @@ def mac(uid: str) -> str:
     return ":".join(f"{byte:02x}" for byte in digest)
 
 
+def flist(digest: str) -> str:
+    """Service that mounts the flist with this digest."""
+    return f"flist-{ident(digest, 16)}"
+
+
 def router(network_uid: str) -> str:
     """Network namespace of a network's router on a node."""
     return f"zos-{ident(network_uid)}"

@@ -16,7 +16,7 @@ from typing import Any, TypeVar
 
 from zos.drivers import DriverError, netns, news, nftables
 from zos.drivers.beside import beside
-from zos.drivers.fencerules import Ground, Network, connected_of, nameservers_of, rules
+from zos.drivers.fencerules import USER, Ground, Network, connected_of, nameservers_of, rules
 from zos.drivers.news import Watch
 from zos.drivers.process import run
 
@@ -31,10 +31,11 @@ _RESOLV_CONF = Path("/etc/resolv.conf")
 
 
 class Fence:
-    """``opened``: networks that the node's owner opens. ``ground`` is what it was last built on."""
+    """``opened``: networks that the node's owner opens. ``ground`` is what it was last built on. ``who`` it is about, in
+    nftables' words."""
 
-    def __init__(self, opened: Sequence[Network] = ()) -> None:
-        self._opened = tuple(opened)
+    def __init__(self, opened: Sequence[Network] = (), table: str = TABLE, who: str = f"skuid {USER}") -> None:
+        self._opened, self._table, self._who = tuple(opened), table, who
         self._lock = asyncio.Lock()
         self._text = self._shown = ""
         self.ground = Ground(opened=self._opened)
@@ -42,10 +43,7 @@ class Fence:
     async def around(self, work: Callable[[], Awaitable[_T]]) -> _T:
         """Does the work, which starts fetchers, while the fence stands. Raises DriverError when it doesn't."""
         changed = asyncio.Event()
-        watches = [
-            Watch(netns.NETFILTER, (news.NFTABLES,), lambda said: said.name == TABLE, changed.set, follows=False),
-            Watch(netns.ROUTE, _GROUND, lambda said: not said.link_local, changed.set, follows=False),
-        ]
+        watches = self.watches(changed.set)
         try:
             await self.stand()
             return await beside(work, lambda: self._keep(changed))
@@ -53,27 +51,45 @@ class Fence:
             for watch in watches:
                 watch.close()
 
+    def watches(self, changed: Callable[[], None]) -> list[Watch]:
+        """Have ``changed`` called when it may have to be made again. The caller's to close."""
+        return [
+            Watch(netns.NETFILTER, (news.NFTABLES,), lambda said: said.name == self._table, changed, follows=False),
+            Watch(netns.ROUTE, _GROUND, lambda said: not said.link_local, changed, follows=False),
+        ]
+
+    async def stands(self) -> bool | None:
+        """None: there is none at all. Raises DriverError, OSError, ValueError."""
+        if not (shown := await self._listing()):
+            return None
+        self.ground = await self._look()
+        return _mark(rules(self.ground, self._who)) in shown and (not self._text or shown == self._shown)
+
+    async def fall(self) -> None:
+        self._text = ""
+        await run("nft", "-f", "-", input=f"table inet {self._table}\ndelete table inet {self._table}\n")
+
     async def stand(self) -> None:
         """Makes the table unless it stands as it should, and sees that it does."""
         async with self._lock:
             try:
-                if self._text and self._shown != await _listing():
+                if self._text and self._shown != await self._listing():
                     await self._make(self._text)  # it was taken away: at once as it was, and then as it must be
                 self.ground = await self._look()
-                if (text := rules(self.ground)) != self._text:
+                if (text := rules(self.ground, self._who)) != self._text:
                     await self._make(text)
             except (DriverError, OSError, ValueError) as error:
                 raise DriverError(
-                    f"nothing is fetched, since the firewall table that confines it, inet {TABLE}, can't be made: {error}"
+                    f"nothing is fetched, since the firewall table that confines it, inet {self._table}, can't be made: {error}"
                 ) from error
 
     async def _make(self, text: str) -> None:
-        mark = f'comment "zos fetchers {hashlib.sha256(text.encode()).hexdigest()[:32]}"'
-        script = f"table inet {TABLE}\ndelete table inet {TABLE}\ntable inet {TABLE} {{\n{mark}\n{text}\n}}\n"
+        mark, table = _mark(text), self._table
+        script = f"table inet {table}\ndelete table inet {table}\ntable inet {table} {{\n{mark}\n{text}\n}}\n"
         self._text = ""
         for _ in range(_TRIES):  # somebody may load a whole firewall right now
             await run("nft", "-f", "-", input=script)
-            shown = await _listing()
+            shown = await self._listing()
             if mark in shown:
                 self._text, self._shown = text, shown
                 return
@@ -84,6 +100,10 @@ class Fence:
             await changed.wait()
             changed.clear()
             await self.stand()
+
+    async def _listing(self) -> str:
+        """How the kernel shows the table; empty where there is none."""
+        return await nftables.shown("", "inet", self._table) or ""
 
     async def _look(self) -> Ground:
         resolv_conf = await asyncio.to_thread(_RESOLV_CONF.read_text, errors="replace")
@@ -98,6 +118,6 @@ async def _ip(*words: str) -> list[Any]:
     return list(json.loads((await run("ip", "-json", *words, "show")).stdout or "[]"))
 
 
-async def _listing() -> str:
-    """How the kernel shows the table; empty where there is none."""
-    return await nftables.shown("", "inet", TABLE) or ""
+def _mark(text: str) -> str:
+    """By which a table is known that was made of this text."""
+    return f'comment "zos fetchers {hashlib.sha256(text.encode()).hexdigest()[:32]}"'

@@ -60,21 +60,21 @@ def _translated(block: Network) -> Network:
     return IPv6Network((base, 96 + block.prefixlen))
 
 
-def rules(ground: Ground, user: int = USER) -> str:
-    """The body of the table. Packets are judged where they were sent to and, since the node may translate that (a cluster's
-    services), where they go; what is open stays open by either."""
+def rules(ground: Ground, who: str = f"skuid {USER}") -> str:
+    """The body of the table that judges the packets of ``who`` (in nftables' words): where they were sent to and, since the
+    node may translate that (a cluster's services), where they go; what is open stays open by either."""
     return f"""
 {_set("names", ground.nameservers)}
 {_set("open", ground.opened)}
 {_set("closed", ground.closed())}
 chain sent {{
   type filter hook output priority raw; policy accept;
-  meta skuid {user} jump judge
+  meta {who} jump judge
 }}
 chain translated {{
   type filter hook output priority security; policy accept;
-  meta skuid {user} jump origin
-  meta skuid {user} jump judge
+  meta {who} jump origin
+  meta {who} jump judge
 }}
 chain origin {{
   meta l4proto {{ tcp, udp }} ct original ip daddr @names4 ct original proto-dst 53 accept

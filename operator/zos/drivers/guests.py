@@ -22,6 +22,7 @@ from zos.drivers.domainrun import SECTOR, Machine, Run
 from zos.drivers.domainxml import NAMESPACE, Places, Start, domain_xml, item_of_xml, start_of
 from zos.drivers.gueststats import GuestUse, use_of
 from zos.drivers.hypervisor import Hypervisor, gone
+from zos.drivers.imagecache import has_tree
 from zos.drivers.virtiofsd import Watched
 from zos.plan.diff import Observed
 from zos.plan.facts import DomainFact
@@ -204,7 +205,7 @@ class Guests:
             state=self._state, machine=machine.directory, kernel=kernel, initramfs=initramfs, virtiofsd=self._launcher
         )
         if isinstance(boot, ContainerBoot):
-            if not places.image(boot.image).is_dir():
+            if not has_tree(self._state / "images", boot.image):
                 raise DriverError(f"image {boot.image} is not on this node any more")
         else:
             seed.make(self._state / boot.config, places.seed)

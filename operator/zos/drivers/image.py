@@ -14,7 +14,6 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import dataclasses
-import json
 import math
 import shutil
 import tempfile
@@ -25,11 +24,11 @@ from pathlib import Path
 from typing import ClassVar, TypeVar
 from weakref import WeakValueDictionary
 
-from zos.drivers import DriverError, Unavailable, diskimage
+from zos.drivers import DriverError, Unavailable, diskimage, flistimage, imagetext
 from zos.drivers.confined import fetchers_room
 from zos.drivers.fence import Fence
 from zos.drivers.halffetched import HalfFetched
-from zos.drivers.imagecache import KEEP, SETTLED, Cache, directory_of
+from zos.drivers.imagecache import FLIST, KEEP, SETTLED, Cache, directory_of
 from zos.drivers.imagecards import Card
 from zos.drivers.imageconfig import Config
 from zos.drivers.imageprogress import ImageMeasures, Progress
@@ -39,7 +38,7 @@ from zos.drivers.localimage import NotOpened, canonical, stamp
 from zos.drivers.manifest import Manifest
 from zos.drivers.meter import Lie, Refused, TooBig, room_for
 from zos.drivers.process import ProcessError, run
-from zos.drivers.pull import fetch, look
+from zos.drivers.pull import fetch, look, verified
 from zos.drivers.sources import Pull, Sources
 from zos.drivers.space import Space
 from zos.drivers.thread import in_thread
@@ -47,8 +46,8 @@ from zos.drivers.unpacking import wrong
 from zos.drivers.webfile import BrokenOff
 from zos.files import Durability, write
 from zos.plan.diff import Observed, Op
-from zos.plan.facts import DiskImage, Fact, ImageFact, ImageProblem, Known, Pulled
-from zos.plan.items import Image, Item
+from zos.plan.facts import DiskImage, Fact, FlistFact, ImageFact, ImageProblem, Known, Pulled
+from zos.plan.items import Flist, Image, Item
 
 #: Pulls at once: more only make each slower.
 _PULLS = 2
@@ -63,11 +62,12 @@ T = TypeVar("T")
 class ImageDriver:
     """Image items. ``in_use`` gives the digests that guests stand on, whatever is wanted now; None: that is not known."""
 
-    ITEMS: ClassVar[tuple[type[Item], ...]] = (Image,)
+    ITEMS: ClassVar[tuple[type[Item], ...]] = (Image, Flist)
     SLOW: ClassVar[bool] = True
     FACTS: ClassVar[tuple[type[Fact], ...]] = (
         ImageFact,
         ImageProblem,
+        FlistFact,
     )
     #: Seconds; an image that is published later should be found soon.
     LAST_RETRY: ClassVar[float] = 30.0
@@ -86,7 +86,10 @@ class ImageDriver:
         self._cache = Cache(directory, in_use, keep, bound)
         self._kept = HalfFetched(directory / "fetched", (bound if bound is not None else self._sources.limits.size) // 4)
         self._space = Space(directory)
+        self._blocks = directory.with_name("blocks")
+        self._block_cache = (bound if bound is not None else self._sources.limits.size) // 4
         self._facts: dict[str, ImageFact | ImageProblem] = {}
+        self._flists: dict[str, FlistFact] = {}
         self._progress = Progress()
         self._locks: WeakValueDictionary[str, asyncio.Lock] = WeakValueDictionary()
         self._refused: dict[str, tuple[float, str]] = {}
@@ -99,7 +102,8 @@ class ImageDriver:
 
     def facts(self) -> Known:
         facts = self._facts.items()
-        return {of: {name: fact for name, fact in facts if isinstance(fact, of)} for of in (ImageFact, ImageProblem)}
+        found: Known = {of: {name: fact for name, fact in facts if isinstance(fact, of)} for of in (ImageFact, ImageProblem)}
+        return {**found, FlistFact: dict(self._flists)}
 
     def progress(self, key: str) -> str:
         return self._progress.words(key)
@@ -108,11 +112,17 @@ class ImageDriver:
         return ImageMeasures(self._cache.size, self._kept.size, self._progress.fetched, self._progress.under_way)
 
     async def observe(self, wanted: Sequence[Item]) -> Mapping[str, Observed]:
-        return await asyncio.to_thread(self._observe, [item for item in wanted if isinstance(item, Image)])
+        images = [item for item in wanted if isinstance(item, Image)]
+        flists = [item for item in wanted if isinstance(item, Flist)]
+        return await asyncio.to_thread(lambda: {**self._observe(images), **self._looked_through(flists)})
 
     async def apply(self, op: Op) -> None:
         name = op.key.removeprefix("image/")
         try:
+            if isinstance(op.item, Flist):
+                self._progress.tell(op.key, "looking through it", 0, 0)
+                await flistimage.look(self._directory, op.item.digest, self._sources.limits, self._space)
+                return
             if not isinstance(op.item, Image):
                 await in_thread(self._cache.forget, name)
                 return
@@ -132,7 +142,7 @@ class ImageDriver:
         self._progress.dirty = lambda: None
 
     def _failed(self, name: str, item: Item | None, why: str, *, passing: bool) -> DriverError:
-        said = f"image {item.ref if isinstance(item, Image) else name}: {why}"[:_LONGEST]
+        said = (f"image {item.ref if isinstance(item, Image) else name}: " * (not isinstance(item, Flist)) + why)[:_LONGEST]
         text = "".join(letter if letter.isprintable() else "\ufffd" for letter in said)
         self._facts[name] = ImageProblem(text, passing)
         return DriverError(text)
@@ -145,18 +155,37 @@ class ImageDriver:
         self._sweep(spellings)
         for file, card in self._cache.cards.all():
             if images := spellings.get(card.image.name):
-                fact = self._fact(images[0].name, card.digest, card.pulled)
-                if fact is None or not self._fresh(card):
+                fact, flist = self._fact(images[0].name, card.digest, card.pulled), self._flist(card.digest)
+                if (fact is None and flist is None) or not self._fresh(card):
                     continue  # unpacked content that is gone, an archive that was replaced, a directory that was closed
                 self._cache.cards.wanted(file)
                 for image in images:
-                    self._facts[image.name] = fact
+                    self._know(image.name, fact, flist)
                     observed[image.key] = Observed(image.key, Image(ref=image.ref, access=image.access))
             elif self._cache.cold(file, card.digest):
                 observed[card.image.key] = Observed(card.image.key, card.image)
         for name in self._facts.keys() - {image.name for image in wanted}:
             del self._facts[name]
+        for name in self._flists.keys() - {image.name for image in wanted}:
+            del self._flists[name]
         return observed
+
+    def _looked_through(self, wanted: Sequence[Flist]) -> dict[str, Observed]:
+        """Of those that are wanted only: it goes with its image."""
+        there = [item for item in wanted if (directory_of(self._directory, item.digest) / imagetext.NAME).exists()]
+        return {item.key: Observed(item.key, item, shared=True) for item in there}
+
+    def _know(self, name: str, fact: ImageFact | None, flist: FlistFact | None) -> None:
+        """What was wrong with it before is over."""
+        self._facts.pop(name, None)
+        self._flists.pop(name, None)
+        if fact is not None:
+            self._facts[name] = fact
+        if flist is not None:
+            self._flists[name] = flist
+
+    def _flist(self, digest: str) -> FlistFact | None:
+        return flistimage.fact_of(self._directory, self._blocks, self._block_cache, self._sources, digest)
 
     def _sweep(self, wanted: Iterable[str]) -> None:
         """Now and then, and when something has come."""
@@ -180,15 +209,10 @@ class ImageDriver:
         if isinstance(known, ImageFact) and known.digest == digest and (place / "image.json").exists():
             return known if known.pulled == pulled else dataclasses.replace(known, pulled=pulled)
         try:
-            text = json.loads((place / "image.json").read_text())
-            for field in ("entrypoint", "command", "environment"):
-                text[field] = tuple(text[field])
-            text["executables"] = frozenset(text["executables"]) if text["executables"] is not None else None
-            if text.pop("has_disk_image", False):  # unpacked by an agent that did nothing with one
-                self._cache.bury(place)
-                return None
-            text["disk"] = DiskImage(**text["disk"]) if text.get("disk") is not None else None
-            return ImageFact(**text, pulled=pulled)
+            return imagetext.read((place / "image.json").read_text(), pulled)
+        except imagetext.Outdated:
+            self._cache.bury(place)
+            return None
         except (FileNotFoundError, NotADirectoryError, IsADirectoryError, ValueError, KeyError, TypeError):
             return None
 
@@ -207,9 +231,10 @@ class ImageDriver:
                 await in_thread(self._cache.cards.remember, card)
                 self._swept = -math.inf
             fact = await asyncio.to_thread(self._fact, image.name, card.digest, card.pulled)
-            if fact is None:
+            flist = await asyncio.to_thread(self._flist, card.digest)
+            if fact is None and flist is None:
                 raise DriverError("what was unpacked is gone again")
-            self._facts[image.name] = fact
+            self._know(image.name, fact, flist)
 
     def _lock(self, name: str) -> asyncio.Lock:
         lock = self._locks.get(name)
@@ -261,6 +286,10 @@ class ImageDriver:
             await in_thread(self._kept.leave, fetched, done=done)
 
     async def _make(self, pull: Pull, known: Manifest | None) -> tuple[str, int]:
+        if flistimage.is_one(pull.ref):
+            digest = verified(pull.ref, await flistimage.take(pull))
+            size = (pull.room / FLIST).stat().st_size
+            return digest, await in_thread(self._put, pull.room, digest, size)
         found, config = await fetch(pull, known)
         pull.say("looking through it")
         try:
@@ -294,16 +323,14 @@ class ImageDriver:
         if disk is not None:  # nothing else of it is used
             shutil.rmtree(room / "rootfs")
             tree = Tree(size=(room / diskimage.RAW).stat().st_blocks * 512)
-        fact = {"digest": digest, **dataclasses.asdict(config), **dataclasses.asdict(tree)}
-        fact["links"] = tree.links or {}
-        del fact["size"], fact["disk"]  # an agent of before could not read them: it would find no image here
-        if disk is not None:
-            fact["disk"] = dataclasses.asdict(disk)
-        write(room / "image.json", json.dumps(fact), Durability.VOLATILE, 0o644)
+        write(room / "image.json", imagetext.written(digest, config, tree, disk), Durability.VOLATILE, 0o644)
+        return self._put(room, digest, tree.size)
+
+    def _put(self, room: Path, digest: str, size: int) -> int:
         shutil.rmtree(room / "fetch", ignore_errors=True)
         room.chmod(0o755)
         self._cache.put(room, digest)
-        return tree.size
+        return size
 
     async def _erase(self, room: Path) -> None:
         if await asyncio.to_thread(room.exists):

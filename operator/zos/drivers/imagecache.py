@@ -15,6 +15,7 @@ from pathlib import Path
 
 from zos.drivers.imagecards import Cards
 from zos.drivers.meter import tree_size
+from zos.drivers.mounts import mounts_at
 from zos.files import Durability, write
 
 #: Seconds for which an image is kept that nobody wants, and the share of the file system that must be free for that.
@@ -22,6 +23,8 @@ KEEP = 24 * 3600.0
 _FREE = 0.10
 #: Seconds after which content without a ref is nobody's.
 SETTLED = 600.0
+#: In the directory of an image that is an flist: that, and not what is in it.
+FLIST = "image.fl"
 #: Beside an image's root: how much room it takes, so that not every agent has to look.
 _SIZE = "size"
 
@@ -29,13 +32,23 @@ _libc = ctypes.CDLL(None, use_errno=True)
 
 
 def directory_of(images: Path, digest: str) -> Path:
-    """Where the image with this digest is, its root file system in ``rootfs`` below."""
+    """Where the image with this digest is, and what belongs to it."""
     return images / digest.replace(":", "-")
 
 
 def tree_of(images: Path, digest: str) -> Path:
-    """The root file system of the image with this digest."""
+    """Where the tree of the image with this digest is: unpacked, or where its flist is mounted, see `has_tree`."""
     return directory_of(images, digest) / "rootfs"
+
+
+def has_tree(images: Path, digest: str) -> bool:
+    """Whether there is a tree to look into. Asks nobody who is behind a mount."""
+    tree = tree_of(images, digest)
+    return is_mounted(tree) if (tree.parent / FLIST).exists() else tree.is_dir()
+
+
+def is_mounted(tree: Path) -> bool:
+    return bool(mounts_at([tree]))
 
 
 class Cache:
@@ -60,7 +73,8 @@ class Cache:
         return sum(self._sizes.values())
 
     def has(self, digest: str) -> bool:
-        return (directory_of(self.directory, digest) / "image.json").exists()
+        place = directory_of(self.directory, digest)
+        return (place / "image.json").exists() or (place / FLIST).exists()
 
     def put(self, room: Path, digest: str) -> None:
         """Makes a whole image of what was made in ``room``."""
@@ -120,7 +134,9 @@ class Cache:
                 self.bury(place)
 
     def bury(self, place: Path) -> None:
-        """Takes an image away, in one step and then bit by bit."""
+        """Takes an image away, in one step and then bit by bit. What is mounted stays, as whoever has it goes first."""
+        if is_mounted(place / "rootfs"):
+            return
         gone = Path(tempfile.mkdtemp(prefix=".gone-", dir=self.directory))
         with contextlib.suppress(FileNotFoundError):
             place.rename(gone / "image")

@@ -22,7 +22,7 @@ from typing import ClassVar
 
 from zos.drivers import DriverError, Unavailable, confined
 from zos.drivers.domainxml import VMLINUZ
-from zos.drivers.imagecache import directory_of, flush, grown, tree_of
+from zos.drivers.imagecache import directory_of, flush, grown, has_tree, tree_of
 from zos.drivers.meter import Refused, room_for, tree_size
 from zos.drivers.process import ProcessError, run
 from zos.drivers.thread import in_thread
@@ -111,7 +111,7 @@ class KernelDriver:
         place, tree = await in_thread(place_of, self._images, image, self._init), tree_of(self._images, image)
         if await in_thread(_read, place) is not None:
             return  # since the last look
-        if not await in_thread(tree.is_dir):
+        if not await in_thread(has_tree, self._images, image):
             raise Unavailable(f"image {image} is not on this node any more")
         await in_thread(room_for, self._images, _ALL)
         room = Path(await in_thread(tempfile.mkdtemp, prefix=".new-kernel-", dir=directory_of(self._images, image)))

@@ -35,12 +35,12 @@ async def fetch(pull: Pull, known: Manifest | None) -> tuple[str, Config]:
                 return await (_copy if is_directory else _unpack)(pull, source), Config()
         case "https":
             with await webfile.download(pull) as file:
-                return _verified(pull.ref, await _unpack(pull, file)), Config()
+                return verified(pull.ref, await _unpack(pull, file)), Config()
         case _:
             raise DriverError("it must begin with oci://, https:// or file://")
 
 
-def _verified(ref: str, digest: str) -> str:
+def verified(ref: str, digest: str) -> str:
     """Raises Refused where the ref says another checksum."""
     expected = ref.partition("#")[2]
     if expected and expected != digest:

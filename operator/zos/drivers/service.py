@@ -11,7 +11,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import ClassVar
 
-from zos.drivers import DriverError, servicedir
+from zos.drivers import DriverError, ownprogram, servicedir, servicestatus
 from zos.drivers.accounts import Accounts
 from zos.drivers.inotify import Inotify
 from zos.drivers.netns import NETNS, is_namespace
@@ -64,9 +64,11 @@ class ServiceDriver:
         accounts: Accounts,
         volumes: Callable[[str], Path] = Path,
         clock: Callable[[], float] = time.time,
+        meaning: Callable[[str], str] = str,
     ) -> None:
-        """``volumes`` gives the directory of a volume by its name."""
+        """``volumes`` gives the directory of a volume by its name, ``meaning`` what a program's words on its trouble mean."""
         self._volumes = volumes
+        self._meaning = meaning
         self._scan: ScanDirectory[_Seen | None] = ScanDirectory(scan, logs, PREFIX, self._look, ("files",), self._leave_nothing)
         self._place = scan
         self._accounts = accounts
@@ -76,6 +78,8 @@ class ServiceDriver:
         self._vacating: set[str] = set()
         self._dirty: Callable[[], None] = lambda: None
         self._spaces: Inotify | None = None
+        self._rooms: Inotify | None = None
+        self._troubles: Mapping[str, str] = {}
         self._alarm: asyncio.TimerHandle | None = None
 
     async def observe(self, wanted: Sequence[Item]) -> Mapping[str, Observed]:
@@ -83,20 +87,27 @@ class ServiceDriver:
             self._spaces.watch([Path(NETNS)])
         self._seen = await self._scan.see()
         self._await_overdue()
+        await self._hear()
         observed: dict[str, Observed] = {}
         for name, seen in self._seen.items():
             key = f"service/{name}"
-            observed[key] = Observed(key, seen.item, seen.item.owner) if seen is not None else Observed(key, None)
+            observed[key] = _observed(key, seen.item) if seen is not None else Observed(key, None)
         for name, directory in self._scan.ending().items():
             if name not in self._seen:
                 kept = await asyncio.to_thread(servicedir.read, directory, self._accounts.uid)
                 key = f"service/{name}"
-                observed[key] = Observed(key, _wrong(kept.item), kept.item.owner) if kept is not None else Observed(key, None)
+                observed[key] = _observed(key, _wrong(kept.item)) if kept is not None else Observed(key, None)
         return observed
 
     def facts(self) -> Known:
         """By type and name. From memory, as of the last ``observe``; ``dirty`` is called whenever they change."""
-        return {ServiceFact: {name: seen.fact for name, seen in self._seen.items() if seen is not None}}
+        return {
+            ServiceFact: {
+                name: replace(seen.fact, trouble=self._troubles.get(name, ""))
+                for name, seen in self._seen.items()
+                if seen is not None
+            }
+        }
 
     def endpoints(self) -> tuple[MetricsSource, ...]:
         """Of the services that run and tell metrics. From memory, as of the last ``observe``."""
@@ -151,14 +162,16 @@ class ServiceDriver:
         self._dirty = dirty
         self._scan.watch(dirty)
         self._spaces = Inotify(dirty, self._space_changed)
+        self._rooms = Inotify(dirty)
 
     def distrust(self) -> None:
         self._scan.distrust()
 
     async def close(self) -> None:
         self._scan.close()
-        if self._spaces is not None:
-            self._spaces.close()
+        for notices in (self._spaces, self._rooms):
+            if notices is not None:
+                notices.close()
         if self._alarm is not None:
             self._alarm.cancel()
 
@@ -178,6 +191,20 @@ class ServiceDriver:
             due = fact.since + ready.timeout
         item = kept.item if right else _wrong(kept.item)
         return _Seen(item, kept.uid, replace(fact, log=str(self._scan.log(name))), due)
+
+    async def _hear(self) -> None:
+        """What services say of themselves: from now on each word is heard, and then what was said until now."""
+        talking = [name for name, seen in self._seen.items() if seen is not None and seen.fact.up and seen.item.status]
+        files = {name: self._status_file(name) for name in talking}
+        if self._rooms is not None:
+            self._rooms.watch({file.parent for file in files.values()})
+        said = await asyncio.to_thread(servicestatus.troubles, files)
+        self._troubles = {name: self._meaning(words) for name, words in said.items()}
+
+    def _status_file(self, name: str) -> Path:
+        seen = self._seen[name]
+        assert seen is not None
+        return Path(servicedir.within(self._scan.path(name), seen.item.status))
 
     def _space_changed(self, _: Path | None, name: str) -> bool:
         """A namespace was made or removed; whoever lives in one of that name may live in another one now."""
@@ -208,7 +235,10 @@ class ServiceDriver:
         path = self._scan.path(item.name)
         if item.netns and not is_namespace(f"{NETNS}/{item.netns}"):
             raise DriverError(f"no network namespace {item.netns}")
-        uid = await asyncio.to_thread(self._accounts.uid, item.account)
+        if item.program:
+            await asyncio.to_thread(ownprogram.check)
+        identity = await asyncio.to_thread(servicedir.Identity.of, item, self._accounts.uid)
+        uid = identity.uid
         if item.name in self._vacating:
             raise DriverError(f"service {item.name} is being ended, so that its volume can be mended")
         if self._making.setdefault(uid, item.name) != item.name:
@@ -218,23 +248,23 @@ class ServiceDriver:
             await self._scan.end_of(item.name)
             kept = await asyncio.to_thread(servicedir.read, path, self._accounts.uid)
             if kept is not None:
-                await self._change(path, kept, item, uid)
+                await self._change(path, kept, item, identity)
                 await self._scan.take_up(item.name)
                 return
             if path.exists():
                 await self._scan.take_out(item.name)
             group, volume = self._group(item.name), self._volume(item)
-            await self._scan.put(item.name, lambda new: servicedir.fill(new, path, item, uid, group, volume))
+            await self._scan.put(item.name, lambda new: servicedir.fill(new, path, item, identity, group, volume))
         finally:
             self._making.pop(uid, None)
             self._scan.stir(item.name)
 
-    async def _change(self, path: Path, kept: Kept, item: Service, uid: int) -> None:
+    async def _change(self, path: Path, kept: Kept, item: Service, identity: servicedir.Identity) -> None:
         """Makes a service another one in its place. What the launcher is told comes first: from then on until the program was
         started again, or told, the service is seen to be wrong, should this be cut short."""
-        files = kept.item.files != item.files
+        files, uid = kept.item.files != item.files, identity.uid
         generation = kept.generation + files
-        told = servicedir.launch(path, item, uid, self._group(item.name), self._volume(item), generation)
+        told = servicedir.launch(path, item, identity, self._group(item.name), self._volume(item), generation)
         settings = servicedir.settings_of(told)
 
         def put() -> None:
@@ -291,6 +321,10 @@ class ServiceDriver:
         """Control groups are the machine's: other nodes may be on it."""
         place = self._place.stat()
         return f"zos-service-{place.st_dev:x}-{place.st_ino:x}-{name}"
+
+
+def _observed(key: str, item: Service) -> Observed:
+    return Observed(key, item, item.owner, shared=item.shared)
 
 
 def fact_of(kept: Kept, state: Status, now: float) -> ServiceFact:

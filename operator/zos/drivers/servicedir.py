@@ -28,7 +28,7 @@ from pathlib import Path, PurePosixPath
 from pydantic import TypeAdapter
 
 from zos import files
-from zos.drivers import DriverError
+from zos.drivers import DriverError, ownprogram
 from zos.drivers.means import short_of_means
 from zos.drivers.s6 import MARK, Status, write
 from zos.plan.items import Service, ServiceFile
@@ -82,6 +82,18 @@ class Told:
 
 
 @dataclass(frozen=True)
+class Identity:
+    """``gid`` is 0 where a service has no group but its own."""
+
+    uid: int
+    gid: int = 0
+
+    @classmethod
+    def of(cls, item: Service, uid_of: Callable[[str], int]) -> Identity:
+        return cls(uid_of(item.account), uid_of(item.group) if item.group else 0)
+
+
+@dataclass(frozen=True)
 class Kept:
     """A service directory as it is. ``item`` has the files that are really there; ``odd``: something in the directory is not
     as it was made."""
@@ -112,13 +124,13 @@ class Kept:
 _HISTORY: TypeAdapter[History] = TypeAdapter(History)
 
 
-def fill(new: Path, path: Path, item: Service, uid: int, group: str, volume: str) -> None:
+def fill(new: Path, path: Path, item: Service, identity: Identity, group: str, volume: str) -> None:
     """A new directory, that is to be at ``path``."""
     new.chmod(0o711)  # its program finds its way in; what the others are not to read says so itself
-    write_files(new, item, uid)
+    write_files(new, item, identity.uid)
     for name, (text, mode) in _scripts(path, item).items():
         write(new / name, text, mode)
-    write(new / "launch.json", launch(path, item, uid, group, volume, 1), 0o600)
+    write(new / "launch.json", launch(path, item, identity, group, volume, 1), 0o600)
     write(new / MARK, mark(item), 0o600)
 
 
@@ -163,7 +175,7 @@ def read(path: Path, uid_of: Callable[[str], int]) -> Kept | None:
     except (FileNotFoundError, NotADirectoryError, IsADirectoryError, ValueError, KeyError, TypeError):
         return None
     item = replace(item, files=_read_files(path / "files", uid))
-    odd = launch(path, item, uid_of(item.account), group, volume, generation) != _text(path / "launch.json")
+    odd = launch(path, item, Identity.of(item, uid_of), group, volume, generation) != _text(path / "launch.json")
     odd |= any(_text(path / name) != text for name, (text, _) in _scripts(path, item).items())
     return Kept(item, uid, settings, generation, _number(_text(path / "reloaded")), odd, history(path))
 
@@ -199,17 +211,21 @@ def settings_of(launch: str) -> str:
     return str(json.loads(launch)["settings"])
 
 
-def launch(path: Path, item: Service, uid: int, group: str, volume: str, generation: int) -> str:
+def launch(path: Path, item: Service, identity: Identity, group: str, volume: str, generation: int) -> str:
     """What the launcher is told; ``volume`` is the directory of the item's volume.
     Whatever is in it but the state of the files takes a new start. What is not used does not count: an agent that knows more,
     or less, of what could be told has nothing to start again for that."""
-    ready = item.ready
+    ready, own = item.ready, ownprogram.of(item.program) if item.program else None
+    shown = (*item.shown, *(own.shown if own is not None else ()))
     settings = {
         "name": item.name,
         "account": item.account,
-        "uid": uid,
-        "argv": item.argv,
-        "environment": item.environment,
+        "uid": identity.uid,
+        "gid": identity.gid,
+        "argv": (*(own.argv if own is not None else ()), *item.argv),
+        "environment": (*(own.environment if own is not None else ()), *item.environment),
+        "shown": [(one.name, one.path, one.writable) for one in shown],
+        "resumes": item.resumes,
         "netns": item.netns,
         **asdict(item.limits),
         "ready": {"by": ready.by, "at": within(path, ready.at)} if ready is not None else None,

@@ -5,7 +5,8 @@ ending, and becomes the program: in its namespace, as its user, without any righ
 (the ``finish`` of s6) ends what the program has left behind, and writes down how it ended. ``end UID MOUNT GROUP ROOM``
 leaves nothing of it, whatever has become of its directory; ``forget MOUNT …`` takes away where it has mounted what it served.
 
-What to do stands in ``launch.json``, what was done in ``history.json``. It needs nothing but the standard library.
+What to do stands in ``launch.json``, what was done in ``history.json``. It needs nothing but the standard library, and what
+lies beside it.
 """
 
 from __future__ import annotations
@@ -24,6 +25,9 @@ import time
 from pathlib import Path
 from typing import Any, NoReturn
 
+sys.path.append(str(Path(__file__).parents[2]))  # it is run by itself
+from zos.programs import fusemount
+
 #: A program that ran for less than this many seconds has not worked; the longest wait before another try.
 _SHORT = 60.0
 _LONGEST = 60.0
@@ -36,13 +40,14 @@ _GONE = 20.0
 _PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 _NETNS = Path("/run/netns")
 _CGROUPS = Path("/sys/fs/cgroup")
-#: On directories that were made to mount something in them (xattr(7)).
-_MADE = "trusted.zos-mount"
+#: Seconds until those are told an error who ask what is not served: less than ten for who has asked before the first of several
+#: ends in a row.
+_HOPE = 2.0
 #: Where s6 hears that the service is ready, see its notification-fd.
 _NOTIFY = 3
 
 _CLONE_NEWNET = 0x40000000
-_MS_NOSUID, _MS_NODEV, _MS_NOEXEC, _MNT_DETACH, _UMOUNT_NOFOLLOW = 2, 4, 8, 2, 8  # mount(2), umount2(2)
+_MS_RDONLY, _MS_NOSUID, _MS_NODEV, _MS_NOEXEC, _MS_REMOUNT, _MS_BIND = 1, 2, 4, 8, 32, 4096  # mount(2)
 _PDEATHSIG, _CAPBSET_DROP, _NO_NEW_PRIVS, _CAP_AMBIENT = 1, 24, 38, 47  # prctl(2)
 _AMBIENT_CLEAR_ALL = 4
 _CAPABILITY_VERSION_3 = 0x20080522
@@ -63,15 +68,18 @@ def main(argv: list[str]) -> None:
                 _start(json.loads(Path("launch.json").read_text()))
             case ["ended", code, number, *_]:
                 told = json.loads(Path("launch.json").read_text())
-                _clear(told["uid"], told["mount"])
+                _clear(told["uid"], _ending_mount(told))
                 _write_down_end(int(code), int(number))
             case ["end", uid, mount, group, room]:
-                _clear(int(uid), mount)
-                _unmount(room)
+                _clear(int(uid), "")
+                if mount:
+                    fusemount.let_go(mount)
+                    fusemount.unmount(mount)
+                fusemount.unmount(room)
                 _leave_group(group)
             case ["forget", *places]:
                 for place in places:
-                    _remove_place(place)
+                    fusemount.remove_place(place)
             case _:
                 sys.exit(__doc__)
     except _Failure as failure:
@@ -87,19 +95,23 @@ def _start(told: dict[str, Any]) -> NoReturn:
     _die_with(supervisor)
     lock = open("lock", "w")  # noqa: SIM115 - until this is the program: nobody else comes as far meanwhile
     fcntl.lockf(lock, fcntl.LOCK_EX)
-    _clear(told["uid"], told["mount"])
+    _clear(told["uid"], _ending_mount(told))
     history = _history(told)
     Path("asked").unlink(missing_ok=True)
     now = time.time()
     wait = pause(history["ends"], now)
     history["next_start"] = now + wait if wait > 0 else None
     _write_history(history)  # what fails from here on is an end like others
-    time.sleep(wait)
+    kept = fusemount.kept(told["mount"]) if told.get("resumes") else None
+    time.sleep(min(wait, _HOPE) if kept is not None else wait)
+    if kept is not None and wait > _HOPE:
+        fusemount.refuse(kept, wait - _HOPE)
     _make_room(told)
+    _show(told)
     _enter_netns(told["netns"])
     if told["ready"] is not None and told["ready"]["by"] != "notification":
         _tell_when_ready(told["ready"])  # before the next line: who has a FUSE file system's descriptor keeps it alive
-    served = _mount(told) if told["mount"] else None
+    served = _mount(told, kept) if told["mount"] else None
     volume = _open(told["volume"]) if told["volume"] else None
     _join_group(told)
     history["starts"] += 1
@@ -107,7 +119,7 @@ def _start(told: dict[str, Any]) -> NoReturn:
     history["started"] = {"pid": os.getpid(), "at": time.time(), "settings": told["settings"], "files": told["files"]}
     _write_history(history)
     os.chdir(told["run"])
-    _drop_rights(told["uid"])
+    _drop_rights(told["uid"], told.get("gid") or told["uid"])
     _die_with(supervisor)  # changing the user clears that
     words = {
         "{files}": told["files_at"],
@@ -232,7 +244,12 @@ def _clear(uid: int, mount: str) -> None:
                 select.select([fd], [], [], 1.0)
                 os.close(fd)
     if mount:
-        _unmount(mount)
+        fusemount.unmount(mount)
+
+
+def _ending_mount(told: dict[str, Any]) -> str:
+    """What ends with a run."""
+    return "" if told.get("resumes") else str(told["mount"])
 
 
 def _processes(uid: int) -> list[int]:
@@ -268,22 +285,34 @@ def _kill_all(uid: int) -> None:
 
 def _make_room(told: dict[str, Any]) -> None:
     """Empty, so that no socket of an earlier run is in the way of this one; and bounded, as /run is everybody's memory."""
-    _unmount(told["run"])
+    fusemount.unmount(told["run"])
     os.makedirs(told["run"], mode=0o700, exist_ok=True)
     uid, flags = told["uid"], ctypes.c_ulong(_MS_NOSUID | _MS_NODEV | _MS_NOEXEC)
     options = f"mode=700,uid={uid},gid={uid},size={told['scratch']},nr_inodes={_INODES}"
     _check(_libc.mount(b"zos-service", told["run"].encode(), b"tmpfs", flags, options.encode()), told["run"])
 
 
-def _unmount(place: str) -> None:
-    """Whatever is mounted there; nothing: fine."""
-    while _libc.umount2(place.encode(), _MNT_DETACH | _UMOUNT_NOFOLLOW) == 0:
-        pass
-
-
 def _check(result: int, what: str) -> None:
     if result != 0:
         raise OSError(ctypes.get_errno(), os.strerror(ctypes.get_errno()), what)
+
+
+def _show(told: dict[str, Any]) -> None:
+    """In the program's room, where it finds its way to them: files and directories of the node's. One that it may write to is
+    made, and is its group's."""
+    for name, source, writable in told.get("shown", ()):
+        place = f"{told['run']}/{name}"
+        if writable:
+            os.makedirs(source, mode=0o700, exist_ok=True)
+            os.chown(source, 0, told.get("gid") or told["uid"])
+            os.chmod(source, 0o2770)
+        if os.path.isdir(source):
+            os.mkdir(place)
+        else:
+            os.close(os.open(place, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o600))
+        _check(_libc.mount(source.encode(), place.encode(), None, ctypes.c_ulong(_MS_BIND), None), source)
+        flags = _MS_REMOUNT | _MS_BIND | _MS_NOSUID | _MS_NODEV | (0 if writable else _MS_RDONLY)
+        _check(_libc.mount(None, place.encode(), None, ctypes.c_ulong(flags), None), place)
 
 
 def _die_with(supervisor: int) -> None:
@@ -304,33 +333,20 @@ def _enter_netns(name: str) -> None:
     os.close(fd)
 
 
-def _mount(told: dict[str, Any]) -> int:
-    """A FUSE file system for the program to serve: it may not mount any itself."""
+def _mount(told: dict[str, Any], kept: int | None) -> int:
+    """A FUSE file system for the program to serve; ``kept``: the connection of the one that is there."""
     place, uid = told["mount"], told["uid"]
-    _make_place(place)
-    fd = os.open("/dev/fuse", os.O_RDWR)
-    options = f"fd={fd},rootmode=40000,user_id={uid},group_id={uid},allow_other"
-    kind, flags = b"fuse", ctypes.c_ulong(_MS_NOSUID | _MS_NODEV)
-    _check(_libc.mount(b"zos-service", place.encode(), kind, flags, options.encode()), place)
+    if not told.get("resumes"):
+        fd = fusemount.mounted(place, uid)
+    else:
+        if kept is None:
+            fusemount.let_go(place)
+            fusemount.unmount(place)
+            kept = fusemount.mounted(place, uid)
+            fusemount.keep(kept, place)
+        fd = fusemount.end_of(kept)
     os.set_inheritable(fd, True)
     return fd
-
-
-def _make_place(mount: str) -> None:
-    """What is made is marked: nobody else could tell later that it was not there before."""
-    for directory in (os.path.dirname(mount), mount):
-        if not os.path.isdir(directory):
-            os.makedirs(directory)
-            with contextlib.suppress(OSError):  # a file system that knows no such marks
-                os.setxattr(directory, _MADE, b"")
-
-
-def _remove_place(mount: str) -> None:
-    """What `_make_place` has made, as far as it is empty."""
-    with contextlib.suppress(OSError):
-        for directory in (mount, os.path.dirname(mount)):
-            os.getxattr(directory, _MADE)
-            os.rmdir(directory)
 
 
 def _group(name: str) -> Path | None:
@@ -384,13 +400,13 @@ def _limit(told: dict[str, Any]) -> None:
         resource.setrlimit(kind, (limit, limit))
 
 
-def _drop_rights(uid: int) -> None:
+def _drop_rights(uid: int, gid: int) -> None:
     last = int(Path("/proc/sys/kernel/cap_last_cap").read_text())
     for capability in range(last + 1):
         _check(_libc.prctl(_CAPBSET_DROP, capability, 0, 0, 0), "prctl")
     _check(_libc.prctl(_CAP_AMBIENT, _AMBIENT_CLEAR_ALL, 0, 0, 0), "prctl")
-    os.setgroups([])
-    os.setresgid(uid, uid, uid)
+    os.setgroups([uid] if gid != uid else [])  # its files are its own group's
+    os.setresgid(gid, gid, gid)
     os.setresuid(uid, uid, uid)
     header = struct.pack("II", _CAPABILITY_VERSION_3, 0)
     _check(_libc.capset(header, bytes(24)), "capset")  # the inheritable ones, too

@@ -11,19 +11,19 @@ from zos.kinds.zmachine.guest import config_of, guest
 from zos.kinds.zmachine.part import MachineOnNode
 from zos.plan.facts import DiskFact, DomainFact, ImageFact
 from zos.plan.guest import LIMIT
-from zos.plan.items import ContainerBoot, Disk, File, GuestDisk, Image, Item
+from zos.plan.items import ContainerBoot, Disk, File, GuestDisk, Item
 from zos.plan.lowered import Lowered, Problem
 
 
-def lowered(here: Here[MachineOnNode], image: Image, fact: ImageFact) -> Lowered | Problem:
-    """Raises Unknown."""
+def lowered(here: Here[MachineOnNode], image: tuple[Item, ...], fact: ImageFact) -> Lowered | Problem:
+    """``image`` is what its tree is there by. Raises Unknown."""
     machine, facts, uid = here.part, here.facts, here.owner.uid
     if machine.root_size == 0:  # the image was a virtual machine's until now
         return Problem(Reason.PROGRESSING, "it is a container now, and waits for room for its root")
     if (foreign := _foreign(here)) is not None:
         return foreign
     own = kernel.wanted(here, image, fact)
-    grounds: tuple[Item, ...] = (image,) if own is None else (image, own)
+    grounds = image if own is None else (*image, own)
     ready = kernel.ready(here, own) if own is not None else None
     if isinstance(ready, Problem):
         return Lowered(grounds, ready, whole=False)

@@ -6,13 +6,14 @@ from zos.api.meta import Reason
 from zos.kinds.kind import Here
 from zos.kinds.zmachine.part import MachineOnNode
 from zos.plan.facts import ImageFact, KernelFact, KernelProblem
-from zos.plan.items import Image, Kernel
+from zos.plan.items import Item, Kernel
 from zos.plan.lowered import Problem
 from zos.plan.pulling import reason_of
 
 
-def wanted(here: Here[MachineOnNode], image: Image, fact: ImageFact) -> Kernel | None:
-    return Kernel(owner=here.name, needs=(image.key,), image=fact.digest) if fact.has_kernel else None
+def wanted(here: Here[MachineOnNode], image: tuple[Item, ...], fact: ImageFact) -> Kernel | None:
+    """``image`` is what its tree is there by."""
+    return Kernel(owner=here.name, needs=tuple(item.key for item in image), image=fact.digest) if fact.has_kernel else None
 
 
 def ready(here: Here[MachineOnNode], kernel: Kernel) -> KernelFact | Problem:

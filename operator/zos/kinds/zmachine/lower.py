@@ -2,21 +2,24 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 from zos.api.meta import Reason
 from zos.kinds.kind import Here
-from zos.kinds.zmachine import container, virtual
+from zos.kinds.zmachine import container, flist, virtual
 from zos.kinds.zmachine.guest import halted
 from zos.kinds.zmachine.image import known_as
 from zos.kinds.zmachine.image import wanted as wanted_image
 from zos.kinds.zmachine.part import MachineOnNode
 from zos.plan.facts import ImageFact, ImageProblem, Unknown
-from zos.plan.items import Image, Item
+from zos.plan.items import Item
 from zos.plan.lowered import Lowered, Problem
 from zos.plan.pulling import reason_of
 
 
 def lower(here: Here[MachineOnNode]) -> Lowered:
     image, locked = known_as(here), None
+    grounds: tuple[Item, ...] = (image,)
     try:
         image = wanted_image(here)
     except Unknown as unknown:
@@ -26,24 +29,30 @@ def lower(here: Here[MachineOnNode]) -> Lowered:
         if boot is not None and boot.written is not None:
             return virtual.lowered(here, boot, boot.written)
         if locked is not None:
-            return _as_it_is(here, None, locked)
+            return _as_it_is(here, (), locked)
+        grounds = (image,)
         fact = here.facts.get(ImageFact, image.name)
+        if mounting := flist.wanted(here, image, fact):
+            grounds = (image, *mounting)
+            mounted = flist.mounted(here, image, mounting[-1], fact)
+            grounds = (*grounds, *mounted.tree)
+            if not mounted.usable:
+                return replace(_as_it_is(here, grounds, mounted.problem), wake_at=mounted.wake_at)
         if fact is None:
             told = here.facts.get(ImageProblem, image.name)
-            return _as_it_is(here, image, Problem(reason_of(told), told.why) if told is not None else None)
-        found = virtual.written(here, image, fact, boot) if fact.disk is not None else container.lowered(here, image, fact)
-        return _as_it_is(here, image, found) if isinstance(found, Problem) else found
+            return _as_it_is(here, grounds, Problem(reason_of(told), told.why) if told is not None else None)
+        found = virtual.written(here, image, fact, boot) if fact.disk is not None else container.lowered(here, grounds, fact)
+        return _as_it_is(here, grounds, found) if isinstance(found, Problem) else found
     except Unknown as unknown:
-        return _as_it_is(here, image, Problem(Reason.PROGRESSING, str(unknown)))
+        return _as_it_is(here, grounds, Problem(Reason.PROGRESSING, str(unknown)))
 
 
-def _as_it_is(here: Here[MachineOnNode], image: Image | None, problem: Problem | None) -> Lowered:
+def _as_it_is(here: Here[MachineOnNode], grounds: tuple[Item, ...], problem: Problem | None) -> Lowered:
     """Nothing can be said of the machine for now but the image that it needs, and whether it is to stop, which needs nothing;
     whatever else there is of it goes on."""
-    items: tuple[Item, ...] = (image,) if image is not None else ()
     halt = halted(here)
     if halt is None:
-        return Lowered(items, problem, whole=False)
+        return Lowered(grounds, problem, whole=False)
     if halt.guest is None:
-        return Lowered(items, halt.problem, whole=False)
-    return Lowered((*items, halt.guest), halt.problem, whole=False, certain=frozenset({halt.guest.key}))
+        return Lowered(grounds, halt.problem, whole=False)
+    return Lowered((*grounds, halt.guest), halt.problem, whole=False, certain=frozenset({halt.guest.key}))

@@ -13,12 +13,12 @@ from zos.api.meta import Condition, Reason
 from zos.api.nodeworkload import Owner, Run, RunningNic, RunningPublicNic
 from zos.api.zmachine import RunPolicy
 from zos.kinds.kind import Here, Report
-from zos.kinds.zmachine import diskerrors
+from zos.kinds.zmachine import diskerrors, flist
 from zos.kinds.zmachine.image import known_as
 from zos.kinds.zmachine.part import ImagePull, MachineOnNode, MachineState
 from zos.plan.facts import DiskFact, DomainFact, Facts, ImageFact, ImageProblem, ShutFact, Written
-from zos.plan.items import ContainerBoot, Disk, DiskBoot, Domain, Firewall, Image, System
-from zos.plan.lowered import Lowered
+from zos.plan.items import ContainerBoot, Disk, DiskBoot, Domain, Firewall, Flist, Image, System
+from zos.plan.lowered import Lowered, Problem
 from zos.plan.outcome import Outcome
 from zos.plan.pulling import reason_of
 from zos.plan.restart import outdated
@@ -31,14 +31,15 @@ def report(here: Here[MachineOnNode], lowered: Lowered, outcome: Outcome) -> Rep
     fact = facts.get(DomainFact, names.domain(here.owner.uid))
     asked = known_as(here)
     image = facts.get(ImageFact, asked.name) if ImageFact not in facts.unknown else None
-    verdict = _verdict(here, asked, lowered, outcome, fact)
+    trouble = flist.trouble(machine.image, lowered, facts)
+    verdict = _verdict(here, asked, lowered, outcome, fact, trouble or flist.unserved(lowered, facts))
     if fact is not None and fact.running and not (lowered.whole or lowered.certain) and not verdict.ready:
         verdict = replace(verdict, message=f"{verdict.message}; the machine runs on with what it was started with")
     return Report(
         verdict,
         _state(machine, image, fact, facts, lowered, outcome).model_copy(update={"image_pull": _image_pull(here.since, image)}),
         (
-            _image_ready(asked.name, image, facts, lowered),
+            _image_ready(asked.name, image, facts, lowered, trouble),
             *_conditions(here.owner, fact, facts, lowered),
             *_virtual(machine, fact, facts, lowered),
             *diskerrors.conditions(machine, fact),
@@ -46,13 +47,26 @@ def report(here: Here[MachineOnNode], lowered: Lowered, outcome: Outcome) -> Rep
     )
 
 
-def _verdict(here: Here[MachineOnNode], image: Image, lowered: Lowered, outcome: Outcome, fact: DomainFact | None) -> Verdict:
+def _verdict(
+    here: Here[MachineOnNode],
+    image: Image,
+    lowered: Lowered,
+    outcome: Outcome,
+    fact: DomainFact | None,
+    unserved: Problem | None,
+) -> Verdict:
+    """``unserved``: why its image, an flist, is not to be had just now."""
     machine = here.part
-    if lowered.problem is not None and not lowered.whole and lowered.problem.reason is not Reason.SUSPENDED:
+    suspended = lowered.problem is not None and lowered.problem.reason is Reason.SUSPENDED
+    if not lowered.whole and not suspended and unserved is not None and unserved.reason is Reason.IMAGE_UNAVAILABLE:
+        return waiting(unserved.reason, unserved.message)
+    if lowered.problem is not None and not lowered.whole and not suspended:
         return waiting(lowered.problem.reason, lowered.problem.message)
     if image.key in outcome.failed:
         return waiting(reason_of(here.facts.get(ImageProblem, image.name)), outcome.failed[image.key])
     for item in lowered.items:
+        if item.key in outcome.failed and isinstance(item, Flist):
+            return waiting(Reason.IMAGE_INVALID, outcome.failed[item.key])
         if item.key in outcome.failed:
             return waiting(Reason.FAILED, f"{item.key}: {outcome.failed[item.key]}")
     if lowered.problem is not None:
@@ -60,6 +74,11 @@ def _verdict(here: Here[MachineOnNode], image: Image, lowered: Lowered, outcome:
             return waiting(Reason.PROGRESSING, "the guest is being stopped")
         done = lowered.problem.reason in (Reason.COMPLETED, Reason.SUSPENDED)  # as asked
         return Verdict(done, lowered.problem.reason, lowered.problem.message)
+    if unserved is not None and fact is not None and fact.running:
+        return waiting(unserved.reason, unserved.message)
+    if not lowered.whole and image.key not in outcome.pending and flist.service_of(lowered) is not None:
+        looked = next((outcome.pending[item.key] for item in lowered.items if item.key in outcome.pending), "")
+        return waiting(Reason.IMAGE_PULLING, looked or "its flist is being mounted")
     if image.key in outcome.pending or not lowered.whole:
         return waiting(Reason.IMAGE_PULLING, outcome.pending.get(image.key, f"fetching {machine.image}"))
     for item in lowered.items:
@@ -204,7 +223,9 @@ def _guest_ready(fact: DomainFact) -> Condition:
     return Condition(type="GuestReady", status="Unknown", reason=Reason.PROGRESSING, message=message)
 
 
-def _image_ready(name: str, image: ImageFact | None, facts: Facts, lowered: Lowered) -> Condition:
+def _image_ready(name: str, image: ImageFact | None, facts: Facts, lowered: Lowered, trouble: Problem | None) -> Condition:
+    if trouble is not None:
+        return Condition(type="ImageReady", status="False", reason=trouble.reason, message=trouble.message)
     if (written := _written(lowered, facts)) is not None:
         message = written.image or "it boots from what is on its disk, as its user says; nobody knows which image that was"
         return Condition(type="ImageReady", status="True", reason=Reason.SUCCEEDED, message=message)

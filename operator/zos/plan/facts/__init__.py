@@ -8,7 +8,7 @@ from typing import Any, TypeVar
 
 from zos.plan.facts.domain import DomainFact
 from zos.plan.facts.fact import Fact, Unknown
-from zos.plan.facts.image import DiskImage, ImageFact, ImageProblem, Pulled
+from zos.plan.facts.image import DiskImage, FlistFact, ImageFact, ImageProblem, Pulled
 from zos.plan.facts.kernel import KernelFact, KernelProblem
 from zos.plan.facts.network import ConnectedFact, LostKeyFact, ShutFact, SilentFact
 from zos.plan.facts.service import ServiceEnd, ServiceFact
@@ -22,6 +22,7 @@ __all__ = [
     "DomainFact",
     "Fact",
     "Facts",
+    "FlistFact",
     "ImageFact",
     "ImageProblem",
     "KernelFact",

@@ -81,6 +81,22 @@ class ImageFact(Fact):
         return "/" + "/".join(real)
 
 
+@dataclass(frozen=True, kw_only=True)
+class FlistFact(Fact):
+    """An image that is an flist, and where what belongs to it lies on the node: the flist itself, the directory that it is
+    mounted on, and the blocks that all flists share, of which ``size`` bytes are kept. ``directories``: where it may have
+    blocks on the node itself. What is in it an `ImageFact` tells, once it was looked through."""
+
+    ABOUT: ClassVar[str] = "images"
+
+    digest: str
+    file: str
+    mount: str
+    blocks: str
+    size: int
+    directories: tuple[str, ...] = ()
+
+
 @dataclass(frozen=True)
 class ImageProblem(Fact):
     """Why an image can't be used. ``passing``: nothing is wrong with it, as far as anybody knows; it can't be had for now."""

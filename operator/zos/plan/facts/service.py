@@ -28,7 +28,8 @@ class ServiceFact(Fact):
     has said so, or has no way to; ``overdue``: that takes longer than it should. ``next_start``: when it is started again,
     where that is put off. ``restarts`` and ``crashes`` (the times of the last ends that nobody asked for) are counted since it
     was made or changed. ``log`` is the directory of its log on the node. What is in that is no fact: facts come into
-    conditions, and what a program says may be a secret."""
+    conditions, and what a program says may be a secret. ``trouble`` is what it says for conditions (`Service.status`), as it
+    said it last; empty: nothing."""
 
     ABOUT: ClassVar[str] = "services"
 
@@ -41,3 +42,4 @@ class ServiceFact(Fact):
     last_exit: ServiceEnd | None = None
     crashes: tuple[float, ...] = ()
     log: str = ""
+    trouble: str = ""

@@ -8,9 +8,10 @@ removals, what it stands on, what it holds of the node) it tells itself: a new p
 from __future__ import annotations
 
 from zos.plan.items.domain import ContainerBoot, DiskBoot, Domain, GuestDisk, GuestNic, GuestShare
+from zos.plan.items.flist import Fence, Flist
 from zos.plan.items.item import Held, Item, Rank, rank_in
 from zos.plan.items.network import Bridge, Firewall, Netns, Route, Segment, Sysctl, Tap, Veth
-from zos.plan.items.service import MetricsEndpoint, Readiness, Service, ServiceFile, ServiceLimits
+from zos.plan.items.service import MetricsEndpoint, Readiness, Service, ServiceFile, ServiceLimits, Shown
 from zos.plan.items.storage import Disk, File, Image, Kernel, System, Volume
 from zos.plan.items.wireguard import WireGuard, WireGuardPeer
 
@@ -20,8 +21,10 @@ __all__ = [
     "Disk",
     "DiskBoot",
     "Domain",
+    "Fence",
     "File",
     "Firewall",
+    "Flist",
     "GuestDisk",
     "GuestNic",
     "GuestShare",
@@ -38,6 +41,7 @@ __all__ = [
     "Service",
     "ServiceFile",
     "ServiceLimits",
+    "Shown",
     "Sysctl",
     "System",
     "Tap",

@@ -7,6 +7,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import ClassVar, Literal
 
+from zos.api import names
 from zos.api.nodeworkload import Owner
 from zos.api.resources import GUEST_OVERHEAD
 from zos.plan.items.item import Held, Item, Rank
@@ -97,6 +98,11 @@ class ContainerBoot(_Boot):
     def silent(self) -> bool:
         return self.init
 
+    @property
+    def server(self) -> str:
+        """Key of what mounts the image, if it is an flist."""
+        return f"service/{names.flist(self.image)}"
+
     MODE = "container"
     TELLS = True
     WORDS: ClassVar[Mapping[str, str]] = {"image": "image", "kernel": "image", "init": "entrypoint", "root": "disks"}
@@ -165,11 +171,15 @@ class Domain(Item):
         yield from (f"disk/{disk.disk}" for disk in self.all_disks)
         yield from (share.ground for share in self.shares)
         yield f"file/{self.boot.config}"
+        if isinstance(self.boot, ContainerBoot):
+            yield self.boot.server
 
     def occupies(self) -> Iterator[str]:
         if self.running:
             yield from (f"disk/{disk.disk}" for disk in self.all_disks)
             yield from (share.ground for share in self.shares)
+            if isinstance(self.boot, ContainerBoot):
+                yield self.boot.server
 
     @property
     def held(self) -> Held:

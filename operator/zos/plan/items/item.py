@@ -84,6 +84,11 @@ class Item:
     def rank(self) -> int:
         return self.RANK
 
+    @property
+    def shared(self) -> bool:
+        """As `SHARED`, of this one."""
+        return self.SHARED
+
     def grounds(self) -> Iterator[str]:
         """Keys of what it stands on by its nature, so that it must be gone before they go."""
         yield from ()

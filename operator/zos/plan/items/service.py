@@ -47,6 +47,16 @@ class Readiness:
 
 
 @dataclass(frozen=True, kw_only=True)
+class Shown:
+    """A file or directory of the node's that a program finds in ``{run}`` under ``name``, wherever it lies and whoever may go
+    there. ``writable``: a directory, which is made, and belongs to the program's group."""
+
+    name: str
+    path: str
+    writable: bool = False
+
+
+@dataclass(frozen=True, kw_only=True)
 class MetricsEndpoint:
     """Where a service tells its metrics, over HTTP in Prometheus' text format: a port of 127.0.0.1 in its namespace, or a Unix
     socket. ``path`` is that of the URL."""
@@ -65,7 +75,14 @@ class Service(Item):
     ``{files}`` stands for the directory of ``files`` and ``{run}`` for a small one that the program may write to, its working
     directory, empty at each start; both are this service's alone. The environment is no place for secrets. ``mount`` is a
     directory on which a FUSE file system is mounted for the program to serve, at ``{fuse}`` (``/dev/fd/<n>``, as libfuse takes
-    it); it is made, and goes with the service. ``volume`` is the name of a Volume, whose directory it finds at ``{volume}``.
+    it); it is made, and goes with the service. ``resumes``: the program can go on with a file system that one before it has
+    begun to serve, and so does whoever has that mounted. ``volume`` is the name of a Volume, whose directory it finds at
+    ``{volume}``.
+
+    ``program`` is the module of a program of ours (``zos.programs.…``), whose arguments ``argv`` are. ``group`` is an account
+    that its group is called by, as that of others may be: what they may all do is the group's. ``status`` is a file in
+    ``{run}`` that it replaces when it has something to say (JSON with ``problem``). ``shared``: several may want it, and it
+    goes when nobody does. ``stands_on`` are keys of what must be there as long as it is.
 
     Whatever changes, the service is started again; where only files change and ``change`` is "reload", its program gets the
     signal ``reload`` instead. When it is to end it is told so (SIGTERM), and has ``grace`` seconds."""
@@ -84,6 +101,13 @@ class Service(Item):
     mount: str = ""
     volume: str = ""
     grace: int = 5
+    program: str = ""
+    group: str = ""
+    shown: tuple[Shown, ...] = ()
+    resumes: bool = False
+    status: str = ""
+    shared: bool = False
+    stands_on: tuple[str, ...] = ()
 
     FAMILY: ClassVar[str] = "service"
     RANK: ClassVar[int] = Rank.PROGRAM
@@ -104,6 +128,7 @@ class Service(Item):
             yield f"netns/{self.netns}"
         if self.volume:
             yield f"volume/{self.volume}"
+        yield from self.stands_on
 
     def exclusives(self) -> Iterator[str]:
         yield f"account {self.account}"

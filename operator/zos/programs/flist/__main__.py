@@ -16,19 +16,17 @@ import signal
 import sys
 from pathlib import Path
 
-import pyfuse3
-import pyfuse3.asyncio
-
 from zos.programs.flist.blocks import Blocks
 from zos.programs.flist.cache import Cache
 from zos.programs.flist.catalogue import BadFlist, Catalogue
+from zos.programs.flist.connection import Connection
 from zos.programs.flist.health import Health
 from zos.programs.flist.serving import Tree
 from zos.programs.flist.sources import source
 
-_MNT_DETACH = 2
-#: Requests that are served at once: reads of blocks that do not come must not hold up those of blocks that are here.
-_TASKS = 100
+_MS_RDONLY, _MS_NOSUID, _MS_NODEV, _MNT_DETACH = 1, 2, 4, 2  # mount(2), umount2(2)
+
+_libc = ctypes.CDLL(None, use_errno=True)
 
 
 def main() -> None:
@@ -40,6 +38,7 @@ def main() -> None:
     words.add_argument("--status", type=Path)
     words.add_argument("mountpoint")
     told = words.parse_args()
+    os.umask(0o007)  # the cache is a group's
     try:
         catalogue = Catalogue(told.flist)
         sources = tuple(source(route, tuple(told.directory)) for route in catalogue.routes)
@@ -48,27 +47,39 @@ def main() -> None:
         sys.exit(f"{told.flist}: {error}")
     except OSError as error:
         sys.exit(f"{error.filename or told.cache}: {error.strerror}")
-    pyfuse3.asyncio.enable()
     with contextlib.suppress(KeyboardInterrupt):
-        asyncio.run(_serve(catalogue, Blocks(sources, cache, Health(told.status)), told.mountpoint))
+        try:
+            asyncio.run(_serve(catalogue, Blocks(sources, cache, Health(told.status)), told.mountpoint))
+        except OSError as error:
+            sys.exit(f"{error.filename or told.mountpoint}: {error.strerror}")
 
 
 async def _serve(catalogue: Catalogue, blocks: Blocks, mountpoint: str) -> None:
-    given = mountpoint.startswith("/dev/fd/")
-    options = (
-        {"ro"} if given else {"ro", "nosuid", "nodev", "allow_other", "default_permissions", "fsname=flist", "subtype=zos"}
-    )
-    if not given:
-        _clear(mountpoint)
-    pyfuse3.init(Tree(catalogue, blocks), mountpoint, options)
+    given = mountpoint.removeprefix("/dev/fd/")
+    descriptor = _mount(mountpoint) if given == mountpoint else int(given)
+    connection = Connection(descriptor, Tree(catalogue, blocks))
     try:
         for number in (signal.SIGTERM, signal.SIGINT):
-            asyncio.get_running_loop().add_signal_handler(number, pyfuse3.terminate)
-        await pyfuse3.main(min_tasks=1, max_tasks=_TASKS)
+            asyncio.get_running_loop().add_signal_handler(number, connection.end)
+        await connection.serve()
     finally:
-        pyfuse3.close(unmount=not given)
+        if given == mountpoint:
+            _libc.umount2(mountpoint.encode(), _MNT_DETACH)
+        os.close(descriptor)
         blocks.close()
         catalogue.close()
+
+
+def _mount(mountpoint: str) -> int:
+    """By ourselves, where nobody has. Raises OSError."""
+    _clear(mountpoint)
+    descriptor = os.open("/dev/fuse", os.O_RDWR | os.O_CLOEXEC)
+    options = f"fd={descriptor},rootmode=40000,user_id={os.getuid()},group_id={os.getgid()},allow_other,default_permissions"
+    flags = ctypes.c_ulong(_MS_RDONLY | _MS_NOSUID | _MS_NODEV)
+    if _libc.mount(b"flist", mountpoint.encode(), b"fuse", flags, options.encode()) != 0:
+        os.close(descriptor)
+        raise OSError(ctypes.get_errno(), os.strerror(ctypes.get_errno()), mountpoint)
+    return descriptor
 
 
 def _clear(mountpoint: str) -> None:
@@ -77,7 +88,7 @@ def _clear(mountpoint: str) -> None:
         os.statvfs(mountpoint)
     except OSError as error:
         if error.errno == errno.ENOTCONN:
-            ctypes.CDLL(None).umount2(mountpoint.encode(), _MNT_DETACH)
+            _libc.umount2(mountpoint.encode(), _MNT_DETACH)
 
 
 if __name__ == "__main__":

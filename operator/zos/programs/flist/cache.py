@@ -58,7 +58,7 @@ class Cache:
             new = place.with_name(".new")  # one at a time writes
             new.unlink(missing_ok=True)
             new.write_bytes(stored)
-            new.chmod(0o644)
+            new.chmod(0o664)
             new.rename(place)
 
     def drop(self, block: bytes) -> None:

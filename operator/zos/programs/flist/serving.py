@@ -3,62 +3,59 @@
 from __future__ import annotations
 
 import errno
-import os
 import stat
 from collections import OrderedDict
-
-import pyfuse3
-from pyfuse3 import EntryAttributes, FileHandleT, FileInfo, FileNameT, FUSEError, InodeT, ReaddirToken, RequestContext
 
 from zos.programs.flist.blocks import Blocks
 from zos.programs.flist.catalogue import BadFlist, Catalogue, Inode
 from zos.programs.flist.sealing import BLOCK
 from zos.programs.flist.sources import Unavailable
 
-_FOREVER = 365 * 86400.0
 #: Directories, and names in them all, that are kept in memory.
 _DIRECTORIES, _NAMES = 256, 100_000
-_SECOND = 10**9
 
 
-class Tree(pyfuse3.Operations):
-    enable_writeback_cache = False
-    supports_dot_lookup = False
+class Tree:
+    """Everything here raises OSError."""
 
     def __init__(self, catalogue: Catalogue, blocks: Blocks) -> None:
-        super().__init__()
         self._catalogue, self._blocks = catalogue, blocks
         self._directories: OrderedDict[int, dict[bytes, Inode]] = OrderedDict()
         self._names = 0
 
-    async def lookup(self, parent_inode: InodeT, name: FileNameT, ctx: RequestContext) -> EntryAttributes:
-        found = self._directory(parent_inode).get(name)
-        return _attributes(found) if found is not None else _absent()
+    @property
+    def blocks(self) -> int:
+        return self._catalogue.blocks
 
-    async def getattr(self, inode: InodeT, ctx: RequestContext) -> EntryAttributes:
-        return _attributes(self._inode(inode))
+    @property
+    def entries(self) -> int:
+        return self._catalogue.entries
 
-    async def readlink(self, inode: InodeT, ctx: RequestContext) -> FileNameT:
-        if not stat.S_ISLNK(self._inode(inode).mode):
-            raise FUSEError(errno.EINVAL)
-        return FileNameT(self._catalogue.target(inode))
+    def inode(self, ino: int) -> Inode:
+        try:
+            found = self._catalogue.inode(ino)
+        except BadFlist:
+            raise OSError(errno.EIO, "the flist is damaged") from None
+        if found is None:
+            raise OSError(errno.ENOENT, "no such inode")
+        return found
 
-    async def opendir(self, inode: InodeT, ctx: RequestContext) -> FileHandleT:
-        return FileHandleT(inode)
+    def child(self, ino: int, name: bytes) -> Inode | None:
+        return self._directory(ino).get(name)
 
-    async def readdir(self, fh: FileHandleT, start_id: int, token: ReaddirToken) -> None:
-        entries = list(self._directory(fh).values())
-        for number in range(start_id, len(entries)):
-            if not pyfuse3.readdir_reply(token, FileNameT(entries[number].name), _attributes(entries[number]), number + 1):
-                return
+    def children(self, ino: int) -> list[Inode]:
+        return list(self._directory(ino).values())
 
-    async def open(self, inode: InodeT, flags: int, ctx: RequestContext) -> FileInfo:
-        if flags & os.O_ACCMODE != os.O_RDONLY:
-            raise FUSEError(errno.EROFS)
-        return FileInfo(fh=FileHandleT(inode), keep_cache=True)
+    def target(self, ino: int) -> bytes:
+        if not stat.S_ISLNK(self.inode(ino).mode):
+            raise OSError(errno.EINVAL, "no symlink")
+        try:
+            return self._catalogue.target(ino)
+        except BadFlist:
+            raise OSError(errno.EIO, "the flist is damaged") from None
 
-    async def read(self, fh: FileHandleT, off: int, size: int) -> bytes:
-        file = self._inode(fh)
+    async def read(self, ino: int, off: int, size: int) -> bytes:
+        file = self.inode(ino)
         end = min(off + size, file.size)
         pieces = []
         try:
@@ -72,25 +69,8 @@ class Tree(pyfuse3.Operations):
             if 0 < off < file.size and following * BLOCK < file.size and off % BLOCK >= BLOCK // 2:
                 self._blocks.ahead(self._catalogue.block(file, following))
         except (Unavailable, BadFlist):
-            raise FUSEError(errno.EIO) from None
+            raise OSError(errno.EIO, "it can't be had") from None
         return b"".join(pieces)
-
-    async def statfs(self, ctx: RequestContext) -> pyfuse3.StatvfsData:
-        told = pyfuse3.StatvfsData()
-        told.f_bsize = told.f_frsize = BLOCK
-        told.f_blocks = self._catalogue.blocks
-        told.f_files = self._catalogue.entries
-        told.f_namemax = 255
-        return told
-
-    def _inode(self, ino: int) -> Inode:
-        try:
-            found = self._catalogue.inode(ino)
-        except BadFlist:
-            raise FUSEError(errno.EIO) from None
-        if found is None:
-            raise FUSEError(errno.ENOENT)
-        return found
 
     def _directory(self, ino: int) -> dict[bytes, Inode]:
         if ino in self._directories:
@@ -99,33 +79,10 @@ class Tree(pyfuse3.Operations):
         try:
             found = {child.name: child for child in self._catalogue.children(ino)}
         except BadFlist:
-            raise FUSEError(errno.EIO) from None
+            raise OSError(errno.EIO, "the flist is damaged") from None
         self._directories[ino] = found
         self._names += len(found)
         while len(self._directories) > 1 and (len(self._directories) > _DIRECTORIES or self._names > _NAMES):
             _, gone = self._directories.popitem(last=False)
             self._names -= len(gone)
         return found
-
-
-def _attributes(inode: Inode) -> EntryAttributes:
-    told = EntryAttributes()
-    told.st_ino = InodeT(inode.ino)
-    told.entry_timeout = told.attr_timeout = _FOREVER
-    told.st_mode = inode.mode
-    told.st_nlink = 1
-    told.st_uid, told.st_gid = inode.uid, inode.gid
-    told.st_size = inode.size
-    told.st_blksize = BLOCK
-    told.st_blocks = -(-inode.size // 512)
-    told.st_atime_ns = told.st_mtime_ns = inode.mtime * _SECOND
-    told.st_ctime_ns = inode.ctime * _SECOND
-    return told
-
-
-def _absent() -> EntryAttributes:
-    """The kernel need not ask again: the name is not there, and won't be."""
-    told = EntryAttributes()
-    told.st_ino = InodeT(0)
-    told.entry_timeout = _FOREVER
-    return told

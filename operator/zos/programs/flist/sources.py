@@ -92,8 +92,27 @@ class Web(Source):
         raise Unavailable(f"{self.host}:{self.port} does not have the block {name}")
 
     def _connect(self, deadline: float) -> socket.socket:
-        sock = socket.create_connection((self.host, self.port), _left(deadline))
+        sock = self._dial(deadline)
         return ssl.create_default_context().wrap_socket(sock, server_hostname=self.host) if self.secure else sock
+
+    def _dial(self, deadline: float) -> socket.socket:
+        """One address after the other. An error names the one that it is of: where that is closed, others tell why."""
+        problem = ""
+        for family, kind, protocol, _, address in socket.getaddrinfo(self.host, self.port, type=socket.SOCK_STREAM):
+            sock = socket.socket(family, kind, protocol)
+            try:
+                sock.settimeout(_left(deadline))
+                sock.connect(address)
+            except TimeoutError:
+                sock.close()
+                problem = problem or "it does not answer in time"
+            except OSError as error:
+                sock.close()
+                place = f"[{address[0]}]" if family is socket.AF_INET6 else address[0]
+                problem = f"dial tcp {place}:{self.port}: {error.strerror}"
+            else:
+                return sock
+        raise OSError(problem)
 
     def _ask(self, path: str, deadline: float) -> tuple[int, bytes]:
         """Status, and the body where that is 200."""
