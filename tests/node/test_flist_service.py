@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import dataclasses
 import os
 import select
 import shutil
@@ -12,7 +13,7 @@ import signal
 import subprocess
 import threading
 import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from ipaddress import ip_network
 from pathlib import Path
@@ -243,3 +244,61 @@ async def test_one_that_can_not_be_mounted_is_refused_before_anything_is_started
     assert [path.name for path in (node.state / "images").iterdir()] in (["refs", "fetched"], ["fetched", "refs"])
     flist.write_bytes(whole)
     await node.up()
+
+
+async def test_one_whose_program_does_not_stay_up_keeps_nobody_waiting(node: Node) -> None:
+    """And it is taken from nobody who has it, whoever wants it gone."""
+    fence, service, _ = await node.up()
+    mount = Path(node.flist.mount)
+    broken = dataclasses.replace(service, argv=("--nonsense", *service.argv))
+    await node.converge(node.image, fence, broken)
+    for _ in range(2):
+        began = time.monotonic()
+        with pytest.raises(OSError, match="Input/output error"):
+            await asyncio.to_thread((mount / "other").read_bytes)
+        assert time.monotonic() - began < 10
+    await node.converge(node.image, fence, service)
+    assert await asyncio.to_thread((mount / "other").read_bytes) == (node.tree / "other").read_bytes()
+    shared = subprocess.Popen(["unshare", "--mount", "sh", "-c", "echo virtiofsd >/proc/self/comm; echo; exec 3<&0; read x"],
+                              stdin=subprocess.PIPE, stdout=subprocess.PIPE)  # fmt: skip
+    assert shared.stdout is not None
+    shared.stdout.readline()
+    with pytest.raises(DriverError, match=f"guests have what it has mounted \\(virtiofsd {shared.pid}\\)"):
+        await node.converge(node.image, fence)
+    assert await asyncio.to_thread((mount / "other").read_bytes) == (node.tree / "other").read_bytes()
+    shared.communicate(b"\n")
+    await node.converge(node.image)
+    assert not os.path.ismount(mount)
+    assert not [line for line in _commands() if str(mount) in line], "somebody still holds it"
+
+
+def _commands() -> Iterator[str]:
+    for place in Path("/proc").glob("[0-9]*/cmdline"):
+        with contextlib.suppress(OSError):
+            yield place.read_bytes().replace(b"\0", b" ").decode(errors="replace")
+
+
+async def test_a_disk_image_in_it_is_copied_and_found(node: Node) -> None:
+    (node.tree / "disk").mkdir()
+    raw = bytes(440) + bytes(6) + bytes(64) + b"\x55\xaa" + bytes(3 * BLOCK) + os.urandom(BLOCK)
+    (node.tree / "disk/system.img").write_bytes(raw + bytes(-len(raw) % 512))
+    node.pack()
+    await node.up()
+    fact = node.images.facts()[ImageFact][node.ref]
+    assert isinstance(fact, ImageFact)
+    assert fact.disk is not None
+    assert fact.disk.size == len(raw)
+    copy = Path(node.flist.file).with_name("disk.raw")
+    assert copy.read_bytes() == raw
+    assert copy.stat().st_blocks * 512 < len(raw), "holes are holes"
+    # A kernel of its own is told by its name alone.
+    (node.tree / "disk/system.img").unlink()
+    (node.tree / "boot").mkdir()
+    (node.tree / "boot/vmlinuz").write_bytes(b"kernel")
+    node.pack()
+    await node.converge()
+    await node.up()
+    fact = node.images.facts()[ImageFact][node.ref]
+    assert isinstance(fact, ImageFact)
+    assert fact.has_kernel
+    assert fact.disk is None

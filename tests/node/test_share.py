@@ -12,8 +12,9 @@ from pathlib import Path
 
 import pytest
 
-from guestnode import Node, metadata
+from guestnode import DIGEST, Node, metadata
 from zos.drivers import DriverError
+from zos.drivers.imagecache import FLIST, tree_of
 from zos.drivers.virtiofsd import process_of
 from zos.plan.items import Domain, GuestShare
 
@@ -210,3 +211,22 @@ def is_around(cmdline: Path, directory: Path) -> bool:
         words = cmdline.read_bytes().split(b"\0")
         return words[0].endswith(b"virtiofsd") and any(str(directory).encode() in word for word in words)
     return False
+
+
+async def test_a_guest_whose_flist_is_not_mounted_any_more_has_crashed(node: Node) -> None:
+    """What it asks would never be answered."""
+    tree = tree_of(node.state / "images", DIGEST)
+    (tree.parent / FLIST).touch()
+    domain = node.domain("sh", "-c", "echo up; sleep 1000")
+    with pytest.raises(DriverError, match="is not on this node any more"):
+        await node.converge(domain, node.root(domain))
+    subprocess.run(["mount", "--bind", tree, tree], check=True)
+    try:
+        await node.converge(domain, node.root(domain))
+        await node.says(domain, "up\n")
+        await node.restart_agent()
+        assert await node.converge(domain, node.root(domain)) == []
+    finally:
+        subprocess.run(["umount", tree], check=True)
+    assert (await node.ended(domain, 10)).ended == "crash"
+    (tree.parent / FLIST).unlink()

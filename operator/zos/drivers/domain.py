@@ -20,6 +20,7 @@ from zos.drivers.accelerator import AcceleratorProbe
 from zos.drivers.diskfull import Resumer
 from zos.drivers.domainrun import boot_of
 from zos.drivers.domainxml import Accelerator, Start
+from zos.drivers.flistmounts import FlistMounts
 from zos.drivers.guests import Guests, told
 from zos.drivers.gueststats import GuestUse
 from zos.drivers.hypervisor import Hypervisor
@@ -70,6 +71,7 @@ class DomainDriver:
         self._guests = Guests(self._hypervisor, state, guest, launcher(state / "libexec"), libvirt_logs, self._boot)
         self._watcher = Watcher(libvirt_run, self._lost_share)
         self._remounts = Remounts(self._mounted_anew)
+        self._flists = FlistMounts(state / "images", libvirt_run, self._lost_share)
         self._resumer = Resumer(self._has_room)
         self._starts = StartLine(start_parallel)
         self._noting: set[tuple[str, str]] = set()
@@ -112,6 +114,7 @@ class DomainDriver:
             (guest.name, guest.uuid) for guest in up if self._mounts_of(guest) and self._guests.machine(guest.uuid).said_all()
         )
         self._remounts.watch(self._given_mounts(up))
+        self._flists.watch({(guest.name, guest.uuid): image for guest in up if (image := self._facts[guest.name].image)})
         self._resumer.watch(look.full)
         self._starts.seen(look.facts)
         return look.observed
@@ -137,6 +140,7 @@ class DomainDriver:
         self._dirty = lambda: None
         self._watcher.close()
         self._remounts.close()
+        self._flists.close()
         self._resumer.close()
         self._starts.close()
         self._last_words.watch(())
@@ -281,7 +285,7 @@ class DomainDriver:
 
     def _lost_share(self, name: str, uuid: str) -> None:
         """Who touches what a virtiofsd that died has shared hangs for ever, while libvirt says that the guest runs: it has
-        crashed."""
+        crashed. So has one whose image is not mounted any more."""
         self._begin(self._attempt(self._guests.destroy, name, uuid))
 
     def _stays_on(self, name: str, uuid: str) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import os
 import re
 import select
@@ -10,7 +11,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-_TABLE = "/proc/self/mountinfo"
+_TABLE = Path("/proc/self/mountinfo")
 
 
 @dataclass(frozen=True)
@@ -30,11 +31,28 @@ def mounts_at(paths: Iterable[Path]) -> dict[Path, Mount]:
     return {path: mount for place, mount in _table() for path in wanted.get(place, ())} if wanted else {}
 
 
-def _table() -> Iterator[tuple[bytes, Mount]]:
-    with open(_TABLE, "rb") as table:
+def given(place: Path) -> list[int]:
+    """The virtiofsds that share what is mounted there."""
+    if (mount := mounts_at([place]).get(place)) is None:
+        return []
+    found = []
+    for process in Path("/proc").glob("[0-9]*"):
+        with contextlib.suppress(OSError, ValueError):
+            if (process / "comm").read_text().strip() == "virtiofsd":
+                found += [int(process.name)] if mount.device in devices_of(int(process.name)) else []
+    return found
+
+
+def devices_of(process: int) -> frozenset[str]:
+    """Of all that a process sees mounted, wherever. Raises OSError."""
+    return frozenset(mount.device for _, mount in _table(Path(f"/proc/{process}/mountinfo")))
+
+
+def _table(place: Path = _TABLE) -> Iterator[tuple[bytes, Mount]]:
+    with place.open("rb") as table:
         for line in table:
-            number, _, device, _, place, options, _ = line.split(b" ", 6)
-            yield _plain(place), Mount(number.decode(), device.decode(), frozenset(options.decode().split(",")))
+            number, _, device, _, at, options, _ = line.split(b" ", 6)
+            yield _plain(at), Mount(number.decode(), device.decode(), frozenset(options.decode().split(",")))
 
 
 def _plain(field: bytes) -> bytes:
@@ -46,7 +64,7 @@ class MountNews:
 
     def __init__(self, changed: Callable[[], None]) -> None:
         self._changed = changed
-        self._table = open(_TABLE, "rb")  # noqa: SIM115
+        self._table = _TABLE.open("rb")
         self._news = select.epoll()  # the table itself can always be read: only its priority events say something
         self._news.register(self._table, select.EPOLLPRI)
         asyncio.get_running_loop().add_reader(self._news.fileno(), self._told)

@@ -11,7 +11,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import ClassVar
 
-from zos.drivers import DriverError, ownprogram, servicedir, servicestatus
+from zos.drivers import DriverError, mounts, ownprogram, servicedir, servicestatus
 from zos.drivers.accounts import Accounts
 from zos.drivers.inotify import Inotify
 from zos.drivers.netns import NETNS, is_namespace
@@ -123,11 +123,18 @@ class ServiceDriver:
             if isinstance(op.item, Service):
                 await self._ensure(op.item)
             else:
+                await asyncio.to_thread(self._check_unused, op.observed)
                 await self._scan.take_out(op.key.removeprefix("service/"))
         except TimeoutError:
             raise DriverError(f"{op.key}: its processes don't end") from None
         except OSError as error:
             raise DriverError(f"{op.key}: {error}") from error
+
+    def _check_unused(self, seen: Observed | None) -> None:
+        """What several had is not taken from one of whom nobody knew just now. Raises DriverError."""
+        item = seen.item if seen is not None else None
+        if isinstance(item, Service) and item.shared and item.mount and (users := mounts.given(Path(item.mount))):
+            raise DriverError(f"{item.key}: guests have what it has mounted (virtiofsd {', '.join(map(str, users))})")
 
     async def vacate(self, volume: str) -> Sequence[str]:
         """Ends the programs that have a volume, and gives the names of their services. They stay down, which is not as they
