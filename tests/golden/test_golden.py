@@ -172,7 +172,7 @@ def described(item: Item) -> dict[str, Any]:
     if isinstance(item, Disk) and item.origin is not None:
         found["origin"] = "{kind} {namespace}/{name} {uid}".format(**item.origin.wire())
     unsaid = {"must_exist": False, "adopt": "", "source": "", "program": "", "group": "", "status": "", "resumes": False,
-              "shared": False}  # fmt: skip
+              "shared": False, "runs_on": ""}  # fmt: skip
     return {name: value for name, value in found.items() if value not in (None, []) and unsaid.get(name, ...) != value}
 
 

@@ -78,6 +78,7 @@ def item_text(item: Domain) -> dict[str, object]:
     it."""
     text = dataclasses.asdict(item) | {"needs": []}
     boot = text.pop("boot")
+    del text["runs_on"]  # is seen, and not what it was started with
     if not item.shares:
         del text["shares"]
     if item.stop_seconds == STOP_SECONDS:

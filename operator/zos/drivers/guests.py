@@ -113,7 +113,7 @@ class Guests:
             was, now = self._started_as(seen, machine), wanted.get(name)
             item = dataclasses.replace(seen.item, running=True)
             if now is not None and now.running and now.uuid == seen.item.uuid and _same_run(was, now):
-                item = now
+                item = dataclasses.replace(now, runs_on=seen.item.boot.image)
             observed[key] = Observed(key, item, item.owner, origin=Domain.origin_of(seen.uuid))
             boot = seen.item.boot
             facts[name] = dataclasses.replace(

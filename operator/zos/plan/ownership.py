@@ -119,9 +119,17 @@ def fates(
 def spared(ops: Iterable[Op], observed: Mapping[str, Observed]) -> tuple[list[Op], dict[str, str]]:
     """The operations without those that would take the ground from under a thing that stays, like a guest's disk or the segment
     that its tap is on (all may be another's). And why: what stays by what stands on it."""
-    ops = list(ops)
+    ops, kept = list(ops), dict[str, str]()
+    while more := _occupied(ops, observed):  # what stays for that may stand on something itself
+        kept |= more
+        ops = [op for op in ops if op.key not in more]
+    return ops, kept
+
+
+def _occupied(ops: list[Op], observed: Mapping[str, Observed]) -> dict[str, str]:
+    """What is to be removed, and by whom it is occupied that stays."""
     if all(op.item is not None for op in ops):
-        return ops, {}
+        return {}
     touched = {op.key for op in ops}
     users: dict[str, str] = {}
     for key, thing in observed.items():
@@ -134,7 +142,7 @@ def spared(ops: Iterable[Op], observed: Mapping[str, Observed]) -> tuple[list[Op
             known_as = (op.key, *(item.aliases() if item is not None else ()))
             if (user := next((users[key] for key in known_as if key in users), None)) is not None:
                 kept[op.key] = user
-    return [op for op in ops if op.key not in kept], kept
+    return kept
 
 
 def quarantine(orphaned: Mapping[str, tuple[Observed, ...]], origins: Mapping[str, Owner]) -> tuple[Quarantined, ...]:

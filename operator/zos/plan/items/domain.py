@@ -98,11 +98,6 @@ class ContainerBoot(_Boot):
     def silent(self) -> bool:
         return self.init
 
-    @property
-    def server(self) -> str:
-        """Key of what mounts the image, if it is an flist."""
-        return f"service/{names.flist(self.image)}"
-
     MODE = "container"
     TELLS = True
     WORDS: ClassVar[Mapping[str, str]] = {"image": "image", "kernel": "image", "init": "entrypoint", "root": "disks"}
@@ -129,7 +124,7 @@ class Domain(Item):
     in when it is asked to.
 
     A guest that runs keeps what it was started with (`DomainFact.runs`); one of another ``incarnation`` is to be stopped first.
-    """
+    ``runs_on`` is the digest of the image that it runs on, where that is not the one that is wanted."""
 
     name: str
     uuid: str
@@ -142,6 +137,8 @@ class Domain(Item):
     running: bool
     incarnation: str = ""
     stop_seconds: int = field(default=STOP_SECONDS, compare=False)  # the wish of the moment, whatever it was started with
+
+    runs_on: str = field(default="", compare=False)
 
     FAMILY: ClassVar[str] = "domain"
     RANK: ClassVar[int] = Rank.GUEST
@@ -171,15 +168,18 @@ class Domain(Item):
         yield from (f"disk/{disk.disk}" for disk in self.all_disks)
         yield from (share.ground for share in self.shares)
         yield f"file/{self.boot.config}"
-        if isinstance(self.boot, ContainerBoot):
-            yield self.boot.server
+        yield from self._servers
 
     def occupies(self) -> Iterator[str]:
         if self.running:
             yield from (f"disk/{disk.disk}" for disk in self.all_disks)
             yield from (share.ground for share in self.shares)
-            if isinstance(self.boot, ContainerBoot):
-                yield self.boot.server
+            yield from self._servers
+
+    @property
+    def _servers(self) -> list[str]:
+        """Keys of what mounts its images, if they are flists."""
+        return [f"service/{names.flist(image)}" for image in dict.fromkeys((self.boot.image, self.runs_on)) if image]
 
     @property
     def held(self) -> Held:

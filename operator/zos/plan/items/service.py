@@ -130,6 +130,9 @@ class Service(Item):
             yield f"volume/{self.volume}"
         yield from self.stands_on
 
+    def occupies(self) -> Iterator[str]:
+        yield from self.stands_on
+
     def exclusives(self) -> Iterator[str]:
         yield f"account {self.account}"
         if self.mount:
