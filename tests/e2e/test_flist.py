@@ -64,7 +64,7 @@ class Publisher:
 
     @property
     def sent(self) -> int:
-        return int(self.count.read_text() or "0")
+        return int(self.count.read_text() or "0") if self.count.exists() else 0
 
     def digest(self, number: int) -> str:
         return hashlib.md5((self.tree / "big").read_bytes()[number * BLOCK : (number + 1) * BLOCK]).hexdigest()
@@ -124,6 +124,14 @@ def test_a_machine_runs_before_its_image_is_here_and_without_it(grid: Grid, name
     assert guests.status("lazy").get("restarts", 0) == 0, said
     for number, digest in re.findall(r"^read (\d+) (\w{32})", said, re.MULTILINE):
         assert digest == publisher.digest(int(number))
+    # Whoever held the mount is killed as well: nobody can go on with that, and the machine is started again.
+    (holder,) = grid.run("n1", "pgrep", "-f", "^zos-fuse-holder").split()
+    grid.run("n1", "kill", "-9", holder, grid.run("n1", "s6-svstat", "-o", "pid", f"/run/service/{service}").strip())
+    began = time.monotonic()
+    until(lambda: guests.status("lazy").get("restarts") == 1, 30, "it is started again")
+    print(f"started again {time.monotonic() - began:.1f} s after its image was lost")
+    guests.prints("lazy", r"^started$(.*\n)+started$")
+    guests.ready("lazy")
     # What nobody has any more is gone: the mount, its program, its fence.
     guests.delete("zmachine", "lazy")
     until(lambda: service not in grid.run("n1", "ls", "/run/service"), 20)

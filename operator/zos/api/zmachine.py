@@ -192,7 +192,8 @@ class ZMachineSpec(Model):
     image: str = Field(max_length=LONGEST, json_schema_extra=image_rules("image"))
     """What it runs: ``oci://registry/repository:tag`` (anything docker builds, ``@sha256:…`` pins it), ``https://…`` (a tar or
     a disk image, raw or qcow2, plain or packed with gzip, xz, bzip2 or zstd; ``#sha256:…`` behind it is the file's checksum) or
-    ``file:///…`` (the same, or a directory: a path on the node, in a directory that its owner opens). Its content decides
+    ``file:///…`` (the same, or a directory: a path on the node, in a directory that its owner opens). One called ``….fl`` is
+    an flist (rfs v2), whose contents are fetched when they are first read. Its content decides
     the mode: a virtual machine boots from a disk image, or from exactly one of ``/image.raw``, ``/image.qcow2``,
     ``/disk/*.img`` and ``/disk/*.qcow2`` in it; anything else is a container, which runs the kernel at ``/boot/vmlinuz`` if its
     image has one, else the node's. A change takes effect at the next restart; a virtual machine's boot disk, once it is
