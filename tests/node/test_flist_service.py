@@ -256,7 +256,7 @@ async def test_one_whose_program_does_not_stay_up_keeps_nobody_waiting(node: Nod
         began = time.monotonic()
         with pytest.raises(OSError, match="Input/output error"):
             await asyncio.to_thread((mount / "other").read_bytes)
-        assert time.monotonic() - began < 10
+        assert time.monotonic() - began < 30, "it would be a minute until the next try"
     await node.converge(node.image, fence, service)
     assert await asyncio.to_thread((mount / "other").read_bytes) == (node.tree / "other").read_bytes()
     shared = subprocess.Popen(["unshare", "--mount", "sh", "-c", "echo virtiofsd >/proc/self/comm; echo; exec 3<&0; read x"],

@@ -42,7 +42,7 @@ _NETNS = Path("/run/netns")
 _CGROUPS = Path("/sys/fs/cgroup")
 #: Seconds until those are told an error who ask what is not served: less than ten for who has asked before the first of several
 #: ends in a row.
-_HOPE = 2.0
+_HOPE = 1.0
 #: Where s6 hears that the service is ready, see its notification-fd.
 _NOTIFY = 3
 
