@@ -79,7 +79,7 @@ class ServiceDriver:
         self._dirty: Callable[[], None] = lambda: None
         self._spaces: Inotify | None = None
         self._rooms: Inotify | None = None
-        self._troubles: Mapping[str, str] = {}
+        self._troubles: Mapping[Path, str] = {}
         self._alarm: asyncio.TimerHandle | None = None
 
     async def observe(self, wanted: Sequence[Item]) -> Mapping[str, Observed]:
@@ -87,7 +87,7 @@ class ServiceDriver:
             self._spaces.watch([Path(NETNS)])
         self._seen = await self._scan.see()
         self._await_overdue()
-        await self._hear()
+        self._hear()
         observed: dict[str, Observed] = {}
         for name, seen in self._seen.items():
             key = f"service/{name}"
@@ -101,13 +101,8 @@ class ServiceDriver:
 
     def facts(self) -> Known:
         """By type and name. From memory, as of the last ``observe``; ``dirty`` is called whenever they change."""
-        return {
-            ServiceFact: {
-                name: replace(seen.fact, trouble=self._troubles.get(name, ""))
-                for name, seen in self._seen.items()
-                if seen is not None
-            }
-        }
+        known = {name: seen for name, seen in self._seen.items() if seen is not None}
+        return {ServiceFact: {name: replace(seen.fact, trouble=self._trouble(name)) for name, seen in known.items()}}
 
     def endpoints(self) -> tuple[MetricsSource, ...]:
         """Of the services that run and tell metrics. From memory, as of the last ``observe``."""
@@ -169,7 +164,7 @@ class ServiceDriver:
         self._dirty = dirty
         self._scan.watch(dirty)
         self._spaces = Inotify(dirty, self._space_changed)
-        self._rooms = Inotify(dirty)
+        self._rooms = Inotify(dirty, self._said_more)
 
     def distrust(self) -> None:
         self._scan.distrust()
@@ -199,14 +194,24 @@ class ServiceDriver:
         item = kept.item if right else _wrong(kept.item)
         return _Seen(item, kept.uid, replace(fact, log=str(self._scan.log(name))), due)
 
-    async def _hear(self) -> None:
-        """What services say of themselves: from now on each word is heard, and then what was said until now."""
+    def _hear(self) -> None:
+        """What services say of themselves: from now on each word is heard, and what was said until now. Small files in memory,
+        read at once, so that nothing is said in between."""
         talking = [name for name, seen in self._seen.items() if seen is not None and seen.fact.up and seen.item.status]
-        files = {name: self._status_file(name) for name in talking}
+        files = [self._status_file(name) for name in talking]
         if self._rooms is not None:
-            self._rooms.watch({file.parent for file in files.values()})
-        said = await asyncio.to_thread(servicestatus.troubles, files)
-        self._troubles = {name: self._meaning(words) for name, words in said.items()}
+            self._rooms.watch({file.parent for file in files})
+        self._troubles = {file: servicestatus.trouble(file) for file in files}
+
+    def _trouble(self, name: str) -> str:
+        seen = self._seen[name]
+        told = self._troubles.get(self._status_file(name), "") if seen is not None and seen.item.status else ""
+        return self._meaning(told) if told else ""
+
+    def _said_more(self, room: Path | None, name: str) -> bool:
+        """Numbers change all the time in what they say; what is wrong seldom does."""
+        files = [file for file in self._troubles if room in (None, file.parent) and name in ("", file.name)]
+        return any(servicestatus.trouble(file) != self._troubles[file] for file in files)
 
     def _status_file(self, name: str) -> Path:
         seen = self._seen[name]

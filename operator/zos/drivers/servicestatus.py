@@ -6,15 +6,9 @@ import contextlib
 import json
 import os
 import stat
-from collections.abc import Mapping
 from pathlib import Path
 
 _LARGEST, _LONGEST = 4096, 300
-
-
-def troubles(files: Mapping[str, Path]) -> dict[str, str]:
-    """What is wrong, by the name of each that says something is."""
-    return {name: said for name, file in files.items() if (said := trouble(file))}
 
 
 def trouble(file: Path) -> str:
