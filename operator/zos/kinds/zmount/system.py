@@ -7,7 +7,7 @@ from zos.api.zmount import boot_as_it_is
 from zos.kinds.kind import Here
 from zos.kinds.zmount.part import MountOnNode
 from zos.plan import pulling
-from zos.plan.facts import DiskFact, ImageFact, ImageProblem
+from zos.plan.facts import DiskFact, FlistFact, ImageFact, ImageProblem
 from zos.plan.items import Disk, Image, System
 from zos.plan.lowered import Lowered, Problem
 from zos.plan.outcome import Outcome
@@ -17,6 +17,11 @@ _NO_DISK = (
     "image {ref} has no disk in it, and a disk begins as another disk: name one that is a disk image, or has exactly one of "
     "/image.raw, /image.qcow2, /disk/*.img and /disk/*.qcow2 in it, or make this ZMount anew without source and have a machine "
     "put the files there"
+)
+#: Nobody mounts one for a disk.
+_LAZY = (
+    "image {ref} is an flist, whose contents are fetched when a machine reads them, and a disk begins as a whole copy: name a "
+    "disk image itself (raw, qcow2), or one in an archive or a registry"
 )
 
 
@@ -41,6 +46,8 @@ def lowered(here: Here[MountOnNode], disk: Disk) -> Lowered:
 def _from_image(here: Here[MountOnNode], disk: Disk, ref: str) -> Lowered:
     image = pulling.opened(pulling.known_as(here.name, ref, here.sealed), here.secret)
     fact = here.facts.get(ImageFact, image.name)
+    if fact is None and here.facts.get(FlistFact, image.name) is not None:
+        return Lowered((disk, image), Problem(Reason.IMAGE_INVALID, _LAZY.format(ref=ref)))
     if fact is None:
         told = here.facts.get(ImageProblem, image.name)
         return Lowered((disk, image), Problem(pulling.reason_of(told), told.why) if told is not None else None)
