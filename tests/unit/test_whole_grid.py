@@ -10,7 +10,7 @@ from wholegrid import Grid, standing
 from zos.api.contract import Claim, Contract, NameContract
 from zos.api.farm import Farm
 from zos.api.gridnode import GridNode
-from zos.api.meta import AGENT_FINALIZER, Object
+from zos.api.meta import AGENT_FINALIZER, Key, Object
 from zos.api.network import Network
 from zos.api.nodeworkload import NodeWorkload
 from zos.api.publicip import PublicIP
@@ -18,6 +18,7 @@ from zos.api.zmachine import ZMachine
 from zos.api.zmount import ZMount
 from zos.kinds.network.part import NetworkOnNode
 from zos.kinds.registry import KINDS
+from zos.kube.client import Raw
 from zos.plan.items import Disk, Domain
 
 CASES = Path(__file__).parent.parent / "golden"
@@ -319,3 +320,31 @@ async def test_addresses_that_are_not_for_machines_are_not_given(grid: Grid, las
     await grid.settle()
     assert shown(grid, ZMachine, "asks").startswith("True" if taken else "False InvalidSpec")
     assert grid.get(ZMachine, "default", "asks").status.ip == (ip if taken else None)
+
+
+async def test_machines_come_and_go_and_their_network_stays_ready(grid: Grid) -> None:
+    """Their names are told to nodes, and what else would change there is waited for."""
+    seen: list[str] = []
+
+    def look(key: Key, raw: Raw | None) -> None:
+        if key.kind == Network.KIND and raw is not None:
+            seen.extend(one["status"] for one in raw["status"]["conditions"] if one["type"] == "Ready")
+
+    def told() -> set[str]:
+        parts = [workload.part(NetworkOnNode) for workload in grid.of(NodeWorkload)]
+        return {name.name for part in parts if part is not None and part.names is not None for name in part.names.names}
+
+    grid.server.hears.append(look)
+    spec = {"image": "oci://r/i:t", "network": {"name": "net"}, "nodeName": "n2"}
+    grid.put(ZMachine, {"metadata": {"name": "more"}, "spec": spec}, "default")
+    await grid.settle()
+    assert shown(grid, ZMachine, "more").startswith("True")
+    assert "more" in told()
+    grid.delete(ZMachine, "default", "more")
+    await grid.settle()
+    assert "more" not in told()
+    assert seen
+    assert set(seen) == {"True"}
+    grid.edit(Network, "default", "net", mtu=1399)
+    await grid.settle()
+    assert "False" in seen, "that is no news of names alone"

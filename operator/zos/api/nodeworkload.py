@@ -118,6 +118,10 @@ class Part(Model):
         """The release whose agents are the first to understand all of it."""
         return self.SINCE
 
+    def awaited(self) -> Part:
+        """What of it the node must have carried out for the object to be Ready: all, but for what may follow."""
+        return self
+
     def offer(self, owner: Owner) -> Offer | None:
         """What a machine can be given of it. None: nothing."""
         return None

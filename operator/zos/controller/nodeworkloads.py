@@ -47,7 +47,8 @@ class NodeWorkloads:
         untold = [
             wish.node
             for wish in resolution.workloads or ()
-            if wish.part is not None and not _is_asked(obj, wish, wish.part, present.get(names.node_namespace(wish.node)))
+            if wish.part is not None
+            and not _is_asked(obj, wish, wish.part, present.get(names.node_namespace(wish.node)), in_all=False)
         ]
         if not untold:
             return resolution
@@ -118,8 +119,9 @@ def _applied(spec: dict[str, Any]) -> dict[str, Any]:
     return {name: filled(one, keep=name == "part") for name, one in spec.items()}
 
 
-def _is_asked(obj: Object, wish: Workload, part: Part, present: NodeWorkload | None) -> bool:
-    """Whether a node is asked for exactly this, and for nobody else. Sealing is randomised: what counts is what was sealed."""
+def _is_asked(obj: Object, wish: Workload, part: Part, present: NodeWorkload | None, *, in_all: bool = True) -> bool:
+    """Whether a node is asked for exactly this, and for nobody else; not ``in_all``: for what of it is awaited. Sealing is
+    randomised: what counts is what was sealed."""
     if present is None or present.deleting or present.spec.erase is not None or present.spec.retain:
         return False
     owner, spec = present.spec.owner, present.spec
@@ -127,4 +129,6 @@ def _is_asked(obj: Object, wish: Workload, part: Part, present: NodeWorkload | N
         return False
     if wish.secrets is not None and not sealed_as(wish.secrets, wish.sealing_key, spec.secrets):
         return False
-    return spec.part == part and spec.older == wish.older
+    if spec.older != wish.older or spec.part is None:
+        return False
+    return spec.part == part or (not in_all and spec.part.awaited() == part.awaited())

@@ -99,7 +99,7 @@ def report(here: Here[NetworkOnNode], lowered: Lowered, outcome: Outcome) -> Rep
         return Report(waiting(problem.reason, problem.message))
     shut = facts.get(ShutFact, names.router(here.owner.uid))
     silent = facts.get(SilentFact, names.wireguard(here.owner.uid))
-    state = NetworkState(silent=tuple(sorted(silent.peers)[:_MOST_SILENT])) if silent is not None else None
+    state = NetworkState(done=network.mark, silent=tuple(sorted(silent.peers)[:_MOST_SILENT]) if silent is not None else ())
     stands = resolver.stands(names_of, outcome.problem(names_of), facts)
     conditions = (
         *((_shut(shut.by),) if shut is not None else ()),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from typing import Annotated, ClassVar
 
 from pydantic import Field
@@ -91,9 +92,21 @@ class NetworkOnNode(Part):
     def keys(self) -> frozenset[str]:
         return frozenset({self.public_key})
 
+    def awaited(self) -> NetworkOnNode:
+        """Machines come and go, and their names with them, without its being less of a network."""
+        return self.model_copy(update={"names": None})
+
+    @property
+    def mark(self) -> str:
+        """Of what is awaited of it: for a node to say which it has carried out."""
+        return hashlib.sha256(self.awaited().model_dump_json().encode()).hexdigest()[:16]
+
 
 class NetworkState(State):
     """What the agent sees of the network."""
+
+    done: Annotated[str, Field(pattern=r"^[0-9a-f]{16}$", max_length=16)] | None = None
+    """The mark of the part that the node has carried out, whatever names are in it."""
 
     lost_key: PublicKey | None = None
     """The WireGuard public key of the spec whose private half this node has lost: another one is to be chosen."""

@@ -64,7 +64,9 @@ def _report(workload: NodeWorkload) -> tuple[str, NodeReport]:
     )
     if condition is None:
         return workload.namespace, said
-    current = condition.observed_generation == workload.metadata.generation
+    # Names that changed meanwhile follow, and are not waited for.
+    done = part is not None and state is not None and state.done == part.mark
+    current = done or condition.observed_generation == workload.metadata.generation
     if current and condition.status == "True":
         return workload.namespace, replace(said, done=True)
     failed = current and condition.reason == Reason.FAILED
