@@ -38,7 +38,7 @@ def measure(progress: Progress) -> Generator[Row, None, None]:
         grid.apply(obj("Network", "net", ipRange="10.80.0.0/16", nodes=[{"name": "n1"}]))
         grid.kubectl("wait", "network/net", "--for=condition=Ready", "--timeout=60s")
         yield asyncio.run(_starts(grid, progress))
-        yield lives.measure(grid, _machine("life", "exec sleep 100000"), progress)
+        yield from lives.measure(grid, lambda name: _machine(name, "exec sleep 100000"), progress)
         yield from _many(grid, progress)
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Callable, Iterator
 from statistics import median
 from typing import Any, Protocol
 
@@ -11,6 +12,8 @@ from benchlib.progress import Progress
 from benchlib.table import Row
 
 ROUNDS = 3
+#: At once, for what they share.
+_MANY = 8
 #: All kinds that the life of a machine may touch. Leases are not among them: they are renewed whether it lives or not.
 _RESOURCES = ("zmachines", "nodeworkloads", "networks", "gridnodes", "claims", "events", "secrets", "zmounts", "quotas")
 #: Nobody writes for so long: shorter than what is told once a minute.
@@ -23,19 +26,21 @@ class Cluster(Protocol):
     def apply(self, *objects: dict[str, Any]) -> None: ...
 
 
-def measure(cluster: Cluster, machine: dict[str, Any], progress: Progress) -> Row:
-    """One alone, with an image that is there and a network that is: create, Ready, delete, gone. The user's own two are
-    counted, and the events that are told of it."""
-    lives: list[Written] = []
-    name = f"zmachine/{machine['metadata']['name']}"
-    for number in range(ROUNDS):
-        progress(f"API writes of a machine's life, round {number + 1} of {ROUNDS}")
-        before = asyncio.run(settled(cluster, _RESOURCES, _QUIET))
-        cluster.apply(machine)
-        cluster.kubectl("wait", name, "--for=condition=Ready", "--timeout=300s")
-        cluster.kubectl("delete", name, "--timeout=120s")
-        lives.append(asyncio.run(settled(cluster, _RESOURCES, _QUIET)) - before)
-    totals = [float(life.total) for life in lives]
-    detail = {"split": [life.split for life in lives], "refused": [life.refused for life in lives]}
-    spread = (min(totals), max(totals))
-    return Row("API writes of a machine's life, create → Ready → gone", median(totals), "<=", 12, detail=detail, spread=spread)
+def measure(cluster: Cluster, machine: Callable[[str], dict[str, Any]], progress: Progress) -> Iterator[Row]:
+    """With an image that is there and a network that is: create, Ready, delete, gone; ``machine`` gives one of a name. The
+    user's own two writes are counted, and the events that are told of it."""
+    for many, bound in ((1, 0.0), (_MANY, 12.0)):
+        lives: list[Written] = []
+        names = [f"life-{number}" for number in range(many)]
+        for number in range(ROUNDS):
+            progress(f"API writes of a machine's life, {many} at once, round {number + 1} of {ROUNDS}")
+            before = asyncio.run(settled(cluster, _RESOURCES, _QUIET))
+            cluster.apply(*(machine(name) for name in names))
+            cluster.kubectl("wait", "zmachine", *names, "--for=condition=Ready", "--timeout=300s")
+            cluster.kubectl("delete", "zmachine", *names, "--timeout=120s")
+            lives.append(asyncio.run(settled(cluster, _RESOURCES, _QUIET)) - before)
+        totals = [life.total / many for life in lives]
+        detail = {"split": [life.split for life in lives], "refused": [life.refused for life in lives]}
+        who = "one alone" if many == 1 else f"each of {many} at once"
+        what = f"API writes of a machine's life, create → Ready → gone, {who}"
+        yield Row(what, median(totals), "<=" if bound else "", bound, detail=detail, spread=(min(totals), max(totals)))
