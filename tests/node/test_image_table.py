@@ -166,6 +166,10 @@ BAD: dict[str, tuple[Callable[[Builder], str], str]] = {
         lambda b: b.oci(b.root(entry("a/b", link="../../x", type=tarfile.SYMTYPE))),
         "the symlink /a/b -> ../../x leads out of the image's root; make it absolute or relative to a path inside",
     ),
+    "through a link out": (
+        lambda b: b.file(b.root(entry("door", link="/srv/victim", type=tarfile.SYMTYPE), entry("door/x", b"x"))),
+        "the entry /door/x is below /door, a link to what the archive has not",
+    ),
     "a hard link out": (
         lambda b: b.file(b.root(entry("x", link="/etc/shadow", type=tarfile.LNKTYPE))),
         "the hard link x in it leads to what it has not",

@@ -152,9 +152,13 @@ class Untar:
         return make()
 
     def _parents(self, path: str) -> None:
-        missing = []
+        missing, entry = [], path
         while (path := posixpath.dirname(path)) and not os.path.lexists(path):
             missing.append(path)
+        if path and not os.path.exists(path):
+            raise BadContent(
+                f"the archive is broken: the entry /{entry[:200]} is below /{path[:200]}, a link to what the archive has not"
+            )
         for directory in reversed(missing):
             self._budget.add(entries=1)
             os.mkdir(directory, 0o755)
