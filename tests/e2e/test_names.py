@@ -16,7 +16,8 @@ LOOK = """
 ask() {{ nslookup $1 2>&1 | grep -q '^Name:'; }}
 until ask {other}; do sleep 1; done
 ask {other}.private.zos && echo whole
-ping -c 1 -W 5 {other} && echo reached
+until ping -c 1 -W 5 {other}; do sleep 1; done
+echo reached
 ask registry.grid.example && echo outside
 while ask {other}; do sleep 1; done
 echo lost; while :; do sleep 1; done
