@@ -624,4 +624,4 @@ async def test_a_network_whose_key_is_lost_says_so(grid: Grid) -> None:
         fresh = next(key for key in (await grid.gridnode()).status.prekeys if key != prekeys[0])
         await grid.change("net", part={"network": {"publicKey": fresh}})
         workload = await grid.ready("net")
-        assert workload.state(NetworkState) is None
+        assert workload.state(NetworkState).lost_key is None

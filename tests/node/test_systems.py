@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+import time
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -238,6 +239,8 @@ async def test_a_writing_that_nobody_waits_for_ends(place: Place, monkeypatch: p
         loop.call_soon_threadsafe(begun.set)
         while len(written) == 1 and not work.cancelling():
             pass
+        if len(written) == 2:
+            time.sleep(0.5)  # for the loop to say that it is over
         return os.pwrite(fd, content, at)
 
     monkeypatch.setattr(systems, "_put", slow)
