@@ -123,6 +123,8 @@ def test_wireguard_killed_while_no_agent_is_there(mesh: Mesh, node: str) -> None
     finally:
         for other in NODES:
             mesh.grid.run(other, "s6-svc", "-u", "/run/service/agent")
+    for other in NODES:  # a busy machine takes its time to start them, and the next test is about those that are there
+        until(lambda other=other: mesh.grid.run(other, "curl", "-sf", "http://127.0.0.1:9442/healthz"), 60, f"{other}'s agent")
 
 
 @pytest.mark.parametrize("node", ["n1", "n3"])
