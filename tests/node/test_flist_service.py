@@ -13,13 +13,14 @@ import signal
 import subprocess
 import threading
 import time
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Callable, Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from ipaddress import ip_network
 from pathlib import Path
 
 import pytest
 
+import needs
 from imageworks import driver_of, problem
 from services import Bench
 from zos.drivers import DriverError
@@ -34,7 +35,7 @@ from zos.plan.items.flist import FLISTS
 from zos.programs.flist.pack import pack
 from zos.programs.flist.sealing import BLOCK
 
-pytestmark = pytest.mark.skipif(not Path("/dev/fuse").exists(), reason="this kernel has no FUSE")
+pytestmark = needs.FUSE
 
 
 class _Answer(BaseHTTPRequestHandler):
@@ -98,15 +99,15 @@ class Node:
     async def mounted(self, name: str) -> ServiceFact:
         return await self.until(name, lambda fact: fact.ready)
 
-    async def until(self, name: str, what: object) -> ServiceFact:
+    async def until(self, name: str, what: Callable[[ServiceFact], bool]) -> ServiceFact:
         """By notification."""
         async with asyncio.timeout(30):
             while True:
                 self.dirty.clear()
                 await self.services.observe([])
                 fact = self.services.facts()[ServiceFact].get(name)
-                if fact is not None and what(fact):  # type: ignore[operator]
-                    return fact  # type: ignore[no-any-return]
+                if isinstance(fact, ServiceFact) and what(fact):
+                    return fact
                 await self.dirty.wait()
 
     async def up(self) -> tuple[Fence, Service, Flist]:
