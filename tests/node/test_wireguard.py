@@ -328,6 +328,24 @@ async def test_who_does_not_answer_is_told_and_called_again(place: Place) -> Non
     await driver.close()
 
 
+async def test_a_call_does_not_forget_who_has_just_called(place: Place) -> None:
+    """A calls B where it was heard last, while B, which is somewhere else by now, calls A. What B sends over the session that
+    it has got takes its time: until then A has answered, and no more."""
+    lost = replace(place.a, peers=(replace(place.a.peers[0], endpoint="127.0.0.1:9"),))
+    caller = replace(place.b, peers=(replace(place.b.peers[0], endpoint=f"127.0.0.1:{place.a.listen_port}"),))
+    sh("ip link set lo up; nft add table inet theirs; nft 'add chain inet theirs input { type filter hook input priority 0; }'")
+    sh(f"nft add rule inet theirs input udp dport {place.a.listen_port} @th,64,8 4 drop")  # type 4: transport
+    try:
+        await place.converge(lost, caller)
+        await until(lambda: sh(f"ip netns exec {B} wg show {WG_B} latest-handshakes").split()[1] != "0")
+        assert place.driver.being_called(WG_A)
+        await asyncio.sleep(0.6)  # A's next calls
+        assert sh(f"ip netns exec {A} wg show {WG_A} latest-handshakes").split()[1] == "0"
+    finally:
+        sh("nft delete table inet theirs")
+    await until(lambda: ping(B, "10.98.4.1"), 3)  # over the session that it has; to make another takes 15 s
+
+
 @pytest.mark.parametrize("card", ["", "garbage", "[]"])
 async def test_a_card_that_is_lost_stops_nothing(place: Place, card: str) -> None:
     await place.converge(place.a, place.b)

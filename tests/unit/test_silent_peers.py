@@ -21,7 +21,7 @@ class Story:
 
     def hear(self, *met: str, called: frozenset[str] = NONE, item: WireGuard = ITEM) -> list[str]:
         """Who is to be called again."""
-        self.silent.hear(item, Live("k", 1, (), {}, frozenset(met)), called)
+        self.silent.hear(item, Live("k", 1, (), {}, frozenset(met), frozenset()), called)
         return [peer.public_key for peer in self.silent.to_call(item)]
 
 

@@ -105,13 +105,14 @@ def test_a_call_and_its_end() -> None:
     assert hang_up(NAMED) == ["peer", NAMED.public_key, "persistent-keepalive", "20"]
 
 
-#: What both say of the same interface: HIDDEN was met, NAMED is only called.
+#: What both say of the same interface: HIDDEN was met, NAMED is only called, BARE has called and was answered.
 LIVE = Live(
     public_key=base64.b64encode(bytes(PrivateKey(b"a" * 32).public_key)).decode(),
     listen_port=52001,
     peers=(HIDDEN, replace(NAMED, endpoint=None), BARE),  # by key, as text
     endpoints={NAMED.public_key: "192.0.2.7:52000", HIDDEN.public_key: "198.51.100.3:7"},
     met=frozenset({HIDDEN.public_key}),
+    heard=frozenset({HIDDEN.public_key, BARE.public_key}),
 )
 UAPI = f"""private_key={hexadecimal("a")}
 listen_port=52001
@@ -132,13 +133,15 @@ last_handshake_time_sec=0
 persistent_keepalive_interval=20
 allowed_ip=10.1.2.0/24
 public_key={hexadecimal("d")}
+last_handshake_time_sec=0
+rx_bytes=148
 errno=0
 
 """
 DUMP = f"""secret\t{LIVE.public_key}\t52001\toff
 {key("c")}\t(none)\t198.51.100.3:7\t100.64.1.3/32,10.1.3.0/24\t1700000000\t1\t1\toff
 {key("b")}\t(none)\t192.0.2.7:52000\t10.1.2.0/24\t0\t0\t0\t20
-{key("d")}\t(none)\t(none)\t(none)\t0\t0\t0\toff
+{key("d")}\t(none)\t(none)\t(none)\t0\t148\t92\toff
 """
 
 
@@ -151,7 +154,7 @@ def test_what_the_kernel_tells() -> None:
 
 
 def test_one_that_has_no_key_and_no_port_yet() -> None:
-    assert parse_uapi("errno=0\n\n") == Live("", 0, (), {}, frozenset())
+    assert parse_uapi("errno=0\n\n") == Live("", 0, (), {}, frozenset(), frozenset())
 
 
 @pytest.mark.parametrize(

@@ -95,11 +95,13 @@ class Calls:
                 live = await self._look(item.netns, item.name)
                 if live is None:
                     return
-                left = [peer for peer in peers if peer.public_key not in live.met]
-                if not left:
+                if all(peer.public_key in live.met for peer in peers):
                     break
-                words = [word for peer in left for word in call(peer, again=attempt > 0)]
-                await run("wg", "set", item.name, *words, netns=item.netns)
+                # Not one that has called itself meanwhile, or answered: it holds for made what would be forgotten, and it is
+                # where it was heard from.
+                unheard = [peer for peer in peers if peer.public_key not in live.met | live.heard]
+                if words := [word for peer in unheard for word in call(peer, again=attempt > 0)]:
+                    await run("wg", "set", item.name, *words, netns=item.netns)
                 await asyncio.sleep(_BETWEEN_CALLS)
             words = [word for peer in peers for word in hang_up(peer)]
             await run("wg", "set", item.name, *words, netns=item.netns)

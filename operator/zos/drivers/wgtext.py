@@ -18,13 +18,14 @@ ROUTE_PROTOCOL = 123
 @dataclass(frozen=True)
 class Live:
     """A running interface. ``endpoints`` are where each peer was heard from or is called at, by public key; the peers
-    themselves carry none. ``met`` are those that a session was ever made with."""
+    themselves carry none. ``met`` are those that a session was ever made with, ``heard`` those that anything came from."""
 
     public_key: str
     listen_port: int
     peers: tuple[WireGuardPeer, ...]
     endpoints: Mapping[str, str]
     met: frozenset[str]
+    heard: frozenset[str]
 
 
 def configuration(item: WireGuard, private_key: str, learned: Mapping[str, str]) -> str:
@@ -134,6 +135,7 @@ def parse_uapi(text: str) -> Live:
     peers: list[WireGuardPeer] = []
     endpoints: dict[str, str] = {}
     met: set[str] = set()
+    heard: set[str] = set()
     current: dict[str, str] | None = None
     allowed: list[str] = []
 
@@ -146,6 +148,8 @@ def parse_uapi(text: str) -> Live:
                 endpoints[key] = current["endpoint"]
             if current.get("last_handshake_time_sec", "0") != "0":
                 met.add(key)
+            if current.get("rx_bytes", "0") != "0":
+                heard.add(key)
 
     for line in text.splitlines():
         field, _, value = line.partition("=")
@@ -162,7 +166,7 @@ def parse_uapi(text: str) -> Live:
             current[field] = value
     finish()
     public = _public_of(bytes.fromhex(interface["private_key"])) if "private_key" in interface else ""
-    return Live(public, int(interface.get("listen_port", "0")), _sorted(peers), endpoints, frozenset(met))
+    return Live(public, int(interface.get("listen_port", "0")), _sorted(peers), endpoints, frozenset(met), frozenset(heard))
 
 
 def parse_dump(text: str) -> Live:
@@ -172,15 +176,18 @@ def parse_dump(text: str) -> Live:
     peers: list[WireGuardPeer] = []
     endpoints: dict[str, str] = {}
     met: set[str] = set()
+    heard: set[str] = set()
     for line in rest:
-        key, _, endpoint, allowed, handshake, _, _, keepalive = line.split("\t")
+        key, _, endpoint, allowed, handshake, received, _, keepalive = line.split("\t")
         ips = () if allowed == "(none)" else tuple(sorted(allowed.split(",")))
         peers.append(WireGuardPeer(public_key=key, allowed_ips=ips, keepalive=int(keepalive) if keepalive != "off" else 0))
         if endpoint != "(none)":
             endpoints[key] = endpoint
         if handshake != "0":
             met.add(key)
-    return Live(public, int(port), _sorted(peers), endpoints, frozenset(met))
+        if received != "0":
+            heard.add(key)
+    return Live(public, int(port), _sorted(peers), endpoints, frozenset(met), frozenset(heard))
 
 
 def same_peers(live: tuple[WireGuardPeer, ...], wanted: tuple[WireGuardPeer, ...], called: Set[str]) -> bool:
