@@ -27,7 +27,6 @@ from zos.plan.facts import Facts, ImageFact, ServiceFact, Written
 from zos.plan.items import Domain, File, Item, Service
 from zos.plan.lowered import Problem
 from zos.plan.restart import outdated
-from zos.world.residents import Resident
 
 NETWORK = NetworkOnNode(
     ip_range="10.20.0.0/16", mtu=1420, subnet="10.20.4.0/24", wireguard_address="100.64.20.4", listen_port=52007,
@@ -127,13 +126,12 @@ def test_more_names_than_a_node_takes_are_said(monkeypatch: pytest.MonkeyPatch) 
         NetworkAddress(ip=f"10.20.4.{number}", node="n", owner=AddressOwner(kind="ZMachine", name=name, uid=f"uid-{name}"))
         for number, name in enumerate("abcd", 2)
     ]
-    here = [Resident("ZMachine", "uid-a", "a", "n")]
     reader = world_of([network, *machines]).reader(network.key)
-    told, (condition,) = naming.told(network, here, addresses, (), reader)
+    told, (condition,) = naming.told(network, addresses, (), reader)
     assert [one.name for one in told["n"].names] == ["a", "b"]
     assert condition.type == "NamesMissing"
     assert "4 names are 2 more than a node takes: those from c on" in condition.message
-    assert naming.told(network, here, addresses[:2], (), reader)[1] == ()
+    assert naming.told(network, addresses[:2], (), reader)[1] == ()
 
 
 def test_a_machine_asks_its_gateway_alone_unless_that_knows_nobody_else() -> None:

@@ -19,7 +19,7 @@ from zos.api.publicip import PublicIP
 from zos.api.zmachine import RunPolicy, ZMachine
 from zos.api.zmount import ZMount
 from zos.kinds.network.laptops import secret_name
-from zos.kinds.network.part import NetworkOnNode
+from zos.kinds.network.part import NetworkOnNode, NetworkState
 from zos.kinds.zmachine.part import MachineState
 from zos.kube.client import Raw
 
@@ -53,7 +53,10 @@ def too_early(grid: Grid, obj: Any) -> str:
         return "no node was asked"
     for workload in owned:
         ready = workload.status.condition("Ready")
-        if ready is None or ready.status != "True" or ready.observed_generation != workload.metadata.generation:
+        part, state = workload.part(NetworkOnNode), workload.state(NetworkState)
+        marked = part is not None and state is not None and state.done == part.mark  # whatever names are asked for beside
+        current = marked or (ready is not None and ready.observed_generation == workload.metadata.generation)
+        if ready is None or ready.status != "True" or not current:
             return f"{workload.namespace} has not said that it is done"
         if not asked(obj, workload.spec.part):
             return f"{workload.namespace} is asked for something else"

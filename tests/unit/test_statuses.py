@@ -13,6 +13,7 @@ from zos.api.core import Namespace
 from zos.api.meta import AGENT_FINALIZER, Reason
 from zos.api.nodeworkload import NodeWorkload
 from zos.kinds.kind import Report
+from zos.kinds.network.part import NetworkState
 from zos.kinds.registry import KINDS
 from zos.kinds.zmount.part import MountState
 from zos.kube.client import path_of
@@ -20,6 +21,7 @@ from zos.world.resolution import ready, waiting
 
 SPACE = "zos-node-n"
 WORKING = Report(waiting(Reason.PROGRESSING, "1 %"))
+ENDING = Report(waiting(Reason.DELETING, "going"))
 DONE = Report(ready(), state=MountState(size=1))
 
 
@@ -237,11 +239,43 @@ async def test_letting_go_that_is_refused_is_tried_again(desk: Desk, status: int
     assert desk.statuses.refused == 0
 
 
+async def test_what_ends_is_said_when_it_takes_its_time_and_what_hinders_it_soon(desk: Desk) -> None:
+    await desk.write(DONE)
+    desk.ask("DELETE", path_of(NodeWorkload, SPACE, "w"), {})
+    assert await desk.write(DONE) == pytest.approx(3.0)  # nobody has begun, and the generation is another
+    desk.time += 1.0
+    assert await desk.write(ENDING) == pytest.approx(2.0)
+    tries = desk.tries
+    desk.time += 2.0
+    assert await desk.write(ENDING) is None
+    assert (desk.tries, desk.said) == (tries + 1, "False going")
+    assert await desk.write(Report(waiting(Reason.DELETION_BLOCKED, "in use"))) == pytest.approx(0.7)
+
+
+async def test_that_what_is_marked_stands_as_it_stood_can_wait(desk: Desk) -> None:
+    stands = Report(ready(), state=NetworkState(done="0" * 16))
+    await desk.write(stands)
+    path = path_of(NodeWorkload, SPACE, "w")
+    desk.ask("PATCH", path, {"spec": {"mount": {"size": "2Gi"}}})
+    assert await desk.write(stands) == pytest.approx(30.0)
+    desk.time += 30.1
+    assert await desk.write(stands) is None
+    workload = desk.shown("w")
+    assert workload is not None
+    assert workload.status.observed_generation == workload.metadata.generation
+    desk.ask("PATCH", path, {"spec": {"mount": {"size": "3Gi"}}})
+    assert await desk.write(Report(ready(), state=NetworkState(done="1" * 16))) is None  # another one is done
+    desk.ask("PATCH", path, {"spec": {"mount": {"size": "4Gi"}}})
+    assert await desk.write(DONE) is None  # of what is not marked, everybody waits for the generation
+
+
 @pytest.mark.parametrize("report", [DONE, None])
 async def test_what_is_gone_is_no_failure(desk: Desk, report: Report | None) -> None:
     desk.ask("DELETE", path_of(NodeWorkload, SPACE, "w"), {})
     desk.offer(report, clean=report is None)
     desk.refuse(404)
+    await desk.write()
+    desk.time += 10  # what something gets to end in
     assert await desk.write() is None
 
 

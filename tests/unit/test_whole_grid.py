@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from pathlib import Path
 
 import pytest
@@ -10,7 +11,7 @@ from wholegrid import Grid, standing
 from zos.api.contract import Claim, Contract, NameContract
 from zos.api.farm import Farm
 from zos.api.gridnode import GridNode
-from zos.api.meta import AGENT_FINALIZER, Key, Object
+from zos.api.meta import AGENT_FINALIZER, CONTROLLER_FINALIZER, Key, Object
 from zos.api.network import Network
 from zos.api.nodeworkload import NodeWorkload
 from zos.api.publicip import PublicIP
@@ -348,3 +349,53 @@ async def test_machines_come_and_go_and_their_network_stays_ready(grid: Grid) ->
     grid.edit(Network, "default", "net", mtu=1399)
     await grid.settle()
     assert "False" in seen, "that is no news of names alone"
+
+
+async def test_what_the_life_of_a_machine_writes(grid: Grid) -> None:
+    """In a network on two nodes, with an image that is there. What several machines share is written once for those that come
+    or go together."""
+    before = len(grid.server.requests)
+    body = {"image": "oci://r/i:t", "network": {"name": "net"}, "nodeName": "n2"}
+    grid.put(ZMachine, {"metadata": {"name": "fly", "finalizers": [CONTROLLER_FINALIZER]}, "spec": body}, "default")
+    await grid.settle()
+    assert shown(grid, ZMachine, "fly").startswith("True")
+    grid.delete(ZMachine, "default", "fly")
+    await grid.settle(60)
+    counted: Counter[str] = Counter()
+    for request in grid.server.requests[before:]:
+        if request.method != "GET":
+            kind = next(word for word in request.path.split("/")[3:] if word.endswith("s") and word != "namespaces")
+            counted[f"{request.method} {kind}{'/status' if request.path.endswith('/status') else ''}"] += 1
+    assert counted == {
+        "POST zmachines": 1,  # its user
+        "PATCH gridnodes/status": 4,  # its share of the node, and what is left there; twice
+        "PATCH networks/status": 2,  # its address
+        "PATCH nodeworkloads": 7,  # it; the word that it may be erased; letting go; its name on two nodes, twice
+        "PATCH nodeworkloads/status": 3,  # it; that both nodes know their names, in time
+        "PATCH zmachines/status": 1,
+        "POST events": 2,  # placed, started
+        "DELETE zmachines": 1,  # its user
+        "DELETE nodeworkloads": 1,
+        "PATCH zmachines": 1,  # letting go
+    }
+
+
+async def test_names_that_come_together_are_told_together(grid: Grid) -> None:
+    before = len(grid.server.writes)
+    body = {"image": "oci://r/i:t", "network": {"name": "net"}, "nodeName": "n2"}
+    for name in ("one", "two", "three"):
+        grid.put(ZMachine, {"metadata": {"name": name}, "spec": body}, "default")
+        await grid.settle(0.4)
+    await grid.settle()
+    told = [one for one in grid.server.writes[before:] if "network-default-net" in one.path and one.method == "PATCH"]
+    assert len(told) == 2, "one for each of its nodes"
+    assert all(name in str(write.body) for write in told for name in ("one", "two", "three"))
+
+
+async def test_that_something_ends_is_said_when_it_takes_its_time(grid: Grid) -> None:
+    grid.agents["n2"].idle = True
+    grid.delete(ZMachine, "default", "bare")
+    await grid.settle(2.0)
+    assert shown(grid, ZMachine, "bare").startswith("True")
+    await grid.settle(4.0)
+    assert shown(grid, ZMachine, "bare").startswith("False Deleting")

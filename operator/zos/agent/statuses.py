@@ -8,7 +8,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from zos.api.meta import AGENT_FINALIZER, Condition
+from zos.api.meta import AGENT_FINALIZER, Condition, Reason
 from zos.api.nodeworkload import NodeWorkload, NodeWorkloadStatus
 from zos.kinds.kind import Report
 from zos.kube.client import ApiError, Client, Conflict, NotFound, Raw, Unavailable
@@ -18,6 +18,10 @@ log = logging.getLogger("zos.agent")
 
 #: Seconds that something unfinished gets before it is worth a write: most things are ready by then, and need only one.
 _GRACE = 0.7
+#: Seconds that something gets to end in: most things have by then, and need none.
+_LEAVING = 3.0
+#: Seconds until it is written that what stands as it stood is of a later generation, where nobody waits for that.
+_BOOKKEEPING = 30.0
 #: Seconds between two writes that differ in nothing but the words (progress).
 _WORDS = 3.0
 _FIRST_RETRY = 0.5
@@ -71,7 +75,7 @@ class Statuses:
         self._offer = _Offer({}, {}, frozenset())
         self._wake = asyncio.Event()
         self._known: dict[str, _Known] = {}
-        self._held: dict[str, tuple[NodeWorkloadStatus, float]] = {}  # not yet written, since when
+        self._held: dict[str, float] = {}  # not yet written, since when
         self._released: set[str] = set()  # uids
         self._refused: dict[str, _Refused] = {}  # by name
         self._tries = 0
@@ -118,7 +122,7 @@ class Statuses:
                 self._held.pop(name, None)
                 continue
             of = (workload.uid, workload.metadata.generation, report.verdict.ready, report.verdict.reason)
-            wait = self._worth_waiting(name, workload, status, previous, now) or self._appeal(name, of, now)
+            wait = self._worth_waiting(workload, report, status, previous, now) or self._appeal(name, of, now)
             if wait > 0:
                 later.append(wait)
             else:
@@ -152,17 +156,30 @@ class Statuses:
         return shown.status if shown is not None and shown.uid == workload.uid else workload.status
 
     def _worth_waiting(
-        self, name: str, workload: NodeWorkload, status: NodeWorkloadStatus, previous: NodeWorkloadStatus, now: float
+        self,
+        workload: NodeWorkload,
+        report: Report[Any],
+        status: NodeWorkloadStatus,
+        previous: NodeWorkloadStatus,
+        now: float,
     ) -> float:
         """Seconds by which to put the write off; something ready or in need of a person is written at once."""
-        if status.condition("Reconciling") is None:
+        name = workload.name
+        passing = status.condition("Reconciling") is not None
+        leaving = workload.deleting or workload.spec.unwanted
+        if leaving and (report.verdict.ready or report.verdict.reason is Reason.DELETING):
+            grace = _LEAVING
+        elif report.state is not None and report.state.marked and _timeless(status) == _timeless(previous):
+            grace = _BOOKKEEPING
+        elif not passing:
             self._held.pop(name, None)
             return 0.0
-        if _in_words(status) == _in_words(previous):
+        elif _in_words(status) == _in_words(previous):
             known = self._known.get(name)
             return known.at + _WORDS - now if known is not None else 0.0
-        since = self._held.setdefault(name, (status, now))[1]
-        return since + _GRACE - now
+        else:
+            grace = _GRACE
+        return self._held.setdefault(name, now) + grace - now
 
     def _appeal(self, name: str, of: tuple[object, ...], now: float) -> float:
         """Seconds until a write that was refused is tried again; one of something else is tried at once."""
@@ -234,6 +251,12 @@ def _in_words(status: NodeWorkloadStatus) -> tuple[object, ...]:
     """A status but for its messages."""
     wordless: tuple[Condition, ...] = tuple(c.model_copy(update={"message": ""}) for c in status.conditions)
     return (status.observed_generation, wordless, status.state)
+
+
+def _timeless(status: NodeWorkloadStatus) -> tuple[object, ...]:
+    """A status, of whatever generation."""
+    ageless = tuple(c.model_copy(update={"observed_generation": 0}) for c in status.conditions)
+    return (ageless, status.state, status.older)
 
 
 def replacing(new: Raw, old: Raw) -> Raw:

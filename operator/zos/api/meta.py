@@ -138,9 +138,9 @@ STALLED_REASONS = frozenset(
 #: Reasons that events alone give, and what has happened then.
 EVENT_REASONS: Mapping[Reason, str] = {
     Reason.PLACED: "a machine or a disk has its node",
-    Reason.ADDRESS_ASSIGNED: "a machine has its private or a public address, a PublicIP its addresses",
+    Reason.ADDRESS_ASSIGNED: "a machine has an address that did not come with its place, a PublicIP its addresses",
     Reason.JOINED: "a node or a laptop has become part of a network",
-    Reason.IMAGE_PULLED: "a machine's image is on its node: in how many seconds and how large, or that it was there already",
+    Reason.IMAGE_PULLED: "a machine's image was fetched for it: in how many seconds and how large",
     Reason.STARTED: "a machine was started for the first time",
     Reason.RESTARTED: "a machine was started again, and why",
     Reason.KEY_REPLACED: "a node had lost its key for a network and got another",

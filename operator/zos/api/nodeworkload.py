@@ -159,6 +159,11 @@ class State(Model):
     """What a node says of what it was asked for."""
 
     @property
+    def marked(self) -> bool:
+        """Whether it says itself what it is about, so that nobody goes by the generation."""
+        return False
+
+    @property
     def running(self) -> tuple[bool, Run | None] | None:
         """Whether it runs, and what it was started with, as far as the node says. None: it never says anything of that."""
         return None

@@ -2,25 +2,41 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 from zos.api.gridnode import GridNode
-from zos.api.meta import ABANDON, Object, Reason
+from zos.api.meta import ABANDON, Key, Object, Reason
 from zos.api.nodeworkload import NodeWorkload
 from zos.controller.claims import Claims
 from zos.controller.farewell import Farewell, HeldBack, Word
 from zos.controller.ledger import Ledger
 from zos.controller.nodeworkloads import NodeWorkloads
+from zos.controller.patience import Patience
 from zos.controller.telling import Telling
 from zos.controller.writing import every
 from zos.world.resolution import Resolution, Verdict
 
 
 class Deletion:
-    def __init__(self, ledger: Ledger, claims: Claims, workloads: NodeWorkloads, farewell: Farewell, telling: Telling) -> None:
+    """``again`` has an object looked at once more, after so many seconds."""
+
+    def __init__(
+        self,
+        ledger: Ledger,
+        claims: Claims,
+        workloads: NodeWorkloads,
+        farewell: Farewell,
+        telling: Telling,
+        patience: Patience,
+        again: Callable[[Key, float], None],
+    ) -> None:
         self._ledger = ledger
         self._claims = claims
         self._workloads = workloads
         self._farewell = farewell
         self._telling = telling
+        self._patience = patience
+        self._again = again
 
     async def go_on(self, obj: Object, resolution: Resolution) -> bool:
         """Does what can be done now. Whether nothing is left to wait for; else the object says for what."""
@@ -45,7 +61,11 @@ class Deletion:
             return False
         gives_up = obj.metadata.annotations.get(ABANDON) == obj.uid and not isinstance(obj, GridNode)
         if workloads and not gives_up:
-            await self._telling.waits(obj, resolution, self._farewell.waiting(obj, workloads))
+            verdict = self._farewell.waiting(obj, workloads)
+            if (pause := self._patience.pause(obj, verdict)) > 0:
+                self._again(obj.key, pause)
+            else:
+                await self._telling.waits(obj, resolution, verdict)
             return False
         if word is not Word.NONE:  # else its shares stay until it is known that nothing of it is left on its node
             await every([w for pool in resolution.releases if (w := self._ledger.release(pool, obj.uid)) is not None])

@@ -75,10 +75,12 @@ class Executor:
         self._applier = Applier(exchange.client)
         self._secrets = Secrets(exchange, secrets_of)
         self._farewell = Farewell(exchange, kinds)
-        self._workloads = NodeWorkloads(exchange, kinds, self._farewell)
+        self._workloads = NodeWorkloads(exchange, kinds, self._farewell, clock)
         self._telling = Telling(exchange, clock)
         self._patience = Patience(clock)
-        self._deletion = Deletion(ledger, self._claims, self._workloads, self._farewell, self._telling)
+        self._deletion = Deletion(
+            ledger, self._claims, self._workloads, self._farewell, self._telling, self._patience, exchange.again
+        )
 
     @property
     def underway(self) -> int:
@@ -197,7 +199,7 @@ class Executor:
     async def _delete(self, obj: Object, resolution: Resolution) -> None:
         if CONTROLLER_FINALIZER not in obj.metadata.finalizers or not await self._deletion.go_on(obj, resolution):
             return
-        for memory in (self._applier, self._patience, self._telling):
+        for memory in (self._applier, self._patience, self._telling, self._workloads):
             memory.forget(obj)
         await finalizers(self._exchange, obj, [name for name in obj.metadata.finalizers if name != CONTROLLER_FINALIZER])
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import replace
 from functools import partial
 from typing import Any
@@ -15,14 +16,22 @@ from zos.controller.writing import MANAGER, OWNER_UID, Exchange, attempt, every
 from zos.kinds.kind import Kinds
 from zos.world.resolution import Resolution, Workload, waiting
 
+#: Seconds for which what nobody waits for is gathered: machines come and go together, and with them their names.
+_GATHER = 2.0
+
 
 class NodeWorkloads:
-    def __init__(self, exchange: Exchange, kinds: Kinds, farewell: Farewell) -> None:
+    """``clock`` gives seconds."""
+
+    def __init__(self, exchange: Exchange, kinds: Kinds, farewell: Farewell, clock: Callable[[], float]) -> None:
         self._client = exchange.client
         self._world = exchange.world
         self._absorb = exchange.absorb
         self._kinds = kinds
         self._farewell = farewell
+        self._again = exchange.again
+        self._clock = clock
+        self._gathering: dict[Key, dict[str, float]] = {}  # by object and its NodeWorkload's namespace: since when
 
     def of(self, obj: Object) -> list[NodeWorkload]:
         return [*self._world.find(NodeWorkload, owner=obj.uid)]
@@ -83,6 +92,14 @@ class NodeWorkloads:
         if present is not None and present.deleting:
             return  # its end wakes us
         if _is_asked(obj, wanted, part, present):
+            self._gathering.get(obj.key, {}).pop(namespace, None)
+            return
+        if (
+            present is not None
+            and _is_asked(obj, wanted, part, present, in_all=False)
+            and (pause := self._gather(obj, namespace)) > 0
+        ):
+            self._again(obj.key, pause)
             return
         name = names.readable(f"{obj.KIND}-{obj.namespace}-{obj.name}", obj.uid)
         body = {
@@ -98,6 +115,18 @@ class NodeWorkloads:
         }
         raw = await self._client.patch(NodeWorkload, namespace, name, body, type="apply", manager=MANAGER)
         self._absorb(NodeWorkload.key_of(namespace, name), raw)
+
+    def forget(self, obj: Object) -> None:
+        """The object is gone."""
+        self._gathering.pop(obj.key, None)
+
+    def _gather(self, obj: Object, namespace: str) -> float:
+        """Seconds until what is gathered for a node is written; not positive: now."""
+        gathering = self._gathering.setdefault(obj.key, {})
+        pause = gathering.setdefault(namespace, self._clock()) + _GATHER - self._clock()
+        if pause <= 0:
+            del gathering[namespace]
+        return pause
 
     def _spec(self, obj: Object, part: Part, wanted: Workload, present: NodeWorkload | None) -> NodeWorkloadSpec:
         # The generation is not part of it: a change that means nothing to the node must not be written to it.

@@ -8,9 +8,9 @@ from contextlib import contextmanager
 from zos.api.meta import Key, Object, Reason
 from zos.world.resolution import Verdict
 
-#: Seconds that plain progress may take before it is worth a write of its own. When more than so many objects are being written,
-#: which progress would only slow down: until when not at all, and how often it is looked whether that is over.
-_PATIENCE = 1.0
+#: Seconds that plain progress, or an end, may take before it is worth a write of its own. When more than so many objects are
+#: being written, which progress would only slow down: until when not at all, and how often it is looked whether that is over.
+_PATIENCE = {Reason.PROGRESSING: 1.0, Reason.DELETING: 3.0}
 _BUSY, _PATIENCE_WHEN_BUSY, _LOOK_WHEN_BUSY = 32, 30.0, 3.0
 
 
@@ -32,13 +32,14 @@ class Patience:
 
     def pause(self, obj: Object, verdict: Verdict) -> float:
         """Seconds until it is worth looking again whether to write how the object stands; not positive: write it now."""
-        if verdict.reason is not Reason.PROGRESSING:
+        patience = _PATIENCE.get(verdict.reason)
+        if patience is None:
             self._since.pop(obj.key, None)
             return 0.0
         waited = self._clock() - self._since.setdefault(obj.key, self._clock())
         if self.underway > _BUSY and waited < _PATIENCE_WHEN_BUSY:
             return _LOOK_WHEN_BUSY
-        return _PATIENCE - waited
+        return patience - waited
 
     def forget(self, obj: Object) -> None:
         """The object is gone."""

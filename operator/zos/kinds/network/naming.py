@@ -1,7 +1,7 @@
 """What a network's residents are called in it, for its resolvers: ``<name>`` and ``<name>.<network>.zos``.
 
-Only nodes are told from which somebody may ask, those that have a resident or let in a laptop that wants it: to all others a
-machine that comes or goes is no news.
+Only nodes are told from which somebody may ask, those where a resident has its address or that let in a laptop that wants it:
+to all others a machine that comes or goes is no news.
 """
 
 from __future__ import annotations
@@ -15,16 +15,14 @@ from zos.api.text import is_name
 from zos.kinds.network.part import MOST_NAMES, NameOnNode, NamesOnNode
 from zos.world import residents
 from zos.world.reader import Reader
-from zos.world.residents import Resident
 
 
 def told(
-    network: Network, here: Sequence[Resident], addresses: Iterable[NetworkAddress], access: Iterable[NetworkAccessStatus],
-    world: Reader,
-) -> tuple[dict[str, NamesOnNode], tuple[Condition, ...]]:  # fmt: skip
+    network: Network, addresses: Sequence[NetworkAddress], access: Iterable[NetworkAccessStatus], world: Reader
+) -> tuple[dict[str, NamesOnNode], tuple[Condition, ...]]:
     """The same for all nodes that have it, by node; and that there are more than a node takes."""
     asking = {laptop.name for laptop in network.spec.access if laptop.dns}
-    nodes = {one.node for one in here if one.node} | {entry.node for entry in access if entry.name in asking and entry.node}
+    nodes = {entry.node for entry in addresses} | {entry.node for entry in access if entry.name in asking and entry.node}
     if not nodes:
         return {}, ()
     found = _records(network, addresses, world)

@@ -113,3 +113,7 @@ class NetworkState(State):
 
     silent: Annotated[tuple[PublicKey, ...], only(word)] = Field(default=(), json_schema_extra=at_most(1024))
     """Public keys of peers that were called and have never answered."""
+
+    @property
+    def marked(self) -> bool:
+        return self.done is not None

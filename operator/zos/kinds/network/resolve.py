@@ -67,7 +67,7 @@ def resolve(network: Network, world: Reader) -> Resolution:
     relays = {name: relay for name, member in members.items() if relay is not None and not member.accessible}
     bridge = serving.bridge(network, members, alive, relay)
     mesh = topology(network.spec.ip_range, members.values(), callers, relays, bridge)
-    called, uncalled = naming.told(network, here, addresses, access, world)
+    called, uncalled = naming.told(network, addresses, access, world)
     asked = {
         name: _on_node(network, member, mesh.peers[name], called.get(name), world)
         for name, member in members.items()

@@ -8,7 +8,7 @@ from zos.api.meta import Reason, short_quantity
 from zos.api.zmachine import ZMachine, ZMachineStatus
 from zos.kinds.zmachine.part import MachineState
 from zos.world import running
-from zos.world.happenings import assigned, placed
+from zos.world.happenings import assigned, placed, together
 from zos.world.reader import Reader
 from zos.world.resolution import Notice, Resolution
 
@@ -18,18 +18,20 @@ def notices(machine: ZMachine, found: Resolution, world: Reader) -> tuple[Notice
     before, after = machine.status, found.status
     assert isinstance(after, ZMachineStatus)
     return (
-        *placed(before.node_name, after.node_name),
-        *assigned(before.ip, after.ip, "private address", f"in network {machine.spec.network.name}"),
-        *assigned(before.public_ipv4, after.public_ipv4, "public address"),
-        *assigned(before.public_ipv6, after.public_ipv6, "public address"),
+        *together(
+            placed(before.node_name, after.node_name),
+            *assigned(before.ip, after.ip, "private address", f"in network {machine.spec.network.name}"),
+            *assigned(before.public_ipv4, after.public_ipv4, "public address"),
+            *assigned(before.public_ipv6, after.public_ipv6, "public address"),
+        ),
         *_image(machine, found, world),
         *_start(machine, after, world),
     )
 
 
 def _image(machine: ZMachine, found: Resolution, world: Reader) -> Iterator[Notice]:
-    """Its image is on the node now: the condition names the digest. What it runs with already is no news, though its node may
-    have been silent in the meantime."""
+    """Its image was fetched for it: the condition names the digest. What was there before is no news, nor is what it runs with
+    already, though its node may have been silent in the meantime."""
     before = machine.status.condition("ImageReady")
     after = next((condition for condition in found.conditions if condition.type == "ImageReady"), None)
     if after is None or after.status != "True" or after.message == machine.status.image_digest:
@@ -37,10 +39,7 @@ def _image(machine: ZMachine, found: Resolution, world: Reader) -> Iterator[Noti
     if before is not None and before.status == "True" and before.message == after.message:
         return
     state = _on_node(machine, found.status.node_name if isinstance(found.status, ZMachineStatus) else None, world)
-    if state.image_digest is None:  # it boots from what is on its disk
-        return
-    if (pull := state.image_pull) is None:
-        yield Notice(Reason.IMAGE_PULLED, f"image {machine.spec.image} is on its node already", once=after.message)
+    if state.image_digest is None or (pull := state.image_pull) is None:  # no digest: it boots from what is on its disk
         return
     size = f" ({short_quantity(pull.size)})" if pull.size else ""
     yield Notice(Reason.IMAGE_PULLED, f"image {machine.spec.image}{size} fetched in {pull.seconds} s", once=after.message)
