@@ -131,7 +131,7 @@ class Grid:
         self._crowd = crowd
         self.world = World(KINDS.indexes())
         exchange = Exchange(self.client, self.world, self._absorb, self.changed, self._again)
-        self.ledger = Ledger(exchange, lambda: self.time)
+        self.ledger = Ledger(exchange, lambda: self.time, gather=0.0)
         self.executor = Executor(exchange, KINDS, self.ledger, self._secrets_of, lambda: self.time)
         self.agents: dict[str, Agent] = {}
         self.led = True  # else no controller decides anything

@@ -59,12 +59,12 @@ class Server:
 class Side:
     """A controller's view of the server: its cache and its ledger."""
 
-    def __init__(self, server: Server) -> None:
+    def __init__(self, server: Server, gather: float = 0.0) -> None:
         self.world = World(KINDS.indexes())
         self.again: list[Key] = []
         self.now = 0.0
         exchange = Exchange(server, self.world, self.hear, self.again.extend, lambda *_: None)  # type: ignore[arg-type]
-        self.ledger = Ledger(exchange, lambda: self.now)
+        self.ledger = Ledger(exchange, lambda: self.now, gather)
         self.hear(KEY, server.raw)
 
     def hear(self, key: Key, raw: Raw | None, foreseen: object = None) -> None:
@@ -90,6 +90,28 @@ CAPACITY = {"capacity": {"cpu": 4, "memory": "8Gi", "storage": "1Gi"}}
 async def settle() -> None:
     for _ in range(50):
         await asyncio.sleep(0)
+
+
+async def test_shares_come_back_together_and_are_taken_at_once() -> None:
+    server = Server()
+    side = Side(server, gather=0.2)
+    await asyncio.gather(*(taken for name in "abc" if (taken := side.ledger.hold(KEY, hold(name))) is not None))
+    patches = server.patches
+    first = side.ledger.release(KEY, "a")
+    await asyncio.sleep(0.05)
+    second = side.ledger.release(KEY, "b")
+    await settle()
+    assert server.patches == patches, "it waits for more"
+    assert side.node.status.holds == (hold("c"),), "and they can be had again already"
+    assert first is not None
+    assert second is not None
+    await asyncio.gather(first, second)
+    assert server.patches == patches + 1
+    back, taken = side.ledger.release(KEY, "c"), side.ledger.hold(KEY, hold("d"))
+    await settle()
+    assert server.patches == patches + 2
+    assert all(waiter is not None and waiter.done() for waiter in (back, taken))
+    assert side.node == GridNode.model_validate(server.raw)
 
 
 @pytest.mark.parametrize("more", [False, True])

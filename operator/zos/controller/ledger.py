@@ -12,6 +12,7 @@ asker gets the API server's words, and from then on it is tried on its own, less
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 from collections.abc import Callable, Collection
 from dataclasses import dataclass, field
@@ -27,6 +28,9 @@ from zos.kube.client import ApiError, Unavailable
 
 log = logging.getLogger("zos.ledger")
 
+#: Seconds for which shares that come back are gathered: machines go together, and nobody waits for what one of them had.
+_GATHER = 0.5
+
 
 class Lost(Exception):
     """The pool changed under an unwritten share: resolve again."""
@@ -40,12 +44,13 @@ class Denied(ApiError):
 class _Open:
     """A pool with unwritten changes. ``base`` is what the API server has, as far as is known: the changes are what the cache
     has otherwise. ``writing`` is what is on its way, which the watch may tell of before the answer comes. ``doubted``: parts
-    among which something was refused, to be written group by group."""
+    among which something was refused, to be written group by group. ``urgent``: somebody waits for what is unwritten."""
 
     base: Object
     writing: Object | None = None
     waiters: list[Waiter] = field(default_factory=list)
     doubted: list[tuple[str, ...]] = field(default_factory=list)
+    urgent: asyncio.Event = field(default_factory=asyncio.Event)
 
     def take(self, parts: Collection[str] | None) -> list[Waiter]:
         """Who waits for these parts (None: for any), and from now on for the write that is made of them."""
@@ -67,13 +72,15 @@ class _Write:
 
 
 class Ledger:
-    """The exchange's ``absorb`` must come to `rebase` before anything gets into the cache; ``clock`` gives seconds."""
+    """The exchange's ``absorb`` must come to `rebase` before anything gets into the cache; ``clock`` gives seconds. ``gather``:
+    for how many what comes back waits for more of that."""
 
-    def __init__(self, exchange: Exchange, clock: Callable[[], float]) -> None:
+    def __init__(self, exchange: Exchange, clock: Callable[[], float], gather: float = _GATHER) -> None:
         self._client = exchange.client
         self._world = exchange.world
         self._absorb = exchange.absorb
         self._changed = exchange.changed
+        self._gather = gather
         self._open: dict[Key, _Open] = {}
         self._tasks: dict[Key, asyncio.Task[None]] = {}
         self._refusals = Refusals(clock)
@@ -99,7 +106,8 @@ class Ledger:
             status = obj.status.model_copy(update={name: getattr(status, name)})
             if status == obj.status:
                 return denied
-        written = self._put(key, with_status(obj, status), OWN, key)
+        # What follows from its shares goes with them.
+        written = self._put(key, with_status(obj, status), OWN, key, urgent=status.conditions != obj.status.conditions)
         return denied or written
 
     def rebase(self, key: Key, fresh: Object) -> Object:
@@ -148,20 +156,23 @@ class Ledger:
         updated = (*others, entry) if entry is not None else others
         if mine is None:
             self._sizes.added(pool, entries, updated, entry)
-        return self._put(pool, with_status(obj, obj.status.model_copy(update={obj.POOL: updated})), uid, by)
+        changed = with_status(obj, obj.status.model_copy(update={obj.POOL: updated}))
+        return self._put(pool, changed, uid, by, urgent=entry is not None)
 
     def _join(self, key: Key, part: str, by: Key | None) -> asyncio.Future[None] | None:
         """Waits for what is being written already; it may be what the caller relies on."""
         opened = self._open.get(key)
         return self._wait(opened, part, by) if opened is not None else None
 
-    def _put(self, key: Key, obj: Object, part: str, by: Key | None) -> asyncio.Future[None]:
+    def _put(self, key: Key, obj: Object, part: str, by: Key | None, *, urgent: bool) -> asyncio.Future[None]:
         """Changes a pool in the cache, and sees to it that this is written."""
         opened = self._open.get(key)
         if opened is None:
             base = self._world.peek(key)
             assert base is not None
             opened = self._open[key] = _Open(base)
+        if urgent:
+            opened.urgent.set()
         self._changed(self._world.put(obj) - {by})
         if key not in self._tasks:
             self._tasks[key] = asyncio.create_task(self._flush(key))
@@ -175,10 +186,13 @@ class Ledger:
     async def _flush(self, key: Key) -> None:
         try:
             while key in self._open:
+                opened = self._open[key]
+                with contextlib.suppress(TimeoutError):
+                    await asyncio.wait_for(opened.urgent.wait(), self._gather)
                 await asyncio.sleep(0)  # let what is resolved in this turn of the loop come along
-                opened = self._open.get(key)
-                if opened is None:
-                    return
+                if self._open.get(key) is not opened:
+                    continue
+                opened.urgent.clear()
                 await self._write(key, opened)
         finally:
             del self._tasks[key]
@@ -227,6 +241,7 @@ class Ledger:
                 if write.parts is None:
                     rest = with_own(fresh, current)
                 else:
+                    opened.urgent.set()
                     rest = with_status(fresh, with_parts(fresh, current, differing(fresh, current)))
                 self._changed(self._world.put(rest))
         self._refusals.forgive(key, write.parts or ())
@@ -268,6 +283,7 @@ class Ledger:
             half = len(suspects) // 2
             opened.doubted[:0] = [tuple(suspects[:half]), tuple(suspects[half:])]
             opened.waiters[:0] = write.waiters
+            opened.urgent.set()
             return
         log.warning("pool %s: %s", key, error)
         current: Any = self._world.peek(key)
@@ -282,6 +298,7 @@ class Ledger:
         left = [part for part in differing(opened.base, current) if part not in dropped]
         rest = with_status(current, with_parts(opened.base, current, left))
         self._changed(self._world.put(rest) - {each.by for each in told})
+        opened.urgent.set()
         if not left:
             self._close(key)
         fail(told, _said(key, error))
@@ -306,6 +323,7 @@ class Ledger:
     def _drop(self, key: Key, why: str = "it changed meanwhile") -> None:
         """Forgets what is unwritten."""
         opened = self._open.pop(key)
+        opened.urgent.set()  # whoever takes something now does not wait for what was to come along with this
         self._changed(self._world.put(opened.base) | {key})
         fail(opened.waiters, Lost(why))
 

@@ -87,7 +87,8 @@ def _verdict(
         if item.key in outcome.blocked:
             return waiting(Reason.PROGRESSING, f"{item.key} waits for {outcome.blocked[item.key]}")
         if item.key in outcome.pending:
-            return waiting(Reason.PROGRESSING, f"{item.key}: {outcome.pending[item.key]}")
+            words = outcome.pending[item.key]
+            return waiting(Reason.PROGRESSING, words if isinstance(item, Domain) else f"{item.key}: {words}")
     if fact is None or not fact.running:
         return waiting(Reason.PROGRESSING, "the guest is starting")
     if (full := diskerrors.paused(machine, fact)) is not None:
