@@ -10,7 +10,7 @@ from zos.world.resolution import Verdict
 
 #: Seconds that plain progress, or an end, may take before it is worth a write of its own. When more than so many objects are
 #: being written, which progress would only slow down: until when not at all, and how often it is looked whether that is over.
-_PATIENCE = {Reason.PROGRESSING: 2.0, Reason.DELETING: 3.0}
+_PATIENCE = {Reason.PROGRESSING: 3.0, Reason.DELETING: 3.0}
 _BUSY, _PATIENCE_WHEN_BUSY, _LOOK_WHEN_BUSY = 32, 30.0, 3.0
 
 
