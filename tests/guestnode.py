@@ -143,7 +143,13 @@ class Node:
         )
 
     def machine(
-        self, image: DiskImage, seed: Seed, *, disks: tuple[str, ...] = (), memory: int = 512 * MiB
+        self,
+        image: DiskImage,
+        seed: Seed,
+        *,
+        disks: tuple[str, ...] = (),
+        shares: tuple[GuestShare, ...] = (),
+        memory: int = 512 * MiB,
     ) -> tuple[Item, ...]:
         """A virtual machine, all of it, its domain last; ``disks`` are the serials of those beside the one that it boots from.
         The image is in the cache already."""
@@ -170,6 +176,7 @@ class Node:
                     firmware=image.firmware,
                 ),
                 disks=others,
+                shares=shares,
                 nics=(),
                 running=True,
             ),

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from harness import IMAGE, Grid, obj, until
+from zos.api import names
 
 NETWORK = "private"
 
@@ -68,3 +69,11 @@ class Guests:
             if uid in self.grid.run(node, "cat", f"/proc/{pid}/cmdline", check=False):
                 return int(pid)
         raise AssertionError(f"no guest of {name}")
+
+    def virtiofsd(self, name: str) -> int:
+        """The process that shares a machine's image with it, as its node sees it."""
+        uid = (self.grid.get("zmachine", name, self.namespace) or {})["metadata"]["uid"]
+        found = self.grid.run(
+            self.status(name)["nodeName"], "sh", "-c", f"cat /run/libvirt/qemu/*-{names.domain(uid)}-fs0-fs.pid"
+        )
+        return int(found)

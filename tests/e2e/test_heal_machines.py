@@ -62,10 +62,17 @@ def test_a_guest_that_dies_is_started_again(guests: Guests) -> None:
         "one", "cat /data/f; echo kept >/data/f; sync; echo up; sleep 10000", disks=[{"name": "data", "mountPath": "/data"}]
     )
     guests.prints("one", "^up$")
-    guests.grid.run("n1", "kill", "-9", str(guests.qemu("one")))
-    guests.prints("one", "^kept$")
+    restarts = 0
+    for who in (guests.qemu, guests.virtiofsd):
+        victim, restarts = who("one"), restarts + 1
+        guests.ready("one")
+        guests.grid.run("n1", "kill", "-9", str(victim))
+        began = time.monotonic()
+        until(lambda restarts=restarts: guests.status("one").get("restarts") == restarts, 2, "it is noticed and said")
+        print(f"{who.__name__} killed: said {time.monotonic() - began:.1f} s after")
+        until(lambda restarts=restarts: guests.console("one").splitlines().count("kept") == restarts, 60, "it runs again")
     guests.ready("one")
-    assert guests.status("one")["restarts"] == 1
+    assert guests.status("one")["restarts"] == restarts
 
 
 def test_the_agent_dies_and_guests_do_not_notice(guests: Guests) -> None:
@@ -83,16 +90,22 @@ def test_the_agent_dies_and_guests_do_not_notice(guests: Guests) -> None:
 
 
 def test_a_node_that_crashes_brings_everything_back(guests: Guests) -> None:
+    others = [f"other-{number}" for number in range(5)]
     guests.grid.apply(guests.namespace, obj("ZMount", "data", size="64Mi"))
     guests.apply(
         "one", "cat /data/f; echo kept >/data/f; sync; echo up; sleep 10000", disks=[{"name": "data", "mountPath": "/data"}]
     )
+    guests.grid.apply(guests.namespace, *(guests.spec(name, "echo begins; sleep 10000") for name in others))
     guests.prints("one", "^up$")
+    guests.ready(*others)
     guests.grid.minigrid("crash", "n1")
     guests.grid.minigrid("up")
     guests.prints("one", "^kept$")
-    guests.ready("one")
-    assert guests.status("one").get("restarts", 0) == 0  # the node's end was no crash of the machine
+    for name in others:
+        guests.prints(name, r"^begins$(.*\n)+begins$")
+    guests.ready("one", *others)
+    for name in ("one", *others):
+        assert guests.status(name).get("restarts", 0) == 0, f"the node's end was no crash of {name}"
 
 
 def left_on(grid: Grid, node: str) -> dict[str, str]:

@@ -16,6 +16,7 @@ from guestnode import Node
 from hypervisor import Libvirt
 from imageworks import certified, serving
 from services import Bench
+from shares import Shares
 from zos.drivers.fence import TABLE
 from zos.plan.items import Domain
 from zos.programs.guestbuild import build
@@ -119,3 +120,12 @@ def registry(tmp_path: Path) -> Iterator[str]:
     """Address of an empty one."""
     with serving(tmp_path) as address:
         yield address
+
+
+@pytest.fixture
+async def shares(node: Node) -> AsyncIterator[Shares]:
+    shares = Shares(node)
+    shares.put("as first")
+    yield shares
+    while subprocess.run(["umount", "-l", shares.mount], stderr=subprocess.DEVNULL).returncode == 0:
+        pass

@@ -11,10 +11,11 @@ from typing import Literal
 import pytest
 
 from guestnode import VM_DIGEST, Node
+from shares import Shares
 from zos.drivers.diskimage import firmware_of
 from zos.drivers.imagecache import directory_of
 from zos.plan.facts import DiskImage, DomainFact
-from zos.plan.guest import GuestMount
+from zos.plan.guest import GuestMount, GuestShareMount
 from zos.plan.items import Domain
 from zos.plan.seed import Seed
 
@@ -71,6 +72,7 @@ write_files:
     echo said all
 bootcmd:
 - [ sh, -c, "[ -e /var/first ] || { touch /var/first; echo first boot >/dev/ttyS0; sync; reboot -f; }" ]
+- [ sh, -c, "while sleep 1; do cat /it/words >/dev/ttyS0; done </dev/null >/dev/null 2>&1 &" ]
 - [ sh, -c, "[ ! -x /usr/local/bin/tell ] || /usr/local/bin/tell" ]
 runcmd:
 - /usr/local/bin/tell
@@ -78,16 +80,16 @@ runcmd:
 
 
 @pytest.mark.timeout(3 * _LONG)
-async def test_a_virtual_machines_life(node: Node, debian: Path) -> None:
-    image = unpacked(node, debian)
+async def test_a_virtual_machines_life(node: Node, debian: Path, shares: Shares) -> None:
+    image, it = unpacked(node, debian), shares.given["/it"]
     seed = Seed(
         instance_id=str(uuid.uuid4()),
         hostname="debian",
         ssh_authorized_keys=("ssh-ed25519 AAAAC3NzaC1lZDI1NTE5AAAAIFakeFakeFakeFakeFakeFakeFakeFakeFakeFakeFake zos-test",),
-        mounts=(GuestMount(serial="data", path="/data"),),
+        mounts=(GuestMount(serial="data", path="/data"), GuestShareMount(tag=it.tag, path="/it", inside=it.inside)),
         user_data=USER_DATA,
     )
-    *_, domain = wanted = node.machine(image, seed, disks=("data",))
+    *_, domain = wanted = node.machine(image, seed, disks=("data",), shares=(it,))
     assert isinstance(domain, Domain)
     assert (await node.converge(*wanted))[-2:] == [f"create system/{domain.boot.root.disk}", f"create domain/{domain.name}"]
     pid = node.libvirt.qemu(domain.name)
@@ -98,6 +100,10 @@ async def test_a_virtual_machines_life(node: Node, debian: Path) -> None:
     for words in ("I am debian", "btrfs  /dev/vdb", "\n1\n", "virtio-boot", "virtio-data"):
         assert words in console.replace("\t", " "), console
     assert await node.converge(*wanted) == [], "nothing is written again"
+    assert "as first\n" in console
+    shares.take()
+    shares.put("mounted anew")
+    await node.says(domain, "mounted anew\n")
 
     node.libvirt.run("virsh", "-c", node.libvirt.uri, "destroy", "--graceful", domain.name)
     fact = await node.ended(domain)

@@ -73,7 +73,7 @@ def test_its_documents_say_what_the_spec_says() -> None:
 def test_disks_and_shares_are_mounted_at_each_boot() -> None:
     hook = boothook(SEED)
     assert hook.startswith("#!/bin/sh\n"), "cloud-init finds a boothook's program by that"
-    table = hook.split("<<'ZOS'\n")[1].split("\nZOS\n")[0].splitlines()
+    table = hook.split("fstab <<'ZOS'\n")[1].split("\nZOS\n")[0].splitlines()
     assert table == [
         "# zos begin",
         "/dev/disk/by-id/virtio-one /data btrfs defaults,nofail,x-systemd.device-timeout=90s 0 0",
@@ -99,9 +99,23 @@ def test_whatever_a_place_is_called_it_is_one_word(name: str) -> None:
 
 def test_its_script_is_one_that_a_shell_reads(tmp_path: Path) -> None:
     script = tmp_path / "hook"
-    script.write_text(boothook(replace(SEED, mounts=(GuestMount(serial="one", path="/it's $(a) place"),))))
-    for shell in ("sh", "bash"):
-        subprocess.run([shell, "-n", script], check=True)
+    odd = "/it's $(a) place"
+    share = GuestShareMount(tag="t", path=f"{odd}/below", inside="x")
+    text = boothook(replace(SEED, mounts=(GuestMount(serial="one", path=odd), share)))
+    again = tmp_path / "again"
+    again.write_text(text.split("zos-shares.anew <<'ZOS'\n")[1].split("\nZOS\n")[0])
+    script.write_text(text)
+    for shell, file in ((shell, file) for shell in ("sh", "bash") for file in (script, again)):
+        subprocess.run([shell, "-n", file], check=True)
+
+
+def test_what_is_mounted_anew_on_the_node_is_so_in_the_guest() -> None:
+    hook = boothook(SEED)
+    script = hook.split("zos-shares.anew <<'ZOS'\n")[1].split("\nZOS\n")[0].splitlines()
+    assert script[0] == "umount -l /part; mount /part"
+    assert script[1:] == [f"mountpoint -q {place} || mount {place}" for place in ("/data", "/s", "/run/zos-shares/t2", "/part")]
+    assert hook.index("systemd-run") < hook.index("mkdir -p /data"), "whoever changes it meanwhile is heard"
+    assert "systemd-run" not in boothook(replace(SEED, mounts=SEED.mounts[:2]))
 
 
 def test_no_user_data_is_an_empty_configuration() -> None:

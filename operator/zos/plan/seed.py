@@ -21,6 +21,8 @@ _BOOTS, _READY, _UNREADY = "booting", "ready", "unready"
 _BOUNDARY = "====zos===="
 #: Where shares are mounted of which a guest sees only a part.
 _WHOLE = "/run/zos-shares"
+#: What is done when the node says that something was mounted anew.
+_ANEW = f"{_WHOLE}.anew"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -112,6 +114,7 @@ def _boothook(mounts: tuple[GuestMount | GuestShareMount, ...]) -> str:
             f'  [ "$(cat "$disk/serial" 2>/dev/null)" = {STATUS} ] && status=/dev/${{disk##*/}}',
             "done",
             'say() { [ -n "$status" ] && printf %s "$1" | dd of="$status" bs=512 conv=sync,fsync 2>/dev/null; }',
+            *_follow(tuple(mount for mount in mounts if isinstance(mount, GuestShareMount) and mount.inside), places),
             f"say {_BOOTS}",
             "grep -qx '# zos end' /etc/fstab && sed -i '/^# zos begin$/,/^# zos end$/d' /etc/fstab",
             '[ -z "$(tail -c1 /etc/fstab)" ] || echo >>/etc/fstab',
@@ -127,6 +130,27 @@ def _boothook(mounts: tuple[GuestMount | GuestShareMount, ...]) -> str:
             "exit 0",
         ]
     )
+
+
+def _follow(shares: tuple[GuestShareMount, ...], places: list[str]) -> list[str]:
+    """What is inside a share may be mounted anew on the node, which then makes the status disk a sector larger. The guest's
+    kernel tells udev, whose own mounts nobody sees, so systemd does it. Who has files open there keeps the dead ones."""
+    if not shares:
+        return []
+    anew = [f"umount -l {place}; mount {place}" for place in (shlex.quote(share.path) for share in shares)]
+    under = [f"mountpoint -q {place} || mount {place}" for place in (shlex.quote(place) for place in places)]
+    return [
+        f"mkdir -p {_WHOLE} /run/udev/rules.d",
+        f"cat >{_ANEW} <<'ZOS'",
+        *anew,
+        *under,
+        "ZOS",
+        "cat >/run/udev/rules.d/90-zos-shares.rules <<'ZOS'",
+        f'ACTION=="change", SUBSYSTEM=="block", ENV{{RESIZE}}=="1", ATTR{{serial}}=="{STATUS}", '
+        f'RUN+="/usr/bin/systemd-run --no-block --quiet /bin/sh {_ANEW}"',
+        "ZOS",
+        "udevadm control --reload",
+    ]
 
 
 def _places(mount: GuestMount | GuestShareMount) -> tuple[str, ...]:
