@@ -5,12 +5,13 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
-from zos.api.meta import Key, Object, Reason
+from zos.api.meta import Key, Object, Reason, Status
 from zos.world.resolution import Verdict
 
-#: Seconds that plain progress, or an end, may take before it is worth a write of its own. When more than so many objects are
-#: being written, which progress would only slow down: until when not at all, and how often it is looked whether that is over.
-_PATIENCE = {Reason.PROGRESSING: 3.0, Reason.DELETING: 3.0}
+#: Seconds that plain progress, or an end, may take before it is worth a write of its own, and progress of what is shown as
+#: Ready. When more than so many objects are being written, which progress would only slow down: until when not at all, and how
+#: often it is looked whether that is over.
+_PATIENCE, _PATIENCE_OF_READY = {Reason.PROGRESSING: 3.0, Reason.DELETING: 3.0}, 0.5
 _BUSY, _PATIENCE_WHEN_BUSY, _LOOK_WHEN_BUSY = 32, 30.0, 3.0
 
 
@@ -36,6 +37,8 @@ class Patience:
         if patience is None:
             self._since.pop(obj.key, None)
             return 0.0
+        if verdict.reason is Reason.PROGRESSING and _shown_ready(obj):
+            patience = _PATIENCE_OF_READY
         waited = self._clock() - self._since.setdefault(obj.key, self._clock())
         if self.underway > _BUSY and waited < _PATIENCE_WHEN_BUSY:
             return _LOOK_WHEN_BUSY
@@ -44,3 +47,9 @@ class Patience:
     def forget(self, obj: Object) -> None:
         """The object is gone."""
         self._since.pop(obj.key, None)
+
+
+def _shown_ready(obj: Object) -> bool:
+    status = getattr(obj, "status", None)
+    ready = status.condition("Ready") if isinstance(status, Status) else None
+    return ready is not None and ready.status == "True"
