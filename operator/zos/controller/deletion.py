@@ -65,7 +65,7 @@ class Deletion:
             if (pause := self._patience.pause(obj, verdict)) > 0:
                 self._again(obj.key, pause)
             else:
-                await self._telling.waits(obj, resolution, verdict)
+                await self._waits(obj, resolution, verdict)
             return False
         if word is not Word.NONE:  # else its shares stay until it is known that nothing of it is left on its node
             await every([w for pool in resolution.releases if (w := self._ledger.release(pool, obj.uid)) is not None])
@@ -79,4 +79,14 @@ class Deletion:
         return Word.ERASE
 
     async def _blocked(self, obj: Object, resolution: Resolution, why: str) -> None:
-        await self._telling.waits(obj, resolution, Verdict(False, Reason.DELETION_BLOCKED, why))
+        await self._waits(obj, resolution, Verdict(False, Reason.DELETION_BLOCKED, why))
+
+    async def _waits(self, obj: Object, resolution: Resolution, verdict: Verdict) -> None:
+        """Says so; of a pool in one write with what it gives back, which that would undo."""
+        status = self._telling.waits(obj, resolution, verdict)
+        if status is None:
+            return
+        if obj.POOL is None:
+            await self._telling.write(obj, status)
+        elif (written := self._ledger.status(obj.key, status)) is not None:
+            await written

@@ -93,17 +93,18 @@ class Telling:
         status = resolution.status if resolution.status is not None else before
         return _judged(obj, status, self.verdict(obj, resolution.verdict), resolution.conditions)
 
-    async def waits(self, obj: Object, resolution: Resolution, verdict: Verdict) -> None:
-        """Says what a deletion waits for, over what others have written by now of a status that is not this object's alone."""
+    def waits(self, obj: Object, resolution: Resolution, verdict: Verdict) -> Status | None:
+        """What the status is to be of an object that is being deleted, with what it waits for, over what others have written by
+        now of a status that is not its alone. None: it is gone."""
         self.event(obj, verdict)
         current: Any = self._world.peek(obj.key)
         if current is None or current.uid != obj.uid:
-            return
-        status = current.status
+            return None
+        status: Status = current.status
         if resolution.status is not None:
             others = {*status.AGENTS, *((obj.POOL,) if obj.POOL is not None else ())}
             status = resolution.status.model_copy(update={name: getattr(status, name) for name in others})
-        await self.write(obj, _judged(obj, status, verdict, ()))
+        return _judged(obj, status, verdict, ())
 
     async def write(self, obj: Object, status: Status) -> None:
         """What differs of it from what the API server has."""
