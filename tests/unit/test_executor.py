@@ -38,13 +38,15 @@ class Server:
         self.deleted: list[Key] = []
         self.statuses: list[Raw] = []
         self.there: dict[str, Raw] = {}  # metadata, by name
+        self.whole: dict[str, Raw] = {}  # objects, by name
 
     async def delete(self, model: type[Object], namespace: str, name: str, *, uid: str) -> None:
         self.deleted.append(model.key_of(namespace, name))
 
     async def patch(self, model: type[Object], namespace: str, name: str, body: Raw, **_: object) -> Raw:
         self.statuses.append(body.get("status"))
-        return body
+        whole = self.whole.get(name, {})
+        return {**whole, **body, "metadata": {**whole.get("metadata", {}), **body.get("metadata", {})}}
 
     async def get(self, model: type[Object], namespace: str, name: str) -> Raw:
         return {"metadata": self.there[name]}
@@ -150,6 +152,7 @@ async def test_a_contract_that_is_deleted_half_way_lets_go_of_what_it_was_taking
     world.remove(PublicIP.key_of("default", "b"))
     server: Any = Server()
     server.there["c"] = {"uid": contract.uid, "deletionTimestamp": "now", "resourceVersion": contract.metadata.resource_version}
+    server.whole["c"] = contract.model_dump(mode="json", by_alias=True, exclude_none=True)
     await executor(server, world).carry_out(contract, resolve(contract, world))
     assert server.deleted == [Claim.key_of("", f"ipv4.{ip}") for ip in contract.status.taking]
     (written,) = server.statuses
