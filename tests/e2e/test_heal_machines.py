@@ -68,7 +68,7 @@ def test_a_guest_that_dies_is_started_again(guests: Guests) -> None:
         guests.ready("one")
         guests.grid.run("n1", "kill", "-9", str(victim))
         began = time.monotonic()
-        until(lambda restarts=restarts: guests.status("one").get("restarts") == restarts, 2, "it is noticed and said")
+        guests.says("one", "the guest died; starting again", seconds=2)
         print(f"{who.__name__} killed: said {time.monotonic() - began:.1f} s after")
         until(lambda restarts=restarts: guests.console("one").splitlines().count("kept") == restarts, 60, "it runs again")
     guests.ready("one")
