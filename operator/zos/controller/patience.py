@@ -11,7 +11,7 @@ from zos.world.resolution import Verdict
 #: Seconds that plain progress, or an end, may take before it is worth a write of its own, and progress of what is shown as
 #: Ready. When more than so many objects are being written, which progress would only slow down: until when not at all, and how
 #: often it is looked whether that is over.
-_PATIENCE, _PATIENCE_OF_READY = {Reason.PROGRESSING: 3.0, Reason.DELETING: 3.0}, 0.5
+_PATIENCE, _PATIENCE_OF_READY = {Reason.PROGRESSING: 3.0, Reason.DELETING: 3.0}, 0.2
 _BUSY, _PATIENCE_WHEN_BUSY, _LOOK_WHEN_BUSY = 32, 30.0, 3.0
 
 

@@ -5,8 +5,6 @@ from __future__ import annotations
 import io
 from pathlib import Path
 
-from pycdlib.pycdlib import PyCdlib
-
 from zos.drivers import DriverError
 from zos.files import Durability, write
 from zos.plan.seed import documents
@@ -20,6 +18,8 @@ def make(config: Path, seed: Path) -> None:
         texts = documents(config.read_text())
     except ValueError as error:
         raise DriverError(f"{config} is no seed") from error
+    from pycdlib.pycdlib import PyCdlib  # here: two MiB that an agent without virtual machines does without
+
     iso = PyCdlib()
     iso.new(interchange_level=3, joliet=3, rock_ridge="1.09", vol_ident=_LABEL)
     for number, (name, text) in enumerate(sorted(texts.items())):
