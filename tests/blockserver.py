@@ -1,5 +1,5 @@
-"""``blockserver.py DIRECTORY ADDRESS PORT SPEED SENT``: serves a store of blocks over HTTP, at SPEED bytes a second in all, and
-keeps how many it has sent in the file SENT. As long as ``SENT.lies`` is there it flips a byte in each answer."""
+"""A store of an flist's blocks, served over HTTP. ``blockserver.py DIRECTORY ADDRESS PORT SPEED SENT`` keeps how many bytes it
+has sent in the file SENT, and lies as long as ``SENT.lies`` is there."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ import signal
 import sys
 import threading
 import time
+from collections.abc import Callable
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
@@ -15,21 +16,44 @@ _PIECE = 16 << 10
 
 
 class Store(ThreadingHTTPServer):
+    """Gives files of a directory, at ``speed`` bytes a second in all (0: as they come); counts its answers, and the bytes that
+    it has ``sent``. ``lies``: in how many of its next answers a byte is another."""
+
     daemon_threads = True
     allow_reuse_address = True
 
-    def __init__(self, place: Path, address: tuple[str, int], speed: int, count: Path) -> None:
-        self.place, self.speed, self.count, self.sent = place, speed, count, 0
+    def __init__(self, place: Path, address: tuple[str, int] = ("127.0.0.1", 0), speed: int = 0) -> None:
+        self.place, self.speed = place, speed
+        self.sent, self.answers, self.lies = 0, 0, 0
         self._line = threading.Lock()
         super().__init__(address, _Answer)
 
-    def send(self, put: object, body: bytes) -> None:
+    def begin(self) -> Store:
+        threading.Thread(target=self.serve_forever, args=(0.05,), daemon=True).start()
+        return self
+
+    def end(self) -> None:
+        self.shutdown()
+        self.server_close()
+
+    def lying(self) -> bool:
+        lies = self.lies > 0
+        self.lies -= lies
+        return lies
+
+    def counted(self) -> None:
+        """More was sent."""
+
+    def send(self, put: Callable[[bytes], object], body: bytes) -> None:
+        self.answers += 1
         for at in range(0, len(body), _PIECE):
+            piece = body[at : at + _PIECE]
             with self._line:  # one wire for all
-                time.sleep(_PIECE / self.speed)
-                self.sent += len(body[at : at + _PIECE])
-                self.count.write_text(str(self.sent))
-            put(body[at : at + _PIECE])  # type: ignore[operator]
+                if self.speed:
+                    time.sleep(len(piece) / self.speed)
+                self.sent += len(piece)
+                self.counted()
+            put(piece)
 
 
 class _Answer(BaseHTTPRequestHandler):
@@ -41,7 +65,7 @@ class _Answer(BaseHTTPRequestHandler):
         except OSError:
             self.send_error(404)
             return
-        if self.server.count.with_name(f"{self.server.count.name}.lies").exists():
+        if self.server.lying():
             body = body[:-1] + bytes([body[-1] ^ 1])
         self.send_response(200)
         self.send_header("Content-Length", str(len(body)))
@@ -52,7 +76,21 @@ class _Answer(BaseHTTPRequestHandler):
         pass
 
 
+class _Watched(Store):
+    """Tells by a file what it has sent, and is told by another to lie."""
+
+    def __init__(self, count: Path, place: Path, address: tuple[str, int], speed: int) -> None:
+        self._count = count
+        super().__init__(place, address, speed)
+
+    def lying(self) -> bool:
+        return self._count.with_name(f"{self._count.name}.lies").exists()
+
+    def counted(self) -> None:
+        self._count.write_text(str(self.sent))
+
+
 if __name__ == "__main__":
     directory, address, port, speed, count = sys.argv[1:]
     ctypes.CDLL(None).prctl(1, signal.SIGKILL)  # with nsenter(1), which started this one
-    Store(Path(directory), (address, int(port)), int(speed), Path(count)).serve_forever()
+    _Watched(Path(count), Path(directory), (address, int(port)), int(speed)).serve_forever()

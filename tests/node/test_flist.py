@@ -10,15 +10,14 @@ import signal
 import socket
 import subprocess
 import sys
-import threading
 import time
 from collections.abc import Callable, Iterator
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 import pytest
 
 import needs
+from blockserver import Store
 from bound import KILLED
 from zos.programs.flist.pack import pack
 from zos.programs.flist.sealing import BLOCK
@@ -29,58 +28,17 @@ pytestmark = needs.FUSE
 _SPEED = 4 << 20
 
 
-class Store(ThreadingHTTPServer):
-    """Serves a store of blocks, slowly, and counts what it sends; ``lies`` flips a byte in so many of the next answers."""
-
-    daemon_threads = True
-    allow_reuse_address = True
-
-    def __init__(self, place: Path, port: int = 0) -> None:
-        self.place, self.sent, self.answers, self.lies = place, 0, 0, 0
-        super().__init__(("127.0.0.1", port), _Answer)
-        threading.Thread(target=self.serve_forever, args=(0.05,), daemon=True).start()
-
-    def end(self) -> None:
-        self.shutdown()
-        self.server_close()
-
-
-class _Answer(BaseHTTPRequestHandler):
-    server: Store
-
-    def do_GET(self) -> None:
-        try:
-            body = (self.server.place / self.path.removeprefix("/blocks/")).read_bytes()
-        except OSError:
-            self.send_error(404)
-            return
-        if self.server.lies:
-            self.server.lies -= 1
-            body = body[:-1] + bytes([body[-1] ^ 1])
-        self.server.answers += 1
-        self.send_response(200)
-        self.send_header("Content-Length", str(len(body)))
-        self.end_headers()
-        for at in range(0, len(body), 1 << 16):
-            self.wfile.write(body[at : at + (1 << 16)])
-            self.server.sent += len(body[at : at + (1 << 16)])
-            time.sleep((1 << 16) / _SPEED)
-
-    def log_message(self, *_: object) -> None:
-        pass
-
-
 class Bench:
     """A tree, its flist, who serves its blocks, and mounts of it."""
 
     def __init__(self, directory: Path) -> None:
         self.directory, self.tree = directory, directory / "tree"
         self.programs: list[subprocess.Popen[bytes]] = []
-        self.store = Store(directory / "store")
+        self.store = Store(directory, speed=_SPEED).begin()
         self.url = f"http://127.0.0.1:{self.store.server_port}/blocks"
 
     def pack(self) -> None:
-        pack(self.tree, self.directory / "image.fl", self.directory / "store", self.url)
+        pack(self.tree, self.directory / "image.fl", self.directory / "blocks", self.url)
 
     def start(self, name: str = "mount", cache: str = "cache", size: int = 1 << 30) -> Path:
         place = self.directory / name
@@ -202,7 +160,7 @@ def test_a_server_that_dies_is_an_error_in_time_and_told_and_mends(bench: Bench)
     assert (place / "etc/motd").read_text() == "hello\n"
     until(lambda: not bench.well(), 2)
     assert str(port) in json.loads(bench.status().read_text())["problem"]
-    bench.store = Store(bench.directory / "store", port)
+    bench.store = Store(bench.directory, ("127.0.0.1", port), _SPEED).begin()
     until(bench.well, 20)
     assert (place / "big").read_bytes() == (bench.tree / "big").read_bytes()
 
@@ -216,7 +174,7 @@ def test_a_server_that_says_nothing_is_an_error_in_time(bench: Bench) -> None:
         with pytest.raises(OSError, match="Input/output error"):
             (place / "big").read_bytes()
         assert time.monotonic() - began < 10.5
-    bench.store = Store(bench.directory / "store", port)
+    bench.store = Store(bench.directory, ("127.0.0.1", port), _SPEED).begin()
 
 
 def test_a_flipped_byte_is_never_served(bench: Bench) -> None:

@@ -11,16 +11,15 @@ import select
 import shutil
 import signal
 import subprocess
-import threading
 import time
 from collections.abc import AsyncIterator, Callable, Iterator
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from ipaddress import ip_network
 from pathlib import Path
 
 import pytest
 
 import needs
+from blockserver import Store
 from imageworks import driver_of, problem
 from services import Bench
 from zos.drivers import DriverError
@@ -38,18 +37,6 @@ from zos.programs.flist.sealing import BLOCK
 pytestmark = needs.FUSE
 
 
-class _Answer(BaseHTTPRequestHandler):
-    def do_GET(self) -> None:
-        file: Path = self.server.place / self.path.strip("/")  # type: ignore[attr-defined]
-        self.send_response(200 if file.exists() else 404)
-        self.end_headers()
-        if file.exists():
-            self.wfile.write(file.read_bytes())
-
-    def log_message(self, *_: object) -> None:
-        pass
-
-
 class Node:
     """Drivers of a node, a tree, and who serves its blocks."""
 
@@ -62,22 +49,19 @@ class Node:
         self.images = driver_of(self.state / "images")
         self.services = bench.driver = ServiceDriver(bench.scan, bench.logs, bench.accounts, meaning=self.fences.meaning)
         self.drivers = (self.images, self.fences, self.services)
-        self.server: ThreadingHTTPServer | None = None
+        self.server: Store | None = None
         self.port = 0
         self.image = Image(ref=self.ref, owner="w")
         for driver in self.drivers:
             driver.watch(self.dirty.set)
 
     def serve(self) -> None:
-        self.server = ThreadingHTTPServer(("127.0.0.1", self.port), _Answer)
-        self.server.place = self.store  # type: ignore[attr-defined]
+        self.server = Store(self.store, ("127.0.0.1", self.port)).begin()
         self.port = self.server.server_port
-        threading.Thread(target=self.server.serve_forever, args=(0.05,), daemon=True).start()
 
     def hush(self) -> None:
         if self.server is not None:
-            self.server.shutdown()
-            self.server.server_close()
+            self.server.end()
             self.server = None
 
     def pack(self, url: str = "") -> None:
@@ -210,9 +194,7 @@ async def test_blocks_that_can_not_be_had_are_told_by_notification_until_they_ca
 
 
 async def test_what_is_closed_to_images_is_closed_to_flists(node: Node) -> None:
-    with ThreadingHTTPServer(("127.0.0.9", 0), _Answer) as server:
-        server.place = node.store  # type: ignore[attr-defined]
-        threading.Thread(target=server.serve_forever, args=(0.05,), daemon=True).start()
+    with Store(node.store, ("127.0.0.9", 0)).begin() as server:
         node.pack(f"http://127.0.0.9:{server.server_port}")
         assert "its blocks are at 127.0.0.9: it is at an address that this node closes to images" in await problem(
             node.images, node.ref

@@ -21,6 +21,7 @@ from zos.world.resolution import ready, waiting
 
 SPACE = "zos-node-n"
 WORKING = Report(waiting(Reason.PROGRESSING, "1 %"))
+NEXT = Report(waiting(Reason.PROGRESSING, "2 %"), state=MountState(size=1))
 ENDING = Report(waiting(Reason.DELETING, "going"))
 DONE = Report(ready(), state=MountState(size=1))
 
@@ -107,6 +108,12 @@ async def test_what_is_under_way_is_said_after_a_moment_if_it_still_is(desk: Des
     desk.time += 0.2001
     assert await desk.write(WORKING) is None
     assert desk.said == "False 1 %"
+    # Its next phase may be over before anybody has read of it; another reason is news.
+    assert await desk.write(NEXT) == pytest.approx(4.0)
+    assert await desk.write(Report(waiting(Reason.IMAGE_UNAVAILABLE, "no"))) == pytest.approx(0.7)
+    desk.time += 4.0
+    assert await desk.write(NEXT) is None
+    assert desk.said == "False 2 %"
     # Ready in between, it has the moment again.
     await desk.write(DONE)
     assert await desk.write(WORKING) == pytest.approx(0.7)

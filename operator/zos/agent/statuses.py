@@ -18,6 +18,8 @@ log = logging.getLogger("zos.agent")
 
 #: Seconds that something unfinished gets before it is worth a write: most things are ready by then, and need only one.
 _GRACE = 0.7
+#: Seconds that the next phase gets of what is said to be under way already.
+_NEXT = 4.0
 #: Seconds that something gets to end in: most things have by then, and need none.
 _LEAVING = 3.0
 #: Seconds until it is written that what stands as it stood is of a later generation, where nobody waits for that.
@@ -178,7 +180,8 @@ class Statuses:
             known = self._known.get(name)
             return known.at + _WORDS - now if known is not None else 0.0
         else:
-            grace = _GRACE
+            under_way = previous.condition("Reconciling")
+            grace = _NEXT if under_way is not None and under_way.reason == report.verdict.reason else _GRACE
         return self._held.setdefault(name, now) + grace - now
 
     def _appeal(self, name: str, of: tuple[object, ...], now: float) -> float:
