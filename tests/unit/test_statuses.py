@@ -109,9 +109,9 @@ async def test_what_is_under_way_is_said_after_a_moment_if_it_still_is(desk: Des
     assert await desk.write(WORKING) is None
     assert desk.said == "False 1 %"
     # Its next phase may be over before anybody has read of it; another reason is news.
-    assert await desk.write(NEXT) == pytest.approx(4.0)
+    assert await desk.write(NEXT) == pytest.approx(6.0)
     assert await desk.write(Report(waiting(Reason.IMAGE_UNAVAILABLE, "no"))) == pytest.approx(0.7)
-    desk.time += 4.0
+    desk.time += 6.1
     assert await desk.write(NEXT) is None
     assert desk.said == "False 2 %"
     # Ready in between, it has the moment again.

@@ -19,7 +19,7 @@ log = logging.getLogger("zos.agent")
 #: Seconds that something unfinished gets before it is worth a write: most things are ready by then, and need only one.
 _GRACE = 0.7
 #: Seconds that the next phase gets of what is said to be under way already.
-_NEXT = 4.0
+_NEXT = 6.0
 #: Seconds that something gets to end in: most things have by then, and need none.
 _LEAVING = 3.0
 #: Seconds until it is written that what stands as it stood is of a later generation, where nobody waits for that.
