@@ -44,6 +44,8 @@ class ContractAddress(Model):
 
 
 class ContractStatus(Status):
+    SUMS = frozenset({"free"})
+
     reserved: tuple[Ipv4, ...] = Field(default=(), json_schema_extra=at_most(4096))
     """The addresses that are this contract's, lowest first."""
 

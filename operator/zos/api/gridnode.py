@@ -192,6 +192,7 @@ class GridNodeStatus(Status):
             "capacity", "prekeys", "sealing_key", "features", "agent_version", "reported_endpoint", "nameservers", "quarantine",
         }
     )  # fmt: skip
+    SUMS = frozenset({"allocated", "free", "usage"})
 
     # by the agent
     capacity: Resources = Field(default_factory=Resources, json_schema_extra=rules(*_SANE))

@@ -211,6 +211,8 @@ class Status(Model):
 
     #: Fields that a node's agent writes, and no others. The rest is the controller's.
     AGENTS: ClassVar[frozenset[str]] = frozenset()
+    #: Of a pool, the fields that follow from who holds what: nobody waits for them.
+    SUMS: ClassVar[frozenset[str]] = frozenset()
 
     observed_generation: int = -1
     """``metadata.generation`` that this status is about. -1: nobody has looked at the object yet."""

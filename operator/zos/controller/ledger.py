@@ -19,7 +19,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from zos.api.meta import Key, Object, Status, version_number
-from zos.controller.parts import OWN, cause, differing, pool_field, same_own, shares, with_own, with_parts, with_status
+from zos.controller.parts import OWN, cause, differing, follows, pool_field, same_own, shares, with_own, with_parts, with_status
 from zos.controller.refusals import Refusals
 from zos.controller.sizes import Sizes
 from zos.controller.waiters import Waiter, fail, failed, fulfil, waiter
@@ -106,8 +106,8 @@ class Ledger:
             status = obj.status.model_copy(update={name: getattr(status, name)})
             if status == obj.status:
                 return denied
-        # What follows from its shares goes with them.
-        written = self._put(key, with_status(obj, status), OWN, key, urgent=status.conditions != obj.status.conditions)
+        updated = with_status(obj, status)
+        written = self._put(key, updated, OWN, key, urgent=not follows(obj, updated))
         return denied or written
 
     def rebase(self, key: Key, fresh: Object) -> Object:

@@ -37,6 +37,14 @@ def differing(base: Object, wanted: Object) -> tuple[str, ...]:
     return (*found, *(uid for uid in {**was, **is_} if was.get(uid) != is_.get(uid)))
 
 
+def follows(before: Any, after: Any) -> bool:
+    """Whether two states of a pool differ in nothing but the shares and what follows from them."""
+    besides = {pool_field(before), *before.status.SUMS}
+    return all(
+        getattr(before.status, name) == getattr(after.status, name) for name in own_fields(before) if name not in besides
+    )
+
+
 def with_parts(base: Object, wanted: Object, parts: Collection[str]) -> Status:
     """The status of ``base``, with these parts as in ``wanted``."""
     was: Any = base
