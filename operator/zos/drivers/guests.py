@@ -85,16 +85,17 @@ class Guests:
         return Machine(self._machines / uuid)
 
     def look(self, wanted: Mapping[str, Domain]) -> Look:
+        recorded = {machine: machine.run() for machine in self._known()}
         running = self._running()
         observed: dict[str, Observed] = {}
         facts: dict[str, DomainFact] = {}
         images: set[str] = set()
-        for machine in self._known():
+        for machine, before in recorded.items():
             card = machine.card()
             if card is None or card.name in running:
                 continue
             with self._records:
-                run = self._settle(machine)
+                run = self._settle(machine, before)
             item = dataclasses.replace(card, running=False)
             observed[card.key] = Observed(card.key, item, card.owner, origin=Domain.origin_of(card.uuid))
             facts[card.name] = dataclasses.replace(_fact(run, machine, running=False), image=card.boot.image)
@@ -167,10 +168,11 @@ class Guests:
         known = {share.tag: share for share in card.shares} if card is not None else {}
         return dataclasses.replace(seen.item, shares=tuple(known.get(share.tag, share) for share in seen.item.shares))
 
-    def _settle(self, machine: Machine) -> Run:
-        """The record of a guest that does not run; notes its end the first time it is missed."""
+    def _settle(self, machine: Machine, before: Run | None = None) -> Run:
+        """The record of a guest that does not run; notes its end the first time it is missed. ``before``: the record from
+        before it was looked who runs. What was begun since is missed by nobody."""
         run = machine.run()
-        if not run.over:
+        if not run.over and (before is None or run.started_at == before.started_at):
             run = run.finished(self._last_word(machine, run), time.time(), self._boot)
             machine.write_run(run)
         return run
