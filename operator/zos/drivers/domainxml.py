@@ -36,8 +36,8 @@ _OWN_INIT = "net.ifnames=0"
 #: MiB for the code that an emulated guest's processors have been translated to, by how it boots, and for each processor beyond
 #: the first; and the most. QEMU takes what it is given (an eighth of the node's memory, up to 1 GiB, if nothing is said) and
 #: throws all of it away when it is full. A container's first output comes 11 % later with 16 than with all it can use, 7 % with
-#: 24, but with 24 it takes 63 MiB beside its own memory, and is to take 60. A whole system of its own, cloud-init and all, takes
-#: 19 % longer with 40, 7 % with 64, and no longer with 96 (hack/bench guests machines).
+#: 24, but with 24 it takes 63 MiB beside its own memory, and is to take 60. A whole system of its own, cloud-init and all,
+#: takes 19 % longer with 40, 7 % with 64, and no longer with 96 (hack/bench guests machines).
 _TRANSLATED: Mapping[type[ContainerBoot | DiskBoot], int] = {ContainerBoot: 16, DiskBoot: 64}
 _MORE, _MOST = 8, 128
 
