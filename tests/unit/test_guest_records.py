@@ -4,10 +4,9 @@ from __future__ import annotations
 
 import json
 import xml.etree.ElementTree as ElementTree
-from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
 import pytest
 
@@ -24,7 +23,6 @@ from zos.drivers.domainxml import (
     start_of,
     start_text,
 )
-from zos.drivers.guests import Guests
 from zos.plan.items import ContainerBoot, DiskBoot, Domain, GuestDisk, GuestNic, GuestShare
 from zos.plan.restart import outdated
 
@@ -327,29 +325,3 @@ def test_the_phases_of_a_start_are_told_as_far_as_they_are_known() -> None:
     assert replace(done, booted_at=None).took == (("queue", 1.5), ("start", 0.5))
     assert replace(done, booted_at=99.0).took[2] == ("boot", 0.0), "a clock that was set back makes nothing negative"
     assert done.begun(START).took == (), "of the last start alone"
-
-
-@dataclass
-class Starting:
-    """A libvirt that is asked who runs in the moment before a guest does."""
-
-    meanwhile: Callable[[], object]
-
-    def connection(self) -> Starting:
-        return self
-
-    def listAllDomains(self, flags: int) -> list[object]:
-        self.meanwhile()
-        return []
-
-
-def test_a_guest_that_begins_while_it_is_looked_who_runs_has_not_ended(tmp_path: Path) -> None:
-    machine = Machine(tmp_path / "machines" / ITEM.uuid)
-    machine.directory.mkdir(parents=True)
-    machine.write_card(ITEM)
-    libvirt: Any = Starting(lambda: machine.write_run(Run().begun(START)))
-    guests = Guests(libvirt, tmp_path, tmp_path, tmp_path / "virtiofsd", tmp_path, START.boot)
-    assert guests.look({}).facts[ITEM.name].ended == ""
-    assert not machine.run().over
-    libvirt.meanwhile = lambda: None
-    assert guests.look({}).facts[ITEM.name].ended == "crash", "now it has"
