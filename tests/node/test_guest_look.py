@@ -24,6 +24,7 @@ ITEM = Domain(
         config="machines/1/config",
         config_digest="d",
     ),
+    disks=(),
     nics=(),
     running=True,
 )
