@@ -7,33 +7,17 @@ from dataclasses import replace
 from pathlib import Path
 from xml.etree import ElementTree
 
-from zos.drivers.domainxml import NAMESPACE, Places, Start, domain_xml
-from zos.plan.items import ContainerBoot, Domain, GuestDisk, GuestNic
+from oneguest import ITEM, PLACES, started
+from zos.drivers.domainxml import NAMESPACE, Start, domain_xml
+from zos.plan.items import GuestDisk, GuestNic
 
 HERE = Path(__file__).parent
-START = Start(
-    item=Domain(
-        owner="w-1",
-        name="zos-abc",
-        uuid="1a11e7ed-08db-4a23-a8a7-110b1cfb398a",
-        cpu=2,
-        memory=512 << 20,
-        boot=ContainerBoot(
-            image="sha256:" + "0" * 64,
-            root=GuestDisk(disk="root-1", serial="zos-root"),
-            config="machines/1/config",
-            config_digest="d",
-        ),
+START = started(
+    replace(
+        ITEM,
         disks=tuple(GuestDisk(disk=f"mount-{number}", serial=f"s{number}") for number in range(5)),
         nics=tuple(GuestNic(tap=f"t-{number}", mac=f"02:00:00:00:00:0{number}") for number in (1, 2)),
-        running=True,
-    ),
-    started_at=100.5,
-    boot="boot-1",
-    accelerator="tcg",
-)
-PLACES = Places(
-    state=Path("/s"), machine=Path("/s/machines/1"), kernel=Path("/g/k"), initramfs=Path("/g/i"), virtiofsd=Path("/s/v")
+    )
 )
 
 

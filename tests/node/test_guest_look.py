@@ -7,28 +7,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from oneguest import ITEM, started
 from zos.drivers.domainrun import Machine, Run
-from zos.drivers.domainxml import Start
 from zos.drivers.guests import Guests
-from zos.plan.items import ContainerBoot, Domain, GuestDisk
 
-ITEM = Domain(
-    owner="w-1",
-    name="zos-abc",
-    uuid="1a11e7ed-08db-4a23-a8a7-110b1cfb398a",
-    cpu=1,
-    memory=512 << 20,
-    boot=ContainerBoot(
-        image="sha256:" + "0" * 64,
-        root=GuestDisk(disk="root-1", serial="zos-root"),
-        config="machines/1/config",
-        config_digest="d",
-    ),
-    disks=(),
-    nics=(),
-    running=True,
-)
-START = Start(item=ITEM, started_at=100.5, boot="boot-1", accelerator="tcg")
+START = started()
 
 
 @dataclass

@@ -10,10 +10,11 @@ from typing import Literal
 
 import pytest
 
+import oneguest
+from oneguest import PLACES, started
 from zos.drivers.domainrun import Machine, Run, boot_of
 from zos.drivers.domainxml import (
     NAMESPACE,
-    Places,
     Start,
     device_name,
     domain_xml,
@@ -23,31 +24,17 @@ from zos.drivers.domainxml import (
     start_of,
     start_text,
 )
-from zos.plan.items import ContainerBoot, DiskBoot, Domain, GuestDisk, GuestNic, GuestShare
+from zos.plan.items import DiskBoot, GuestDisk, GuestNic, GuestShare
 from zos.plan.restart import outdated
 
-ITEM = Domain(
-    owner="w-1",
+ITEM = replace(
+    oneguest.ITEM,
     needs=("image/x",),
-    name="zos-abc",
-    uuid="1a11e7ed-08db-4a23-a8a7-110b1cfb398a",
-    cpu=2,
-    memory=512 << 20,
-    boot=ContainerBoot(
-        image="sha256:" + "0" * 64,
-        root=GuestDisk(disk="root-1", serial="zos-root"),
-        config="machines/1/config",
-        config_digest="d",
-    ),
     disks=(GuestDisk(disk="mount-1", serial="one"), GuestDisk(disk="mount-2", serial="two")),
     nics=(GuestNic(tap="t-1", mac="02:00:00:00:00:01"),),
-    running=True,
     incarnation="<&'\">]]>",
 )
-START = Start(item=ITEM, started_at=100.5, boot="boot-1", accelerator="tcg")
-PLACES = Places(
-    state=Path("/s"), machine=Path("/s/machines/1"), kernel=Path("/g/k"), initramfs=Path("/g/i"), virtiofsd=Path("/s/v")
-)
+START = started(ITEM)
 
 
 def test_an_item_survives_being_written_down() -> None:
