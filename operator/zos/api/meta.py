@@ -224,11 +224,15 @@ class Status(Model):
     def condition(self, type: str) -> Condition | None:
         return next((c for c in self.conditions if c.type == type), None)
 
+    def says(self, type: str) -> bool:
+        """Whether there is a condition of that type, and it is so."""
+        condition = self.condition(type)
+        return condition is not None and condition.status == "True"
+
     @property
     def stalled(self) -> bool:
         """Whether it goes on only when somebody mends something."""
-        condition = self.condition("Stalled")
-        return condition is not None and condition.status == "True"
+        return self.says("Stalled")
 
 
 class Object(Model):

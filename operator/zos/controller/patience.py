@@ -37,7 +37,8 @@ class Patience:
         if patience is None:
             self._since.pop(obj.key, None)
             return 0.0
-        if verdict.reason is Reason.PROGRESSING and _shown_ready(obj):
+        status = getattr(obj, "status", None)
+        if verdict.reason is Reason.PROGRESSING and isinstance(status, Status) and status.says("Ready"):
             patience = _PATIENCE_OF_READY
         waited = self._clock() - self._since.setdefault(obj.key, self._clock())
         if self.underway > _BUSY and waited < _PATIENCE_WHEN_BUSY:
@@ -47,9 +48,3 @@ class Patience:
     def forget(self, obj: Object) -> None:
         """The object is gone."""
         self._since.pop(obj.key, None)
-
-
-def _shown_ready(obj: Object) -> bool:
-    status = getattr(obj, "status", None)
-    ready = status.condition("Ready") if isinstance(status, Status) else None
-    return ready is not None and ready.status == "True"
