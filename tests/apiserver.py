@@ -34,6 +34,18 @@ def free_port() -> int:
             return port
 
 
+def _answers(url: str) -> bool:
+    """Whether a server says that it is well; whoever it is."""
+    context = ssl.create_default_context()
+    context.check_hostname = False
+    context.verify_mode = ssl.CERT_NONE
+    try:
+        with urllib.request.urlopen(url, context=context, timeout=2) as response:
+            return bool(response.status == 200)
+    except OSError:
+        return False
+
+
 @dataclass
 class ApiServer:
     """``kubeconfig`` is an administrator's. ``user`` makes another user's, without rights."""
@@ -75,6 +87,8 @@ class ApiServer:
             "--listen-peer-urls", peer, "--initial-advertise-peer-urls", peer, "--initial-cluster", f"default={peer}",
             "--log-level", "error",
         )  # fmt: skip
+        # An API server gives a store twenty seconds to answer, then ends, and nobody starts it again here.
+        self._until("etcd", lambda: _answers(f"{client}/health"))
 
     def start_api(self) -> None:
         key = str(self.directory / "sa.key")
@@ -87,11 +101,7 @@ class ApiServer:
             "--advertise-address=192.0.2.1",
             "--authorization-mode=RBAC", "--service-cluster-ip-range=10.96.0.0/16", "--allow-privileged",
         )  # fmt: skip
-        deadline = time.monotonic() + 60
-        while not self._ready():
-            if self._processes["kube-apiserver"].poll() is not None or time.monotonic() > deadline:
-                raise RuntimeError((self.directory / "kube-apiserver.log").read_text()[-3000:])
-            time.sleep(0.1)
+        self._until("kube-apiserver", lambda: _answers(f"{self.url}/readyz"))
 
     def start_controllers(self, *names: str) -> None:
         """Kubernetes' own controllers, those named (``resourcequota-controller`` …)."""
@@ -165,15 +175,13 @@ class ApiServer:
             process.wait()
         self._processes.clear()
 
-    def _ready(self) -> bool:
-        context = ssl.create_default_context()
-        context.check_hostname = False
-        context.verify_mode = ssl.CERT_NONE
-        try:
-            with urllib.request.urlopen(f"{self.url}/readyz", context=context, timeout=2) as response:
-                return bool(response.status == 200)
-        except OSError:
-            return False
+    def _until(self, name: str, ready: Callable[[], bool]) -> None:
+        """Waits until a program that was just started is ready."""
+        deadline = time.monotonic() + 120
+        while not ready():
+            if self._processes[name].poll() is not None or time.monotonic() > deadline:
+                raise RuntimeError((self.directory / f"{name}.log").read_text()[-3000:])
+            time.sleep(0.1)
 
     def _spawn(self, name: str, *argv: str) -> None:
         with open(self.directory / f"{name}.log", "ab") as log:

@@ -177,11 +177,11 @@ def test_an_empty_api_server_erases_nothing(small: Grid) -> None:
     shutil.rmtree(small.root / "hosts" / "cp" / "etcd")
     for service in reversed(services):
         small.run("cp", "s6-svc", "-u", f"/run/service/{service}", check=False)
-    until(lambda: small.kubectl("get", "--raw", "/readyz", check=False).strip() == "ok", 60)
+    until(lambda: small.kubectl("get", "--raw", "/readyz", check=False).strip() == "ok", 180)
     # CRDs, rights and the node, as on the first day. It waits for the node in vain: that is bound to the cluster it was in.
     up = subprocess.Popen([CHECKOUT / "hack/minigrid", "up", "--name", small.name, "--nodes", "1"], stdout=subprocess.DEVNULL)
     try:
-        until(lambda: small.get("gridnode", "n1") is not None, 30)
+        until(lambda: small.get("gridnode", "n1") is not None, 90)
         small.kill("n1", "agent")
         until(lambda: small.service_pid("n1", "agent") > 0, 20)
         time.sleep(10)  # long enough for whatever an agent would do to what it does not know

@@ -15,6 +15,7 @@ from typing import Any
 
 import pytest
 
+from filesystems import flush, mounted
 from zos.api.nodeworkload import Owner
 from zos.drivers import DriverError, unused
 from zos.drivers.disk import DiskDriver
@@ -194,33 +195,29 @@ async def test_what_a_dead_agent_left_half_made_is_cleared(directory: Path) -> N
 @pytest.fixture
 def small(tmp_path: Path, request: pytest.FixtureRequest) -> Iterator[Path]:
     """A file system of 200 MiB."""
-    image, mount = tmp_path / "small.img", tmp_path / "small"
-    mount.mkdir()
-    with open(image, "wb") as file:
-        file.truncate(200 * MiB)
-    make = {"ext4": ("mkfs.ext4", "-q", "-m", "0"), "btrfs": ("mkfs.btrfs", "-q", "-m", "single")}
-    subprocess.run([*make[getattr(request, "param", "ext4")], image], check=True)
-    subprocess.run(["mount", "-o", "loop", image, mount], check=True)
-    yield mount
-    subprocess.run(["umount", mount], check=True)
+    format = getattr(request, "param", "ext4")
+    with mounted(tmp_path, format, 200 * MiB, "-m", {"ext4": "0", "btrfs": "single"}[format]) as mount:
+        yield mount
 
 
 @pytest.mark.parametrize("small", ["ext4", "btrfs"], indirect=True)
 async def test_all_of_a_disk_can_be_written_again_and_again_on_a_full_node(small: Path) -> None:
     driver = DiskDriver(small / "disks")
-    await converge(driver, disk(48 * MiB))
-    await converge(driver, disk(64 * MiB))
-    with contextlib.suppress(OSError), open(small / "fill", "wb", buffering=0) as fill:
-        while fill.write(bytes(64 << 10)):
-            pass
-    os.sync()
+    await converge(driver, disk(12 * MiB))
+    await converge(driver, disk(16 * MiB))
+    with open(small / "fill", "wb") as fill:
+        for portion in (2**power for power in range(27, 11, -1)):
+            with contextlib.suppress(OSError):
+                while True:
+                    os.posix_fallocate(fill.fileno(), os.fstat(fill.fileno()).st_size, portion)
+    flush(small)
     with open(driver.path("mount-1"), "r+b", buffering=0) as file:
         for byte in (b"a", b"b", b"c"):
             file.seek(0)
-            for _ in range(64):
+            for _ in range(16):
                 assert file.write(byte * MiB) == MiB
             os.fsync(file.fileno())
-    assert driver.path("mount-1").stat().st_size == 64 * MiB
+    assert driver.path("mount-1").stat().st_size == 16 * MiB
 
 
 async def test_no_space_says_the_numbers_and_leaves_nothing(small: Path) -> None:

@@ -21,6 +21,7 @@ from typing import Any
 
 import pytest
 
+from filesystems import flush, mounted
 from volumes import fails, namespace
 from zos.api.nodeworkload import Owner
 from zos.drivers import DriverError, ext4, loopmount
@@ -53,15 +54,8 @@ def _state(path: Path) -> Iterator[Path]:
 @pytest.fixture
 def small(tmp_path: Path, request: pytest.FixtureRequest) -> Iterator[Path]:
     """A state directory on a file system of 256 MiB."""
-    format = getattr(request, "param", "ext4")
-    image, mount = tmp_path / "small.img", tmp_path / "small"
-    mount.mkdir()
-    with open(image, "wb") as file:
-        file.truncate(256 * MiB)
-    subprocess.run([f"mkfs.{format}", "-q", image], check=True)
-    subprocess.run(["mount", "-o", "loop", image, mount], check=True)
-    yield from _state(mount / "state")
-    subprocess.run(["umount", mount], check=True)
+    with mounted(tmp_path, getattr(request, "param", "ext4"), 256 * MiB) as mount:
+        yield from _state(mount / "state")
 
 
 def opened(state: Path) -> VolumeDriver:
@@ -199,11 +193,11 @@ async def test_a_new_volume_is_reserved_mounted_and_its_users_own(state: Path) -
 async def test_its_limit_is_hard_and_nobody_elses_room_changes(small: Path) -> None:
     driver = opened(small)
     await converge(driver, volume_of("a", size=64 * MiB), volume_of("b", size=32 * MiB))
-    os.sync()
+    flush(small)
     room, other = free(small), free(driver.data("volume-b"))
     taken = sum(fill(driver.data("volume-a"), name) for name in "abc")  # what was kept for metadata may be left over
     assert 48 * MiB < taken <= 64 * MiB
-    os.sync()
+    flush(driver.data("volume-a"), small)
     assert abs(free(small) - room) <= 64 << 10  # the node's file system writes down where what is
     assert free(driver.data("volume-b")) == other
     await driver.observe([])
@@ -267,7 +261,7 @@ async def test_a_full_node_says_the_numbers_and_nothing_is_left(small: Path) -> 
     assert left <= before - 64 * MiB
     with pytest.raises(DriverError, match="free on the node's file system"):
         await converge(driver, volume(512 * MiB))
-    os.sync()
+    flush(small)
     assert abs(free(small) - left) <= 64 << 10
     assert await converge(driver, volume(64 * MiB)) == []
     assert (driver.data("volume-1") / "kept").read_bytes() == b"precious"
@@ -281,7 +275,7 @@ async def test_its_use_is_told_and_small_changes_of_it_are_not(state: Path) -> N
     assert first.used < MiB
     for size, told in ((100 << 10, False), (8 * MiB, True)):
         (driver.data("volume-1") / f"{size}").write_bytes(os.urandom(size))
-        os.sync()
+        flush(driver.data("volume-1"))
         await driver.observe([])
         assert (fact(driver) != first) is told
     assert first.used + 8 * MiB <= fact(driver).used <= first.used + 9 * MiB
@@ -505,7 +499,7 @@ async def test_errors_are_told_with_their_time_and_mended_once_whoever_has_it_is
     driver = VolumeDriver(state, UIDS.__getitem__, vacate)
     await converge(driver, volume())
     (driver.data("volume-1") / "kept").write_bytes(b"precious")
-    os.sync()
+    flush(driver.data("volume-1"))
     fails(state)
     with pytest.raises(OSError, match="Read-only file system"):
         (driver.data("volume-1") / "more").write_bytes(b"")
@@ -670,7 +664,7 @@ async def test_one_with_errors_that_another_mount_namespace_has_is_put_back_and_
     driver = opened(state)
     await converge(driver, volume())
     (driver.data("volume-1") / "kept").write_bytes(b"precious")
-    os.sync()
+    flush(driver.data("volume-1"))
     with namespace() as other:
         fails(state)
         called = rf"in use by sleep \(process {other.pid}\)$"

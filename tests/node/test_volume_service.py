@@ -12,6 +12,7 @@ from typing import Any
 
 import pytest
 
+from filesystems import flush
 from services import Bench, until
 from volumes import fails, namespace
 from zos.agent.execution import Operations
@@ -95,7 +96,7 @@ async def test_errors_under_a_service_are_mended_and_it_comes_back_by_itself(bes
     first = await bench.written("x")
     data = node.volumes.data("volume-1")
     (data / "kept").write_bytes(b"precious")
-    os.sync()
+    flush(data)
     fails(bench.state)
     with pytest.raises(OSError, match="Read-only file system"):
         (data / "more").write_bytes(b"")
@@ -117,7 +118,7 @@ async def test_what_a_machine_has_as_well_is_not_taken_from_the_service_before_t
     await node.until_right(*wanted)
     first = await bench.written("x")
     data = node.volumes.data("volume-1")
-    os.sync()
+    flush(data)
     with namespace() as machine:
         fails(bench.state)
         for _ in range(3):
@@ -140,7 +141,7 @@ async def test_errors_that_nobody_can_mend_are_said_and_the_service_waits(beside
     await bench.written("x")
     data, image = node.volumes.data("volume-1"), bench.state / "volumes/volume-1.img"
     (data / "kept").write_bytes(b"precious")
-    os.sync()
+    flush(data)
     with open(data / "kept"):  # somebody else has it, like a machine
         fails(bench.state)
         for _ in range(2):
