@@ -1,10 +1,11 @@
-"""A store of an flist's blocks, served over HTTP. ``blockserver.py DIRECTORY ADDRESS PORT SPEED SENT`` keeps how many bytes it
-has sent in the file SENT, and lies as long as ``SENT.lies`` is there."""
+"""A store of an flist's blocks, served over HTTP. ``blockserver.py DIRECTORY ADDRESS PORT SPEED SENT CERTIFICATE KEY``, over
+HTTPS, keeps how many bytes it has sent in the file SENT, and lies as long as ``SENT.lies`` is there."""
 
 from __future__ import annotations
 
 import ctypes
 import signal
+import ssl
 import sys
 import threading
 import time
@@ -27,6 +28,12 @@ class Store(ThreadingHTTPServer):
         self.sent, self.answers, self.lies = 0, 0, 0
         self._line = threading.Lock()
         super().__init__(address, _Answer)
+
+    def secure(self, certificate: str, key: str) -> None:
+        """From now on it speaks TLS."""
+        context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+        context.load_cert_chain(certificate, key)
+        self.socket = context.wrap_socket(self.socket, server_side=True, do_handshake_on_connect=False)
 
     def begin(self) -> Store:
         threading.Thread(target=self.serve_forever, args=(0.05,), daemon=True).start()
@@ -91,6 +98,8 @@ class _Watched(Store):
 
 
 if __name__ == "__main__":
-    directory, address, port, speed, count = sys.argv[1:]
+    directory, address, port, speed, count, certificate, key = sys.argv[1:]
     ctypes.CDLL(None).prctl(1, signal.SIGKILL)  # with nsenter(1), which started this one
-    _Watched(Path(count), Path(directory), (address, int(port)), int(speed)).serve_forever()
+    watched = _Watched(Path(count), Path(directory), (address, int(port)), int(speed))
+    watched.secure(certificate, key)
+    watched.serve_forever()

@@ -98,13 +98,13 @@ async def until(condition: Callable[[], bool], seconds: float = 10) -> None:
 
 
 @contextlib.contextmanager
-def certified() -> Iterator[Path]:
-    """A directory with cert.pem and key.pem of 127.0.0.1, 127.0.0.2 and itself. Not below /tmp, where fetchers see their own
-    room."""
+def certified(*addresses: str) -> Iterator[Path]:
+    """A directory with cert.pem and key.pem of 127.0.0.1 and 127.0.0.2, or of others. Not below /tmp, where fetchers see their
+    own room."""
     with tempfile.TemporaryDirectory(dir="/var/tmp") as place:
         directory = Path(place)
         directory.chmod(0o755)
-        names = "subjectAltName=IP:127.0.0.1,IP:127.0.0.2"
+        names = "subjectAltName=" + ",".join(f"IP:{each}" for each in addresses or ("127.0.0.1", "127.0.0.2"))
         make = ["openssl", "req", "-x509", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:prime256v1", "-nodes", "-days", "2"]
         files = ["-keyout", f"{place}/key.pem", "-out", f"{place}/cert.pem"]
         subprocess.run([*make, "-subj", "/CN=images", "-addext", names, *files], check=True, capture_output=True)

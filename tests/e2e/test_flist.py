@@ -6,8 +6,6 @@ import hashlib
 import os
 import re
 import shutil
-import subprocess
-import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -16,11 +14,10 @@ import pytest
 
 from guests import Guests
 from harness import Grid, until
-from zos.programs.flist.pack import pack
+from publisher import ADDRESS, PORT, Publisher, publishing
 from zos.programs.flist.sealing import BLOCK
 
-#: The control plane's host, which the nodes of a minigrid open for images.
-ADDRESS, PORT, SPEED = "198.51.100.2", 8099, 1 << 20
+SPEED = 1 << 20
 BLOCKS = 64
 #: Reads one block after the other, each as often as it takes.
 READS = f"""
@@ -36,55 +33,33 @@ done
 """
 
 
-class Publisher:
-    """A tree, its flist on the nodes, and its blocks on a server at one MB a second."""
+class Slow:
+    """An image that is mostly one file, and who publishes it at one MB a second."""
 
-    def __init__(self, grid: Grid, directory: Path) -> None:
-        self.grid, self.directory, self.tree = grid, directory, directory / "tree"
-        (self.tree / "bin").mkdir(parents=True)
-        shutil.copy(shutil.which("busybox") or "/bin/busybox", self.tree / "bin/busybox")
+    def __init__(self, publisher: Publisher, tree: Path) -> None:
+        self.publisher, self.big = publisher, tree / "big"
+        (tree / "bin").mkdir(parents=True)
+        shutil.copy(shutil.which("busybox") or "/bin/busybox", tree / "bin/busybox")
         for tool in ("sh", "dd", "date", "md5sum", "sleep", "echo"):
-            (self.tree / "bin" / tool).symlink_to("busybox")
-        (self.tree / "big").write_bytes(os.urandom(BLOCKS * BLOCK))
-        self.image = f"file://{directory}/image.fl"
-        self.count, self.lies = directory / "sent", directory / "sent.lies"
-        pack(self.tree, directory / "image.fl", directory / "store", f"http://{ADDRESS}:{PORT}")
-        self.process: subprocess.Popen[str] | None = None
-
-    def start(self) -> None:
-        script = Path(__file__).parents[1] / "blockserver.py"
-        words = (str(self.directory / "store"), ADDRESS, str(PORT), str(SPEED), str(self.count))
-        self.process = self.grid.popen("cp", sys.executable, str(script), *words)
-
-    def stop(self) -> None:
-        if self.process is not None:
-            self.process.kill()
-            self.process.wait()
-            self.process = None
-
-    @property
-    def sent(self) -> int:
-        return int(self.count.read_text() or "0") if self.count.exists() else 0
+            (tree / "bin" / tool).symlink_to("busybox")
+        self.big.write_bytes(os.urandom(BLOCKS * BLOCK))
+        self.image = publisher.publish(tree, "lazy")
 
     def digest(self, number: int) -> str:
-        return hashlib.md5((self.tree / "big").read_bytes()[number * BLOCK : (number + 1) * BLOCK]).hexdigest()
+        return hashlib.md5(self.big.read_bytes()[number * BLOCK : (number + 1) * BLOCK]).hexdigest()
 
 
 @pytest.fixture
-def publisher(grid: Grid, namespace: str) -> Iterator[Publisher]:
-    directory = grid.root / "images" / namespace
-    directory.mkdir(parents=True)
-    made = Publisher(grid, directory)
-    made.start()
-    yield made
-    made.stop()
-    shutil.rmtree(directory)
+def slow(grid: Grid, tmp_path: Path) -> Iterator[Slow]:
+    with publishing(grid, tmp_path, "n1", SPEED) as publisher:
+        yield Slow(publisher, tmp_path / "tree")
 
 
-def test_a_machine_runs_before_its_image_is_here_and_without_it(grid: Grid, namespace: str, publisher: Publisher) -> None:
+def test_a_machine_runs_before_its_image_is_here_and_without_it(grid: Grid, namespace: str, slow: Slow) -> None:
+    publisher = slow.publisher
     guests = Guests(grid, namespace)
     guests.network()
-    guests.apply("lazy", READS, image=publisher.image)
+    guests.apply("lazy", READS, image=slow.image)
     guests.prints("lazy", "^started$")
     sent = publisher.sent
     print(f"{sent / 2**20:.1f} of {BLOCKS * BLOCK / 2**20:.0f} MiB were sent when it started")
@@ -123,7 +98,7 @@ def test_a_machine_runs_before_its_image_is_here_and_without_it(grid: Grid, name
     said = guests.console("lazy")
     assert guests.status("lazy").get("restarts", 0) == 0, said
     for number, digest in re.findall(r"^read (\d+) (\w{32})", said, re.MULTILINE):
-        assert digest == publisher.digest(int(number))
+        assert digest == slow.digest(int(number))
     # Whoever held the mount is killed as well: nobody can go on with that, and the machine is started again.
     (holder,) = grid.run("n1", "pgrep", "-f", "^zos-fuse-holder").split()
     grid.run("n1", "kill", "-9", holder, grid.run("n1", "s6-svstat", "-o", "pid", f"/run/service/{service}").strip())

@@ -1,0 +1,109 @@
+"""What is in an image decides how a machine of it runs, wherever the image comes from."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+import kernelimages
+from guests import Guests
+from harness import IMAGE, Grid, obj
+from publisher import publishing
+
+MiB = 1 << 20
+TOOLS = ("sh", "echo", "uname", "sleep", "cat", "modprobe", "grep")
+SAYS = "echo kernel $(uname -r); modprobe dummy && echo dummy $(grep -c ^dummy /proc/modules); while :; do sleep 60; done"
+
+
+@dataclass(frozen=True)
+class Case:
+    image: str
+    mode: str
+    #: The image's own kernel; None: the node's.
+    kernel: str | None = None
+    prints: str = "^kernel "
+
+    def spec(self, name: str) -> dict[str, Any]:
+        """What a user writes for it."""
+        virtual = self.mode == "vm"
+        return {"image": self.image} | ({"disks": [{"name": name}]} if virtual else {"entrypoint": ["sh", "-c", SAYS]})
+
+
+def _root(path: Path) -> Path:
+    (path / "bin").mkdir(parents=True)
+    shutil.copy("/bin/busybox", path / "bin/busybox")
+    for tool in TOOLS:
+        (path / "bin" / tool).symlink_to("busybox")
+    return path
+
+
+#: A boot sector that writes to the first serial port by the BIOS' int 14h, and halts.
+_SECTOR = (
+    b"\x31\xc0\x8e\xd8"  # xor ax, ax; mov ds, ax
+    b"\xbe\x18\x7c"  # mov si, text
+    b"\xac\x84\xc0\x74\x08"  # next: lodsb; test al, al; jz done
+    b"\xb4\x01\x31\xd2\xcd\x14\xeb\xf3"  # mov ah, 1; xor dx, dx; int 14h; jmp next
+    b"\xfb\xf4\xeb\xfd"  # sti; done: hlt; jmp done
+    b"booted from its disk\r\n\0"  # text
+)
+
+
+def _disk(path: Path) -> Path:
+    """One with nothing but a boot sector, which any machine starts with."""
+    path.parent.mkdir(parents=True)
+    with open(path, "wb") as file:
+        file.truncate(8 * MiB)
+        file.write(_SECTOR.ljust(510, b"\0") + b"\x55\xaa")
+    return path
+
+
+@pytest.fixture
+def cases(grid: Grid, namespace: str, tmp_path: Path) -> Iterator[dict[str, Case]]:
+    place = grid.root / "images" / namespace
+    place.mkdir(parents=True)
+    plain, own = _root(tmp_path / "plain"), _root(place / "own")
+    kernelimages.put(own, "dummy")
+    disk = _disk(tmp_path / "holding" / "image.raw")
+    tar = ["tar", "-c", "-C"]
+    subprocess.run([*tar, plain, "--zstd", "-f", place / "plain.tar.zst", "."], check=True)
+    subprocess.run([*tar, disk.parent, "-f", place / "holding.tar", "."], check=True)
+    with open(place / "disk.raw.gz", "wb") as packed:
+        subprocess.run(["gzip", "-c", disk], stdout=packed, check=True)
+    release = kernelimages.release()
+    with publishing(grid, tmp_path, "n1") as publisher:
+        yield {
+            "registry": Case(IMAGE, "container"),
+            "archive": Case(f"file://{place}/plain.tar.zst", "container"),
+            "flist": Case(publisher.publish(plain, "plain"), "container"),
+            "kernel": Case(f"file://{own}", "container", release),
+            "kernel-flist": Case(publisher.publish(own, "own"), "container", release),
+            "disk": Case(f"file://{place}/disk.raw.gz", "vm", prints="^booted from its disk$"),
+            "disk-within": Case(f"file://{place}/holding.tar", "vm", prints="^booted from its disk$"),
+        }
+    shutil.rmtree(place)
+
+
+@pytest.mark.timeout(600)
+def test_what_is_in_an_image_decides_how_its_machine_runs(grid: Grid, namespace: str, cases: dict[str, Case]) -> None:
+    guests = Guests(grid, namespace)
+    guests.network()
+    grid.apply(namespace, *(obj("ZMount", name, size="16Mi") for name, case in cases.items() if case.mode == "vm"))
+    for name, case in cases.items():
+        guests.apply(name, **case.spec(name))
+    guests.ready(*cases, seconds=400)
+    for name, case in cases.items():
+        said = guests.prints(name, case.prints)
+        status = guests.status(name)
+        assert (name, status["mode"], status.get("kernel")) == (name, case.mode, case.kernel)
+        if case.kernel is not None:
+            assert f"kernel {case.kernel}\n" in said
+            guests.prints(name, "^dummy 1$")
+        elif case.mode == "container":
+            assert os.uname().release not in said
