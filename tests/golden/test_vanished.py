@@ -27,7 +27,7 @@ from zos.world.resolution import Resolution, Verdict
 from zos.world.store import World
 
 HERE = Path(__file__).parent
-ORDER = ("Farm", "GridNode", "Network", "Contract", "PublicIP", "NameContract", "ZMount", "Ping", "ZMachine")
+ORDER = ("Farm", "GridNode", "Quota", "Network", "Contract", "PublicIP", "NameContract", "ZMount", "Ping", "ZMachine")
 SUBJECTS = (*ORDER, "Claim", "NodeWorkload")
 #: What a status says of what its object has; it must not change because something else is gone.
 HAS = {
