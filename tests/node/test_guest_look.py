@@ -9,7 +9,8 @@ from typing import Any
 
 from oneguest import ITEM, started
 from zos.drivers.domainrun import Machine, Run
-from zos.drivers.guests import Guests
+from zos.drivers.guestlook import GuestLook
+from zos.drivers.guestrecords import Records
 
 START = started()
 
@@ -33,7 +34,7 @@ def test_a_guest_that_begins_while_it_is_looked_who_runs_has_not_ended(tmp_path:
     machine.directory.mkdir(parents=True)
     machine.write_card(ITEM)
     libvirt: Any = Starting(lambda: machine.write_run(Run().begun(START)))
-    guests = Guests(libvirt, tmp_path, tmp_path, tmp_path / "virtiofsd", tmp_path, START.boot)
+    guests = GuestLook(libvirt, tmp_path, Records(tmp_path / "machines", tmp_path, START.boot))
     assert guests.look({}).facts[ITEM.name].ended == ""
     assert not machine.run().over
     libvirt.meanwhile = lambda: None

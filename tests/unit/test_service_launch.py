@@ -13,7 +13,7 @@ from zos.plan.crashes import WINDOW
 from zos.plan.facts import ServiceEnd, ServiceFact
 from zos.plan.items import Readiness, Service, ServiceFile
 from zos.plan.standing import Standing, standing
-from zos.programs import fusemount, launch
+from zos.programs import enclosing, fusemount, history, launch
 
 NOW = 10_000.0
 
@@ -23,7 +23,7 @@ def ends(*rans: float, asked: Sequence[int] = (), last: float = NOW) -> list[dic
 
 
 def test_a_program_that_keeps_ending_waits_longer_and_longer() -> None:
-    waits = [launch.pause(ends(*[0.1] * count), NOW) for count in range(12)]
+    waits = [history.pause(ends(*[0.1] * count), NOW) for count in range(12)]
     assert waits == [0, 0, 1, 2, 4, 8, 16, 32, 60, 60, 60, 60]
 
 
@@ -39,13 +39,16 @@ def test_a_program_that_keeps_ending_waits_longer_and_longer() -> None:
     ],
 )
 def test_a_wait_counts_what_was(told: list[dict[str, object]], now: float, wait: float) -> None:
-    assert launch.pause(told, now) == wait
+    assert history.pause(told, now) == wait
 
 
 def test_a_launcher_needs_nothing_of_the_rest() -> None:
-    imported = {name for name, value in vars(launch).items() if isinstance(value, ModuleType)}
-    assert {name for name in imported if "zos" in getattr(launch, name).__name__} == {"fusemount"}
-    assert not any("zos" in value.__name__ for value in vars(fusemount).values() if isinstance(value, ModuleType))
+    def imported(program: ModuleType) -> set[ModuleType]:
+        return {value for value in vars(program).values() if isinstance(value, ModuleType) and "zos" in value.__name__}
+
+    assert imported(launch) == {enclosing, fusemount, history}
+    assert imported(enclosing) == {fusemount}
+    assert imported(fusemount) == imported(history) == set()
 
 
 def test_files_stand_in_one_order_and_say_nothing() -> None:

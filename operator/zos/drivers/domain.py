@@ -1,7 +1,7 @@
 """Guests under libvirt.
 
-What is heard of guests, and what is done about that and in which order; what there is of them, and the single steps, are in
-`zos.drivers.guests`.
+What is heard of guests, and what is done about that and in which order. What there is of them: `zos.drivers.guestlook`; what is
+kept of their runs: `zos.drivers.guestrecords`; the single steps: `zos.drivers.guests`.
 """
 
 from __future__ import annotations
@@ -21,7 +21,9 @@ from zos.drivers.diskfull import Resumer
 from zos.drivers.domainrun import boot_of
 from zos.drivers.domainxml import Accelerator, Start
 from zos.drivers.flistmounts import FlistMounts
-from zos.drivers.guests import Guests, told
+from zos.drivers.guestlook import GuestLook
+from zos.drivers.guestrecords import Records, told
+from zos.drivers.guests import Guests
 from zos.drivers.gueststats import GuestUse
 from zos.drivers.hypervisor import Hypervisor
 from zos.drivers.inotify import MODIFY, Inotify
@@ -68,7 +70,17 @@ class DomainDriver:
         self._boot = boot_of(run_directory)
         self._probe = AcceleratorProbe(accelerator, guest / "vmlinuz", guest / "initramfs", run_directory)
         self._hypervisor = Hypervisor(uri, self._changed, self._failed)
-        self._guests = Guests(self._hypervisor, state, guest, launcher(state / "libexec"), libvirt_logs, self._boot)
+        self._records = Records(state / "machines", libvirt_logs, self._boot)
+        self._looks = GuestLook(self._hypervisor, state, self._records)
+        self._guests = Guests(
+            self._hypervisor,
+            self._looks,
+            self._records,
+            state=state,
+            guest=guest,
+            launcher=launcher(state / "libexec"),
+            logs=libvirt_logs,
+        )
         self._watcher = Watcher(libvirt_run, self._lost_share)
         self._remounts = Remounts(self._mounted_anew)
         self._flists = FlistMounts(state / "images", libvirt_run, self._lost_share)
@@ -106,12 +118,12 @@ class DomainDriver:
 
     async def observe(self, wanted: Sequence[Item]) -> Mapping[str, Observed]:
         asked = {item.name: item for item in wanted if isinstance(item, Domain)}
-        look = await self._hypervisor.call(self._guests.look, asked)
+        look = await self._hypervisor.call(self._looks.look, asked)
         self._facts, self._images, up = look.facts, look.images, look.up
         self._watcher.watch(up)
         self._await_words(up)
         self._last_words.watch(
-            (guest.name, guest.uuid) for guest in up if self._mounts_of(guest) and self._guests.machine(guest.uuid).said_all()
+            (guest.name, guest.uuid) for guest in up if self._mounts_of(guest) and self._records.machine(guest.uuid).said_all()
         )
         self._remounts.watch(self._given_mounts(up))
         self._flists.watch({(guest.name, guest.uuid): image for guest in up if (image := self._facts[guest.name].image)})
@@ -165,23 +177,23 @@ class DomainDriver:
 
     async def uses_disk(self, path: Path) -> bool:
         """Whether a guest runs with a disk. Raises DriverError where that can't be told."""
-        return await self._hypervisor.call(self._guests.user_of, path) is not None
+        return await self._hypervisor.call(self._looks.user_of, path) is not None
 
     # --- doing
 
     async def _make_so(self, item: Domain, key: str) -> None:
-        seen = await self._hypervisor.call(self._guests.seen, item.name)
-        if seen is not None and item.running and seen.uuid == item.uuid and self._guests.runs_as(seen, item):
+        seen = await self._hypervisor.call(self._looks.seen, item.name)
+        if seen is not None and item.running and seen.uuid == item.uuid and self._looks.runs_as(seen, item):
             return
         if seen is not None:
             await self._stop(item.name, seen.uuid, key, item.stop_seconds)
-        machine = self._guests.machine(item.uuid)
+        machine = self._records.machine(item.uuid)
         await self._hypervisor.call(machine.write_card, item)
         if item.running:
             await self._start(item, key, await self.accelerator())
 
     async def _start(self, item: Domain, key: str, accelerator: Accelerator) -> None:
-        machine, asked = self._guests.machine(item.uuid), time.monotonic()
+        machine, asked = self._records.machine(item.uuid), time.monotonic()
         self._progress[key] = _IN_LINE if self._starts.full else "starting"
         await self._starts.enter(item.name)
         try:
@@ -197,10 +209,10 @@ class DomainDriver:
     async def _stop(self, name: str, uuid: str, key: str, seconds: float) -> None:
         """Power button, time to react, power off."""
         self._progress[key] = "stopping"
-        machine = self._guests.machine(uuid)
+        machine = self._records.machine(uuid)
         ended = self._ended.setdefault(name, asyncio.Event())
         ended.clear()
-        await self._hypervisor.call(self._guests.note_stopping, machine)
+        await self._hypervisor.call(self._records.stopping, machine)
         deadline = time.monotonic() + seconds
         try:
             while (left := deadline - time.monotonic()) > 0:
@@ -212,10 +224,10 @@ class DomainDriver:
             await self._hypervisor.call(self._guests.destroy, name, uuid)
         finally:
             self._ended.pop(name, None)
-        await self._hypervisor.call(self._guests.settle_stopped, machine)
+        await self._hypervisor.call(self._records.settled, machine)
 
     async def _remove(self, name: str, key: str) -> None:
-        seen = await self._hypervisor.call(self._guests.seen, name)
+        seen = await self._hypervisor.call(self._looks.seen, name)
         if seen is not None:
             await self._stop(name, seen.uuid, key, seen.item.stop_seconds)
         await self._hypervisor.call(self._guests.erase, name, seen.uuid if seen is not None else None)
@@ -242,14 +254,14 @@ class DomainDriver:
         if self._boots is None:
             return
         facts = self._facts
-        booting = {self._guests.machine(guest.uuid) for guest in guests if guest.name in facts and _boots(facts[guest.name])}
-        held = {self._guests.machine(guest.uuid) for guest in guests if self._mounts_of(guest)}
+        booting = {self._records.machine(guest.uuid) for guest in guests if guest.name in facts and _boots(facts[guest.name])}
+        held = {self._records.machine(guest.uuid) for guest in guests if self._mounts_of(guest)}
         self._boots.watch([machine.status_file for machine in booting | held], MODIFY)
         if any(self._said_more(guest) for guest in guests):
             self._dirty()  # while we looked
 
     def _said_more(self, guest: Watched) -> bool:
-        fact, machine = self._facts.get(guest.name), self._guests.machine(guest.uuid)
+        fact, machine = self._facts.get(guest.name), self._records.machine(guest.uuid)
         if fact is None or not _boots(fact):
             return False
         return told(machine.status()) != fact.told if fact.booted else machine.booted()
@@ -307,7 +319,7 @@ class DomainDriver:
     def _mounted_anew(self, name: str, uuid: str) -> None:
         async def tell() -> None:
             try:
-                await self._hypervisor.call(self._guests.knock, name, self._guests.machine(uuid))
+                await self._hypervisor.call(self._guests.knock, name, self._records.machine(uuid))
             except DriverError:
                 self._remounts.forget(name, uuid)
 
