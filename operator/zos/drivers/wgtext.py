@@ -6,8 +6,9 @@ Formats: wg(8) CONFIGURATION FILE FORMAT; https://www.wireguard.com/xplatform/.
 from __future__ import annotations
 
 import base64
-from collections.abc import Mapping, Set
+from collections.abc import Mapping, Sequence, Set
 from dataclasses import dataclass, replace
+from typing import NamedTuple
 
 from zos.plan.items import WireGuard, WireGuardPeer
 
@@ -129,65 +130,63 @@ exec nice -n -10 "$program" -f "$name"
 """
 
 
+class _Shown(NamedTuple):
+    """A peer, as WireGuard shows it. ``endpoint`` is empty where it knows none."""
+
+    peer: WireGuardPeer
+    endpoint: str
+    met: bool
+    heard: bool
+
+
+def _live(public_key: str, listen_port: int, shown: Sequence[_Shown]) -> Live:
+    return Live(
+        public_key,
+        listen_port,
+        tuple(sorted((each.peer for each in shown), key=lambda peer: peer.public_key)),
+        {each.peer.public_key: each.endpoint for each in shown if each.endpoint},
+        frozenset(each.peer.public_key for each in shown if each.met),
+        frozenset(each.peer.public_key for each in shown if each.heard),
+    )
+
+
 def parse_uapi(text: str) -> Live:
     """The answer to ``get=1``. Raises ValueError and KeyError for anything else."""
     interface: dict[str, str] = {}
-    peers: list[WireGuardPeer] = []
-    endpoints: dict[str, str] = {}
-    met: set[str] = set()
-    heard: set[str] = set()
-    current: dict[str, str] | None = None
-    allowed: list[str] = []
-
-    def finish() -> None:
-        if current is not None:
-            key = _base64(current["public_key"])
-            keepalive = int(current.get("persistent_keepalive_interval", "0"))
-            peers.append(WireGuardPeer(public_key=key, allowed_ips=tuple(sorted(allowed)), keepalive=keepalive))
-            if "endpoint" in current:
-                endpoints[key] = current["endpoint"]
-            if current.get("last_handshake_time_sec", "0") != "0":
-                met.add(key)
-            if current.get("rx_bytes", "0") != "0":
-                heard.add(key)
-
+    sections: list[tuple[dict[str, str], list[str]]] = []
     for line in text.splitlines():
         field, _, value = line.partition("=")
         if field == "public_key":
-            finish()
-            current, allowed = {field: value}, []
-        elif field == "allowed_ip":
-            allowed.append(value)
+            sections.append(({field: value}, []))
+        elif field == "allowed_ip" and sections:
+            sections[-1][1].append(value)
         elif field == "errno" and value != "0":
             raise ValueError(f"errno {value}")
-        elif current is None:
-            interface[field] = value
         else:
-            current[field] = value
-    finish()
+            (sections[-1][0] if sections else interface)[field] = value
     public = _public_of(bytes.fromhex(interface["private_key"])) if "private_key" in interface else ""
-    return Live(public, int(interface.get("listen_port", "0")), _sorted(peers), endpoints, frozenset(met), frozenset(heard))
+    return _live(public, int(interface.get("listen_port", "0")), [_uapi_peer(*section) for section in sections])
+
+
+def _uapi_peer(fields: dict[str, str], allowed: list[str]) -> _Shown:
+    keepalive = int(fields.get("persistent_keepalive_interval", "0"))
+    peer = WireGuardPeer(public_key=_base64(fields["public_key"]), allowed_ips=tuple(sorted(allowed)), keepalive=keepalive)
+    met, heard = (fields.get(name, "0") != "0" for name in ("last_handshake_time_sec", "rx_bytes"))
+    return _Shown(peer, fields.get("endpoint", ""), met, heard)
 
 
 def parse_dump(text: str) -> Live:
-    """The output of ``wg show <interface> dump``. Raises ValueError and IndexError for anything else."""
+    """The output of ``wg show <interface> dump``. Raises ValueError for anything else."""
     first, *rest = text.splitlines()
     _, public, port, _ = first.split("\t")
-    peers: list[WireGuardPeer] = []
-    endpoints: dict[str, str] = {}
-    met: set[str] = set()
-    heard: set[str] = set()
-    for line in rest:
-        key, _, endpoint, allowed, handshake, received, _, keepalive = line.split("\t")
-        ips = () if allowed == "(none)" else tuple(sorted(allowed.split(",")))
-        peers.append(WireGuardPeer(public_key=key, allowed_ips=ips, keepalive=int(keepalive) if keepalive != "off" else 0))
-        if endpoint != "(none)":
-            endpoints[key] = endpoint
-        if handshake != "0":
-            met.add(key)
-        if received != "0":
-            heard.add(key)
-    return Live(public, int(port), _sorted(peers), endpoints, frozenset(met), frozenset(heard))
+    return _live(public, int(port), [_dump_peer(line) for line in rest])
+
+
+def _dump_peer(line: str) -> _Shown:
+    key, _, endpoint, allowed, handshake, received, _, keepalive = line.split("\t")
+    ips = () if allowed == "(none)" else tuple(sorted(allowed.split(",")))
+    peer = WireGuardPeer(public_key=key, allowed_ips=ips, keepalive=int(keepalive) if keepalive != "off" else 0)
+    return _Shown(peer, endpoint if endpoint != "(none)" else "", handshake != "0", received != "0")
 
 
 def same_peers(live: tuple[WireGuardPeer, ...], wanted: tuple[WireGuardPeer, ...], called: Set[str]) -> bool:
@@ -198,10 +197,6 @@ def same_peers(live: tuple[WireGuardPeer, ...], wanted: tuple[WireGuardPeer, ...
         and sorted(there.allowed_ips) == sorted(peer.allowed_ips)
         for peer in wanted
     )
-
-
-def _sorted(peers: list[WireGuardPeer]) -> tuple[WireGuardPeer, ...]:
-    return tuple(sorted(peers, key=lambda peer: peer.public_key))
 
 
 def _base64(key: str) -> str:
