@@ -27,6 +27,7 @@ from zos.world.resolution import Resolution, Verdict
 from zos.world.store import World
 
 HERE = Path(__file__).parent
+PARTS = ("vanished.yaml", "vanished-resident.yaml", "vanished-virtual.yaml")
 ORDER = ("Farm", "GridNode", "Quota", "Network", "Contract", "PublicIP", "NameContract", "ZMount", "Ping", "ZMachine")
 SUBJECTS = (*ORDER, "Claim", "NodeWorkload")
 #: What a status says of what its object has; it must not change because something else is gone.
@@ -41,7 +42,7 @@ HAS = {
 
 
 def ready() -> tuple[World, list[Object]]:
-    world = world_of(obj for part in ("vanished.yaml", "vanished-resident.yaml") for obj in load(HERE / part)[0])
+    world = world_of(obj for part in PARTS for obj in load(HERE / part)[0])
     settle(world, ORDER)
     return world, everything(world)
 

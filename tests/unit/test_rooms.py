@@ -57,7 +57,9 @@ WRITERS = {
     "programs.ownkernel": "runs on nodes by itself; into a directory that is renamed when it is whole",
     "programs.putdisk": "runs on nodes by itself; somebody's disk image",
     "programs.untar": "runs on nodes by itself; somebody's archive",
-    "programs.launch": "runs on nodes by itself; the kernel's settings, and its history whole or not at all",
+    "programs.enclosing": "runs on nodes by itself; the kernel's settings",
+    "programs.history": "runs on nodes by itself; whole or not at all",
+    "programs.launch": "runs on nodes by itself; a lock is held open",
 }
 
 

@@ -13,8 +13,9 @@ from zos.plan.items import DiskBoot, Domain, GuestDisk
 class Bench:
     """``started`` are those that had their turn, in this order."""
 
-    def __init__(self, limit: int, longest: float = 100.0) -> None:
-        self.line = StartLine(limit, longest)
+    def __init__(self, limit: int, telling: float = 100.0, silent: float = 100.0) -> None:
+        self.line = StartLine(limit, telling, silent)
+        self.tells = True
         self.started: list[str] = []
         self.tasks: dict[str, asyncio.Task[None]] = {}
 
@@ -26,7 +27,7 @@ class Bench:
     async def _start(self, name: str) -> None:
         await self.line.enter(name)
         self.started.append(name)
-        self.line.begun(name, 100.0)
+        self.line.begun(name, 100.0, self.tells)
 
     async def settled(self) -> None:
         for _ in range(5):
@@ -54,7 +55,7 @@ async def test_so_many_boot_at_once_and_the_first_that_came_is_next() -> None:
 
 
 async def test_what_is_not_known_to_have_booted_keeps_its_place_for_a_while() -> None:
-    bench = Bench(1, longest=0.05)
+    bench = Bench(1, telling=0.05, silent=100.0)
     await bench.come("ab")
     for fact in (
         DomainFact(running=True, started_at=100.0),
@@ -66,6 +67,15 @@ async def test_what_is_not_known_to_have_booted_keeps_its_place_for_a_while() ->
     assert bench.started == ["a"]
     await asyncio.sleep(0.1)
     assert bench.started == ["a", "b"], "it holds up nobody for ever"
+
+
+async def test_one_that_may_never_tell_is_not_waited_for_as_long() -> None:
+    bench = Bench(1, telling=100.0, silent=0.05)
+    bench.tells = False
+    await bench.come("ab")
+    assert bench.started == ["a"]
+    await asyncio.sleep(0.1)
+    assert bench.started == ["a", "b"]
 
 
 async def test_a_virtual_machine_boots_until_its_cloud_init_is_at_work() -> None:

@@ -204,7 +204,7 @@ class DomainDriver:
         except BaseException:
             self._starts.leave(item.name)
             raise
-        self._starts.begun(item.name, start.started_at)
+        self._starts.begun(item.name, start.started_at, item.boot.TELLS)
 
     async def _stop(self, name: str, uuid: str, key: str, seconds: float) -> None:
         """Power button, time to react, power off."""

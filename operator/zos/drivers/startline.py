@@ -9,16 +9,18 @@ from collections.abc import Mapping
 
 from zos.plan.facts import DomainFact
 
-#: Seconds after which a guest counts as one that has booted: nobody tells of every one, and none may hold up others for ever.
-_LONGEST = 20.0
+#: Seconds after which a guest counts as one that has booted, as none may hold up others for ever: one that tells, and one of which
+#: perhaps nothing is ever heard.
+_TELLING = 120.0
+_SILENT = 20.0
 
 
 class StartLine:
     """``limit`` is how many may boot at once. First come, first served; only starts wait here, and nothing else for them."""
 
-    def __init__(self, limit: int, longest: float = _LONGEST) -> None:
+    def __init__(self, limit: int, telling: float = _TELLING, silent: float = _SILENT) -> None:
         self._limit = limit
-        self._longest = longest
+        self._telling, self._silent = telling, silent
         self._line: deque[tuple[str, asyncio.Future[None]]] = deque()
         self._booting: dict[str, float | None] = {}  # by name: when it was started, once it was
         self._timers: dict[str, asyncio.TimerHandle] = {}
@@ -41,10 +43,12 @@ class StartLine:
                 self.leave(name)
             raise
 
-    def begun(self, name: str, started_at: float) -> None:
-        """It was started: it has its place until `seen` or time tells that it boots no more."""
+    def begun(self, name: str, started_at: float, tells: bool) -> None:
+        """It was started: it has its place until `seen` or time tells that it boots no more. ``tells``: whether it surely says
+        when it has."""
         self._booting[name] = started_at
-        self._timers[name] = asyncio.get_running_loop().call_later(self._longest, self.leave, name)
+        longest = self._telling if tells else self._silent
+        self._timers[name] = asyncio.get_running_loop().call_later(longest, self.leave, name)
 
     def leave(self, name: str) -> None:
         """It boots no more, if it did."""

@@ -56,26 +56,41 @@ def _verdict(
     unserved: Problem | None,
 ) -> Verdict:
     """``unserved``: why its image, an flist, is not to be had just now."""
-    machine = here.part
-    suspended = lowered.problem is not None and lowered.problem.reason is Reason.SUSPENDED
+    return (
+        _hindered(here.facts, image, lowered, outcome, fact, unserved)
+        or _under_way(here.part, image, lowered, outcome)
+        or _as_it_runs(here.part, fact)
+    )
+
+
+def _hindered(
+    facts: Facts, image: Image, lowered: Lowered, outcome: Outcome, fact: DomainFact | None, unserved: Problem | None
+) -> Verdict | None:
+    """What has to change before anything goes on, or is as was asked for."""
+    problem = lowered.problem
+    suspended = problem is not None and problem.reason is Reason.SUSPENDED
     if not lowered.whole and not suspended and unserved is not None and unserved.reason is Reason.IMAGE_UNAVAILABLE:
         return waiting(unserved.reason, unserved.message)
-    if lowered.problem is not None and not lowered.whole and not suspended:
-        return waiting(lowered.problem.reason, lowered.problem.message)
+    if problem is not None and not lowered.whole and not suspended:
+        return waiting(problem.reason, problem.message)
     if image.key in outcome.failed:
-        return waiting(reason_of(here.facts.get(ImageProblem, image.name)), outcome.failed[image.key])
+        return waiting(reason_of(facts.get(ImageProblem, image.name)), outcome.failed[image.key])
     for item in lowered.items:
         if item.key in outcome.failed and isinstance(item, Flist):
             return waiting(Reason.IMAGE_INVALID, outcome.failed[item.key])
         if item.key in outcome.failed:
             return waiting(Reason.FAILED, f"{item.key}: {outcome.failed[item.key]}")
-    if lowered.problem is not None:
-        if lowered.problem.reason is Reason.SUSPENDED and fact is not None and fact.running:
+    if problem is not None:
+        if suspended and fact is not None and fact.running:
             return waiting(Reason.PROGRESSING, "the guest is being stopped")
-        done = lowered.problem.reason in (Reason.COMPLETED, Reason.SUSPENDED)  # as asked
-        return Verdict(done, lowered.problem.reason, lowered.problem.message)
+        return Verdict(suspended or problem.reason is Reason.COMPLETED, problem.reason, problem.message)
     if unserved is not None and fact is not None and fact.running:
         return waiting(unserved.reason, unserved.message)
+    return None
+
+
+def _under_way(machine: MachineOnNode, image: Image, lowered: Lowered, outcome: Outcome) -> Verdict | None:
+    """What is still to be done for it on the node."""
     if not lowered.whole and image.key not in outcome.pending and flist.service_of(lowered) is not None:
         looked = next((outcome.pending[item.key] for item in lowered.items if item.key in outcome.pending), "")
         return waiting(Reason.IMAGE_PULLING, looked or "its flist is being mounted")
@@ -89,6 +104,10 @@ def _verdict(
         if item.key in outcome.pending:
             words = outcome.pending[item.key]
             return waiting(Reason.PROGRESSING, words if isinstance(item, Domain) else f"{item.key}: {words}")
+    return None
+
+
+def _as_it_runs(machine: MachineOnNode, fact: DomainFact | None) -> Verdict:
     if fact is None or not fact.running:
         return waiting(Reason.PROGRESSING, "the guest is starting")
     if (full := diskerrors.paused(machine, fact)) is not None:
