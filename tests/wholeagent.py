@@ -137,7 +137,7 @@ class Home:
             self.metrics = Metrics()
             return self.metrics
 
-        def connected(access: Access, wrote: Callable[[str, str, int], None]) -> MemoryClient:
+        def connected(access: Access, wrote: Callable[[str, str, int], None], connections: int) -> MemoryClient:
             made = MemoryClient(self.server, wrote=wrote)
             made.away = self.client.away
             self.connection = made

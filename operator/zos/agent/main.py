@@ -30,6 +30,9 @@ from zos.kube.serving import serve
 
 log = logging.getLogger("zos.agent")
 
+#: Connections to the API server beside those on which it listens: each takes 256 KiB (asyncio.sslproto).
+_CONNECTIONS = 4
+
 
 async def run(settings: Settings, kinds: Kinds = KINDS) -> None:
     """Until cancelled. Raises OSError when the node or the configuration can't be used, or another agent has the node."""
@@ -51,7 +54,11 @@ async def _run(settings: Settings, kinds: Kinds) -> None:
         )
     metrics = Metrics()
     access = await Access.load(settings.kubeconfig)
-    client = Client(access, wrote=lambda kind, verb, code: metrics.api_writes.labels(kind, verb, str(code)).inc())
+    client = Client(
+        access,
+        wrote=lambda kind, verb, code: metrics.api_writes.labels(kind, verb, str(code)).inc(),
+        connections=_CONNECTIONS,
+    )
     keyring = Keyring(settings.state / "keys")
     equipment = await equip(settings, keyring)
     usage = Usage(equipment.guest_use, equipment.guests, time.monotonic)

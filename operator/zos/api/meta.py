@@ -45,6 +45,7 @@ class Model(BaseModel):
         extra="ignore",
         use_enum_values=False,
         use_attribute_docstrings=True,
+        defer_build=True,  # no program reads or writes all kinds
     )
 
     def model_copy(self, *, update: Mapping[str, Any] | None = None, deep: bool = False) -> Self:

@@ -9,8 +9,8 @@ from collections.abc import Mapping
 
 from zos.plan.facts import DomainFact
 
-#: Seconds after which a guest counts as one that has booted, as none may hold up others for ever: one that tells, and one of which
-#: perhaps nothing is ever heard.
+#: Seconds after which a guest counts as one that has booted, as none may hold up others for ever: one that tells it, and
+#: one of which perhaps nothing is ever heard.
 _TELLING = 120.0
 _SILENT = 20.0
 

@@ -18,7 +18,7 @@ from kubernetes.aio.config import ConfigException, load_incluster_config, load_k
 
 from zos.api.meta import Key, Object
 
-#: Connections at once. One API server on two cores is saturated by fewer.
+#: Connections at once, if nothing else is said. One API server on two cores is saturated by fewer.
 _CONNECTIONS = 16
 _TIMEOUT = 30.0
 _PAGE = 500
@@ -144,7 +144,7 @@ def path_of(model: type[Object], namespace: str = "", name: str = "", subresourc
 class Client:
     """``wrote`` is called after each write with (kind, verb, HTTP status; 0: no answer), for metrics. What is in ``answered``
     is called with each object that the API server answered with. ``may_write`` is asked before each write, when it has its
-    connection: however long it had to wait for that, nothing is sent once writing is over."""
+    connection: however long it had to wait for that, nothing is sent once writing is over. ``connections``: so many at once."""
 
     def __init__(
         self,
@@ -152,17 +152,19 @@ class Client:
         *,
         wrote: Callable[[str, str, int], None] = lambda *_: None,
         may_write: Callable[[], bool] = lambda: True,
+        connections: int = _CONNECTIONS,
     ) -> None:
         self.access = access
         self.answered: list[Callable[[type[Object], Raw], None]] = []
         self._wrote = wrote
         self._may_write = may_write
-        self._free = asyncio.Semaphore(_CONNECTIONS)
+        self._connections = connections
+        self._free = asyncio.Semaphore(connections)
         self._session: aiohttp.ClientSession | None = None
 
     def beside(self) -> Client:
         """Another one, whose connections are its own and which may always write; it tells the same."""
-        made = Client(self.access, wrote=self._wrote)
+        made = Client(self.access, wrote=self._wrote, connections=self._connections)
         made.answered = self.answered
         return made
 
@@ -317,7 +319,7 @@ class Client:
 
     def _open(self) -> aiohttp.ClientSession:
         self._session = aiohttp.ClientSession(
-            connector=aiohttp.TCPConnector(limit=_CONNECTIONS, ssl=self.access.ssl()),
+            connector=aiohttp.TCPConnector(limit=self._connections, ssl=self.access.ssl()),
             timeout=aiohttp.ClientTimeout(total=_TIMEOUT, sock_connect=5),
         )
         return self._session
