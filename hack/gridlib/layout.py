@@ -99,7 +99,7 @@ class Grid:
         return self.root / "hosts" / host
 
     def save(self) -> None:
-        self.root.mkdir(parents=True, exist_ok=True)
+        (self.root / "images").mkdir(parents=True, exist_ok=True)  # what nodes take by file://
         data = {**asdict(self), "root": str(self.root)}
         scratch = self.root / "grid.json.new"
         scratch.write_text(json.dumps(data, indent=2))

@@ -108,10 +108,7 @@ def test_a_virtual_machine_and_what_outlives_it(guests: Guests, tmp_path: Path) 
     killed_while_it_writes(guests)
     guests.ready("vm", seconds=LONG)
     assert guests.status("vm")["mode"] == "vm"
-    assert (
-        "env: the image makes it a virtual machine"
-        in grid.condition("zmachine", "vm", guests.namespace, "NotApplicable")["message"]
-    )
+    assert "env: it is a virtual machine" in grid.condition("zmachine", "vm", guests.namespace, "NotApplicable")["message"]
     guest_ready(guests, "vm")
     grid.connect(guests.namespace)
     said = shell.run("vm", "hostname; cat /srv/index.html; findmnt -no FSTYPE /data; echo 1 | tee /root/kept >/data/kept; sync")

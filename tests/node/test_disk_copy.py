@@ -91,7 +91,20 @@ async def test_a_copy_without_a_btrfs_is_the_same_to_the_byte(tmp_path: Path) ->
     assert driver.path("mount-b").read_bytes() == driver.path("mount-a").read_bytes()
 
 
-async def test_what_is_used_meanwhile_is_copied_anew(driver: DiskDriver, tmp_path: Path) -> None:
+async def test_a_machine_that_was_just_stopped_is_waited_for(driver: DiskDriver, tmp_path: Path) -> None:
+    looks = iter([True, True, False, False])
+
+    async def in_use(_: Path) -> bool:
+        return next(looks)
+
+    await converge(DiskDriver(tmp_path / "disks", in_use=in_use), disk("a"), disk("b", source="a"))
+    assert driver.path("mount-b").read_bytes() == driver.path("mount-a").read_bytes()
+
+
+async def test_what_is_used_meanwhile_is_copied_anew(
+    driver: DiskDriver, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(diskcopy, "_MOMENT", 1.0)
     use = {"now": True}
 
     async def in_use(path: Path) -> bool:

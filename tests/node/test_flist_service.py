@@ -217,7 +217,7 @@ async def test_one_that_can_not_be_mounted_is_refused_before_anything_is_started
     node.pack("zdb://10.1.1.1:9900/blocks")
     assert "leads to a 0-db, which can't be asked yet: publish its blocks over https" in await problem(node.images, node.ref)
     node.pack("dir:///etc")
-    assert "is not below a directory that flists may have blocks in" in await problem(node.images, node.ref)
+    assert "is not below an --image-dir of the node" in await problem(node.images, node.ref)
     node.pack()
     whole = flist.read_bytes()
     flist.write_bytes(whole[:8192])

@@ -42,6 +42,14 @@ class Builder:
         subprocess.run(["qemu-img", "convert", "-O", "qcow2", self.disk(), path], check=True)
         return path
 
+    def plain(self, format: str, *options: str) -> Path:
+        """A disk that is a file system as a whole."""
+        path = self.place / f"{format}.raw"
+        with open(path, "wb") as file:
+            file.truncate(128 * MIB)
+        subprocess.run([f"mkfs.{format}", "-q", *options, path], check=True)
+        return path
+
     def root(self, *entries: tarfile.TarInfo) -> Path:
         return tar(self.place / "root.tar", *entries)
 
@@ -99,6 +107,8 @@ MODES: dict[str, tuple[Callable[[Builder], str], str]] = {
     "raw": (lambda b: b.file(b.disk()), "vm bios"),
     "raw, gzip": (lambda b: b.packed(b.disk(), "gzip"), "vm bios"),
     "raw, for UEFI only": (lambda b: b.file(b.disk(uefi=True)), "vm uefi"),
+    "raw, a btrfs": (lambda b: b.file(b.plain("btrfs")), "vm bios"),
+    "raw, a packed ext4": (lambda b: b.packed(b.plain("ext4"), "zstd"), "vm bios"),
     "qcow2": (lambda b: b.file(b.qcow2()), "vm bios"),
     "qcow2, xz": (lambda b: b.packed(b.qcow2(), "xz"), "vm bios"),
     "qcow2, zstd": (lambda b: b.packed(b.qcow2(), "zstd"), "vm bios"),

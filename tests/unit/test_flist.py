@@ -230,8 +230,8 @@ def test_no_noise_in_an_flist_does_more_than_break_it(flist: Path, tmp_path: Pat
         ("file:///etc", "none that blocks can be had from"),
         ("/etc", "none that blocks"),
         ("zdb://hub.grid.tf:9900/x", "0-db, which can't be asked yet"),
-        ("dir:///etc", "not below a directory"),
-        ("dir:///images/../etc", "not below a directory"),
+        ("dir:///etc", "not below an --image-dir"),
+        ("dir:///images/../etc", "not below an --image-dir"),
         ("http://user:secret@host/", "none that blocks"),
         ("http:///x", "none that blocks"),
         ("http://host:99999/", "is no URL"),
@@ -284,6 +284,10 @@ class Told(Source):
     asked: list[bytes] = field(default_factory=list, hash=False)
     slow: float = 0.0
 
+    @property
+    def name(self) -> str:
+        return "the store"
+
     def get(self, block: bytes, deadline: float) -> bytes:
         self.asked.append(block)
         time.sleep(self.slow)
@@ -305,7 +309,7 @@ async def test_a_flipped_byte_is_fetched_once_more_and_never_served(tmp_path: Pa
     assert await again.get(block) == b"precious"
     assert cache.get(block.id) == stored
     never = Blocks((Told(0, 255, [bad]),), Cache(tmp_path / "other", 1 << 20), health)
-    with pytest.raises(Unavailable):
+    with pytest.raises(Unavailable, match=f"the store: the block {block.id.hex()}: its stored bytes are not"):
         await never.get(block)
     assert health.problem
     for each in (blocks, again, never):

@@ -23,9 +23,9 @@ from zos.kinds.zmachine import virtual
 from zos.kinds.zmachine.lower import lower
 from zos.kinds.zmachine.naming import resolution
 from zos.kinds.zmachine.part import DiskOnNode, MachineOnNode
-from zos.plan.facts import Facts, ImageFact, ServiceFact, Written
+from zos.plan.facts import DiskFact, Facts, ImageFact, ServiceFact, Written
 from zos.plan.items import Domain, File, Item, Service
-from zos.plan.lowered import Problem
+from zos.plan.lowered import Lowered, Problem
 from zos.plan.restart import outdated
 
 NETWORK = NetworkOnNode(
@@ -168,7 +168,9 @@ def test_a_virtual_machine_is_told_the_same_and_one_that_runs_is_not_outdated() 
         workload = KINDS.workload(metadata=Meta(name="w"), spec=KINDS.workload.asking(owner, part))
         here = Here.of(workload, part, facts(now=1000.0, nameservers=("198.51.100.2",)))
         written = Written(image="sha256:1", ref="oci://r/i:1", firmware="bios")
-        items = virtual.lowered(here, virtual.Boot(boot, None), written).items
+        lowered = virtual.written(here, virtual.Boot(boot, DiskFact(size=1, written=written)))
+        assert isinstance(lowered, Lowered)
+        items = lowered.items
         (guest,) = [item for item in items if isinstance(item, Domain)]
         (config,) = [item for item in items if isinstance(item, File)]
         found.append((guest, config.content))

@@ -64,6 +64,14 @@ def kernel(said: bytes, *, protocol: int = 0x20F, at: int = 0x200, sectors: int 
     return bytes(found)
 
 
+def test_one_that_was_cut_off_is_said_to_be() -> None:
+    whole = bytearray(kernel(b"6.1\0"))
+    struct.pack_into("<I", whole, 0x1F4, (len(whole) - 5 * 512) // 16)
+    assert release_of(bytes(whole)) == "6.1"
+    with pytest.raises(Refused, match="not complete: it has 8000 bytes of 8192"):
+        release_of(bytes(whole[:8000]))
+
+
 def test_a_kernel_says_its_version() -> None:
     assert release_of(kernel(b"6.1.0-56-cloud-amd64 (debian) #1 SMP\0")) == "6.1.0-56-cloud-amd64"
     assert release_of(kernel(b"6.12.9_1+x~y\0")) == "6.12.9_1+x~y"

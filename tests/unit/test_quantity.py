@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from zos.api.gridnode import GridNodeStatus
-from zos.api.meta import MOST, format_quantity, parse_quantity, short_quantity
+from zos.api.meta import MOST, format_quantity, parse_quantity, short_quantity, whole_quantity
 from zos.api.resources import NodeHold
 
 
@@ -50,6 +50,22 @@ def test_there_and_back() -> None:
 )
 def test_people_are_told_about_how_much(amount: int, text: str) -> None:
     assert short_quantity(amount) == text
+
+
+@pytest.mark.parametrize(
+    ("amount", "more", "less"),
+    [
+        (0, "0Mi", "0Mi"),
+        (1, "1Mi", "0Mi"),
+        (2**30, "1Gi", "1Gi"),
+        (3 * 2**29, "1536Mi", "1536Mi"),
+        (2**30 + 1, "1025Mi", "1024Mi"),
+    ],
+)
+def test_a_size_that_is_told_is_one_that_will_do(amount: int, more: str, less: str) -> None:
+    assert whole_quantity(amount) == more
+    assert whole_quantity(amount, up=False) == less
+    assert parse_quantity(less) <= amount <= parse_quantity(more)
 
 
 def test_a_copy_remembers_nothing_that_is_no_longer_true() -> None:

@@ -111,11 +111,11 @@ async def test_fields_of_the_other_mode_are_named(grid: Grid) -> None:
     )
     told = grid.get(ZMachine, "default", "vm").status.condition("NotApplicable")
     assert told is not None
-    assert told.message.startswith("entrypoint, env, mountPath of disk system: the image makes it a virtual machine")
+    assert told.message.startswith("entrypoint, env, mountPath of disk system: it is a virtual machine")
     await machine(grid, "container", image="oci://r/i:1", userData="#cloud-config", firmware="UEFI")
     told = grid.get(ZMachine, "default", "container").status.condition("NotApplicable")
     assert told is not None
-    assert told.message.startswith("firmware, userData: the image makes it a container")
+    assert told.message.startswith("firmware, userData: it is a container")
     assert shown(grid, "container").startswith("True")
 
 

@@ -329,6 +329,14 @@ def short_quantity(amount: int) -> str:
     return f"{amount / _SUFFIXES[suffix]:.1f}".removesuffix(".0") + suffix
 
 
+def whole_quantity(amount: int, *, up: bool = True) -> str:
+    """So many bytes, or a few more (or less), as somebody would write a size: 1288490188 → ``1229Mi``."""
+    for suffix in ("Ti", "Gi"):
+        if amount and amount % _SUFFIXES[suffix] == 0:
+            return f"{amount // _SUFFIXES[suffix]}{suffix}"
+    return f"{-(-amount // _SUFFIXES['Mi']) if up else amount // _SUFFIXES['Mi']}Mi"
+
+
 #: An amount of bytes: a Kubernetes quantity on the wire, a plain int in Python.
 Quantity = Annotated[
     int,

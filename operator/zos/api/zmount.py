@@ -126,7 +126,7 @@ class ZMount(Object):
         ),
     )
     COLUMNS = (
-        Column("Size", ".spec.size"),
+        Column("Size", ".status.size"),
         Column("Used", ".status.usedBytes"),
         Column("Node", ".status.nodeName"),
         Column("Used By", ".status.usedBy"),

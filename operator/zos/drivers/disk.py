@@ -169,7 +169,8 @@ class DiskDriver(KeptDriver[Disk]):
 
     def _fact(self, path: Path, size: int) -> DiskFact:
         if (system := _system(path)) is not None:
-            return DiskFact(size=size, written=system)
+            plain = diskcontent.plain(path)
+            return DiskFact(size=size, written=system, plain=plain, mountable=plain == diskcontent.BTRFS)
         before = self._known.get(path.stem)
         if before is not None and before.holds:  # which is never less
             return replace(before, size=size)

@@ -6,12 +6,13 @@ from pathlib import Path
 
 from zos.drivers import systemcard, unused
 
+BTRFS = "a btrfs file system"
 #: Where content says what it is: offset, bytes, and what people call it.
 _SIGNS: tuple[tuple[int, bytes, str], ...] = (
     (0x200, b"EFI PART", "a partition table (GPT)"),
     (0x1FE, b"\x55\xaa", "a partition table (MBR)"),
     (0x438, b"\x53\xef", "an ext4 file system"),
-    (0x10040, b"_BHRfS_M", "a btrfs file system"),
+    (0x10040, b"_BHRfS_M", BTRFS),
     (0, b"XFSB", "an XFS file system"),
     (0, b"LUKS\xba\xbe", "an encrypted disk (LUKS)"),
     (0x218, b"LVM2 001", "a physical volume of LVM"),
@@ -36,6 +37,12 @@ def of_others(disk: Path) -> str:
 def is_partitioned(disk: Path) -> bool:
     """Whether it may hold a system of its own. Raises OSError where that can't be told."""
     return said(disk) in _PARTITIONED
+
+
+def plain(disk: Path) -> str:
+    """What there is on one from which nothing can be started, in words; empty: it may. Raises OSError."""
+    words = said(disk)
+    return "" if words in _PARTITIONED else words or "nothing that says what it is"
 
 
 def said(disk: Path) -> str:

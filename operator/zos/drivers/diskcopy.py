@@ -6,8 +6,10 @@ reserved. What the other has never written is a hole here as well, in space that
 
 from __future__ import annotations
 
+import asyncio
 import errno
 import os
+import time
 from collections.abc import Awaitable, Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -18,6 +20,8 @@ from zos.drivers.thread import in_thread
 
 #: Bytes of one read, and of what is copied before anybody may call it off.
 _READ, _STEP = 1 << 20, 64 << 20
+#: Seconds in which a machine that was stopped has let go of its disk, and between two looks whether it has.
+_MOMENT, _AGAIN = 10.0, 0.5
 
 
 @dataclass(frozen=True)
@@ -30,8 +34,7 @@ async def copy(source: Path, target: int, in_use: Callable[[Path], Awaitable[boo
     """Into the file ``target``, which reads as zeros and is as large. ``said`` is called with how far it is. Raises DriverError
     where the source is not here, or may have changed meanwhile: then nothing is to be made of what is there."""
     with _opened(source) as fd:
-        if await in_use(source):
-            raise DriverError(used(source))
+        await _left(source, in_use, said)
         before = _state(fd)
         at = 0
         while at < before.size:
@@ -39,6 +42,16 @@ async def copy(source: Path, target: int, in_use: Callable[[Path], Awaitable[boo
             at = await in_thread(_copy_some, fd, target, at, min(at + _STEP, before.size))
         if await in_use(source) or _state(fd) != before:
             raise DriverError(used(source))
+
+
+async def _left(source: Path, in_use: Callable[[Path], Awaitable[bool]], said: Callable[[str], None]) -> None:
+    """The machine that had it was just stopped, as far as is known: it may take a moment to be gone. Raises DriverError."""
+    deadline = time.monotonic() + _MOMENT
+    while await in_use(source):
+        if time.monotonic() > deadline:
+            raise DriverError(used(source))
+        said("its source is still in use")
+        await asyncio.sleep(_AGAIN)
 
 
 @contextmanager
@@ -55,7 +68,7 @@ def _opened(source: Path) -> Iterator[int]:
 
 def used(source: Path) -> str:
     return (
-        f"disk {source.stem} is in use, and a copy of what changes meanwhile would be of no time: stop the machine that has it "
+        f"disk {source.stem} is in use, and what changes meanwhile can't be copied: stop the machine that has it "
         "(runPolicy Halted) until the copy is made"
     )
 

@@ -31,6 +31,7 @@ _QCOW2 = b"QFI\xfb"
 _HEADER = struct.Struct(">4sIQIIQI")
 _SNAPSHOTS = 60
 _EXTERNAL_DATA = 1 << 2
+_ENCRYPTION = "encryption"
 #: Bytes of address space, of which a thread's stack alone takes eight MiB.
 _MEMORY = 1 << 30
 #: qemu-img check: only that it could be smaller.
@@ -70,7 +71,7 @@ async def _convert(room: Path, source: Path, raw: Path, limits: Limits) -> None:
     except (ValueError, KeyError, AttributeError, TypeError) as error:
         raise DriverError("its qcow2 can't be understood") from error
     if others or encrypted:
-        raise DriverError(_not_by_itself("backing or data file" if others else "encryption"))
+        raise DriverError(_not_by_itself("backing or data file" if others else _ENCRYPTION))
     limits.check(size, 0, "its disk has")
     # What a file that was cut off lacks would be read as zeroes.
     done = await run(
@@ -118,7 +119,7 @@ def _check_header(source: Path) -> None:
     for found, what in (
         (backing, "backing file"),
         (features & _EXTERNAL_DATA, "external data file"),
-        (encryption, "encryption"),
+        (encryption, _ENCRYPTION),
         (snapshots, "snapshots of other states"),
     ):
         if found:
@@ -126,7 +127,8 @@ def _check_header(source: Path) -> None:
 
 
 def _not_by_itself(what: str) -> str:
-    return f"its qcow2 does not stand by itself ({what}): flatten it (qemu-img convert -O qcow2 OLD NEW) and publish that"
+    how = "convert it where its key is" if what == _ENCRYPTION else "flatten it (qemu-img convert -O qcow2 OLD NEW)"
+    return f"its qcow2 does not stand by itself ({what}): {how} and publish that"
 
 
 def _whole_sectors(raw: Path) -> int:

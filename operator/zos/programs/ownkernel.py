@@ -38,8 +38,9 @@ _FIRST = ("crc32c_generic", "crc32c_intel", "button", "evdev")
 _BTRFS = ("btrfs",)
 
 #: Documentation/arch/x86/boot.rst: the header of a bzImage, of a protocol that tells of 64 bits.
-_SETUP_SECTORS, _BOOT_FLAG, _MAGIC, _PROTOCOL, _VERSION, _LOAD_FLAGS, _XLOAD_FLAGS = (
+_SETUP_SECTORS, _PARAGRAPHS, _BOOT_FLAG, _MAGIC, _PROTOCOL, _VERSION, _LOAD_FLAGS, _XLOAD_FLAGS = (
     0x1F1,
+    0x1F4,
     0x1FE,
     0x202,
     0x206,
@@ -118,6 +119,9 @@ def release_of(kernel: bytes) -> str:
         raise Refused(f"its /{KERNEL} is no kernel for x86-64, or an older one than 3.8")
     setup = kernel[: (sectors + 1) * 512]
     said = setup[at + 512 : at + 1024].split(b"\0")[0].decode("ascii", "replace").partition(" ")[0] if at else ""
+    (paragraphs,) = struct.unpack_from("<I", kernel, _PARAGRAPHS)
+    if len(setup) + 16 * paragraphs > len(kernel):
+        raise Refused(f"its /{KERNEL} is not complete: it has {len(kernel)} bytes of {len(setup) + 16 * paragraphs}")
     if len(setup) == len(kernel) or not _RELEASE.fullmatch(said):
         raise Refused(f"its /{KERNEL} does not tell its version: it is damaged")
     return said

@@ -14,7 +14,7 @@ import zlib
 from typing import IO, Protocol, cast
 
 #: Bytes that are looked at before anybody reads.
-_FIRST = 8192
+_FIRST = 0x10048
 PIECE = 1 << 20
 
 

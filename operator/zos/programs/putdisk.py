@@ -15,11 +15,14 @@ _ZEROS = bytes(_HOLE)
 def name_of(first: bytes) -> str | None:
     """What a disk image with these first bytes is called in the tree; None: they are none's.
 
-    A raw one is what a machine can boot from: with a boot sector (its signature is at 510) or a GUID partition table, in the
-    second sector, of 512 or 4096 bytes (UEFI 2.10, 5.3.2)."""
+    A raw one has a boot sector (its signature is at 510) or a GUID partition table, in the second sector, of 512 or 4096 bytes
+    (UEFI 2.10, 5.3.2); or a file system over the whole of it (btrfs or ext4), which no machine can boot from, and one may have
+    beside it."""
     if first.startswith(b"QFI\xfb"):
         return "image.qcow2"
     if first[510:512] == b"\x55\xaa" or b"EFI PART" in (first[512:520], first[4096:4104]):
+        return "image.raw"
+    if first[0x438:0x43A] == b"\x53\xef" or first[0x10040:0x10048] == b"_BHRfS_M":
         return "image.raw"
     return None
 

@@ -29,8 +29,8 @@ def unpack(source: Digested, root: str, budget: Budget) -> None:
         putdisk.put(content, f"{root}/{name}", budget)
     else:
         raise BadContent(
-            "it is neither a tar archive nor a disk image (raw with a partition table or boot sector, or qcow2), plain or "
-            "packed with gzip, xz, bzip2 or zstd"
+            "it is neither a tar archive nor a disk image (qcow2, or raw with a partition table, a boot sector, btrfs or "
+            "ext4), plain or packed with gzip, xz, bzip2 or zstd"
         )
     content.end(budget.size)
     if not found:

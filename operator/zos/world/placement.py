@@ -100,7 +100,8 @@ def keep(
         if (why := unsaid(world, node)) is not None:
             return waiting(Reason.DEPENDENCY_NOT_READY, why)
         if had is None and in_maintenance(world, node):
-            message = f"node {node} is under maintenance and takes nothing new: this comes when that ends, or names another"
+            message = f"node {node} is under maintenance and takes nothing new: this comes when that ends"
+            message += ", or is deleted and made on another node"
             return waiting(Reason.NODE_MAINTENANCE, message)
     if asks or (adopt is not None and not known):  # what it takes over is nothing new to its node, but to its namespace
         otherwise = "what there is of it stays as it is" if had is not None else ""

@@ -1,4 +1,4 @@
-"""Which fields of a machine's spec mean nothing in its mode, which its image decides."""
+"""Which fields of a machine's spec mean nothing in its mode, which its image decides, or the disk that it boots from."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ def conditions(machine: ZMachine, mode: str | None) -> tuple[Condition, ...]:
     if not fields:
         return ()
     what = "a virtual machine" if mode == "vm" else "a container"
-    message = f"{', '.join(fields)}: the image makes it {what}, to which this means nothing; take it out"
+    message = f"{', '.join(fields)}: it is {what}, to which this means nothing; take it out"
     return (Condition(type="NotApplicable", status="True", reason=Reason.NOT_APPLICABLE, message=message),)
 
 

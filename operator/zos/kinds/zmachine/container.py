@@ -5,11 +5,11 @@ from __future__ import annotations
 from zos.api import names
 from zos.api.meta import Reason
 from zos.kinds.kind import Here
-from zos.kinds.zmachine import kernel
+from zos.kinds.zmachine import kernel, mounted
 from zos.kinds.zmachine.configuration import ROOT, configured, digest, fields_of
 from zos.kinds.zmachine.guest import config_of, guest
 from zos.kinds.zmachine.part import MachineOnNode
-from zos.plan.facts import DiskFact, DomainFact, ImageFact
+from zos.plan.facts import DomainFact, ImageFact
 from zos.plan.guest import LIMIT
 from zos.plan.items import ContainerBoot, Disk, File, GuestDisk, Item
 from zos.plan.lowered import Lowered, Problem
@@ -20,8 +20,8 @@ def lowered(here: Here[MachineOnNode], image: tuple[Item, ...], fact: ImageFact)
     machine, facts, uid = here.part, here.facts, here.owner.uid
     if machine.root_size == 0:  # the image was a virtual machine's until now
         return Problem(Reason.PROGRESSING, "it is a container now, and waits for room for its root")
-    if (foreign := _foreign(here)) is not None:
-        return foreign
+    if (foreign := mounted.foreign(here, here.part.disks)) is not None:
+        return Problem(Reason.CONFLICT, f"{foreign}: take it out of disks, or take an image that boots from it")
     own = kernel.wanted(here, image, fact)
     grounds = image if own is None else (*image, own)
     ready = kernel.ready(here, own) if own is not None else None
@@ -55,15 +55,3 @@ def lowered(here: Here[MachineOnNode], image: tuple[Item, ...], fact: ImageFact)
         fields=fields_of(told, facts.nameservers),
     )
     return guest(here, boot, machine.disks, (*grounds, root, config))
-
-
-def _foreign(here: Here[MachineOnNode]) -> Problem | None:
-    """A disk that is a virtual machine's has nothing that a container could mount."""
-    for disk in here.part.disks:
-        fact = here.facts.get(DiskFact, names.kept("mount", disk.mount_uid))
-        if fact is not None and fact.written is not None:
-            words = f"disk {disk.name} holds the system of a virtual machine"
-            ref = fact.written.ref
-            otherwise = f", written from {ref}: take it out of disks, or take that image" if ref else ": take it out of disks"
-            return Problem(Reason.CONFLICT, words + otherwise)
-    return None

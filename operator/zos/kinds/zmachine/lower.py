@@ -26,8 +26,8 @@ def lower(here: Here[MachineOnNode]) -> Lowered:
         locked = Problem(Reason.PROGRESSING, str(unknown))
     try:
         boot = virtual.boot_disk(here)
-        if boot is not None and boot.written is not None:
-            return virtual.lowered(here, boot, boot.written)
+        if boot is not None and virtual.is_certain(here, boot):
+            return _found(here, (), virtual.written(here, boot))
         if locked is not None:
             return _as_it_is(here, (), locked)
         grounds = (image,)
@@ -41,10 +41,17 @@ def lower(here: Here[MachineOnNode]) -> Lowered:
         if fact is None:
             told = here.facts.get(ImageProblem, image.name)
             return _as_it_is(here, grounds, Problem(reason_of(told), told.why) if told is not None else None)
-        found = virtual.written(here, image, fact, boot) if fact.disk is not None else container.lowered(here, grounds, fact)
-        return _as_it_is(here, grounds, found) if isinstance(found, Problem) else found
+        if fact.disk is None:
+            return _found(here, grounds, container.lowered(here, grounds, fact))
+        if boot is not None and boot.written is not None:
+            return _found(here, grounds, virtual.written(here, boot))
+        return _found(here, grounds, virtual.from_image(here, image, fact, boot))
     except Unknown as unknown:
         return _as_it_is(here, grounds, Problem(Reason.PROGRESSING, str(unknown)))
+
+
+def _found(here: Here[MachineOnNode], grounds: tuple[Item, ...], found: Lowered | Problem) -> Lowered:
+    return _as_it_is(here, grounds, found) if isinstance(found, Problem) else found
 
 
 def _as_it_is(here: Here[MachineOnNode], grounds: tuple[Item, ...], problem: Problem | None) -> Lowered:

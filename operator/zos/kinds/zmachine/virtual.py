@@ -5,14 +5,15 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from zos.api import names
-from zos.api.meta import Reason, short_quantity
+from zos.api.meta import Reason, whole_quantity
 from zos.api.zmount import boot_as_it_is
 from zos.kinds.kind import Here
+from zos.kinds.zmachine import mounted
 from zos.kinds.zmachine.configuration import digest, interfaces, mount
 from zos.kinds.zmachine.guest import config_of, disk_of, guest
 from zos.kinds.zmachine.naming import resolution
 from zos.kinds.zmachine.part import USER_DATA, DiskOnNode, FileSystemOnNode, MachineOnNode
-from zos.plan.facts import DiskFact, ImageFact, Written
+from zos.plan.facts import DiskFact, DomainFact, ImageFact, Written
 from zos.plan.items import Disk, DiskBoot, File, Image, Item, System
 from zos.plan.lowered import Lowered, Problem
 from zos.plan.seed import Seed
@@ -39,15 +40,37 @@ def boot_disk(here: Here[MachineOnNode]) -> Boot | None:
     return Boot(disk, here.facts.get(DiskFact, names.kept("mount", disk.mount_uid)))
 
 
-def written(here: Here[MachineOnNode], image: Image, fact: ImageFact, boot: Boot | None) -> Lowered | Problem:
+def is_certain(here: Here[MachineOnNode], boot: Boot) -> bool:
+    """Whether the machine boots from a disk that was written, whatever its image is: it has nothing else to do with it, or was
+    named for it, or was written from that image. One that is to be mounted may be a container's."""
+    machine, system = here.part, boot.written
+    if system is None:
+        return False
+    return boot.disk.mount_path is None or machine.boot_disk is not None or system.ref == machine.image
+
+
+def written(here: Here[MachineOnNode], boot: Boot) -> Lowered | Problem:
+    """A virtual machine whose disk was written. Raises Unknown."""
+    assert boot.fact is not None
+    assert boot.written is not None
+    runs = here.facts.get(DomainFact, names.domain(here.owner.uid))
+    if boot.fact.plain and (runs is None or not runs.running):  # one that runs may do with its disk what it likes
+        words = f"boot disk {boot.disk.name} holds {boot.fact.plain}{mounted.origin(boot.written)}"
+        words += ", from which no machine can start: name another, or have it mounted (mountPath) by a container"
+        return Problem(Reason.CONFLICT, words)
+    return _lowered(here, boot, boot.written)
+
+
+def from_image(here: Here[MachineOnNode], image: Image, fact: ImageFact, boot: Boot | None) -> Lowered | Problem:
     """A virtual machine whose disk is yet to be written. Raises Unknown."""
     assert fact.disk is not None
     needed = fact.disk.size
     if boot is None:
         words = "the image is a virtual machine's, which boots from a disk of its own"
-        return Problem(Reason.INVALID_SPEC, f"{words}: apply a ZMount of {short_quantity(needed)} or more and name it in disks")
+        return Problem(Reason.INVALID_SPEC, f"{words}: apply a ZMount of {whole_quantity(needed)} or more and name it in disks")
     if boot.fact is not None and boot.fact.size < needed:
-        words = f"boot disk {boot.disk.name} has {short_quantity(boot.fact.size)}, and the image needs {short_quantity(needed)}"
+        has = whole_quantity(boot.fact.size, up=False)
+        words = f"boot disk {boot.disk.name} has {has}, and the image needs {whole_quantity(needed)}"
         return Problem(Reason.INVALID_SPEC, f"{words}: make ZMount {boot.disk.name} larger")
     if boot.fact is not None and boot.fact.holds:
         return Problem(Reason.CONFLICT, _occupied(here, boot.disk, boot.fact))
@@ -60,7 +83,7 @@ def written(here: Here[MachineOnNode], image: Image, fact: ImageFact, boot: Boot
         ref=image.ref,
         firmware=fact.disk.firmware,
     )
-    return lowered(here, boot, Written(image=fact.digest, ref=image.ref, firmware=fact.disk.firmware), (image, system))
+    return _lowered(here, boot, Written(image=fact.digest, ref=image.ref, firmware=fact.disk.firmware), (image, system))
 
 
 def _occupied(here: Here[MachineOnNode], disk: DiskOnNode, fact: DiskFact) -> str:
@@ -71,10 +94,12 @@ def _occupied(here: Here[MachineOnNode], disk: DiskOnNode, fact: DiskFact) -> st
     return f"{words}; {boot_as_it_is(here.owner.namespace, disk.name, disk.mount_uid)}"
 
 
-def lowered(here: Here[MachineOnNode], boot: Boot, system: Written, before: tuple[Item, ...] = ()) -> Lowered:
+def _lowered(here: Here[MachineOnNode], boot: Boot, system: Written, before: tuple[Item, ...] = ()) -> Lowered | Problem:
     """``before`` is what there must be first. Raises Unknown."""
     machine, uid = here.part, here.owner.uid
     others = tuple(disk for disk in machine.disks if disk is not boot.disk)
+    if (foreign := mounted.foreign(here, others)) is not None:
+        return Problem(Reason.CONFLICT, f"{foreign}: take its mountPath out, and have the guest mount what is on it")
     seed = _seed(here, others)
     text = seed.render()
     config = File(owner=here.name, path=config_of(uid), content=text)
@@ -101,7 +126,7 @@ def _seed(here: Here[MachineOnNode], disks: tuple[DiskOnNode, ...]) -> Seed:
     machine, nameservers = here.part, here.facts.nameservers
     servers, search = resolution(machine, nameservers)
     all_: tuple[DiskOnNode | FileSystemOnNode, ...] = (*disks, *machine.filesystems)
-    mounted = sorted((one for one in all_ if one.mount_path is not None), key=lambda one: one.mount_path or "")
+    in_order = sorted((one for one in all_ if one.mount_path is not None), key=lambda one: one.mount_path or "")
     return Seed(
         instance_id=here.owner.uid,
         hostname=machine.hostname,
@@ -109,7 +134,7 @@ def _seed(here: Here[MachineOnNode], disks: tuple[DiskOnNode, ...]) -> Seed:
         nameservers=servers,
         search=search,
         ssh_authorized_keys=machine.ssh_authorized_keys,
-        mounts=tuple(mount(one) for one in mounted),
+        mounts=tuple(mount(one) for one in in_order),
         user_data=here.secret(USER_DATA) if USER_DATA in here.sealed else machine.user_data or "",
     )
 

@@ -6,7 +6,7 @@ from dataclasses import dataclass, replace
 
 from zos.api import names
 from zos.api.gridnode import GridNode
-from zos.api.meta import BOOT_AS_IS, Reason
+from zos.api.meta import BOOT_AS_IS, Reason, whole_quantity
 from zos.api.nodeworkload import NodeWorkload
 from zos.api.resources import Resources
 from zos.api.zmachine import ZMachine
@@ -74,7 +74,9 @@ def resolve(mount: ZMount, world: Reader) -> Resolution:
     word = mount.metadata.annotations.get(BOOT_AS_IS)
     if word not in (None, mount.uid):
         message = f"{BOOT_AS_IS} has to be the uid of the ZMount itself, {mount.uid}, and is not heard"
-        verdict = replace(verdict, message=f"{verdict.message}; {message}" if verdict.message else message)
+        verdict = _with(verdict, message)
+    if size is not None and size > to_reserve(mount.spec.size, 0):
+        verdict = _with(verdict, f"it has {whole_quantity(size, up=False)}, which is more than spec.size: a disk only grows")
     if mount.spec.node_name not in (None, node):
         verdict = waiting(
             Reason.CONFLICT,
@@ -107,6 +109,10 @@ def resolve(mount: ZMount, world: Reader) -> Resolution:
         conditions=conditions,
         recorded=(place.holds_data and not mount.status.used) or there not in (None, node),
     )
+
+
+def _with(verdict: Verdict, message: str) -> Verdict:
+    return replace(verdict, message=f"{verdict.message}; {message}" if verdict.message else message)
 
 
 def _deleting(mount: ZMount, user: _User | None, held: str | None, world: Reader) -> Resolution:

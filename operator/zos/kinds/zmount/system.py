@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from zos.api.meta import BOOT_AS_IS, Reason, short_quantity
+from zos.api.meta import BOOT_AS_IS, Reason, whole_quantity
 from zos.api.zmount import boot_as_it_is
 from zos.kinds.kind import Here
 from zos.kinds.zmount.part import MountOnNode
@@ -54,7 +54,7 @@ def _from_image(here: Here[MountOnNode], disk: Disk, ref: str) -> Lowered:
     if fact.disk is None:
         return Lowered((disk, image), Problem(Reason.IMAGE_INVALID, _NO_DISK.format(ref=ref)))
     if fact.disk.size > disk.size:
-        has, needs = short_quantity(disk.size), short_quantity(fact.disk.size)
+        has, needs = whole_quantity(disk.size, up=False), whole_quantity(fact.disk.size)
         words = f"the disk has {has}, and the image needs {needs}: set size to that"
         return Lowered((disk, image), Problem(Reason.INVALID_SPEC, words))
     system = System(

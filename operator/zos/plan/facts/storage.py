@@ -22,7 +22,8 @@ class Written:
 class DiskFact(Fact):
     """A disk that is here, of ``size`` bytes. ``written``: a virtual machine's system, None for none. ``holds`` is what else
     somebody has put there, in words, of a disk that is wanted for one; empty: nothing that would be a loss. ``partitioned``:
-    that has a partition table, and may be a system."""
+    that has a partition table, and may be a system. ``plain`` is what there is, in words, on one that was written and has
+    nothing to start from, like a file system over the whole of it; ``mountable``: that is one which guests are given."""
 
     ABOUT: ClassVar[str] = "disks"
 
@@ -30,6 +31,8 @@ class DiskFact(Fact):
     written: Written | None = None
     holds: str = ""
     partitioned: bool = False
+    plain: str = ""
+    mountable: bool = False
 
 
 @dataclass(frozen=True)

@@ -141,8 +141,10 @@ class Blocks:
                 try:
                     stored = source.get(block.id, deadline)
                     check(block, stored)
-                except (Unavailable, Damaged) as error:
+                except Unavailable as error:
                     problem = str(error)
+                except Damaged as error:
+                    problem = f"{source.name}: the block {block.id.hex()}: {error}"
                 else:
                     return stored
             if turn == 0:

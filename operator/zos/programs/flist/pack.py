@@ -96,12 +96,14 @@ def main() -> None:
     words.add_argument("--store", type=Path, help="where its blocks go [beside it: OUT.fl.blocks]")
     words.add_argument("--url", default="", help="where that is going to be found [dir://…]")
     told = words.parse_args()
+    store = told.store or told.flist.with_name(f"{told.flist.name}.blocks")
     try:
-        pack(told.directory, told.flist, told.store or told.flist.with_name(f"{told.flist.name}.blocks"), told.url)
+        pack(told.directory, told.flist, store, told.url)
     except OSError as error:
         raise SystemExit(f"{error.filename or told.directory}: {error.strerror}") from None
     except ValueError as error:
         raise SystemExit(str(error)) from None
+    print(f"{told.flist}: its blocks are in {store}, and are looked for at {told.url or f'dir://{store.absolute()}'}")
 
 
 if __name__ == "__main__":

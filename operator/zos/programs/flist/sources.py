@@ -36,6 +36,10 @@ class Source:
     start: int
     end: int
 
+    @property
+    def name(self) -> str:
+        raise NotImplementedError
+
     def has(self, block: bytes) -> bool:
         return self.start <= block[0] <= self.end
 
@@ -50,6 +54,10 @@ class Directory(Source):
 
     place: Path
 
+    @property
+    def name(self) -> str:
+        return str(self.place)
+
     def get(self, block: bytes, deadline: float) -> bytes:
         for name in (f"{block.hex()[:2]}/{block.hex()}", block.hex()):
             try:
@@ -61,8 +69,8 @@ class Directory(Source):
             except FileNotFoundError:
                 continue
             except OSError as error:
-                raise Unavailable(f"{self.place}: {error.strerror}") from None
-        raise Unavailable(f"{self.place} does not have the block {block.hex()}")
+                raise Unavailable(f"{self.name}: {error.strerror}") from None
+        raise Unavailable(f"{self.name} does not have the block {block.hex()}")
 
 
 @dataclass(frozen=True)
@@ -74,6 +82,10 @@ class Web(Source):
     port: int
     path: str
 
+    @property
+    def name(self) -> str:
+        return f"{self.host}:{self.port}"
+
     def get(self, block: bytes, deadline: float) -> bytes:
         name = block.hex()
         try:
@@ -82,14 +94,14 @@ class Web(Source):
                 if status == 200:
                     return body
                 if status != 404:
-                    raise Unavailable(f"{self.host}:{self.port} answers {status}")
+                    raise Unavailable(f"{self.name} answers {status}")
         except ssl.SSLCertVerificationError as error:
-            raise Unavailable(f"{self.host}:{self.port}: x509: {error.verify_message}") from None
+            raise Unavailable(f"{self.name}: x509: {error.verify_message}") from None
         except TimeoutError:
-            raise Unavailable(f"{self.host}:{self.port} does not answer in time") from None
+            raise Unavailable(f"{self.name} does not answer in time") from None
         except (OSError, http.client.HTTPException, ValueError) as error:
-            raise Unavailable(f"{self.host}:{self.port}: {_words(error)}") from None
-        raise Unavailable(f"{self.host}:{self.port} does not have the block {name}")
+            raise Unavailable(f"{self.name}: {_words(error)}") from None
+        raise Unavailable(f"{self.name} does not have the block {name}")
 
     def _connect(self, deadline: float) -> socket.socket:
         sock = self._dial(deadline)
@@ -128,7 +140,7 @@ class Web(Source):
                     break
                 body += piece
             if len(body) > STORED:
-                raise Unavailable(f"{self.host}:{self.port} sends more than a block has")
+                raise Unavailable(f"{self.name} sends more than a block has")
             return response.status, bytes(body)
 
 
@@ -180,7 +192,8 @@ def source(route: Route, directories: tuple[Path, ...]) -> Source:
         case "dir":
             place = Path(os.path.realpath(unquote(f"{parts.netloc}{parts.path}")))
             if not any(place.is_relative_to(os.path.realpath(allowed)) for allowed in directories):
-                raise BadFlist(f"its route {route.url[:200]!r} is not below a directory that flists may have blocks in")
+                words = f"its route {route.url[:200]!r} is not below an --image-dir of the node"
+                raise BadFlist(f"{words}: make it with --url, or have its blocks there")
             return Directory(route.start, route.end, place)
         case "zdb":
             raise BadFlist(
