@@ -98,7 +98,8 @@ async def test_a_machine_that_was_just_stopped_is_waited_for(driver: DiskDriver,
         return next(looks)
 
     await converge(DiskDriver(tmp_path / "disks", in_use=in_use), disk("a"), disk("b", source="a"))
-    assert driver.path("mount-b").read_bytes() == driver.path("mount-a").read_bytes()
+    with mounted(driver, "b", tmp_path / "b") as at:
+        assert (at / "kept").read_bytes() == b"precious"
 
 
 async def test_what_is_used_meanwhile_is_copied_anew(

@@ -19,6 +19,9 @@ from zos.plan.items.domain import STOP_SECONDS
 from zos.plan.seed import STATUS
 
 NAMESPACE = "https://zos.grid.tf/domain/v1alpha1"
+_QEMU = "http://libvirt.org/schemas/domain/qemu/1.0"
+#: With this, libvirt asks a new guest's processor for each of its features by itself, and without for all at once (ADR 0032).
+_EACH_FEATURE = "cpu-unavailable-features"
 Accelerator = Literal["kvm", "tcg"]
 T = TypeVar("T")
 #: The tag under which a guest's init finds its image.
@@ -180,7 +183,8 @@ def domain_xml(start: Start, places: Places) -> str:
     domain = Element("domain", type="kvm" if start.accelerator == "kvm" else "qemu")
     _text(domain, "name", item.name)
     _text(domain, "uuid", item.uuid)
-    ElementTree.register_namespace("zos", NAMESPACE)
+    for prefix, uri in (("zos", NAMESPACE), ("qemu", _QEMU)):
+        ElementTree.register_namespace(prefix, uri)
     _text(SubElement(domain, "metadata"), f"{{{NAMESPACE}}}start", start_text(start))
     _text(domain, "memory", str(item.memory), unit="b")
     backing = SubElement(domain, "memoryBacking")  # virtiofsd reads the guest's memory
@@ -207,6 +211,7 @@ def domain_xml(start: Start, places: Places) -> str:
     for event, action in (("poweroff", "destroy"), ("reboot", reboot), ("crash", "destroy")):
         _text(domain, f"on_{event}", action)
     _devices(SubElement(domain, "devices"), item, places)
+    SubElement(SubElement(domain, f"{{{_QEMU}}}capabilities"), f"{{{_QEMU}}}del", capability=_EACH_FEATURE)
     return ElementTree.tostring(domain, encoding="unicode")
 
 
