@@ -41,7 +41,7 @@ _OWN_INIT = "net.ifnames=0"
 #: throws all of it away when it is full. A container's first output comes 11 % later with 16 than with all it can use, 7 % with
 #: 24, but with 24 it takes 63 MiB beside its own memory, and is to take 60. A whole system of its own, cloud-init and all,
 #: takes 19 % longer with 40, 7 % with 64, and no longer with 96 (hack/bench guests machines).
-_TRANSLATED: Mapping[type[ContainerBoot | DiskBoot], int] = {ContainerBoot: 16, DiskBoot: 64}
+TRANSLATED: Mapping[type[ContainerBoot | DiskBoot], int] = {ContainerBoot: 16, DiskBoot: 64}
 _MORE, _MOST = 8, 128
 
 
@@ -216,7 +216,7 @@ def domain_xml(start: Start, places: Places) -> str:
 
 
 def _translated(item: Domain) -> int:
-    return min(_MOST, _TRANSLATED[type(item.boot)] + _MORE * (item.cpu - 1))
+    return min(_MOST, TRANSLATED[type(item.boot)] + _MORE * (item.cpu - 1))
 
 
 def _devices(devices: Element, item: Domain, places: Places) -> None:
