@@ -21,7 +21,7 @@ from kubernetes.aio.client import Configuration
 import virtual
 import zos.agent
 from memory import MemoryClient, Request, Server
-from zos.agent import agent, surroundings
+from zos.agent import agent, memory, surroundings
 from zos.agent.metrics import Metrics
 from zos.agent.settings import Settings
 from zos.agent.simulation import Node, drivers
@@ -116,6 +116,7 @@ class Home:
         self.kinds = KINDS
         self.served: Any = None
         self.closed: list[str] = []
+        self.rests = 0
         self._last: dict[Key, Raw] = {}
         self.server.hears.append(self._changed)
         self.settings = Settings(
@@ -137,12 +138,16 @@ class Home:
             self.metrics = Metrics()
             return self.metrics
 
+        def rested() -> None:
+            self.rests += 1
+
         def connected(access: Access, wrote: Callable[[str, str, int], None], connections: int) -> MemoryClient:
             made = MemoryClient(self.server, wrote=wrote)
             made.away = self.client.away
             self.connection = made
             return made
 
+        monkeypatch.setattr(memory, "give_back", rested)
         monkeypatch.setattr(surroundings, "run", ran)
         monkeypatch.setattr(surroundings, "nameservers", lambda: ("9.9.9.9",))
         monkeypatch.setattr(main.Access, "load", loaded)

@@ -19,7 +19,10 @@ from publisher import publishing
 
 MiB = 1 << 20
 TOOLS = ("sh", "echo", "uname", "sleep", "cat", "modprobe", "grep")
-SAYS = "echo kernel $(uname -r); modprobe dummy && echo dummy $(grep -c ^dummy /proc/modules); while :; do sleep 60; done"
+SAYS = (
+    "echo kernel $(uname -r); cat /data/word; modprobe dummy && echo dummy $(grep -c ^dummy /proc/modules); "
+    "while :; do sleep 60; done"
+)
 
 
 @dataclass(frozen=True)
@@ -29,11 +32,20 @@ class Case:
     #: The image's own kernel; None: the node's.
     kernel: str | None = None
     prints: str = "^kernel "
+    #: What a disk of it begins as, which a container mounts and a virtual machine boots from.
+    source: str = ""
 
     def spec(self, name: str) -> dict[str, Any]:
         """What a user writes for it."""
-        virtual = self.mode == "vm"
-        return {"image": self.image} | ({"disks": [{"name": name}]} if virtual else {"entrypoint": ["sh", "-c", SAYS]})
+        if self.mode == "vm":
+            return {"image": self.image, "disks": [{"name": name}]}
+        disks = [{"name": name, "mountPath": "/data"}] if self.source else []
+        return {"image": self.image, "disks": disks, "entrypoint": ["sh", "-c", SAYS]}
+
+    def disk(self, name: str) -> list[dict[str, Any]]:
+        if self.source:
+            return [obj("ZMount", name, size="192Mi", source={"image": self.source})]
+        return [obj("ZMount", name, size="16Mi")] if self.mode == "vm" else []
 
 
 def _root(path: Path) -> Path:
@@ -76,11 +88,17 @@ def cases(grid: Grid, namespace: str, tmp_path: Path) -> Iterator[dict[str, Case
     subprocess.run([*tar, disk.parent, "-f", place / "holding.tar", "."], check=True)
     with open(place / "disk.raw.gz", "wb") as packed:
         subprocess.run(["gzip", "-c", disk], stdout=packed, check=True)
+    (tmp_path / "data").mkdir()
+    (tmp_path / "data" / "word").write_text("from the image\n")
+    with open(place / "data.raw", "wb") as data:
+        data.truncate(128 * MiB)
+    subprocess.run(["mkfs.btrfs", "-q", "--rootdir", tmp_path / "data", place / "data.raw"], check=True)
     release = kernelimages.release()
     with publishing(grid, tmp_path, "n1") as publisher:
         yield {
             "registry": Case(IMAGE, "container"),
             "archive": Case(f"file://{place}/plain.tar.zst", "container"),
+            "with-data": Case(IMAGE, "container", prints="^from the image$", source=f"file://{place}/data.raw"),
             "flist": Case(publisher.publish(plain, "plain"), "container"),
             "kernel": Case(f"file://{own}", "container", release),
             "kernel-flist": Case(publisher.publish(own, "own"), "container", release),
@@ -94,7 +112,7 @@ def cases(grid: Grid, namespace: str, tmp_path: Path) -> Iterator[dict[str, Case
 def test_what_is_in_an_image_decides_how_its_machine_runs(grid: Grid, namespace: str, cases: dict[str, Case]) -> None:
     guests = Guests(grid, namespace)
     guests.network()
-    grid.apply(namespace, *(obj("ZMount", name, size="16Mi") for name, case in cases.items() if case.mode == "vm"))
+    grid.apply(namespace, *(disk for name, case in cases.items() for disk in case.disk(name)))
     for name, case in cases.items():
         guests.apply(name, **case.spec(name))
     guests.ready(*cases, seconds=400)

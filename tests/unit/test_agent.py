@@ -328,8 +328,9 @@ async def test_an_idle_node_passes_at_each_resync_and_writes_nothing(home: Home)
     async with home.agent():
         await asyncio.sleep(30)
         writes, passes = home.node.writes, home.metric("zos_agent_pass_seconds_count")
-        said = len(without_beats(home))
+        said, rests = len(without_beats(home)), home.rests
         await asyncio.sleep(600)
+        assert home.rests == rests + 10
         assert home.node.writes == writes
         assert len(without_beats(home)) == said
         assert passes is not None

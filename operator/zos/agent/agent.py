@@ -48,6 +48,8 @@ _COALESCE = 0.02
 #: Passes in a row without such a pause for anything else before the loop slows down: something is flapping.
 _BURST = 20
 _SLOW = 0.25
+#: Seconds without a pass that are a rest.
+_REST = 5.0
 #: Seconds to wait for the API server before the workloads saved on disk are brought up.
 _PATIENCE = 5.0
 #: Seconds until the next attempt to learn whose cluster answers.
@@ -61,7 +63,8 @@ _STUCK = 300.0
 class Agent:
     """Run `run` until it is cancelled. ``wall`` gives seconds since the epoch.
 
-    ``usage`` gives what the node's machines use, as its Lease has it; empty: nothing to say.
+    ``usage`` gives what the node's machines use, as its Lease has it; empty: nothing to say. ``rested`` is called when nothing
+    has been due for a while since the last pass.
 
     Leaving disturbs nothing: services and guests are not its children.
     """
@@ -78,8 +81,10 @@ class Agent:
         usage: Callable[[], str] = lambda: "",
         metrics: Metrics | None = None,
         wall: Callable[[], float] = time.time,
+        rested: Callable[[], None] = lambda: None,
     ) -> None:
         self._settings = settings
+        self._rested = rested
         self._wall = wall
         self._usage = usage
         self._client = client
@@ -191,11 +196,19 @@ class Agent:
                 times.append(result.wake_at)
             wait = 0.0 if result is not None and result.again else max(0.0, min(times) - time.monotonic())
             before = time.monotonic()
-            with contextlib.suppress(TimeoutError):
-                async with asyncio.timeout(wait):
-                    await self._due.wait()
+            await self._wait(wait)
             hurried = hurried + 1 if time.monotonic() - before < _SLOW else 0
             await asyncio.sleep(_COALESCE if hurried < _BURST else _SLOW)
+
+    async def _wait(self, seconds: float) -> None:
+        """So long, or until something is due."""
+        rest = asyncio.get_running_loop().call_later(_REST, self._rested)
+        try:
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(seconds):
+                    await self._due.wait()
+        finally:
+            rest.cancel()
 
     async def _first_news(self) -> None:
         """Until everything is listed, or it is time to go by what is on disk."""

@@ -10,6 +10,7 @@ import time
 from collections.abc import Sequence
 
 from zos import __version__
+from zos.agent import memory
 from zos.agent.agent import Agent
 from zos.agent.composition import equip
 from zos.agent.diskmetrics import DiskMetrics
@@ -71,6 +72,7 @@ async def _run(settings: Settings, kinds: Kinds) -> None:
         features=equipment.features,
         usage=usage.text,
         metrics=metrics,
+        rested=memory.give_back,
     )
     log.info("agent %s starts, with at most %d descriptors", __version__, descriptors)
     server, looks = None, asyncio.create_task(usage.run(), name="usage")
@@ -115,4 +117,5 @@ async def _until_told(settings: Settings, kinds: Kinds) -> int:
 def main(argv: Sequence[str] | None = None, kinds: Kinds = KINDS) -> int:
     settings = parse(sys.argv[1:] if argv is None else argv)
     configure(settings.log_level, node=settings.node)
+    memory.settle()
     return asyncio.run(_until_told(settings, kinds))
