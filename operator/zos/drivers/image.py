@@ -39,6 +39,7 @@ from zos.drivers.manifest import Manifest
 from zos.drivers.meter import Lie, Refused, TooBig, room_for
 from zos.drivers.process import ProcessError, run
 from zos.drivers.pull import fetch, look, verified
+from zos.drivers.pullplaces import PullPlaces
 from zos.drivers.sources import Pull, Sources
 from zos.drivers.space import Space
 from zos.drivers.thread import in_thread
@@ -49,8 +50,6 @@ from zos.plan.diff import Observed, Op
 from zos.plan.facts import DiskImage, Fact, FlistFact, ImageFact, ImageProblem, Known, Pulled
 from zos.plan.items import Flist, Image, Item
 
-#: Pulls at once: more only make each slower.
-_PULLS = 2
 #: Seconds for which a source that gave what is no image is not asked again, and content that will never be one.
 _REFUSED, _REFUSED_CONTENT = 600.0, 24 * 3600.0
 #: Characters of a message: strangers' names are in some.
@@ -93,7 +92,7 @@ class ImageDriver:
         self._progress = Progress()
         self._locks: WeakValueDictionary[str, asyncio.Lock] = WeakValueDictionary()
         self._refused: dict[str, tuple[float, str]] = {}
-        self._pulls = asyncio.Semaphore(_PULLS)
+        self._pulls = PullPlaces()
         self._swept = -math.inf
         for half in directory.glob(".new-*"):  # of an agent that was killed
             self._kept.rescue(half / "fetch" / "oci", half.name.removeprefix(".new-").rpartition("-")[0])
@@ -126,7 +125,7 @@ class ImageDriver:
             if not isinstance(op.item, Image):
                 await in_thread(self._cache.forget, name)
                 return
-            async with self._pulls:
+            async with self._pulls.one():
                 await self._get(op.item)
         except DriverError as error:
             raise self._failed(name, op.item, str(error), passing=isinstance(error, Unavailable)) from error
