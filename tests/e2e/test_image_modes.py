@@ -14,7 +14,7 @@ import pytest
 
 import kernelimages
 from guests import Guests
-from harness import IMAGE, Grid, obj
+from harness import IMAGE, REGISTRY, Grid, obj
 from publisher import publishing
 
 MiB = 1 << 20
@@ -76,6 +76,20 @@ def _disk(path: Path) -> Path:
     return path
 
 
+def _pushed(grid: Grid, scratch: Path, layer: Path, name: str) -> str:
+    """An image of one layer, in the grid's registry."""
+    layout = scratch / name
+    for words in (
+        ["init", "--layout", layout],
+        ["new", "--image", f"{layout}:x"],
+        ["raw", "add-layer", "--image", f"{layout}:x", layer],
+        ["config", "--image", f"{layout}:x", "--architecture=amd64"],
+    ):
+        subprocess.run(["umoci", *words], check=True)
+    grid.run("cp", "skopeo", "copy", "-q", "--dest-tls-verify=false", f"oci:{layout}:x", f"docker://{REGISTRY}/zos/{name}:1")
+    return f"oci://{REGISTRY}/zos/{name}:1"
+
+
 @pytest.fixture
 def cases(grid: Grid, namespace: str, tmp_path: Path) -> Iterator[dict[str, Case]]:
     place = grid.root / "images" / namespace
@@ -104,6 +118,9 @@ def cases(grid: Grid, namespace: str, tmp_path: Path) -> Iterator[dict[str, Case
             "kernel-flist": Case(publisher.publish(own, "own"), "container", release),
             "disk": Case(f"file://{place}/disk.raw.gz", "vm", prints="^booted from its disk$"),
             "disk-within": Case(f"file://{place}/holding.tar", "vm", prints="^booted from its disk$"),
+            "disk-in-layer": Case(
+                _pushed(grid, tmp_path, place / "holding.tar", "holding"), "vm", prints="^booted from its disk$"
+            ),
         }
     shutil.rmtree(place)
 
