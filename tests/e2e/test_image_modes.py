@@ -78,7 +78,7 @@ def _disk(path: Path) -> Path:
 
 def _pushed(grid: Grid, scratch: Path, layer: Path, name: str) -> str:
     """An image of one layer, in the grid's registry."""
-    layout = scratch / name
+    layout = scratch / f"layout-{name}"
     for words in (
         ["init", "--layout", layout],
         ["new", "--image", f"{layout}:x"],
