@@ -7,7 +7,6 @@ and the nodes only. What it can't look at now (a server that was just killed) sa
 from __future__ import annotations
 
 import asyncio
-import time
 from collections import Counter
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass, field
@@ -93,6 +92,11 @@ def choose(actions: Sequence[Action[W]], asked: Sequence[str], *, short: bool) -
     return [action for action in actions if not (short and action.slow)]
 
 
+def now() -> float:
+    """Seconds, of the clock by which everything here waits."""
+    return asyncio.get_running_loop().time()
+
+
 async def torture(
     world: World, scenario: Scenario[W], actions: Sequence[Action[W]], *, seed: int, seconds: float, say: Say
 ) -> Report:
@@ -102,16 +106,16 @@ async def torture(
     await world.begin()
     run.tell("begun")
     await run.look(scenario.always)
-    end = time.monotonic() + seconds
+    end = now() + seconds
     number = 0
-    while time.monotonic() < end:
+    while now() < end:
         number += 1
         chance = Random(f"{seed}/{number}")  # its own for each: one that draws more or less changes no other
         action = chance.choices(actions, [action.weight for action in actions])[0]
         await run.act(number, action, chance)
-        until = min(end, time.monotonic() + chance.uniform(0, scenario.pause))
+        until = min(end, now() + chance.uniform(0, scenario.pause))
         await run.look(scenario.always)
-        while (left := until - time.monotonic()) > 0:
+        while (left := until - now()) > 0:
             await asyncio.sleep(min(left, _TURN))
             await run.look(scenario.always)
     run.tell("chaos is over")
@@ -131,11 +135,11 @@ class _Run(Generic[W]):
         self._world: W = world  # type: ignore[assignment]
         self._scenario = scenario
         self._say = say
-        self._began = time.monotonic()
+        self._began = now()
         self.report = Report(seed)
 
     def tell(self, text: str) -> None:
-        self._say(f"{time.monotonic() - self._began:7.1f} s  {text}")
+        self._say(f"{now() - self._began:7.1f} s  {text}")
 
     async def act(self, number: int, action: Action[W], chance: Random) -> None:
         self.report.done[action.name] += 1
@@ -157,11 +161,11 @@ class _Run(Generic[W]):
 
     async def settle(self, when: str, invariants: Sequence[Invariant[W]], *, watched: bool = True) -> None:
         """All of them hold together within the scenario's patience; ``watched``: and what always holds, meanwhile."""
-        deadline = time.monotonic() + self._scenario.patience
+        deadline = now() + self._scenario.patience
         while found := [(invariant.name, what) for invariant in invariants for what in await self._seen(invariant)]:
             if watched:
                 await self.look(self._scenario.always)
-            if time.monotonic() > deadline:
+            if now() > deadline:
                 for name, what in found:
                     self.violated(f"{name}, {self._scenario.patience:.0f} s {when}: {what}")
                 return

@@ -8,6 +8,7 @@ from random import Random
 import pytest
 
 from torturelib.chaos import Action, Invariant, Refused, Report, Scenario, Unseen, choose, torture
+from virtual import virtual
 
 
 @dataclass
@@ -68,6 +69,7 @@ async def tortured(seed: int, *asked: str) -> tuple[Counter, Report, list[str]]:
     return world, await torture(world, scenario(BELOW), chosen, seed=seed, seconds=0.05, say=said.append), said
 
 
+@virtual
 async def test_the_same_seed_does_the_same() -> None:
     one, other = (await tortured(7, "add"))[0].seen, (await tortured(7, "add"))[0].seen
     both = min(len(one), len(other))
@@ -76,6 +78,7 @@ async def test_the_same_seed_does_the_same() -> None:
     assert (await tortured(8, "add"))[0].seen[:both] != one[:both]
 
 
+@virtual
 async def test_a_violation_is_told_once_and_what_can_not_be_seen_is_none() -> None:
     world, report, said = await tortured(1, "add")
     assert world.number >= 20
