@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import asyncio
 
+from virtual import virtual
 from zos.drivers.lastwords import LastWords
 
 ONE, OTHER = ("zos-a", "uuid-a"), ("zos-b", "uuid-b")
 
 
+@virtual
 async def test_who_stays_on_is_late_and_who_goes_is_not() -> None:
     late: asyncio.Queue[tuple[str, str]] = asyncio.Queue()
     words = LastWords(0.05, lambda name, uuid: late.put_nowait((name, uuid)))

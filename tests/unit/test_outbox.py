@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 
+from virtual import virtual
 from zos.controller.outbox import Outbox
 from zos.kube.client import ApiError, Conflict, Raw, Unavailable
 
@@ -80,6 +81,7 @@ async def test_one_object_that_has_news_all_the_time_is_heard_once_a_minute(monk
     assert len(await sent(server)) == told + 1
 
 
+@virtual
 async def test_many_objects_at_once_are_told_little_by_little_and_not_without_end(monkeypatch: pytest.MonkeyPatch) -> None:
     server = Server()
     box = outbox(server)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Iterable
 
+from virtual import virtual
 from zos.drivers.startline import StartLine
 from zos.plan.facts import DomainFact
 from zos.plan.items import DiskBoot, Domain, GuestDisk
@@ -54,6 +55,7 @@ async def test_so_many_boot_at_once_and_the_first_that_came_is_next() -> None:
     assert not bench.line.full
 
 
+@virtual
 async def test_what_is_not_known_to_have_booted_keeps_its_place_for_a_while() -> None:
     bench = Bench(1, telling=0.05, silent=100.0)
     await bench.come("ab")
@@ -69,6 +71,7 @@ async def test_what_is_not_known_to_have_booted_keeps_its_place_for_a_while() ->
     assert bench.started == ["a", "b"], "it holds up nobody for ever"
 
 
+@virtual
 async def test_one_that_may_never_tell_is_not_waited_for_as_long() -> None:
     bench = Bench(1, telling=100.0, silent=0.05)
     bench.tells = False
