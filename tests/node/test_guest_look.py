@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+
+import pytest
 
 from oneguest import ITEM, started
 from zos.drivers.domainrun import Machine, Run
@@ -39,3 +42,23 @@ def test_a_guest_that_begins_while_it_is_looked_who_runs_has_not_ended(tmp_path:
     assert not machine.run().over
     libvirt.meanwhile = lambda: None
     assert guests.look({}).facts[ITEM.name].ended == "crash", "now it has"
+
+
+def test_one_that_is_erased_while_it_is_taken_for_running_leaves_nothing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    records = Records(tmp_path / "machines", tmp_path, START.boot)
+    machine = records.machine(ITEM.uuid)
+    erasing = threading.Thread(target=records.forget, args=(machine,))
+    write_run = Machine.write_run
+
+    def meanwhile(self: Machine, run: Run) -> None:
+        if not erasing.is_alive():
+            erasing.start()
+            erasing.join(0.2)
+        write_run(self, run)
+
+    monkeypatch.setattr(Machine, "write_run", meanwhile)
+    records.running(machine, ITEM, START)
+    erasing.join()
+    assert not machine.directory.exists()

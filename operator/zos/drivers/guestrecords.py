@@ -75,6 +75,11 @@ class Records:
             if disk not in run.faults:
                 machine.write_run(dataclasses.replace(run, faults=(*run.faults, disk)))
 
+    def forget(self, machine: Machine) -> None:
+        """All that is kept of one. Nobody else writes meanwhile, who had seen it run: of what has no card nobody would know."""
+        with self._lock:
+            machine.remove()
+
     def _settle(self, machine: Machine, before: Run | None = None) -> Run:
         run = machine.run()
         if not run.over and (before is None or run.started_at == before.started_at):

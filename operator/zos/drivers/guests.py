@@ -103,7 +103,7 @@ class Guests:
         for machine in self._records.known():
             card = machine.card()
             if (card is not None and card.name == name) or machine.directory.name == uuid:
-                machine.remove()
+                self._records.forget(machine)
         for pattern in (f"{name}.log*", f"{name}-fs*-virtiofsd.log*"):
             for log in self._logs.glob(pattern):
                 log.unlink(missing_ok=True)
