@@ -6,7 +6,7 @@ from dataclasses import dataclass, replace
 
 from zos.api import names
 from zos.api.gridnode import GridNode
-from zos.api.meta import BOOT_AS_IS, Reason, whole_quantity
+from zos.api.meta import BOOT_AS_IS, Reason, format_quantity, whole_quantity
 from zos.api.nodeworkload import NodeWorkload
 from zos.api.resources import Resources
 from zos.api.zmachine import ZMachine
@@ -216,7 +216,7 @@ def _grown(mount: ZMount) -> str:
     """What to say where its node can't give it more."""
     if (has := mount.status.size) is None:
         return "lacks {lack}"
-    return f"lacks {{lack}}; it stays as it is: set size back to {placement.amount(has)}, or free some"
+    return f"lacks {{lack}}; it stays as it is: set size back to {format_quantity(has)}, or free some"
 
 
 @dataclass(frozen=True)

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from zos.api.meta import Reason
+from zos.api.meta import Reason, whole_quantity
 from zos.api.zmachine import ZMachine
 from zos.api.zmount import ZMount
-from zos.world import placement, pullsecrets
+from zos.world import pullsecrets
 from zos.world.objects import Indexes
 from zos.world.reader import Reader
 from zos.world.resolution import SecretValue, Verdict, waiting
@@ -70,7 +70,7 @@ def find(mount: ZMount, world: Reader) -> Source | Pulled | Verdict | None:
         )
         return waiting(Reason.CONFLICT, message)
     if mount.spec.size < seen.size:
-        message = f"source disk {name} has {placement.amount(seen.size)}: set size to that or more"
+        message = f"source disk {name} has {whole_quantity(seen.size)}: set size to that or more"
         return waiting(Reason.INVALID_SPEC, message)
     if seen.user is not None and world.view(ZMachine, mount.namespace, seen.user, _runs):
         message = f"source disk {name} is used by ZMachine {seen.user}, which runs: set its runPolicy to Halted meanwhile"

@@ -38,6 +38,7 @@ class Source:
 
     @property
     def name(self) -> str:
+        """Who is asked, for people."""
         raise NotImplementedError
 
     def has(self, block: bytes) -> bool:
