@@ -15,6 +15,7 @@ import time
 from pathlib import Path
 
 from zos.programs.node import cgroup, commands, kernel, layout, tree
+from zos.programs.node.commands import CommandFailed
 from zos.programs.node.runtime import say
 
 _GONE = 20.0
