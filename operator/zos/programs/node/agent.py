@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import os
 import signal
+import sys
 import time
 from collections.abc import Sequence
 from pathlib import Path
@@ -16,10 +17,9 @@ from zos.programs.node.runtime import say
 from zos.programs.node.waiting import Waiting
 
 _ACCOUNT = Path("/var/run/secrets/kubernetes.io/serviceaccount")
-_PYTHON = "python3"
 #: What the agent gets to know of the pod's environment, beside its own settings (ZOS_…).
 _PASSED = ("KUBERNETES_SERVICE_HOST", "KUBERNETES_SERVICE_PORT", "PYTHONPATH", "SSL_CERT_FILE", "SSL_CERT_DIR")
-_PATH = "/opt/zos/bin:/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
+_PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 _LOOK = 0.5
 
 
@@ -51,7 +51,7 @@ def _become(identity: str, account: str, arguments: Sequence[str]) -> None:
     signal.set_wakeup_fd(-1)
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, signal.SIG_DFL)
-    os.execvpe(_PYTHON, [_PYTHON, "-m", "zos.agent", *settings, *arguments], given)
+    os.execve(sys.executable, [sys.executable, "-m", "zos.agent", *settings, *arguments], given)
 
 
 def _stand_by(agent: int, first: int, waiting: Waiting) -> int:

@@ -6,6 +6,7 @@ Whoever calls holds `locked`. Each step is done in a process of its own, since a
 from __future__ import annotations
 
 import contextlib
+import errno
 import fcntl
 import os
 import shutil
@@ -24,6 +25,9 @@ _RUN_SIZE, _TMP_SIZE = "256m", "256m"
 #: A directory that every Linux has, where the tree is put together.
 _WORKSHOP = Path("/tmp")
 _RESOLVED = Path("/run/systemd/resolve")
+_OTHER = 3
+#: Where the first process writes a line end when it takes orders (s6-svscan's -d).
+_READY = 3
 _PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 
 
@@ -48,38 +52,61 @@ def pin() -> Path | None:
 def make(identity: str) -> None:
     """A tree with nothing in it. Raises RuntimeError."""
     busybox = layout.copy_of(identity) / layout.BUSYBOX.relative_to("/")
+    # The kernel takes no mount of a namespace in one that it counts as younger, and (since 6.18) each processor counts for
+    # itself: where the host's namespace is not the machine's first, it has to be made on the right one.
+    processors = sorted(os.sched_getaffinity(0))
+    for processor in processors:
+        if _make(busybox, processor, last=processor == processors[-1]):
+            return
+
+
+def _make(busybox: Path, processor: int, *, last: bool) -> bool:
     ready, readied = os.pipe()
     done, told = os.pipe()
 
     def build() -> None:
         os.close(told)
         kernel.leave_for(_HOST / "ns/mnt", kernel.NEWNS)
+        os.sched_setaffinity(0, {processor})
         kernel.unshare(kernel.NEWNS)
         _build(busybox)
         os.write(readied, b".")
         os.read(done, 1)  # until it is pinned, or nobody is left to do it
-
-    def keep(builder: int) -> None:
-        kernel.leave_for(_HOST / "ns/mnt", kernel.NEWNS)
-        place = layout.PIN.parent
-        place.mkdir(parents=True, exist_ok=True)
-        with contextlib.suppress(OSError):
-            kernel.detach(place)  # of an earlier one that nobody pinned
-        kernel.mount(place, place, flags=kernel.BIND)
-        kernel.propagate(place, kernel.PRIVATE)  # a namespace can't be seen in itself
-        layout.PIN.touch()
-        kernel.mount(f"/proc/{builder}/ns/mnt", layout.PIN, flags=kernel.BIND)
 
     builder = _start(build)
     os.close(readied)
     os.close(done)
     try:
         if os.read(ready, 1):
-            _finish(_start(lambda: keep(builder)), "the node's tree could not be pinned")
+            keeper = _start(lambda: _keep(builder, other=not last))
+            code = os.waitstatus_to_exitcode(os.waitpid(keeper, 0)[1])
+            if code not in (0, _OTHER):
+                raise RuntimeError("the node's tree could not be pinned; see above")
+            return code == 0
     finally:
         os.close(told)
         os.close(ready)
         _finish(builder, "the node's tree could not be made")
+    return False
+
+
+def _keep(builder: int, *, other: bool) -> None:
+    """On the host: mounts the builder's namespace where everybody finds it. Ends with `_OTHER` where the kernel refuses
+    that, and an ``other`` one may do."""
+    kernel.leave_for(_HOST / "ns/mnt", kernel.NEWNS)
+    place = layout.PIN.parent
+    place.mkdir(parents=True, exist_ok=True)
+    with contextlib.suppress(OSError):
+        kernel.detach(place)  # of an earlier one that was not pinned
+    kernel.mount(place, place, flags=kernel.BIND)
+    kernel.propagate(place, kernel.PRIVATE)  # a namespace can't be seen in itself
+    layout.PIN.touch()
+    try:
+        kernel.mount(f"/proc/{builder}/ns/mnt", layout.PIN, flags=kernel.BIND)
+    except OSError as error:
+        if error.errno == errno.EINVAL and other:
+            os._exit(_OTHER)
+        raise
 
 
 def _build(busybox: Path) -> None:
@@ -192,24 +219,25 @@ def start(identity: str) -> int:
             os._exit(0)
         since = kernel.began(os.getpid())
         layout.FIRST.write_text(f"{os.getpid()} {since}\n")
-        os.write(tell, str(os.getpid()).encode())
+        os.write(tell, f"{os.getpid()}".encode())
         nowhere, log = os.open("/dev/null", os.O_RDONLY), os.open("/run/zos/first.log", os.O_CREAT | os.O_WRONLY | os.O_APPEND)
-        for old, new in ((nowhere, 0), (log, 1), (log, 2)):
+        for old, new in ((os.dup(tell), _READY), (nowhere, 0), (log, 1), (log, 2)):
             os.dup2(old, new)
-        os.closerange(3, 4096)
+        os.closerange(_READY + 1, 4096)
         for number in (signal.SIGTERM, signal.SIGINT, signal.SIGCHLD, signal.SIGPIPE):
             signal.signal(number, signal.SIG_DFL)
         signal.pthread_sigmask(signal.SIG_SETMASK, ())
         os.umask(0o022)
-        os.execve("/usr/bin/s6-svscan", ["s6-svscan", str(layout.SERVICES)], {"PATH": _PATH, "LC_ALL": "C.UTF-8"})
+        program = ["s6-svscan", "-d", str(_READY), str(layout.SERVICES)]
+        os.execve("/usr/bin/s6-svscan", program, {"PATH": _PATH, "LC_ALL": "C.UTF-8"})
 
     child = _start(begin)
     os.close(tell)
-    number = os.read(heard, 20)
-    os.close(heard)
+    with os.fdopen(heard) as answer:
+        number = answer.readline()
     _finish(child, "the first process of the node's tree could not be started")
-    if not number:
-        raise RuntimeError("the first process of the node's tree did not start")
+    if not number.endswith("\n"):
+        raise RuntimeError("the first process of the node's tree did not start: see /run/zos/first.log there")
     return int(number)
 
 
