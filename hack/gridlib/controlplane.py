@@ -80,11 +80,16 @@ class ControlPlane:
         path = self.grid.directory("cp") / "etc-zos" / "controller.kubeconfig"
         if not path.exists():
             self.credentials("zos-system", "zos-controller", path)
+        self.apply_admitted(objects, wanted["admission.yaml"])
+
+    def apply_admitted(self, objects: list[dict[str, object]], policies: str = "") -> None:
+        """Objects of kinds that are new, with the policies that they have to pass."""
         # The part of the API server that applies policies learns of kinds by looking every five seconds.
         deadline = time.monotonic() + patience(60)
         while True:
             try:
-                self._apply_files("-", input=wanted["admission.yaml"])
+                if policies:
+                    self._apply_files("-", input=policies)
                 return self.apply(objects)
             except GridError as error:
                 if "There can be a delay" not in str(error) or time.monotonic() > deadline:
@@ -93,7 +98,7 @@ class ControlPlane:
 
     def admit_kubelets(self, nodes: list[dict[str, object]]) -> None:
         """That the API server may ask kubelets, and their Nodes, with what they may not say of themselves."""
-        binding = {
+        binding: dict[str, object] = {
             "apiVersion": "rbac.authorization.k8s.io/v1",
             "kind": "ClusterRoleBinding",
             "metadata": {"name": _KUBELET_CLIENT},

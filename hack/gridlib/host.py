@@ -29,8 +29,15 @@ _PLACES = {
     "zos": "/var/lib/zos",
     "etc-zos": "/etc/zos",
 }
-#: And where pods run.
-_POD_PLACES = {"kubelet": "/var/lib/kubelet", "containerd": "/var/lib/containerd", "cni": "/var/lib/cni"}
+#: Where pods run: what nodes take by file://, of which all pods see nothing but what is below /var/lib/zos.
+IMAGES = "/var/lib/zos/images"
+#: And what pods need. What is below another comes behind it.
+_POD_PLACES = {
+    "kubelet": "/var/lib/kubelet",
+    "containerd": "/var/lib/containerd",
+    "cni": "/var/lib/cni",
+    "../../images": IMAGES,
+}
 
 
 def run(*argv: str, check: bool = True, input: str | None = None) -> str:

@@ -18,7 +18,8 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).resolve().parents[2] / "operator"))
 sys.path.append(str(Path(__file__).resolve().parents[2] / "tests"))
 
-from gridlib import cluster, farm, wires
+from gridlib import chart, cluster, farm, wires
+from gridlib.archives import load_images
 from gridlib.controlplane import ControlPlane
 from gridlib.host import Host, began
 from gridlib.kinds import with_kinds
@@ -44,12 +45,15 @@ def up(arguments: argparse.Namespace) -> None:
             names = arguments.node_names.split(",") if arguments.node_names else None
             hidden = 1 if arguments.hidden is None and arguments.nodes > 2 else arguments.hidden or 0
             count = len(names) if names else arguments.nodes
-            grid = plan(arguments.name, count, hidden, arguments.controllers, names, arguments.kubernetes)
+            controllers = arguments.controllers or (2 if arguments.kubernetes else 1)
+            grid = plan(arguments.name, count, hidden, controllers, names, arguments.kubernetes)
             grid = replace(grid, owner=f"{arguments.owner} {began(arguments.owner)}" if arguments.owner else "")
         if arguments.kinds is not None:
             grid = replace(grid, kinds=tuple(filter(None, arguments.kinds.split(","))))
         if arguments.kubernetes and not grid.kubernetes:
             raise GridError(f"minigrid {grid.name} was made without kubelets: hack/minigrid down --name {grid.name} first")
+        if arguments.images and not grid.kubernetes:
+            raise GridError("--images are for a minigrid whose nodes have kubelets: add --kubernetes")
         grid.save()
 
     print(f"minigrid {grid.name}: {len(grid.nodes)} nodes, {sum(node.hidden for node in grid.nodes)} hidden")
@@ -61,6 +65,8 @@ def up(arguments: argparse.Namespace) -> None:
         control_plane.start()
     if grid.kubernetes:
         _up_kubernetes(grid, control_plane)
+        if arguments.images:
+            _install(grid, control_plane, arguments)
     else:
         _up(grid, control_plane, arguments.accelerator)
     print(f"for kubectl in this shell: {_enter(grid)}")
@@ -83,6 +89,13 @@ def _up_kubernetes(grid: Grid, control_plane: ControlPlane) -> None:
         Host(grid, "laptop").start()
         farm.start(grid)
         cluster.start(grid, control_plane)
+
+
+def _install(grid: Grid, control_plane: ControlPlane, arguments: argparse.Namespace) -> None:
+    with _step("images"):
+        images = load_images(grid, sorted(arguments.images.glob("*.tar")))
+    with _step("chart, agents"):
+        chart.install(grid, control_plane, chart.values(grid, images, arguments.accelerator), arguments.chart)
 
 
 def status(arguments: argparse.Namespace) -> None:
@@ -214,9 +227,14 @@ def main() -> int:
     made = verb("up", up, "make it, or heal it")
     made.add_argument("--nodes", type=int, default=3)
     made.add_argument("--hidden", type=int, default=None, help="how many of them behind a NAT (default: 1 of 3 or more)")
-    made.add_argument("--controllers", type=int, default=1)
+    made.add_argument("--controllers", type=int, default=None, help="how many (default: 1; with --kubernetes 2)")
     made.add_argument("--node-names", help="comma-separated, instead of n1, n2, …")
     made.add_argument("--kubernetes", action="store_true", help="nodes have a kubelet, and the product comes by its chart")
+    made.add_argument(
+        "--images", type=Path, metavar="DIR",
+        help="with --kubernetes: a folder with the product's images as OCI archives; they are installed by the chart",
+    )  # fmt: skip
+    made.add_argument("--chart", type=Path, default=chart.CHART, help="another one than the checkout's")
     made.add_argument("--accelerator", default="tcg", choices=("tcg", "kvm", "auto"))
     made.add_argument(
         "--owner", type=int, default=int(os.environ.get("ZOS_MINIGRID_OWNER", "0")), metavar="PID",
