@@ -9,7 +9,7 @@ imagePullSecrets:
   {{- toYaml . | nindent 2 }}
 {{- end }}
 nodeSelector:
-  {{- toYaml (mustMergeOverwrite (dict) .pool.nodeSelector (dict "zos.grid.tf.node-restriction.kubernetes.io/node" "true")) | nindent 2 }}
+  {{- toYaml (mustMergeOverwrite (dict) (.pool.nodeSelector | default dict) (dict "zos.grid.tf.node-restriction.kubernetes.io/node" "true")) | nindent 2 }}
 {{- with .of.affinity }}
 affinity:
   {{- toYaml . | nindent 2 }}
