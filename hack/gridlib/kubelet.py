@@ -36,6 +36,8 @@ class KubeletHost:
     def start(self, control_plane: ControlPlane) -> None:
         """Does nothing if it runs."""
         for path, text in self._configuration(control_plane).items():
+            if path.exists() and path.read_text() == text:
+                continue  # containerd watches it, and would read half of it
             path.parent.mkdir(parents=True, exist_ok=True)
             path.touch(mode=0o600)
             path.write_text(text)
@@ -77,7 +79,9 @@ class KubeletHost:
             "makeIPTablesUtilChains": False,
             "localStorageCapacityIsolation": False,
             "evictionHard": {},
-            "imageGCHighThresholdPercent": 100,  # nobody could pull again what was brought by hand
+            # Nobody could pull again what was brought by hand, not even to show that he may.
+            "imageGCHighThresholdPercent": 100,
+            "imagePullCredentialsVerificationPolicy": "NeverVerify",
             "volumePluginDir": "/var/lib/kubelet/plugins-exec",
             "readOnlyPort": 0,
             "nodeStatusUpdateFrequency": "2s",

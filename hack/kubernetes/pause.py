@@ -60,8 +60,12 @@ def make(path: Path) -> None:
         "config": blob(json.dumps(config).encode(), "config.v1+json"),
         "layers": [blob(layer, "layer.v1.tar")],
     }
-    named = {"annotations": {"org.opencontainers.image.ref.name": NAME}}
-    index = {"schemaVersion": 2, "manifests": [blob(json.dumps(manifest).encode(), "manifest.v1+json") | named]}
+    # containerd takes the first name, others the second.
+    names = {"io.containerd.image.name": NAME, "org.opencontainers.image.ref.name": NAME.rpartition(":")[2]}
+    index = {
+        "schemaVersion": 2,
+        "manifests": [blob(json.dumps(manifest).encode(), "manifest.v1+json") | {"annotations": names}],
+    }
     scratch = path.with_suffix(".new")
     path.parent.mkdir(parents=True, exist_ok=True)
     with tarfile.open(scratch, "w") as archive:
