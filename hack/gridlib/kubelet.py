@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
+from gridlib import claimed
 from gridlib.controlplane import ControlPlane
 from gridlib.host import Host, Service
 from gridlib.layout import CONTROL_PLANE, DOMAIN, REGISTRY_PORT, Grid, Node
@@ -58,6 +59,7 @@ class KubeletHost:
             self.files / "containerd.toml": self._containerd(),
             self.files / "cni" / "10-pods.conflist": json.dumps(self._network(), indent=2),
             **{self.files / "registries" / name / "hosts.toml": mirror for name in names},
+            **claimed.files(self.files / "claimed"),
         }
 
     def _kubelet(self, clients: Path) -> dict[str, object]:
@@ -117,6 +119,10 @@ disabled_plugins = ["io.containerd.internal.v1.opt"]
         return {"cniVersion": "1.0.0", "name": "pods", "plugins": [{"type": "ptp", "ipam": addresses}]}
 
     def _services(self) -> list[Service]:
+        kubelet = (
+            f"{self.tools.kubelet} --config {self.files}/kubelet.json --kubeconfig {self.files}/kubeconfig "
+            f"--hostname-override={self.node.name} --node-ip={self.node.ipv4} --root-dir=/var/lib/kubelet"
+        )
         return [
             Service(
                 "containerd",
@@ -125,8 +131,6 @@ disabled_plugins = ["io.containerd.internal.v1.opt"]
             Service(
                 "kubelet",
                 f"export PATH={_PATH}\n"
-                f"while [ ! -S {SOCKET} ]; do sleep 0.05; done\n"
-                f"exec {self.tools.kubelet} --config {self.files}/kubelet.json --kubeconfig {self.files}/kubeconfig "
-                f"--hostname-override={self.node.name} --node-ip={self.node.ipv4} --root-dir=/var/lib/kubelet",
+                f"while [ ! -S {SOCKET} ]; do sleep 0.05; done\n{claimed.command(self.files / 'claimed', kubelet)}",
             ),
         ]
