@@ -56,6 +56,13 @@ def install(grid: Grid, control_plane: ControlPlane, told: dict[str, object], ch
     if not serves(CHECKOUT / "crds", lambda *words: control_plane.kubectl(*words, check=False)):
         raise GridError(f"the API server does not serve the CRDs: hack/minigrid logs cp apiserver --name {grid.name}")
     control_plane.apply_admitted([farm.manifest()])
+    ready(grid, control_plane)
+
+
+def ready(grid: Grid, control_plane: ControlPlane) -> None:
+    """Waits until every node is Ready in the grid. Raises GridError. Does nothing if the product is not there."""
+    if not (grid.root / "values.json").exists():
+        return
     for waited in ("create", "condition=Ready"):
         nodes = [f"gridnode/{node.name}" for node in grid.nodes]
         control_plane.kubectl("wait", *nodes, f"--for={waited}", f"--timeout={patience(90):.0f}s")
