@@ -12,7 +12,7 @@ from pathlib import Path
 CPU = 72
 MEMORY = 32
 #: What of it the grid is offered.
-OFFER = {"cpu": "64", "memory": "16Gi", "storage": "40Gi"}
+OFFER: dict[str, object] = {"cpu": 64, "memory": "16Gi", "storage": "40Gi"}
 
 _PROCESSORS = "/sys/devices/system/node"
 _MEMINFO = "/proc/meminfo"
