@@ -117,12 +117,8 @@ def files(chart: Path) -> dict[Path, str]:
 
 def stale(chart: Path, wanted: Mapping[Path, str]) -> list[Path]:
     """Files that differ from what they must hold, stray ones included."""
-    present = {path for path in (chart / "generated").rglob("*") if path.is_file()} | {
-        path for path in wanted if path.exists()
-    }
-    return sorted(
-        path for path in wanted.keys() | present if path not in present or path.read_text() != wanted.get(path)
-    )
+    present = {path for path in (chart / "generated").rglob("*") if path.is_file()} | {path for path in wanted if path.exists()}
+    return sorted(path for path in wanted.keys() | present if path not in present or path.read_text() != wanted.get(path))
 
 
 def main(arguments: list[str]) -> int:
