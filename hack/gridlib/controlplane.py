@@ -11,14 +11,40 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from gridlib.host import Host, Service, run
-from gridlib.layout import CONTROL_PLANE, DOMAIN, REGISTRY_PORT, Grid, GridError, patience
+from gridlib.layout import CONTROL_PLANE, DOMAIN, REGISTRY_PORT, SERVICES, Grid, GridError, Node, patience
 from gridlib.served import serves
-from gridlib.tools import Tools
+from gridlib.tools import Tools, program
 
 if TYPE_CHECKING:
     from zos.kinds.kind import Kinds
 
 API_PORT = 6443
+_CONTROLLERS = (
+    "garbage-collector-controller",
+    "namespace-controller",
+    "serviceaccount-controller",
+    "serviceaccount-token-controller",
+    "resourcequota-controller",
+    "root-ca-certificate-publisher-controller",
+    "clusterrole-aggregation-controller",
+)
+#: What looks after pods and what makes them.
+_POD_CONTROLLERS = (
+    "deployment-controller",
+    "replicaset-controller",
+    "statefulset-controller",
+    "daemonset-controller",
+    "job-controller",
+    "cronjob-controller",
+    "disruption-controller",
+    "endpointslice-controller",
+    "node-lifecycle-controller",
+    "taint-eviction-controller",
+    "pod-garbage-collector-controller",
+    "ttl-after-finished-controller",
+)
+#: As whom the API server asks kubelets.
+_KUBELET_CLIENT = "apiserver-kubelet-client"
 
 
 class ControlPlane:
@@ -30,7 +56,8 @@ class ControlPlane:
 
     def start(self) -> None:
         self._pki()
-        self.host.services([*self._kubernetes(), *self._controllers(), self._dns(), self._registry()])
+        own = [self._scheduler()] if self.grid.kubernetes else self._controllers()
+        self.host.services([*self._kubernetes(), *own, self._dns(), self._registry()])
         self.host.start(f"{CONTROL_PLANE} registry.{DOMAIN}\n")
         deadline = time.monotonic() + patience(90)
         while "ok" not in self.kubectl("get", "--raw", "/readyz", check=False):
@@ -53,18 +80,34 @@ class ControlPlane:
         path = self.grid.directory("cp") / "etc-zos" / "controller.kubeconfig"
         if not path.exists():
             self.credentials("zos-system", "zos-controller", path)
+        self.apply_admitted(objects, wanted["admission.yaml"])
+
+    def apply_admitted(self, objects: list[dict[str, object]], policies: str = "") -> None:
+        """Objects of kinds that are new, with the policies that they have to pass."""
         # The part of the API server that applies policies learns of kinds by looking every five seconds.
         deadline = time.monotonic() + patience(60)
         while True:
             try:
-                self._apply_files("-", input=wanted["admission.yaml"])
-                return self._apply(objects)
+                if policies:
+                    self._apply_files("-", input=policies)
+                return self.apply(objects)
             except GridError as error:
                 if "There can be a delay" not in str(error) or time.monotonic() > deadline:
                     raise
             time.sleep(0.2)
 
-    def _apply(self, objects: list[dict[str, object]]) -> None:
+    def admit_kubelets(self, nodes: list[dict[str, object]]) -> None:
+        """That the API server may ask kubelets, and their Nodes, with what they may not say of themselves."""
+        binding: dict[str, object] = {
+            "apiVersion": "rbac.authorization.k8s.io/v1",
+            "kind": "ClusterRoleBinding",
+            "metadata": {"name": _KUBELET_CLIENT},
+            "roleRef": {"apiGroup": "rbac.authorization.k8s.io", "kind": "ClusterRole", "name": "system:kubelet-api-admin"},
+            "subjects": [{"apiGroup": "rbac.authorization.k8s.io", "kind": "User", "name": _KUBELET_CLIENT}],
+        }
+        self.apply([binding, *nodes])
+
+    def apply(self, objects: list[dict[str, object]]) -> None:
         items = {"apiVersion": "v1", "kind": "List", "items": objects}
         self._apply_files("-", input=json.dumps(items))
 
@@ -96,7 +139,7 @@ class ControlPlane:
         """A self-signed server certificate, the key that signs service accounts' tokens, and the administrator's token."""
         self.files.mkdir(parents=True, exist_ok=True)
         if not (self.files / "sa.pub").exists():
-            names = f"IP:{CONTROL_PLANE},IP:{self.grid.api_address},IP:127.0.0.1,IP:10.96.0.1,DNS:kubernetes.default.svc"
+            names = f"IP:{CONTROL_PLANE},IP:{self.grid.api_address},IP:127.0.0.1,IP:{SERVICES[1]},DNS:kubernetes.default.svc"
             run(
                 "openssl", "req", "-x509", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:prime256v1", "-nodes",
                 "-days", "3650", "-subj", "/CN=minigrid", "-addext", f"subjectAltName={names}",
@@ -106,13 +149,32 @@ class ControlPlane:
             run("openssl", "rsa", "-in", str(self.files / "sa.key"), "-pubout", "-out", str(self.files / "sa.pub"))
         if not (self.files / "tokens.csv").exists():
             (self.files / "tokens.csv").touch(mode=0o600)
-            (self.files / "tokens.csv").write_text(f'{secrets.token_hex(16)},admin,admin,"system:masters"\n')
+            lines = [f'{secrets.token_hex(16)},admin,admin,"system:masters"\n']
+            if self.grid.kubernetes:
+                lines += [f'{secrets.token_hex(16)},system:node:{n.name},{n.name},"system:nodes"\n' for n in self.grid.nodes]
+            (self.files / "tokens.csv").write_text("".join(lines))
+        if self.grid.kubernetes and not self.kubelet_client.exists():
+            run(
+                "openssl", "req", "-x509", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:prime256v1", "-nodes",
+                "-days", "3650", "-subj", f"/CN={_KUBELET_CLIENT}",
+                "-keyout", str(self.kubelet_client.with_suffix(".key")), "-out", str(self.kubelet_client),
+            )  # fmt: skip
         token = (self.files / "tokens.csv").read_text().split(",")[0]
         self.grid.kubeconfig.touch(mode=0o600)
         self.grid.kubeconfig.write_text(self._config(token, str(self.grid.api_address)))
         manager = self.files / "kcm.kubeconfig"
         manager.touch(mode=0o600)
         manager.write_text(self._config(token, "127.0.0.1"))
+
+    @property
+    def kubelet_client(self) -> Path:
+        """The certificate by which kubelets know the API server."""
+        return self.files / "kubelet-client.crt"
+
+    def kubelet_config(self, node: Node) -> str:
+        """A kubeconfig of the node's own kubelet."""
+        lines = (line.split(",") for line in (self.files / "tokens.csv").read_text().splitlines())
+        return self._config(next(line[0] for line in lines if line[1] == f"system:node:{node.name}"), str(CONTROL_PLANE))
 
     def _config(self, token: str, server: str) -> str:
         authority = base64.b64encode((self.files / "api.crt").read_bytes()).decode()
@@ -141,18 +203,33 @@ class ControlPlane:
             f"--tls-cert-file={at}/api.crt --tls-private-key-file={at}/api.key --cert-dir={at} "
             f"--service-account-key-file={at}/sa.pub --service-account-signing-key-file={at}/sa.key "
             "--service-account-issuer=https://kubernetes.default.svc "
-            f"--token-auth-file={at}/tokens.csv --authorization-mode=RBAC --service-cluster-ip-range=10.96.0.0/16 "
-            "--allow-privileged --profiling=false"
+            f"--token-auth-file={at}/tokens.csv --service-cluster-ip-range={SERVICES} "
+            "--allow-privileged --profiling=false "
         )
+        if self.grid.kubernetes:
+            api += (
+                "--authorization-mode=Node,RBAC --enable-admission-plugins=NodeRestriction "
+                f"--kubelet-preferred-address-types=InternalIP --kubelet-client-certificate={self.kubelet_client} "
+                f"--kubelet-client-key={self.kubelet_client.with_suffix('.key')} "
+                "--enable-aggregator-routing=true"  # it reaches pods, and no service's address
+            )
+        else:
+            api += "--authorization-mode=RBAC"
         manager = (
             f"exec {self.tools.controller_manager} --kubeconfig={at}/kcm.kubeconfig --leader-elect=false --secure-port=0 "
             f"--service-account-private-key-file={at}/sa.key --root-ca-file={at}/api.crt "
-            "--controllers=garbage-collector-controller,namespace-controller,serviceaccount-controller,"
-            "serviceaccount-token-controller,resourcequota-controller,root-ca-certificate-publisher-controller,"
-            "clusterrole-aggregation-controller "
+            f"--controllers={','.join(_CONTROLLERS + (_POD_CONTROLLERS if self.grid.kubernetes else ()))} "
             "--namespace-sync-period=30s"
         )
+        if self.grid.kubernetes:
+            manager += " --node-monitor-period=1s --node-monitor-grace-period=10s"
         return [Service("etcd", etcd), Service("apiserver", api), Service("controller-manager", manager)]
+
+    def _scheduler(self) -> Service:
+        return Service(
+            "scheduler",
+            f"exec {program('kube-scheduler')} --kubeconfig={self.files}/kcm.kubeconfig --leader-elect=false --secure-port=0",
+        )
 
     def _controllers(self) -> list[Service]:
         config = "/etc/zos/controller.kubeconfig"

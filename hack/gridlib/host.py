@@ -16,9 +16,28 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from gridlib import cgroups
 from gridlib.layout import DOMAIN, Grid, GridError, patience
 
 _INIT = Path(__file__).parent / "init"
+#: What a host has of its own: part of its directory → where it is seen.
+_PLACES = {
+    "log": "/var/log",
+    "libvirt": "/var/lib/libvirt",
+    "libvirt-cache": "/var/cache/libvirt",
+    "libvirt-etc": "/etc/libvirt",
+    "zos": "/var/lib/zos",
+    "etc-zos": "/etc/zos",
+}
+#: Where pods run: what nodes take by file://, of which all pods see nothing but what is below /var/lib/zos.
+IMAGES = "/var/lib/zos/images"
+#: And what pods need. What is below another comes behind it.
+_POD_PLACES = {
+    "kubelet": "/var/lib/kubelet",
+    "containerd": "/var/lib/containerd",
+    "cni": "/var/lib/cni",
+    "../../images": IMAGES,
+}
 
 
 def run(*argv: str, check: bool = True, input: str | None = None) -> str:
@@ -42,6 +61,8 @@ class Host:
         self.grid = grid
         self.name = name
         self.directory = grid.directory(name)
+        self.pods = grid.kubernetes and any(node.name == name for node in grid.nodes)
+        self.group = grid.netns(name)  # of control groups, if pods run on it
 
     @property
     def _pidfile(self) -> Path:
@@ -74,8 +95,12 @@ class Host:
         """Does nothing if it runs."""
         if self.pid() is not None:
             return
-        for part in ("log", "libvirt", "libvirt-cache", "libvirt-etc", "zos", "etc-zos"):
+        places = _PLACES | (_POD_PLACES if self.pods else {})
+        for part in places:
             (self.directory / part).mkdir(parents=True, exist_ok=True)
+        (self.directory / "places").write_text("".join(f"{part} {place}\n" for part, place in places.items()))
+        joined = cgroups.make(self.group) if self.pods else []
+        (self.directory / "groups").write_text("".join(f"{path}\n" for path in joined))
         (self.directory / "hosts").write_text(f"127.0.0.1 localhost {self.name}\n::1 localhost\n{hosts}")
         (self.directory / "resolv.conf").write_text(f"nameserver 198.51.100.2\nsearch {DOMAIN}\n")
         with open(self.directory / "host.log", "ab") as log:
@@ -113,6 +138,8 @@ class Host:
                 os.waitpid(outer, os.WNOHANG)
             time.sleep(0.02)
         self._pidfile.unlink(missing_ok=True)
+        if self.pods:
+            cgroups.remove(self.group)
 
     def command(self, *argv: str) -> list[str]:
         """A command line that runs ``argv`` inside the host."""

@@ -25,6 +25,10 @@ FARM6 = ipaddress.IPv6Network("2001:db8:1::/64")
 OUTSIDE = ipaddress.IPv4Network("203.0.113.128/30")
 OUTSIDE6 = ipaddress.IPv6Network("2001:db8:ff::/64")
 
+#: Where pods have their addresses, a /24 for each node, and services theirs; the first of those is the API server.
+PODS = ipaddress.IPv4Network("10.244.0.0/16")
+SERVICES = ipaddress.IPv4Network("10.96.0.0/16")
+
 ROUTER = UNDERLAY[1]
 CONTROL_PLANE = UNDERLAY[2]
 NAT = UNDERLAY[3]
@@ -43,6 +47,7 @@ class Node:
     name: str
     number: int  # from 1 on
     hidden: bool
+    bare: bool = False  # its NIC on the farm's segment is a bare one, whatever its number
 
     @property
     def ipv4(self) -> ipaddress.IPv4Address:
@@ -55,13 +60,19 @@ class Node:
     @property
     def public_interface(self) -> str:
         """On the farm's segment. Both kinds that a node may have: a bare NIC, or (on every second node) a bridge with it."""
-        return "br-public" if self.number % 2 == 0 else "public0"
+        return "public0" if self.bare or self.number % 2 else "br-public"
+
+    @property
+    def pods(self) -> ipaddress.IPv4Network:
+        """Where its pods have their addresses."""
+        return ipaddress.IPv4Network((int(PODS[0]) + 256 * self.number, 24))
 
 
 @dataclass(frozen=True)
 class Grid:
     """``index`` picks the link to this machine; ``root`` holds everything that the grid keeps. ``owner`` is the process that it
-    was made for, if it is not to outlive one: pid and start time. ``kinds`` are modules of kinds beside the product's own."""
+    was made for, if it is not to outlive one: pid and start time. ``kinds`` are modules of kinds beside the product's own.
+    ``kubernetes``: nodes have a kubelet, and the product comes by its chart."""
 
     name: str
     index: int
@@ -70,6 +81,7 @@ class Grid:
     controllers: int = 1
     owner: str = ""
     kinds: tuple[str, ...] = ()
+    kubernetes: bool = False
 
     @property
     def host_address(self) -> ipaddress.IPv4Address:
@@ -130,10 +142,13 @@ def load(name: str) -> Grid | None:
         data["controllers"],
         data.get("owner", ""),
         tuple(data.get("kinds", ())),
+        data.get("kubernetes", False),
     )
 
 
-def plan(name: str, nodes: int, hidden: int, controllers: int, names: list[str] | None = None) -> Grid:
+def plan(
+    name: str, nodes: int, hidden: int, controllers: int, names: list[str] | None = None, kubernetes: bool = False
+) -> Grid:
     """A new grid: the last ``hidden`` nodes are hidden. Raises GridError for what can't be."""
     if not re.fullmatch(r"[a-z0-9]([-a-z0-9]{0,14}[a-z0-9])?", name):
         raise GridError(f"--name {name}: take up to 16 lower-case letters, digits and dashes")
@@ -144,5 +159,6 @@ def plan(name: str, nodes: int, hidden: int, controllers: int, names: list[str] 
         raise GridError(f"--node-names must name {nodes} different nodes")
     used = {grid.index for path in state_root().glob("*/grid.json") if (grid := load(path.parent.name))}
     index = next(number for number in range(64) if number not in used)
-    made = tuple(Node(node, number, number > nodes - hidden) for number, node in enumerate(called, 1))
-    return Grid(name, index, state_root() / name, made, controllers)
+    # A chart says once for all nodes how the NIC on the farm's segment is called.
+    made = tuple(Node(node, number, number > nodes - hidden, bare=kubernetes) for number, node in enumerate(called, 1))
+    return Grid(name, index, state_root() / name, made, controllers, kubernetes=kubernetes)

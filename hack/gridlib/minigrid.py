@@ -18,13 +18,14 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).resolve().parents[2] / "operator"))
 sys.path.append(str(Path(__file__).resolve().parents[2] / "tests"))
 
-from gridlib import farm, wires
+from gridlib import chart, cluster, farm, wires
+from gridlib.archives import load_images
 from gridlib.controlplane import ControlPlane
 from gridlib.host import Host, began
 from gridlib.kinds import with_kinds
 from gridlib.layout import Grid, GridError, load, patience, plan, state_root
 from gridlib.node import NodeHost, gridnode
-from gridlib.tools import Tools
+from gridlib.tools import KubeletTools, Tools
 
 
 @contextmanager
@@ -43,10 +44,16 @@ def up(arguments: argparse.Namespace) -> None:
         if grid is None:
             names = arguments.node_names.split(",") if arguments.node_names else None
             hidden = 1 if arguments.hidden is None and arguments.nodes > 2 else arguments.hidden or 0
-            grid = plan(arguments.name, len(names) if names else arguments.nodes, hidden, arguments.controllers, names)
+            count = len(names) if names else arguments.nodes
+            controllers = arguments.controllers or (2 if arguments.kubernetes else 1)
+            grid = plan(arguments.name, count, hidden, controllers, names, arguments.kubernetes)
             grid = replace(grid, owner=f"{arguments.owner} {began(arguments.owner)}" if arguments.owner else "")
         if arguments.kinds is not None:
             grid = replace(grid, kinds=tuple(filter(None, arguments.kinds.split(","))))
+        if arguments.kubernetes and not grid.kubernetes:
+            raise GridError(f"minigrid {grid.name} was made without kubelets: hack/minigrid down --name {grid.name} first")
+        if arguments.images and not grid.kubernetes:
+            raise GridError("--images are for a minigrid whose nodes have kubelets: add --kubernetes")
         grid.save()
 
     print(f"minigrid {grid.name}: {len(grid.nodes)} nodes, {sum(node.hidden for node in grid.nodes)} hidden")
@@ -56,16 +63,39 @@ def up(arguments: argparse.Namespace) -> None:
     control_plane = ControlPlane(grid, tools)
     with _step("control plane"):
         control_plane.start()
+    if grid.kubernetes:
+        _up_kubernetes(grid, control_plane)
+        if arguments.images:
+            _install(grid, control_plane, arguments)
+    else:
+        _up(grid, control_plane, arguments.accelerator)
+    print(f"for kubectl in this shell: {_enter(grid)}")
+
+
+def _up(grid: Grid, control_plane: ControlPlane, accelerator: str) -> None:
     with _step("CRDs and rights"):
         control_plane.install(with_kinds(grid.kinds), [farm.manifest(), *map(gridnode, grid.nodes)])
     with _step("nodes"):
         Host(grid, "laptop").start()
         farm.start(grid)
         with ThreadPoolExecutor(8) as pool:
-            list(pool.map(lambda node: NodeHost(grid, node, tools).start(control_plane, arguments.accelerator), grid.nodes))
+            list(pool.map(lambda node: NodeHost(grid, node, control_plane.tools).start(control_plane, accelerator), grid.nodes))
     with _step("agents"):
         control_plane.kubectl("wait", "gridnodes", "--all", "--for=condition=Ready", f"--timeout={patience(90):.0f}s")
-    print(f"for kubectl in this shell: {_enter(grid)}")
+
+
+def _up_kubernetes(grid: Grid, control_plane: ControlPlane) -> None:
+    with _step("nodes"):
+        Host(grid, "laptop").start()
+        farm.start(grid)
+        cluster.start(grid, control_plane)
+
+
+def _install(grid: Grid, control_plane: ControlPlane, arguments: argparse.Namespace) -> None:
+    with _step("images"):
+        images = load_images(grid, sorted(arguments.images.glob("*.tar")))
+    with _step("chart, agents"):
+        chart.install(grid, control_plane, chart.values(grid, images, arguments.accelerator), arguments.chart)
 
 
 def status(arguments: argparse.Namespace) -> None:
@@ -84,7 +114,11 @@ def status(arguments: argparse.Namespace) -> None:
             state = host.run("s6-svstat", f"/run/service/{service}", check=False).strip()
             print(f"    {service}: {state or 'not supervised yet'}")
     print(f"for kubectl in this shell: {_enter(grid)}")
-    print(ControlPlane(grid, Tools.find()).kubectl("get", "gridnodes", "-o", "wide", check=False), end="")
+    kubectl = ControlPlane(grid, Tools.find()).kubectl
+    if grid.kubernetes:
+        print(kubectl("get", "nodes", "-o", "wide", check=False), end="")
+        print(kubectl("get", "pods", "-A", "-o", "wide", check=False), end="")
+    print(kubectl("get", "gridnodes", "-o", "wide", check=False), end="")
 
 
 def execute(arguments: argparse.Namespace) -> None:
@@ -147,7 +181,9 @@ def kubeconfig(arguments: argparse.Namespace) -> None:
 def environment(arguments: argparse.Namespace) -> None:
     grid = _grid(arguments.name)
     print(f"export KUBECONFIG={shlex.quote(str(grid.kubeconfig))}")
-    print(f"export PATH={shlex.quote(str(Path(Tools.find().kubectl).parent))}:$PATH")
+    programs = [Tools.find().kubectl, *([KubeletTools.find().helm] if grid.kubernetes else [])]
+    places = dict.fromkeys(shlex.quote(str(Path(program).parent)) for program in programs)
+    print(f"export PATH={':'.join(places)}:$PATH")
 
 
 def _enter(grid: Grid) -> str:
@@ -191,8 +227,14 @@ def main() -> int:
     made = verb("up", up, "make it, or heal it")
     made.add_argument("--nodes", type=int, default=3)
     made.add_argument("--hidden", type=int, default=None, help="how many of them behind a NAT (default: 1 of 3 or more)")
-    made.add_argument("--controllers", type=int, default=1)
+    made.add_argument("--controllers", type=int, default=None, help="how many (default: 1; with --kubernetes 2)")
     made.add_argument("--node-names", help="comma-separated, instead of n1, n2, …")
+    made.add_argument("--kubernetes", action="store_true", help="nodes have a kubelet, and the product comes by its chart")
+    made.add_argument(
+        "--images", type=Path, metavar="DIR",
+        help="with --kubernetes: a folder with the product's images as OCI archives; they are installed by the chart",
+    )  # fmt: skip
+    made.add_argument("--chart", type=Path, default=chart.CHART, help="another one than the checkout's")
     made.add_argument("--accelerator", default="tcg", choices=("tcg", "kvm", "auto"))
     made.add_argument(
         "--owner", type=int, default=int(os.environ.get("ZOS_MINIGRID_OWNER", "0")), metavar="PID",
@@ -216,7 +258,7 @@ def main() -> int:
     made = verb("down", down, "remove it without a trace")
     made.add_argument("--all", action="store_true")
     verb("kubeconfig", kubeconfig, "the administrator's")
-    verb("env", environment, 'for a shell: eval "$(hack/minigrid env)" sets KUBECONFIG, and kubectl into PATH')
+    verb("env", environment, 'for a shell: eval "$(hack/minigrid env)" sets KUBECONFIG, and kubectl (and helm) into PATH')
     arguments = parser.parse_args()
     if os.geteuid() != 0:
         print("hack/minigrid needs root: it makes namespaces. Run it with sudo.", file=sys.stderr)

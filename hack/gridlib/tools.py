@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import os
 import re
 import shutil
@@ -23,7 +24,11 @@ _HACK = Path(__file__).resolve().parents[1]
 _MODULES = {
     "etcd": ("etcd", "go.etcd.io/etcd/server/v3", "etcd"),
     "wireguard-go": ("wireguard-go", "golang.zx2c4.com/wireguard", "wireguard-go"),
+    "containerd": ("containerd", "github.com/containerd/containerd/v2", "containerd"),
 }
+#: What comes ready-made, and what says of which version.
+_CLIENTS = ("kubectl", "helm")
+_CLIENTS_LOCK = _HACK / "kubernetes" / "clients.txt"
 _KUBERNETES = ("controlplane", "k8s.io/kubernetes", "kubernetes")
 
 
@@ -65,6 +70,33 @@ class Tools:
         )
 
 
+@dataclass(frozen=True)
+class KubeletTools:
+    """What a node with a kubelet runs beside that, and what brings the product there."""
+
+    kubelet: str
+    containerd: Path  # a folder: with its shim and ctr
+    helm: str
+    pause: Path  # an archive
+
+    @classmethod
+    def find(cls) -> KubeletTools:
+        """Raises GridError for what is missing."""
+        try:
+            pause = _cache() / "pause" / f"{_pause_key()}.tar"
+            if not pause.exists():
+                raise GridError("no pause image")
+            return cls(program("kubelet"), Path(program("containerd")).parent, program("helm"), pause)
+        except GridError as error:
+            raise GridError(f"{str(error).partition(':')[0]}: run hack/setup --kubernetes first") from None
+
+
+def _pause_key() -> str:
+    """As hack/setup has it."""
+    content = (_HACK / "kubernetes" / "pause.py").read_bytes() + Path("/bin/busybox").read_bytes()
+    return hashlib.sha256(content).hexdigest()[:12]
+
+
 def etcd() -> str:
     """From KUBEBUILDER_ASSETS, PATH or the cache: the first that is new enough. Raises GridError if there is none."""
     for place in (os.environ.get("KUBEBUILDER_ASSETS", ""), *os.get_exec_path(), str(_built("etcd").parent)):
@@ -91,11 +123,16 @@ def program(name: str) -> str:
 def _built(name: str) -> Path:
     """Where hack/setup puts what it builds for this checkout. Checkouts share the cache: which of several versions was made
     last says nothing."""
-    return _cache() / "bin" / f"{_MODULES.get(name, _KUBERNETES)[2]}-{version(name)}" / name
+    place = "clients" if name in _CLIENTS else _MODULES.get(name, _KUBERNETES)[2]
+    return _cache() / "bin" / f"{place}-{version(name)}" / name
 
 
 def version(name: str) -> str:
-    """The one that is built."""
+    """The one that is built, or fetched."""
+    if name in _CLIENTS:
+        locked = re.search(r"^[^#]\S*==(\S+) ", _CLIENTS_LOCK.read_text(), re.MULTILINE)
+        assert locked is not None, f"{_CLIENTS_LOCK} names no version"
+        return locked[1]
     folder, module, _ = _MODULES.get(name, _KUBERNETES)
     required = (_HACK / folder / "go.mod").read_text()
     found = re.search(rf"^require {re.escape(module)} (\S+)$", required, re.MULTILINE)

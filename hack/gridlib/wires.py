@@ -6,7 +6,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from gridlib.host import run
-from gridlib.layout import CONTROL_PLANE, FARM, FARM_ROUTER, HIDDEN, LAPTOP, NAT, OUTSIDE, ROUTER, UNDERLAY6, Grid
+from gridlib.layout import CONTROL_PLANE, FARM, FARM_ROUTER, HIDDEN, LAPTOP, NAT, OUTSIDE, ROUTER, SERVICES, UNDERLAY6, Grid
 
 _NAT_RULES = """
 table ip nat { }
@@ -22,6 +22,17 @@ table ip nat {
     oifname "eth0" masquerade
   }
 }
+"""
+#: The API server's address as a service, for who asks for it by that: there is no kube-proxy.
+_API_RULES = f"""
+table ip api {{ }}
+delete table ip api
+table ip api {{
+  chain prerouting {{
+    type nat hook prerouting priority dstnat;
+    ip daddr {SERVICES[1]} tcp dport 443 redirect to :6443
+  }}
+}}
 """
 
 
@@ -45,12 +56,26 @@ def make(grid: Grid) -> None:
         else:
             _plug(grid, node.name, switch, "br0", f"{node.ipv4}/24", str(ROUTER))
             ip(grid.netns(node.name), "addr", "replace", f"{node.ipv6}/64", "dev", "eth0", "nodad")
+    if grid.kubernetes:
+        _cluster(grid)
     if grid.link not in links(None):
         run("ip", "link", "add", grid.link, "type", "veth", "peer", "name", "host0", "netns", grid.netns("cp"))
     run("ip", "addr", "replace", f"{grid.host_address}/30", "dev", grid.link)
     run("ip", "link", "set", grid.link, "up")
     ip(grid.netns("cp"), "addr", "replace", f"{grid.api_address}/30", "dev", "host0")
     ip(grid.netns("cp"), "link", "set", "host0", "up")
+
+
+def _cluster(grid: Grid) -> None:
+    """What pods need: a way from each node's range and back, and the API server at the address that pods know. (Pods of hidden
+    nodes reach out, through the NAT, and are not reached.)"""
+    switch, cp = grid.netns("switch"), grid.netns("cp")
+    ip(cp, "addr", "replace", f"{SERVICES[1]}/32", "dev", "lo")
+    run("ip", "netns", "exec", cp, "nft", "-f", "-", input=_API_RULES)
+    ip(switch, "route", "replace", f"{SERVICES[1]}/32", "via", str(CONTROL_PLANE))
+    for node in grid.nodes:
+        router = grid.netns("nat") if node.hidden else switch
+        ip(router, "route", "replace", str(node.pods), "via", str(node.ipv4))
 
 
 def remove(grid: Grid) -> None:

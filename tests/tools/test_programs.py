@@ -18,7 +18,16 @@ def built(cache: Path, place: str, name: str) -> Path:
     return path
 
 
-@pytest.mark.parametrize(("name", "place"), [("kubectl", "kubernetes"), ("etcd", "etcd"), ("wireguard-go", "wireguard-go")])
+@pytest.mark.parametrize(
+    ("name", "place"),
+    [
+        ("kubectl", "clients"),
+        ("kubelet", "kubernetes"),
+        ("containerd", "containerd"),
+        ("etcd", "etcd"),
+        ("wireguard-go", "wireguard-go"),
+    ],
+)
 def test_what_this_checkout_says_and_not_what_was_built_last(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str, place: str
 ) -> None:

@@ -28,6 +28,11 @@ STARTERS = {
     "programs.fusemount": "runs on nodes by itself, and leaves who holds a file system",
     "programs.guestbuild": "runs on nodes by itself, and builds the guest's system with the machine's programs",
     "programs.launch": "runs on nodes by itself, and becomes the service",
+    "programs.node.agent": "the agent's pod, and becomes the agent",
+    "programs.node.commands": "the one place of what a node's pods are",
+    "programs.node.runtime": "looks into another namespace, which is not left again",
+    "programs.node.clean": "the same",
+    "programs.node.tree": "the same, and becomes the first process there",
     "programs.packed": "runs on nodes by itself, and unpacks with zstd",
 }
 #: Who may write files by itself, and why `zos.files` is not for that.
@@ -60,6 +65,10 @@ WRITERS = {
     "programs.enclosing": "runs on nodes by itself; the kernel's settings",
     "programs.history": "runs on nodes by itself; whole or not at all",
     "programs.launch": "runs on nodes by itself; a lock is held open",
+    "programs.node.cgroup": "the kernel's settings",
+    "programs.node.daemons": "runs on nodes by itself; whole or not at all",
+    "programs.node.image": "runs on nodes by itself; into a directory that is renamed when it is whole",
+    "programs.node.tree": "runs on nodes by itself; a lock, a mount point, and what a boot forgets",
 }
 
 

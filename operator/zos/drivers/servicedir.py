@@ -28,7 +28,7 @@ from pathlib import Path, PurePosixPath
 from pydantic import TypeAdapter
 
 from zos import files
-from zos.drivers import DriverError, ownprogram
+from zos.drivers import DriverError, ownprogram, ownroot
 from zos.drivers.means import short_of_means
 from zos.drivers.s6 import MARK, Status, write
 from zos.plan.items import Service, ServiceFile
@@ -255,8 +255,8 @@ def launcher(*arguments: str) -> list[str]:
 
 def _scripts(path: Path, item: Service) -> dict[str, tuple[str, int]]:
     scripts = {
-        "run": (f"#!/bin/sh\nexec {shlex.join(launcher('start'))}\n", 0o700),
-        "finish": (f'#!/bin/sh\nexec {shlex.join(launcher("ended"))} "$@"\n', 0o700),
+        "run": (f"#!/bin/sh\nexec {shlex.join(ownroot.within(launcher('start')))}\n", 0o700),
+        "finish": (f'#!/bin/sh\nexec {shlex.join(ownroot.within(launcher("ended")))} "$@"\n', 0o700),
         "timeout-kill": (f"{item.grace * 1000}\n", 0o600),
         "timeout-finish": (f"{_FINISH_MS}\n", 0o600),
     }

@@ -9,6 +9,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+from zos.drivers import ownroot
 from zos.drivers.s6 import GRACE, MARK, ScanDirectory, status, write
 
 
@@ -51,6 +52,8 @@ class Supervisor:
             return
         if seen is not None and seen.owner != service.owner:
             write(path / MARK, _mark(service), 0o600)
+        if await asyncio.to_thread((path / "run").read_text) != _script(service):
+            write(path / "run", _script(service), 0o700)  # of an agent whose programs were elsewhere; read at the next start
         await self._directory.take_up(service.name)
 
     async def remove(self, name: str) -> None:
@@ -73,10 +76,14 @@ async def _look(path: Path) -> Supervised | None:
 
 
 def _fill(new: Path, service: Supervised) -> None:
-    exports = "".join(f"export {key}={shlex.quote(value)}\n" for key, value in service.environment)
-    write(new / "run", f"#!/bin/sh\nexec 2>&1\n{exports}exec {shlex.join(service.argv)}\n", 0o700)
+    write(new / "run", _script(service), 0o700)
     write(new / "timeout-kill", f"{GRACE * 1000}\n", 0o600)
     write(new / MARK, _mark(service), 0o600)
+
+
+def _script(service: Supervised) -> str:
+    exports = "".join(f"export {key}={shlex.quote(value)}\n" for key, value in service.environment)
+    return f"#!/bin/sh\nexec 2>&1\n{exports}exec {shlex.join(ownroot.within(service.argv))}\n"
 
 
 def _read(directory: Path) -> Supervised | None:

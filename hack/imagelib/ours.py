@@ -1,0 +1,77 @@
+"""The layers that change with our code, and what a node has besides Debian's packages and Python's."""
+
+from __future__ import annotations
+
+import hashlib
+import shutil
+from collections.abc import Sequence
+from pathlib import Path
+
+from gridlib import tools
+from gridlib.layout import GridError
+from imagelib import kept, layer, pythonpackages
+from imagelib.recipe import CHECKOUT, CODE, CONTAINERS, BuildError, cache
+from zos.programs import guestbuild
+
+_SHARE = "usr/share/zos"
+#: Sources of what a guest runs, which is in the image as it was built.
+_SOURCES = "guest"
+
+
+def wireguard() -> Path:
+    """Raises BuildError."""
+    try:
+        return Path(tools.program("wireguard-go"))
+    except GridError as error:
+        raise BuildError(str(error)) from error
+
+
+def guest() -> Path:
+    """Where the guests' kernel and initramfs are. Raises BuildError."""
+    found = guestbuild.made(cache().parent / "guest")
+    if found is None:
+        raise BuildError("no guest kernel and initramfs: run hack/setup first")
+    return found
+
+
+def built() -> layer.Layer:
+    """What we build for nodes and seldom change: WireGuard in userspace, the guests' kernel and initramfs. Raises BuildError."""
+    files: dict[str, tuple[bytes | Path, int]] = {"usr/local/bin/wireguard-go": (wireguard(), 0o755)}
+    for path in sorted(guest().iterdir()):
+        files[f"{_SHARE}/guest/{path.name}"] = (path, 0o755 if path.name == "init" else 0o644)
+    key = [
+        Path(layer.__file__).read_bytes(),
+        *(f"{name} {layer.file_digest(path)}".encode() for name, (path, _) in files.items() if isinstance(path, Path)),
+    ]
+    return kept.layer(
+        "node-programs",
+        key,
+        lambda _, at: layer.write(layer.of_files(files), at, "WireGuard, the guests' kernel and initramfs"),
+    )
+
+
+def code(work: Path, *, node: bool) -> layer.Layer:
+    """Our Python, compiled. Raises BuildError."""
+    root = work / "code"
+    ignored = shutil.ignore_patterns("__pycache__", _SOURCES)
+    shutil.copytree(CHECKOUT / "operator" / "zos", root / CODE / "zos", ignore=ignored)
+    pythonpackages.bytecode(root, CODE)
+    files: dict[str, tuple[bytes | Path, int]] = {f"{_SHARE}/LICENSE": (CHECKOUT / "LICENSE", 0o644)}
+    if node:
+        files["usr/local/bin/zos-node"] = (CONTAINERS / "zos-node", 0o755)
+    return layer.write([*layer.of_tree(root / CODE, CODE), *layer.of_files(files)], work / "code.tar.zst", "Zero-OS")
+
+
+def identity(version: str, layers: Sequence[layer.Layer]) -> str:
+    """The name of what is in these layers, by which nodes tell one version from another."""
+    digest = hashlib.sha256(" ".join(one.diff_id for one in layers).encode()).hexdigest()
+    return f"{version}-{digest[:12]}"
+
+
+def card(work: Path, identity: str, bill: bytes) -> layer.Layer:
+    """What the image says of itself."""
+    files: dict[str, tuple[bytes | Path, int]] = {
+        f"{_SHARE}/image": (f"{identity}\n".encode(), 0o644),
+        f"{_SHARE}/sbom.json": (bill, 0o644),
+    }
+    return layer.write(layer.of_files(files), work / "card.tar.zst", "what this image is")

@@ -1,0 +1,125 @@
+"""Takes a node out of use: ends what runs in its tree, and takes away what that leaves in the host's network.
+
+What lies on its disk stays, unless its erasing is asked for in so many words.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import re
+import shutil
+import signal
+import time
+from pathlib import Path
+
+from zos.programs.node import cgroup, commands, kernel, layout, tree
+from zos.programs.node.commands import CommandFailed
+from zos.programs.node.runtime import say
+
+_GONE = 20.0
+#: What drivers call links and tables in the host's network: `zos.api.names`, and `zos-fetch` of fetchers.
+_LINK = re.compile(r"[btuvwlp]-[a-z2-7]{10}(-\d+)?")
+_TABLE = re.compile(r"zos-[a-z2-7]{10}(-\d+)?|zos-[a-z]+")
+
+
+def run(*, erase: bool) -> int:
+    """Raises OSError, RuntimeError, CommandFailed where something can't be taken away."""
+    with tree.locked():
+        ended = _end_all()
+        say(f"ended: {ended} processes of guests and services")
+        _release()
+        links, tables = _links(), _tables()
+        say(f"taken away from the host's network: {len(links)} links, {len(tables)} tables")
+        if not erase:
+            say(f"disks, images and keys stay in {layout.STATE}; zos-node clean --erase-data erases them")
+            return 0
+    for path in layout.STATE.iterdir():
+        if path.is_dir() and not path.is_symlink():
+            shutil.rmtree(path)
+        else:
+            path.unlink()
+    say(f"erased: all that was in {layout.STATE}")
+    return 0
+
+
+def _end_all() -> int:
+    """Everything in the control group beside the pods', wherever it has gone since."""
+    found = _groups()
+    ended: set[int] = set()
+    deadline = time.monotonic() + _GONE
+    while members := {process for group in found for process in _members(group)}:
+        if time.monotonic() > deadline:
+            raise RuntimeError(f"processes {sorted(members)} do not end")
+        for process in members:
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(process, signal.SIGKILL)
+        ended |= members
+        time.sleep(0.05)
+    layout.FIRST.unlink(missing_ok=True)
+    return len(ended)
+
+
+def _groups() -> list[Path]:
+    """Looked up by a process of its own, which loses sight of its namespace."""
+    heard, tell = os.pipe()
+    child = os.fork()
+    if child == 0:
+        with contextlib.suppress(BaseException):
+            os.write(tell, json.dumps([str(group) for group in cgroup.beside_pods()]).encode())
+            os._exit(0)
+        os._exit(1)
+    os.close(tell)
+    with os.fdopen(heard) as pipe:
+        text = pipe.read()
+    if os.waitpid(child, 0)[1] != 0:
+        raise RuntimeError("the tree's control groups can't be told: does this run in a privileged pod with hostPID?")
+    return [Path(group) for group in json.loads(text)]
+
+
+def _members(group: Path) -> set[int]:
+    found: set[int] = set()
+    for procs in group.rglob("cgroup.procs") if group.is_dir() else ():
+        with contextlib.suppress(OSError):
+            found |= {int(line) for line in procs.read_text().split()}
+    return found
+
+
+def _release() -> None:
+    """The tree's namespace goes with its last mount."""
+    child = os.fork()
+    if child == 0:
+        code = 1
+        try:
+            kernel.leave_for("/proc/1/ns/mnt", kernel.NEWNS)
+            for place in (layout.PIN, layout.PIN.parent):
+                with contextlib.suppress(OSError):
+                    kernel.detach(place)
+            with contextlib.suppress(OSError):
+                layout.PIN.unlink()
+            code = 0
+        finally:
+            os._exit(code)
+    os.waitpid(child, 0)
+
+
+def _links() -> list[str]:
+    said = commands.run("ip", "-json", "link", "show")
+    found = [str(link["ifname"]) for link in json.loads(said) if _LINK.fullmatch(link["ifname"])]
+    for name in found:
+        with contextlib.suppress(CommandFailed):  # its other end may have taken it along
+            commands.run("ip", "link", "delete", name)
+    return found
+
+
+def _tables() -> list[tuple[str, str]]:
+    said = commands.run("nft", "-j", "list", "tables")
+    found = [
+        (entry["table"]["family"], entry["table"]["name"])
+        for entry in json.loads(said)["nftables"]
+        if "table" in entry and _TABLE.fullmatch(entry["table"]["name"])
+    ]
+    for family, name in found:
+        commands.run("nft", "delete", "table", family, name)
+    return found

@@ -1,0 +1,119 @@
+"""The runtime's pod: brings the node's tree up, keeps its first process running, and shows what its daemons say.
+
+It holds nothing itself: when it ends, everything goes on; the next one finds the tree and takes it over.
+"""
+
+from __future__ import annotations
+
+import os
+import socket
+import sys
+import time
+
+from zos.programs.node import commands, daemons, image, layout, preflight, tree
+from zos.programs.node.waiting import Waiting
+
+#: Seconds in which libvirtd answers after its start.
+_PATIENCE = 60.0
+_AGAIN = 1.0
+
+
+def run() -> int:
+    """Until SIGTERM. Raises OSError, RuntimeError, CommandFailed where the node can't be used."""
+    waiting = Waiting()
+    if not preflight.passed():
+        return 1
+    identity = layout.image_id()
+    layout.RUNTIME.mkdir(parents=True, exist_ok=True, mode=0o755)
+    with tree.locked():
+        if image.install(identity):
+            say(f"image {identity} is on the node's disk now")
+        first = bring_up(identity)
+        if gone := tree.drop_roots({identity}):
+            image.remove(gone)
+            say(f"taken away, as nobody runs from them: {', '.join(gone)}")
+    await_libvirtd()
+    say(f"ready; what the daemons say follows, and lies in {layout.LOGS} on the node")
+    shown = commands.show([layout.LOGS / name / "current" for name in (daemons.VIRTLOGD, daemons.LIBVIRTD)])
+    try:
+        while not waiting.told:
+            if not waiting.until_one_ends(first):
+                continue
+            say("the first process of the node's tree has ended: starting it again")
+            time.sleep(_AGAIN)
+            with tree.locked():
+                first = bring_up(identity)
+    finally:
+        shown.terminate()
+    say("this pod ends; guests, services and daemons go on")
+    return 0
+
+
+def bring_up(identity: str) -> int:
+    """The tree with its daemons, from this image; gives the number of its first process. Whoever calls holds the lock. Raises
+    RuntimeError."""
+    if tree.pin() is None:
+        tree.make(identity)
+        say("the node's tree is made")
+    tree.add_root(identity)
+    first = tree.first_process()
+    if first is None:
+        first = tree.start(identity)
+        say(f"its first process runs: {first}")
+    changed, tell = os.pipe()
+
+    def supervise() -> None:
+        os.write(tell, b"1" if daemons.supervise(identity) else b"0")
+
+    child = tree.within(identity, supervise)
+    os.close(tell)
+    answer = os.read(changed, 1)
+    os.close(changed)
+    os.waitpid(child, 0)
+    if not answer:
+        raise RuntimeError("the node's daemons could not be set up; see above")
+    if answer == b"1":
+        say("libvirtd is of another image: it is started anew from this one, guests go on")
+        os.waitpid(tree.within(identity, daemons.restart_libvirtd), 0)
+    return first
+
+
+def await_libvirtd() -> None:
+    """Raises RuntimeError."""
+    deadline = time.monotonic() + _PATIENCE
+    while not answers():
+        if time.monotonic() > deadline:
+            raise RuntimeError(f"libvirtd does not answer: see {layout.LOGS}/{daemons.LIBVIRTD}/current on the node")
+        time.sleep(0.1)
+
+
+def answers() -> bool:
+    """Whether the first process runs, and libvirtd takes calls."""
+    if tree.first_process() is None or tree.pin() is None:
+        return False
+
+    def call() -> None:
+        tree.enter()
+        with socket.socket(socket.AF_UNIX) as connection:
+            connection.settimeout(5)
+            connection.connect(str(layout.LIBVIRT_SOCKET))
+
+    child = os.fork()
+    if child == 0:
+        code = 1
+        try:
+            call()
+            code = 0
+        finally:
+            os._exit(code)
+    return os.waitpid(child, 0)[1] == 0
+
+
+def say(text: str) -> None:
+    print(text, flush=True)
+
+
+def failed(error: Exception) -> int:
+    """Says why; the text is also what ``kubectl describe pod`` shows of the container's end."""
+    print(f"zos-node: {error}", file=sys.stderr, flush=True)
+    return 1

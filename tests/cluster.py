@@ -1,0 +1,92 @@
+"""A minigrid whose nodes have kubelets, as tests use it."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from gridlib.kubelet import KubeletHost
+from gridlib.layout import load
+from gridlib.tools import KubeletTools
+from harness import Grid, until
+
+PAUSE = "localhost/pause:1"
+
+
+@dataclass
+class Cluster(Grid):
+    def kubelet_host(self, node: str) -> KubeletHost:
+        grid = load(self.name)
+        assert grid is not None
+        return KubeletHost(grid, next(known for known in grid.nodes if known.name == node), KubeletTools.find())
+
+    def pods(self, namespace: str, labels: str = "") -> dict[str, dict[str, Any]]:
+        """Node → its pod, of those that are not on their way out."""
+        found = self.ask(f"/api/v1/namespaces/{namespace}/pods?labelSelector={labels}") or {"items": []}
+        return {pod["spec"].get("nodeName", ""): pod for pod in found["items"] if "deletionTimestamp" not in pod["metadata"]}
+
+    def node_ready(self, name: str) -> str:
+        """What the Ready condition of a Node says: True, False or Unknown."""
+        node = self.ask(f"/api/v1/nodes/{name}") or {}
+        found = [c["status"] for c in node.get("status", {}).get("conditions", []) if c["type"] == "Ready"]
+        return found[0] if found else "Unknown"
+
+    def service_returns(self, host: str, service: str, old: int, seconds: float = 20) -> int:
+        """Waits until another process than ``old`` is supervised; gives it."""
+        return until(
+            lambda: (pid := self.service_pid(host, service)) > 0 and pid != old and pid, seconds, f"{service} on {host}"
+        )
+
+    def run_everywhere(self, namespace: str, name: str, **container: Any) -> None:
+        """A DaemonSet of one container that sees its node's processes and may do everything; waits until it runs."""
+        body = {
+            "apiVersion": "apps/v1",
+            "kind": "DaemonSet",
+            "metadata": {"name": name},
+            "spec": {
+                "selector": {"matchLabels": {"app": name}},
+                "template": {
+                    "metadata": {"labels": {"app": name}},
+                    "spec": {
+                        "hostPID": True,
+                        "terminationGracePeriodSeconds": 1,
+                        "containers": [
+                            {
+                                "name": "main",
+                                "image": PAUSE,
+                                "imagePullPolicy": "Never",
+                                "securityContext": {"privileged": True},
+                                **container,
+                            }
+                        ],
+                    },
+                },
+            },
+        }
+        self.kubectl("apply", "-n", namespace, "-f", "-", input=json.dumps(body))
+        self.kubectl("rollout", "status", f"daemonset/{name}", "-n", namespace, "--timeout=60s")
+
+    def describe(self) -> str:
+        """Nodes, pods and events; then what a grid shows."""
+        lines = [
+            self.kubectl("get", "nodes,pods", "-A", "-o", "wide", check=False),
+            self.kubectl("get", "events", "-A", "--sort-by=.lastTimestamp", check=False)[-4000:],
+        ]
+        for log in sorted(self.root.glob("hosts/*/log/kubelet/current")):
+            complaints = [line[:400] for line in log.read_text(errors="replace").splitlines() if " E1" in line or " E0" in line]
+            lines += [f"--- {log.parent.parent.parent.name} kubelet", *complaints[-6:]]
+        return "\n".join([*lines, super().describe()])[-30000:]
+
+    def left(self) -> list[str]:
+        """What there still is of it on this machine, in words."""
+        groups = [
+            str(path) for pattern in ("*", "*/*") for path in Path("/sys/fs/cgroup").glob(pattern) if self._mine(path.name)
+        ]
+        namespaces = [str(path) for path in Path("/run/netns").glob("*") if self._mine(path.name)]
+        mounts = [line for line in Path("/proc/self/mountinfo").read_text().splitlines() if f"/{self.name}/" in line]
+        return groups + namespaces + mounts + ([str(self.root)] if self.root.exists() else [])
+
+    def _mine(self, name: str) -> bool:
+        return name.startswith(f"mg-{self.name}-")

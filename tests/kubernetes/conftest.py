@@ -1,0 +1,52 @@
+"""One minigrid with kubelets for the tests on Kubernetes, made by the same program that users run."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Generator, Iterator
+
+import pytest
+
+from cluster import Cluster
+from harness import until
+
+
+def pytest_configure() -> None:
+    """Grids of a run that was killed are taken away by the next one."""
+    os.environ["ZOS_MINIGRID_OWNER"] = str(os.getpid())
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_makereport(
+    item: pytest.Item, call: pytest.CallInfo[None]
+) -> Generator[None, pytest.TestReport, pytest.TestReport]:
+    """A failure shows how the cluster stood."""
+    report = yield
+    cluster = getattr(item, "funcargs", {}).get("cluster")
+    if report.failed and isinstance(cluster, Cluster):
+        report.sections.append(("the cluster", cluster.describe()))
+    return report
+
+
+@pytest.fixture(scope="session")
+def cluster() -> Iterator[Cluster]:
+    """Two nodes, without the product. ZOS_KUBERNETES_GRID names one that stays up between runs."""
+    keep = os.environ.get("ZOS_KUBERNETES_GRID")
+    made = Cluster(keep or f"k{os.getpid() % 100000}")
+    try:
+        made.minigrid("up", "--kubernetes", "--nodes", "2", "--hidden", "0", *(["--owner", "0"] if keep else []))
+        yield made
+    finally:
+        if not keep:
+            made.minigrid("down")
+            assert not made.left()
+
+
+@pytest.fixture
+def namespace(cluster: Cluster, request: pytest.FixtureRequest) -> Iterator[str]:
+    """A namespace of the test's own; what is in it goes with it."""
+    name = "t-" + "".join(c if c.isalnum() else "-" for c in request.node.name.lower())[:50].strip("-")
+    until(lambda: cluster.kubectl("create", "namespace", name), 60)
+    until(lambda: cluster.ask(f"/api/v1/namespaces/{name}/serviceaccounts/default"), 30)
+    yield name
+    cluster.kubectl("delete", "namespace", name, "--wait=false")

@@ -1,0 +1,131 @@
+"""What a node's pods bring up outlives them, and is taken over by the next ones; whatever of it ends comes back."""
+
+from __future__ import annotations
+
+import signal
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from podnode import Pod, PodNode, soon
+
+_PIN = "/run/zos/tree/mnt"
+
+
+@pytest.fixture
+def host(tmp_path: Path) -> Iterator[PodNode]:
+    host = PodNode(tmp_path)
+    try:
+        host.image("v1")
+        yield host
+    finally:
+        host.close()
+
+
+@pytest.fixture
+def runtime(host: PodNode) -> Iterator[Pod]:
+    pod = host.pod("v1", "runtime")
+    pod.until("ready;")
+    yield pod
+    pod.kill()
+
+
+def test_what_it_brought_up_outlives_a_pod(host: PodNode, runtime: Pod) -> None:
+    before = host.running()
+    assert {name: image for name, (_, image) in before.items()} == dict.fromkeys(
+        ("s6-svscan", "s6-supervise", "s6-log", "virtlogd", "libvirtd"), "v1"
+    )
+    assert host.say("v1", "ready")[0] == 0
+    runtime.kill()
+    assert host.running() == before
+    after = host.pod("v1", "runtime")
+    try:
+        assert "started" not in after.until("ready;")
+        assert host.running() == before
+        after.signal(signal.SIGTERM)
+        assert after.ended() == 0
+    finally:
+        after.kill()
+    assert host.running() == before
+
+
+def test_another_image_takes_over_what_costs_nobody_anything(host: PodNode, runtime: Pod) -> None:
+    before = host.running()
+    host.image("v2")
+    host.image("unused")
+    runtime.signal(signal.SIGTERM)
+    assert runtime.ended() == 0
+    after = host.pod("v2", "runtime")
+    try:
+        said = after.until("ready;")
+    finally:
+        after.kill()
+    now = host.running()
+    assert now["libvirtd"][1] == "v2"
+    assert now["libvirtd"][0] != before["libvirtd"][0]
+    assert now["virtlogd"] == before["virtlogd"]
+    assert now["s6-svscan"] == before["s6-svscan"]
+    assert "unused" in said
+    assert not (host.state / "runtime/unused/complete").exists()
+    assert (host.state / "runtime/v1/complete").exists(), "somebody runs from it"
+
+
+@pytest.mark.parametrize("victim", ["s6-svscan", "libvirtd", "virtlogd"])
+def test_what_was_killed_comes_back(host: PodNode, runtime: Pod, victim: str) -> None:
+    killed = host.running()[victim][0]
+    host.kill(killed)
+    soon(lambda: host.running().get(victim, (killed, ""))[0] != killed)
+    soon(lambda: host.say("v1", "ready")[0] == 0)
+
+
+def test_an_agent_waits_for_the_runtime_and_runs_beside_it(host: PodNode) -> None:
+    agent = host.pod("v1", "agent", "--", "--help")
+    agent.until("waiting for the node's runtime")
+    runtime = host.pod("v1", "runtime")
+    try:
+        said = agent.until("--service-dir")
+        assert "usage: zos-agent" in said
+        assert agent.ended() == 0
+    finally:
+        runtime.kill()
+        agent.kill()
+
+
+def test_an_agent_tells_how_it_ended(host: PodNode, runtime: Pod) -> None:
+    code, said = host.say("v1", "agent", "--", "--node", "n1", "--accelerator", "none")
+    assert code == 2
+    assert "invalid choice: 'none'" in said
+
+
+def test_a_node_is_cleaned(host: PodNode, runtime: Pod) -> None:
+    runtime.signal(signal.SIGTERM)
+    assert runtime.ended() == 0
+    (host.state / "disks").mkdir()
+    host.run("ip", "link", "add", "u-abcdefghij", "type", "bridge")
+    host.run("ip", "link", "add", "keep0", "type", "bridge")
+    host.run("nft", "add table inet zos-fetch; add table inet others")
+    code, said = host.say("v1", "clean")
+    assert code == 0, said
+    assert host.running() == {}
+    assert "u-abcdefghij" not in host.run("ip", "link")
+    assert "keep0" in host.run("ip", "link")
+    assert host.run("nft", "list", "tables").split() == ["table", "inet", "others"]
+    assert host.run("sh", "-c", f"grep -c {_PIN} /proc/1/mountinfo || true").strip() == "0"
+    assert (host.state / "disks").is_dir(), "nobody asked for that"
+    again = host.pod("v1", "runtime")
+    try:
+        again.until("ready;")
+    finally:
+        again.kill()
+    assert set(host.running()) >= {"s6-svscan", "libvirtd"}
+
+
+def test_it_says_what_a_node_lacks(host: PodNode) -> None:
+    host.run("mount", "-t", "tmpfs", "tmpfs", "/dev/net")
+    code, said = host.say("v1", "preflight")
+    assert code == 1
+    assert "NOT MET: /dev/net/tun is missing" in said
+    assert "load the module tun at boot" in said
+    assert host.say("v1", "runtime")[0] == 1
+    assert host.running() == {}
