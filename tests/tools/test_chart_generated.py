@@ -18,6 +18,7 @@ from zos.agent.settings import parse as agent_settings
 from zos.api.meta import parse_quantity
 from zos.controller import __main__ as controller
 from zos.manifests import chart
+from zos.programs.node.agent import reached
 
 CHART = Path(__file__).parent.parent.parent / "charts/zos"
 GOLDEN = Path(__file__).parent.parent / "golden/chart"
@@ -114,7 +115,7 @@ def agents(case: str) -> list[Settings]:
     names = {"$(NODE_NAME)": "n1", "$(HOST_IP)": "192.0.2.1"}
     for short, long in names.items():
         told = [[word.replace(short, long) for word in words] for words in told]
-    return [agent_settings(words, {}) for words in told]
+    return [agent_settings(reached(words, "/proc/7/root"), {}) for words in told]
 
 
 def test_an_agent_that_nothing_is_said_to_is_as_it_is_by_itself() -> None:
@@ -129,7 +130,7 @@ def test_an_agent_takes_all_that_it_is_told() -> None:
     assert (found.accelerator, found.log_level) == (told["accelerator"], told["logLevel"])
     assert (found.heartbeat, found.lease, found.start_parallel) == (told["heartbeat"], told["lease"], told["startParallel"])
     assert list(found.insecure_registries) == told["insecureRegistries"]
-    assert found.registry_auth is not None
+    assert found.registry_auth == Path("/proc/7/root/etc/zos/registry-auth/.dockerconfigjson")
     assert [str(path) for path in found.image_dir] == told["imageDirs"]
     assert [str(network) for network in found.image_network] == told["imageNetworks"]
     assert list(found.egress_deny) == told["egressDeny"]
