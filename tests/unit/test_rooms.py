@@ -30,8 +30,7 @@ STARTERS = {
     "programs.launch": "runs on nodes by itself, and becomes the service",
     "programs.node.agent": "the agent's pod, and becomes the agent",
     "programs.node.commands": "the one place of what a node's pods are",
-    "programs.node.runtime": "looks into another namespace, which is not left again",
-    "programs.node.clean": "the same",
+    "programs.node.clean": "looks into another namespace, which is not left again",
     "programs.node.tree": "the same, and becomes the first process there",
     "programs.packed": "runs on nodes by itself, and unpacks with zstd",
 }

@@ -143,7 +143,7 @@ def add_root(identity: str) -> None:
     def add() -> None:
         enter()
         root = layout.ROOTS / identity
-        if os.path.ismount(root / "var/lib/zos"):  # the last that is mounted
+        if os.path.ismount(root / "proc"):  # the last that is mounted; of another device than the rest, or it could not be told
             return
         with contextlib.suppress(OSError):
             kernel.detach(root)
@@ -155,9 +155,9 @@ def add_root(identity: str) -> None:
             kept = Path("/state") / layout.LIBVIRT.relative_to(layout.STATE) / name
             kept.mkdir(parents=True, exist_ok=True)
             kernel.bind(kept, f"{root}{place}")
-        for name in ("proc", "sys", "dev", "run", "tmp"):
-            kernel.bind(f"/{name}", root / name)
         kernel.bind("/state", root / "var/lib/zos")
+        for name in ("sys", "dev", "run", "tmp", "proc"):
+            kernel.bind(f"/{name}", root / name)
 
     _finish(_start(add), f"{layout.ROOTS / identity} could not be made in the node's tree")
 
