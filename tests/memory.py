@@ -16,13 +16,14 @@ from typing import Any
 from kubernetes.aio.client import Configuration
 from pydantic import ValidationError
 
-from zos.api.core import CustomResourceDefinition, Lease, Namespace, Secret
+from zos.api.core import CustomResourceDefinition, Lease, Namespace, Node, Secret
 from zos.api.meta import Key, Object
 from zos.kinds.registry import KINDS
 from zos.kube.client import Access, Client, Raw, Unavailable, _error
 
 _MODELS = {
-    (model.API_VERSION, model.PLURAL): model for model in (*KINDS.models, CustomResourceDefinition, Lease, Namespace, Secret)
+    (model.API_VERSION, model.PLURAL): model
+    for model in (*KINDS.models, CustomResourceDefinition, Lease, Namespace, Node, Secret)
 }
 #: What a refusal is called, by HTTP status.
 _REASONS = {403: "Forbidden", 404: "NotFound", 409: "Conflict", 422: "Invalid"}

@@ -33,6 +33,7 @@ from zos.kinds.registry import KINDS
 from zos.kinds.zmachine.part import MachineState
 from zos.kinds.zmount.part import MountState
 from zos.kube.client import Access, ApiError, Client
+from zos.manifests.rbac import controller_objects
 from zos.plan.items import Disk, Domain, Image
 
 
@@ -63,7 +64,11 @@ class Grid:
         """The GridNode and what the controller makes for it."""
         body = {"apiVersion": "zos.grid.tf/v1alpha1", "kind": "GridNode", "metadata": {"name": self.name}, "spec": {}}
         await self.admin.create(GridNode, "", body)
-        manifests = {"apiVersion": "v1", "kind": "List", "items": list(agent_objects(self.name, self.namespace))}
+        manifests = {
+            "apiVersion": "v1",
+            "kind": "List",
+            "items": [*controller_objects(), *agent_objects(self.name, self.namespace)],
+        }
         await asyncio.to_thread(self.server.kubectl, "apply", "-f", "-", stdin=json.dumps(manifests))
         token = await asyncio.to_thread(self.server.kubectl, "create", "token", "agent", "-n", self.namespace)
         config = json.loads(Path(self.server.kubeconfig).read_text())

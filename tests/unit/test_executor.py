@@ -15,13 +15,14 @@ from fixpoint import resolve, settle
 from zos.api.contract import Claim, Contract
 from zos.api.core import Secret
 from zos.api.meta import Key, Meta, Object
+from zos.api.names import OWNER_UID
 from zos.api.network import Network
 from zos.api.nodeworkload import NodeWorkload
 from zos.api.publicip import PublicIP
 from zos.api.zmount import ZMount
 from zos.controller.executor import Executor
 from zos.controller.ledger import Ledger
-from zos.controller.writing import OWNER_UID, Exchange
+from zos.controller.writing import Exchange
 from zos.kinds.registry import KINDS
 from zos.kube.client import Raw
 from zos.world.store import World

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import os
 import signal
 import sys
 import time
@@ -21,12 +22,14 @@ from zos.agent.metrics import Metrics
 from zos.agent.servicemetrics import ServiceMetrics
 from zos.agent.settings import Settings, parse
 from zos.agent.usage import Usage
+from zos.api import names
 from zos.drivers.keyring import Keyring
 from zos.drivers.means import raise_descriptors, raise_inotify
 from zos.kinds.kind import Kinds
 from zos.kinds.registry import KINDS
 from zos.kube.client import Access, Client
 from zos.kube.log import configure
+from zos.kube.nodetoken import NodeAccess
 from zos.kube.serving import serve
 
 log = logging.getLogger("zos.agent")
@@ -54,7 +57,7 @@ async def _run(settings: Settings, kinds: Kinds) -> None:
             error,
         )
     metrics = Metrics()
-    access = await Access.load(settings.kubeconfig)
+    access = await _access(settings)
     client = Client(
         access,
         wrote=lambda kind, verb, code: metrics.api_writes.labels(kind, verb, str(code)).inc(),
@@ -89,7 +92,8 @@ async def _run(settings: Settings, kinds: Kinds) -> None:
             async def scrape() -> None:
                 await asyncio.gather(services.scrape(), disks.scrape(), guests.scrape())
 
-            server, _ = await serve(settings.metrics, agent.unhealthy, metrics.registry, scrape)
+            lacking = access.lacking if isinstance(access, NodeAccess) else lambda: None
+            server, _ = await serve(settings.metrics, agent.unhealthy, metrics.registry, scrape, lacking)
         await agent.run()
     finally:
         looks.cancel()
@@ -97,6 +101,14 @@ async def _run(settings: Settings, kinds: Kinds) -> None:
             await server.cleanup()
         await client.close()
         log.info("agent stops; services and guests go on")
+
+
+async def _access(settings: Settings) -> Access:
+    """Raises OSError where there is no way to the API server."""
+    if settings.service_account is None:
+        return await Access.load(settings.kubeconfig)
+    namespace = names.node_namespace(settings.node)
+    return NodeAccess.of_pod(settings.service_account, namespace, settings.node, os.environ, time.monotonic)
 
 
 async def _until_told(settings: Settings, kinds: Kinds) -> int:

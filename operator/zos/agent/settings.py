@@ -24,6 +24,7 @@ class Settings:
 
     node: str
     kubeconfig: str | None = None
+    service_account: Path | None = None
     state: Path = Path("/var/lib/zos")
     run: Path = Path("/run/zos")
     service_dir: Path = Path("/run/service")
@@ -89,6 +90,13 @@ def parse(argv: Sequence[str], environment: Mapping[str, str] = os.environ) -> S
     defaults = Settings(node="")
     option("--node", required=True, help="name of this node's GridNode")
     option("--kubeconfig", default=None, help="default: the pod's service account")
+    option(
+        "--service-account",
+        type=_directory,
+        default=None,
+        metavar="DIR",
+        help="token and ca.crt of a pod that may ask for the token of this node's own account: that one is used, an hour each",
+    )
     option("--state", type=Path, default=defaults.state, help="what must survive a reboot: keys, images, disks")
     option("--run", type=Path, default=defaults.run, help="what a reboot may lose")
     option("--service-dir", type=Path, default=defaults.service_dir, help="scan directory of the node's s6-svscan")

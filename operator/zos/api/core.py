@@ -67,6 +67,15 @@ class Namespace(Object):
     NAMESPACED: ClassVar[bool] = False
 
 
+class Node(Object):
+    """v1/Node: a machine of the cluster. A label says whether it is one of the grid, an annotation where it is reached."""
+
+    KIND: ClassVar[str] = "Node"
+    PLURAL: ClassVar[str] = "nodes"
+    API_VERSION: ClassVar[str] = "v1"
+    NAMESPACED: ClassVar[bool] = False
+
+
 class LeaseSpec(Model):
     """Times are RFC 3339 with microseconds."""
 

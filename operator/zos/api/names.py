@@ -11,12 +11,32 @@ from zos.api.meta import GROUP
 #: The controller's ServiceAccount, role and Lease, and their namespace.
 CONTROLLER = "zos-controller"
 CONTROLLER_NAMESPACE = "zos-system"
-#: Name of the agent's ServiceAccount, Role and Lease in its node's namespace.
+#: Name of the agent's ServiceAccount and Lease in its node's namespace.
 AGENT = "agent"
+#: What an agent may do in its node's namespace: a ClusterRole that is bound in each.
+AGENT_ROLE = "zos-agent"
+#: ServiceAccount of the agents' pods, in the controller's namespace: it may ask for the token of its node's agent, and no more.
+NODE_ACCOUNT = "zos-node"
+#: That it may: a ClusterRole that is bound in each node's namespace.
+TOKEN_ROLE = "zos-node-token"
+#: Seconds that such a token lasts, at most.
+TOKEN_SECONDS = 3600
+#: ServiceAccount of the pods that start what outlives them. It has no rights.
+RUNTIME_ACCOUNT = "zos-runtime"
 #: What every node's namespace begins with, those with derived names too.
 NODE_PREFIX = "zos-node-"
 #: On what the controller makes for a node. It deletes no namespace and no role without it.
 NODE_NAMESPACE = f"{GROUP}/node-namespace"
+#: Annotation of a node's namespace: the node's name, whatever the namespace is called.
+NODE = f"{GROUP}/node"
+#: The label with the uid of the user's object that something was made for.
+OWNER_UID = f"{GROUP}/owner-uid"
+#: Who made something, as Kubernetes' recommended labels have it.
+MANAGED_BY = "app.kubernetes.io/managed-by"
+#: Label of a Kubernetes Node that is to be a node of the grid. NodeRestriction keeps kubelets from setting it.
+MEMBER = f"{GROUP}.node-restriction.kubernetes.io/node"
+#: Annotation of such a Node: where others reach it, like ``198.51.100.7`` or ``198.51.100.7,2001:db8::7``.
+ENDPOINT = f"{GROUP}/endpoint"
 
 
 def ident(uid: str, length: int = 10) -> str:
@@ -31,11 +51,13 @@ def readable(prefix: str, identity: str, limit: int = 63) -> str:
 
 
 def node_namespace(node: str) -> str:
-    """``zos-node-<node>``; derived where the node's name has dots or is too long for a label."""
+    """``zos-node-<node>``; where the node's name has dots or is too long for a label, ``zos-node--<derived>``. No name begins
+    with a dash, so that no node's plain namespace is another's derived one."""
     plain = f"{NODE_PREFIX}{node}"
     if len(plain) <= 63 and re.fullmatch(r"[a-z0-9]([-a-z0-9]*[a-z0-9])?", node):
         return plain
-    return readable(plain, node)
+    prefix = f"{NODE_PREFIX}-"
+    return prefix + readable(node, node, 63 - len(prefix))
 
 
 def hostname(machine: str) -> str:

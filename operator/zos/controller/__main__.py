@@ -5,11 +5,15 @@ from __future__ import annotations
 import argparse
 import asyncio
 import os
+import re
 import signal
 import socket
+from collections.abc import Callable
 
+from zos.api.text import REFERENCE
 from zos.controller.garbage import Garbage
 from zos.controller.main import Controller, ControllerSettings, run
+from zos.kinds.gridnode.joining import Membership
 from zos.kinds.kind import Kinds
 from zos.kinds.registry import KINDS
 from zos.kube import log
@@ -19,9 +23,10 @@ from zos.kube.serving import serve
 def parse() -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="zos-controller", description="Resolves Zero-OS workloads for the nodes of a grid.")
 
-    def setting(name: str, default: str, help: str) -> None:
+    def setting(name: str, default: str, help: str, type: Callable[[str], str] = str) -> None:
         variable = "ZOS_" + name.upper().replace("-", "_")
-        parser.add_argument(f"--{name}", default=os.environ.get(variable, default), help=f"{help} [${variable}]")
+        value = os.environ.get(variable, default)
+        parser.add_argument(f"--{name}", default=value, type=type, help=f"{help} [${variable}]")
 
     setting("kubeconfig", "", "how to reach the API server; empty: as a pod does")
     setting("identity", f"{socket.gethostname()}-{os.getpid()}", "this process among its peers")
@@ -29,7 +34,21 @@ def parse() -> argparse.Namespace:
     setting("log-level", "INFO", "DEBUG, INFO, WARNING or ERROR")
     setting("resync", "300", "seconds between full resyncs")
     setting("workers", "1000", "resolutions carried out at once")
+    setting("farm", "", "Farm of the Kubernetes Nodes that join by themselves; empty: of none", _farm)
+    setting("public-interface", "", "their bridge or NIC on the farm's public segment, like br0; empty: none", _interface)
     return parser.parse_args()
+
+
+def _farm(text: str) -> str:
+    if text and not (len(text) <= 253 and re.fullmatch(REFERENCE, text)):
+        raise argparse.ArgumentTypeError(f"{text!r} is no name of a Farm: lower-case letters, digits, '-' and '.'")
+    return text
+
+
+def _interface(text: str) -> str:
+    if text and (text in (".", "..") or not re.fullmatch(r"[^/\s]{1,15}", text)):
+        raise argparse.ArgumentTypeError(f"{text!r} is no name of an interface: 1 to 15 characters, without / and blanks")
+    return text
 
 
 async def main(kinds: Kinds = KINDS) -> None:
@@ -44,6 +63,7 @@ async def main(kinds: Kinds = KINDS) -> None:
         identity=arguments.identity,
         workers=int(arguments.workers),
         resync=float(arguments.resync),
+        membership=Membership(arguments.farm or None, arguments.public_interface or None),
     )
     controllers: list[Controller] = []
     runner, _ = await serve(arguments.metrics, lambda: controllers[0].unhealthy() if controllers else "starting")

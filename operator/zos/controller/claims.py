@@ -6,8 +6,9 @@ from typing import Any
 
 from zos.api.contract import Claim, ClaimHolder, ClaimSpec
 from zos.api.meta import API_VERSION, Meta, Object
+from zos.api.names import OWNER_UID
 from zos.controller.ledger import Lost
-from zos.controller.writing import OWNER_UID, Exchange
+from zos.controller.writing import Exchange
 from zos.kube.client import Conflict
 from zos.world.resolution import ClaimWanted
 

@@ -87,6 +87,11 @@ class Reporter:
         return _event(obj, type, verdict.reason, verdict.message or "ready again", once, self._name)
 
 
+def warning(obj: Object, reason: Reason, message: str, once: str, reporter: str) -> Raw:
+    """A core/v1 Event about what is no object of the grid, and has no conditions to say it."""
+    return _event(obj, "Warning", reason, message, once, reporter)
+
+
 def _event(obj: Object, type: str, reason: Reason, message: str, once: str, reporter: str) -> Raw:
     namespace = obj.namespace or "default"
     time = now()

@@ -16,10 +16,11 @@ from zos.api.contract import Claim, ClaimHolder
 from zos.api.core import CustomResourceDefinition, Namespace
 from zos.api.gridnode import GridNode
 from zos.api.meta import ABANDON, AGENT_FINALIZER, API_VERSION, GROUP, DeletionPolicy, Object, Reason
+from zos.api.names import OWNER_UID
 from zos.api.nodeworkload import NodeWorkload, Owner
 from zos.controller.applying import remove
 from zos.controller.ledger import Lost
-from zos.controller.writing import MANAGER, OWNER_UID, Exchange, finalizers
+from zos.controller.writing import MANAGER, Exchange, finalizers
 from zos.kinds.kind import Kinds
 from zos.kube.client import NotFound, Raw, path_of
 from zos.world.heartbeat import Heartbeat

@@ -13,15 +13,17 @@ from typing import Any
 
 from prometheus_client import REGISTRY
 
-from zos.api.core import HEARTBEAT, Lease, Namespace, Secret
+from zos.api.core import HEARTBEAT, Lease, Namespace, Node, Secret
+from zos.api.gridnode import GridNode
 from zos.api.meta import Key, Object
-from zos.api.names import CONTROLLER, CONTROLLER_NAMESPACE
+from zos.api.names import CONTROLLER, CONTROLLER_NAMESPACE, MEMBER
 from zos.controller import metrics
 from zos.controller.executor import Executor
 from zos.controller.garbage import Garbage
 from zos.controller.health import Health
 from zos.controller.heartbeats import Heartbeats
 from zos.controller.intake import Intake
+from zos.controller.joining import Joining
 from zos.controller.ledger import Ledger
 from zos.controller.models import Models, problem
 from zos.controller.resolving import Resolver
@@ -29,6 +31,7 @@ from zos.controller.resync import resyncs
 from zos.controller.secretcache import SecretCache
 from zos.controller.work import Work
 from zos.controller.writing import Exchange
+from zos.kinds.gridnode.joining import Membership
 from zos.kinds.kind import Kinds
 from zos.kinds.registry import KINDS
 from zos.kube.client import Access, Client, Raw
@@ -36,6 +39,7 @@ from zos.kube.election import Election, Times
 from zos.kube.informer import Informer
 from zos.kube.queue import Queue
 from zos.kube.watches import Watched
+from zos.world.objects import Indexes
 from zos.world.store import World
 
 log = logging.getLogger("zos.controller")
@@ -47,7 +51,8 @@ _LEASE_ECHO = 5.0
 @dataclass(frozen=True)
 class ControllerSettings:
     """``workers``: resolutions carried out at once; many, because most of the time they wait for writes that come together in
-    one. ``resync`` in seconds. ``lease``: by which those that share it decide who leads."""
+    one. ``resync`` in seconds. ``lease``: by which those that share it decide who leads. ``membership``: what Kubernetes Nodes
+    that join by themselves are given."""
 
     kubeconfig: str | None
     identity: str
@@ -55,6 +60,7 @@ class ControllerSettings:
     resync: float = 300.0
     lease: str = CONTROLLER
     election: Times = field(default_factory=Times)
+    membership: Membership = field(default_factory=Membership)
 
 
 def watched(kinds: Kinds) -> tuple[Watched, ...]:
@@ -65,6 +71,7 @@ def watched(kinds: Kinds) -> tuple[Watched, ...]:
         Watched(Secret, metadata=True),
         Watched(Namespace, metadata=True),
         Watched(Lease, labels=HEARTBEAT),
+        Watched(Node, labels=f"{MEMBER}=true", metadata=True, probe=True),  # nothing else waits for it
     )
 
 
@@ -75,11 +82,10 @@ class Controller:
         self._observers: list[Callable[[str, str, int], None]] = []
         self._client = Client(access, wrote=self._wrote, may_write=lambda: self._election.leads)
         self._own_client = self._client.beside()
-        self.world = World(kinds.indexes(), on_demand=[Secret.KIND])
-        self._queue = Queue(
-            time.monotonic, lambda: random.uniform(0.8, 1.2), lambda key: kinds[key.kind].rest, Garbage().collect
-        )
+        self.world = World([*kinds.indexes(), Indexes(Node)], on_demand=[Secret.KIND])
+        self._queue = Queue(time.monotonic, _jitter, lambda key: kinds[key.kind].rest, Garbage().collect)
         exchange = Exchange(self._client, self.world, self._absorb, self._changed, self._queue.add)
+        self._joining = Joining(exchange, settings.membership, time.monotonic, _jitter)
         secrets = SecretCache(self._client, self.world, self._changed, problem)
         ledger = Ledger(exchange, time.monotonic)
         self._executor = Executor(exchange, kinds, ledger, secrets.owned, time.monotonic)
@@ -163,7 +169,7 @@ class Controller:
     def resync(self) -> None:
         """Everything is resolved once more."""
         for key in self._keys():
-            self._queue.add(key)
+            self._look_at(key)
 
     async def _lead(self) -> None:
         await self._election.win()
@@ -179,11 +185,18 @@ class Controller:
         log.info("everything listed", extra={"objects": self.world.counts()})
         self._heartbeats.judge()  # or every node would count as never heard of for a moment
         self.resync()
-        resyncing = resyncs(self._keys, self._queue.add, self._settings.resync)
-        await _first([self._heartbeats.watch(), resyncing, *(self._work.run() for _ in range(self._settings.workers))])
+        resyncing = resyncs(self._keys, self._look_at, self._settings.resync)
+        workers = (self._work.run() for _ in range(self._settings.workers))
+        await _first([self._heartbeats.watch(), resyncing, self._joining.run(), *workers])
 
     def _keys(self) -> list[Key]:
-        return [obj.key for kind in self._kinds for obj in self.world.all(kind)]
+        return [obj.key for kind in (*self._kinds, Node.KIND) for obj in self.world.all(kind)]
+
+    def _look_at(self, key: Key) -> None:
+        if key.kind in self._kinds:
+            self._queue.add(key)
+        if key.kind in (Node.KIND, GridNode.KIND):
+            self._joining.look_at(key)
 
     # -- the ways back
 
@@ -192,13 +205,16 @@ class Controller:
 
     def _changed(self, keys: frozenset[Key]) -> None:
         for key in keys:
-            if key.kind in self._kinds:
-                self._queue.add(key)
+            self._look_at(key)
 
     def _wrote(self, kind: str, verb: str, status: int) -> None:
         metrics.written(kind, verb, str(status)).inc()
         for observer in self._observers:
             observer(kind, verb, status)
+
+
+def _jitter() -> float:
+    return random.uniform(0.8, 1.2)
 
 
 async def _first(works: Sequence[Coroutine[Any, Any, None]]) -> None:

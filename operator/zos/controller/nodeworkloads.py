@@ -9,10 +9,11 @@ from typing import Any
 
 from zos.api import names
 from zos.api.meta import AGENT_FINALIZER, API_VERSION, Key, Object, Reason
+from zos.api.names import OWNER_UID
 from zos.api.nodeworkload import NodeWorkload, NodeWorkloadSpec, Owner, Part
 from zos.controller.farewell import Farewell, Word
 from zos.controller.sealing import seal, sealed_as
-from zos.controller.writing import MANAGER, OWNER_UID, Exchange, attempt, every
+from zos.controller.writing import MANAGER, Exchange, attempt, every
 from zos.kinds.kind import Kinds
 from zos.world.resolution import Resolution, Workload, waiting
 

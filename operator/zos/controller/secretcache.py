@@ -9,7 +9,8 @@ from pydantic import ValidationError
 
 from zos.api.core import Secret
 from zos.api.meta import Key, Meta, version_number
-from zos.controller.writing import OWNER_UID, Changed
+from zos.api.names import OWNER_UID
+from zos.controller.writing import Changed
 from zos.kube.client import ApiError, Client, Raw
 from zos.world.store import World
 

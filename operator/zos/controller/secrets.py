@@ -11,9 +11,10 @@ from nacl.public import PrivateKey
 
 from zos.api.core import Secret
 from zos.api.meta import Object
+from zos.api.names import OWNER_UID
 from zos.api.text import is_key
 from zos.controller.ledger import Lost
-from zos.controller.writing import OWNER_UID, Exchange, attempt
+from zos.controller.writing import Exchange, attempt
 from zos.world.resolution import PRIVATE_KEY, SecretWanted
 
 

@@ -7,13 +7,12 @@ from collections.abc import Awaitable, Callable, Iterable
 from dataclasses import dataclass
 from typing import Any, Protocol, TypeVar
 
-from zos.api.meta import GROUP, Key, Model, Object
+from zos.api.meta import Key, Model, Object
+from zos.api.names import CONTROLLER
 from zos.kube.client import ApiError, Client, NotFound, Raw
 from zos.world.store import World
 
-MANAGER = "zos-controller"
-#: The label with the uid of the user's object that something was made for.
-OWNER_UID = f"{GROUP}/owner-uid"
+MANAGER = CONTROLLER
 Changed = Callable[[frozenset[Key]], None]
 _T = TypeVar("_T")
 

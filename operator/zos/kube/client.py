@@ -113,6 +113,10 @@ class Access:
         token = settings.get("BearerToken", {}).get("value")
         return str(token) if token else None
 
+    def rejected(self, authorization: str | None) -> bool:
+        """The API server did not know who said this (401). Whether there may be another answer to the same question at once."""
+        return False
+
     async def _read_anew(self, kubeconfig: str) -> None:
         written = os.stat(kubeconfig).st_mtime_ns
         if written != self._written:
@@ -268,25 +272,33 @@ class Client:
         headers: Mapping[str, str] | None = None,
     ) -> Raw:
         """One request. Raises ApiError (or its subclasses) and Unavailable."""
-        session = self._session or self._open()
         sent = {"Accept": "application/json", **(headers or {})}
+        data = _encoded(body) if body is not None else None
+        if data is not None:
+            sent.setdefault("Content-Type", "application/json")
         try:
-            if authorization := await self.access.authorization():
-                sent["Authorization"] = authorization
-            data = _encoded(body) if body is not None else None
-            if data is not None:
-                sent.setdefault("Content-Type", "application/json")
-            url = self.access.server + path
-            async with self._free:
-                if method != "GET" and not self._may_write():
-                    raise Unavailable("not written: this process does not lead any more")
-                async with session.request(method, url, params=params, data=data, headers=sent) as response:
-                    answer = await _read(response)
+            status, answer, said = await self._send(method, path, params, data, sent)
+            if status == 401 and self.access.rejected(said):
+                status, answer, _ = await self._send(method, path, params, data, sent)
         except (aiohttp.ClientError, TimeoutError, OSError) as error:
             raise Unavailable(f"{self.access.server}: {error or type(error).__name__}") from error
-        if response.status < 400:
+        if status < 400:
             return _decoded(answer) if answer else {}
-        raise _error(response.status, answer)
+        raise _error(status, answer)
+
+    async def _send(
+        self, method: str, path: str, params: Mapping[str, str] | None, data: bytes | None, headers: Mapping[str, str]
+    ) -> tuple[int, bytes, str | None]:
+        """HTTP status, answer, and by which authorization it was asked."""
+        session = self._session or self._open()
+        authorization = await self.access.authorization()
+        sent = {**headers, "Authorization": authorization} if authorization else headers
+        url = self.access.server + path
+        async with self._free:
+            if method != "GET" and not self._may_write():
+                raise Unavailable("not written: this process does not lead any more")
+            async with session.request(method, url, params=params, data=data, headers=sent) as response:
+                return response.status, await _read(response), authorization
 
     async def _write(
         self,

@@ -187,6 +187,8 @@ class Watches:
 
         async def started(_: object, __: object, request: aiohttp.TraceRequestStartParams) -> None:
             self._asked.add(request.url.path)
+            if authorization := await self._authorization():  # a session outlives a token
+                request.headers["Authorization"] = authorization
             if (watched := self._collections.get(request.url.path)) is not None and watched.metadata:
                 request.headers["Accept"] = _METADATA.format("" if "watch" in request.url.query else "List")
 
@@ -212,13 +214,18 @@ class Watches:
         trace.on_request_start.append(started)
         trace.on_request_end.append(ended)
         trace.on_request_exception.append(failed)
-        authorization = await self._access.authorization()
         return aiohttp.ClientSession(
             connector=aiohttp.TCPConnector(limit=0, ssl=self._access.ssl(), socket_factory=_probed),
-            headers={"Authorization": authorization} if authorization else None,
             trace_configs=[trace],
             response_class=tapped(self._collections, heard),
         )
+
+    async def _authorization(self) -> str | None:
+        """Asked in the caller's loop, whose it is. None as well while there is no token: the answer will say so."""
+        asked = asyncio.run_coroutine_threadsafe(self._access.authorization(), self._loop)
+        with contextlib.suppress(OSError):
+            return await asyncio.wrap_future(asked)
+        return None
 
 
 def _probed(address: tuple[Any, ...]) -> socket.socket:

@@ -1,5 +1,5 @@
-"""Who may do what: the controller's role and the users', as Kubernetes objects. (An agent's follow from
-its GridNode: `zos.kinds.gridnode.rights`.)"""
+"""Who may do what: the roles of the controller, of agents, of nodes' pods and of users, as Kubernetes objects. (What binds an
+agent's to its node follows from the GridNode: `zos.kinds.gridnode.rights`.)"""
 
 from __future__ import annotations
 
@@ -7,8 +7,8 @@ from collections.abc import Mapping
 from typing import Any
 
 from zos.api.meta import GROUP
-from zos.api.names import CONTROLLER, CONTROLLER_NAMESPACE
-from zos.kinds.gridnode.rights import rule
+from zos.api.names import AGENT_ROLE, CONTROLLER, CONTROLLER_NAMESPACE, NODE_ACCOUNT, RUNTIME_ACCOUNT, TOKEN_ROLE
+from zos.kinds.gridnode.rights import agent_rules, rule, token_rules
 from zos.kinds.kind import Kinds, Writer
 from zos.kinds.registry import KINDS
 
@@ -20,22 +20,20 @@ Manifest = Mapping[str, Any]
 
 
 def controller_rules() -> list[dict[str, Any]]:
-    """What the controller may do: its own kinds, and what it makes for nodes and laptops. It grants agents their rights, so
-    it holds each of them itself."""
-    everything = ["get", "list", "watch", "create", "update", "patch", "delete"]
+    """What the controller may do: its own kinds, and what it makes for nodes and laptops. What it gives agents in their nodes'
+    namespaces it may bind and has not itself; what an agent's own ClusterRole lets it do outside of that, it has."""
+    look, apply = ["get", "list", "watch"], ["create", "patch", "delete"]
     return [
-        rule([GROUP], ["*"], everything),
-        rule([""], ["secrets"], everything),
-        rule([""], ["namespaces"], ["get", "list", "watch", "create", "update", "patch", "delete"]),
-        rule([""], ["serviceaccounts"], ["get", "create", "update", "patch", "delete"]),
-        rule([""], ["events"], ["create", "patch"]),
-        rule(
-            [_RBAC],
-            ["roles", "rolebindings", "clusterroles", "clusterrolebindings"],
-            ["get", "create", "update", "patch", "delete"],
-        ),
-        rule(["coordination.k8s.io"], ["leases"], ["get", "list", "watch", "create", "update", "patch"]),
-        rule(["apiextensions.k8s.io"], ["customresourcedefinitions"], ["get", "list", "watch"]),
+        rule([GROUP], ["*"], [*look, "create", "update", "patch", "delete"]),
+        rule([""], ["secrets"], [*look, "create", "update", "delete"]),
+        rule([""], ["nodes"], look),
+        rule([""], ["namespaces"], [*look, *apply]),
+        rule([""], ["serviceaccounts"], apply),
+        rule([""], ["events"], ["create"]),
+        rule([_RBAC], ["rolebindings", "clusterroles", "clusterrolebindings"], apply),
+        rule([_RBAC], ["clusterroles"], ["bind"], [AGENT_ROLE, TOKEN_ROLE]),
+        rule(["coordination.k8s.io"], ["leases"], [*look, "create", "update"]),
+        rule(["apiextensions.k8s.io"], ["customresourcedefinitions"], ["get"]),
     ]
 
 
@@ -51,7 +49,7 @@ def user_roles(kinds: Kinds = KINDS) -> tuple[Manifest, ...]:
         _aggregated("view", [rule([GROUP], theirs, read), shown, grid]),
         _aggregated("edit", [rule([GROUP], theirs, write), shown]),
         _aggregated("admin", [rule([GROUP], theirs, write), shown]),
-        {"apiVersion": f"{_RBAC}/v1", "kind": "ClusterRole", "metadata": {"name": GRID_READER}, "rules": [grid]},
+        _role(GRID_READER, [grid]),
         {
             "apiVersion": f"{_RBAC}/v1",
             "kind": "ClusterRoleBinding",
@@ -63,30 +61,32 @@ def user_roles(kinds: Kinds = KINDS) -> tuple[Manifest, ...]:
 
 
 def _aggregated(role: str, rules: list[dict[str, Any]]) -> Manifest:
-    labels = {f"{_RBAC}/aggregate-to-{role}": "true"}
+    return _role(f"zos-{role}", rules, labels={f"{_RBAC}/aggregate-to-{role}": "true"})
+
+
+def _role(name: str, rules: list[dict[str, Any]], **meta: Any) -> Manifest:
+    return {"apiVersion": f"{_RBAC}/v1", "kind": "ClusterRole", "metadata": {"name": name, **meta}, "rules": rules}
+
+
+def _account(name: str, **more: Any) -> Manifest:
     return {
-        "apiVersion": f"{_RBAC}/v1",
-        "kind": "ClusterRole",
-        "metadata": {"name": f"zos-{role}", "labels": labels},
-        "rules": rules,
+        "apiVersion": "v1",
+        "kind": "ServiceAccount",
+        "metadata": {"name": name, "namespace": CONTROLLER_NAMESPACE},
+        **more,
     }
 
 
 def controller_objects(kinds: Kinds = KINDS) -> tuple[Manifest, ...]:
-    """The controller's namespace, ServiceAccount and role, and the users' roles."""
+    """The controller's namespace, the ServiceAccounts there, their roles and the agents', and the users' roles."""
     return (
         {"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": CONTROLLER_NAMESPACE}},
-        {
-            "apiVersion": "v1",
-            "kind": "ServiceAccount",
-            "metadata": {"name": CONTROLLER, "namespace": CONTROLLER_NAMESPACE},
-        },
-        {
-            "apiVersion": f"{_RBAC}/v1",
-            "kind": "ClusterRole",
-            "metadata": {"name": CONTROLLER},
-            "rules": controller_rules(),
-        },
+        _account(CONTROLLER),
+        _account(NODE_ACCOUNT),
+        _account(RUNTIME_ACCOUNT, automountServiceAccountToken=False),
+        _role(CONTROLLER, controller_rules()),
+        _role(AGENT_ROLE, agent_rules()),
+        _role(TOKEN_ROLE, token_rules()),
         {
             "apiVersion": f"{_RBAC}/v1",
             "kind": "ClusterRoleBinding",

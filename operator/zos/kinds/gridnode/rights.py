@@ -1,8 +1,8 @@
-"""A node's namespace and what its agent may do, as Kubernetes objects.
+"""A node's namespace and what its agent may do there, as Kubernetes objects.
 
 They belong to the kind and not to `zos.manifests`: what is there is generated from the list of all kinds, once for a release,
-while these are what resolving a GridNode asks for, anew for each node of a grid that runs. Rights that are generated are
-written by the same `rule`.
+while these are what resolving a GridNode asks for, anew for each node of a grid that runs. What is the same for every node is a
+role of the installation (`zos.manifests.rbac`), and only bound here: the controller need not have what it gives.
 """
 
 from __future__ import annotations
@@ -11,7 +11,17 @@ from collections.abc import Mapping
 from typing import Any
 
 from zos.api.meta import GROUP
-from zos.api.names import AGENT, CONTROLLER, NODE_NAMESPACE
+from zos.api.names import (
+    AGENT,
+    AGENT_ROLE,
+    CONTROLLER,
+    CONTROLLER_NAMESPACE,
+    MANAGED_BY,
+    NODE,
+    NODE_ACCOUNT,
+    NODE_NAMESPACE,
+    TOKEN_ROLE,
+)
 
 _RBAC = "rbac.authorization.k8s.io"
 Manifest = Mapping[str, Any]
@@ -34,24 +44,37 @@ def agent_rules() -> list[dict[str, Any]]:
     ]
 
 
+def token_rules() -> list[dict[str, Any]]:
+    """What the account of the agents' pods may do in every node's namespace. Admission holds it to the node of the pod."""
+    return [rule([""], ["serviceaccounts/token"], ["create"], [AGENT])]
+
+
 def agent_objects(node: str, namespace: str) -> tuple[Manifest, ...]:
-    """A node's namespace and what its agent may do: its own workloads, its own GridNode's status, its own Lease. Nothing owns
-    them: a GridNode that is deleted by force must not take its node's workloads along. The controller removes them last."""
-    labels = {NODE_NAMESPACE: "true", "app.kubernetes.io/managed-by": CONTROLLER}
-    here = {"name": AGENT, "namespace": namespace, "labels": labels}
-    cluster = {"name": namespace, "labels": labels}
+    """A node's namespace and what its agent may do: its own workloads, its own GridNode's status, its own Lease; and that its
+    pod may have the agent's token. Nothing owns them: a GridNode that is deleted by force must not take its node's workloads
+    along. The controller removes them last."""
+    labels = {NODE_NAMESPACE: "true", MANAGED_BY: CONTROLLER}
+    here: dict[str, Any] = {"name": AGENT, "namespace": namespace, "labels": labels}
+    cluster: dict[str, Any] = {"name": namespace, "labels": labels}
     subject = [{"kind": "ServiceAccount", "name": AGENT, "namespace": namespace}]
+    pods = [{"kind": "ServiceAccount", "name": NODE_ACCOUNT, "namespace": CONTROLLER_NAMESPACE}]
     return (
-        {"apiVersion": "v1", "kind": "Namespace", "metadata": cluster},
-        {"apiVersion": "v1", "kind": "ServiceAccount", "metadata": here},
-        {"apiVersion": f"{_RBAC}/v1", "kind": "Role", "metadata": here, "rules": agent_rules()},
         {
-            "apiVersion": f"{_RBAC}/v1",
-            "kind": "RoleBinding",
-            "metadata": here,
-            "roleRef": {"apiGroup": _RBAC, "kind": "Role", "name": AGENT},
-            "subjects": subject,
+            "apiVersion": "v1",
+            "kind": "Namespace",
+            "metadata": {"name": namespace, "labels": labels, "annotations": {NODE: node}},
         },
+        {"apiVersion": "v1", "kind": "ServiceAccount", "metadata": here},
+        *(
+            {
+                "apiVersion": f"{_RBAC}/v1",
+                "kind": "RoleBinding",
+                "metadata": here | {"name": role},
+                "roleRef": {"apiGroup": _RBAC, "kind": "ClusterRole", "name": role},
+                "subjects": whose,
+            }
+            for role, whose in ((AGENT_ROLE, subject), (TOKEN_ROLE, pods))
+        ),
         {
             "apiVersion": f"{_RBAC}/v1",
             "kind": "ClusterRole",
