@@ -30,7 +30,7 @@ _PLACES = {
     "etc-zos": "/etc/zos",
 }
 #: Where pods run: what nodes take by file://, of which all pods see nothing but what is below /var/lib/zos.
-IMAGES = "/var/lib/zos/images"
+IMAGES = "/var/lib/zos/shared"
 #: And what pods need. What is below another comes behind it.
 _POD_PLACES = {
     "kubelet": "/var/lib/kubelet",

@@ -1,4 +1,4 @@
-"""Whether an installation is whole: ``python3 -m zos.installcheck``, which ``helm test`` runs in the cluster. It changes nothing."""
+"""Whether an installation is whole: ``python3 -m zos.installcheck``, run in the cluster by ``helm test``. Changes nothing."""
 
 from __future__ import annotations
 
@@ -86,7 +86,8 @@ class Check:
                 continue
             if not _has(there["spec"], manifest["spec"]):
                 said.append(f"{kind} {name} is not as this release has it: {_AGAIN}")
-        found.add(f"{len(wanted) // 2} admission policies are bound", said)
+        bound = sum(manifest["kind"].endswith("Binding") for manifest in wanted)
+        found.add(f"{bound} admission policies are bound", said)
 
     async def _led(self, found: Found) -> None:
         raw = await self._client.get(Lease, CONTROLLER_NAMESPACE, CONTROLLER)
@@ -139,6 +140,16 @@ def _has(there: Any, wanted: Any) -> bool:
     return bool(there == wanted)
 
 
+async def _settled(check: Check, seconds: float) -> Found:
+    """What is found when all is well, or when so much time has gone."""
+    deadline = time.monotonic() + seconds
+    found = await check.look()
+    while found.wrong and time.monotonic() < deadline:
+        await asyncio.sleep(1)
+        found = await check.look()
+    return found
+
+
 async def main(argv: Sequence[str] | None = None) -> int:
     """0: all is well."""
     parser = argparse.ArgumentParser(prog="zos-installcheck", description="Says whether an installation is whole.")
@@ -147,9 +158,7 @@ async def main(argv: Sequence[str] | None = None) -> int:
     arguments = parser.parse_args(argv)
     client = Client(await Access.load(arguments.kubeconfig))
     try:
-        check, deadline = Check(client), time.monotonic() + arguments.seconds
-        while (found := await check.look()).wrong and time.monotonic() < deadline:
-            await asyncio.sleep(1)
+        found = await _settled(Check(client), arguments.seconds)
     finally:
         await client.close()
     for text in found.right:

@@ -47,8 +47,16 @@ def generated(kinds: Kinds = KINDS) -> dict[str, str]:
     }
 
 
+class _Spelled(yaml.SafeDumper):
+    """Says twice what is there twice, for people who read it."""
+
+    def ignore_aliases(self, data: object) -> bool:
+        return True
+
+
 def _documents(manifests: Iterable[Mapping[str, Any]]) -> str:
-    return _GENERATED + yaml.safe_dump_all(map(dict, manifests), sort_keys=False, width=120, allow_unicode=True)
+    text = yaml.dump_all(map(dict, manifests), Dumper=_Spelled, sort_keys=False, width=120, allow_unicode=True)
+    return _GENERATED + str(text)
 
 
 def values(text: str) -> tuple[Value, ...]:

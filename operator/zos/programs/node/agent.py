@@ -20,13 +20,17 @@ _ACCOUNT = Path("/var/run/secrets/kubernetes.io/serviceaccount")
 #: What the agent gets to know of the pod's environment, beside its own settings (ZOS_…).
 _PASSED = ("KUBERNETES_SERVICE_HOST", "KUBERNETES_SERVICE_PORT", "PYTHONPATH", "SSL_CERT_FILE", "SSL_CERT_DIR")
 _PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
+#: Stands in settings for the root of the pod's container, whose files the agent finds nowhere else.
+_POD = "{pod}"
 _LOOK = 0.5
 
 
 def run(arguments: Sequence[str]) -> int:
     """Until the agent ends, or the tree does; gives the agent's exit code."""
     identity = layout.image_id()
-    account = f"/proc/{os.getpid()}/root{os.path.realpath(_ACCOUNT)}"
+    container = f"/proc/{os.getpid()}/root"
+    account = f"{container}{os.path.realpath(_ACCOUNT)}"
+    arguments = reached(arguments, container)
     waiting = Waiting()
     said = False
     while not waiting.told:
@@ -42,6 +46,11 @@ def run(arguments: Sequence[str]) -> int:
             said = True
         time.sleep(_LOOK)  # pods of a node start in any order; nothing tells them of each other
     return 0
+
+
+def reached(arguments: Sequence[str], container: str) -> list[str]:
+    """Settings, with files of the pod named as they are found from the node's tree."""
+    return [word.replace(_POD, container) for word in arguments]
 
 
 def _become(identity: str, account: str, arguments: Sequence[str]) -> None:
