@@ -7,6 +7,7 @@ import datetime
 import json
 import os
 import shutil
+import signal
 import subprocess
 import sys
 import tempfile
@@ -15,7 +16,7 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-from imagelib import archive, debian, gomodules, kept, layer, ours, pythonpackages, recipe, sbom
+from imagelib import archive, debian, gomodules, kept, ours, pythonpackages, recipe, sbom
 from imagelib.recipe import BuildError, Image
 
 #: Where each program of a bare name may be.
@@ -24,8 +25,8 @@ _PATH = ("usr/local/sbin", "usr/local/bin", "usr/sbin", "usr/bin")
 
 @dataclass(frozen=True)
 class Built:
-    """``reference``: the name within the archive; ``digest``: by which a registry knows it; ``identity``: what it says of itself, by
-    its content; sizes in bytes, ``packed`` of the archive and ``unpacked`` of all files in it."""
+    """``reference``: its name in the archive; ``digest``: by which a registry knows it; ``identity``: what it says of itself,
+    by its content; sizes in bytes, ``packed`` of the archive and ``unpacked`` of all files in it."""
 
     image: str
     reference: str
@@ -51,7 +52,7 @@ def build(image: Image, output: Path, repository: str, tag: str, *, anew: bool =
             _complete(debian.names(base))
         identity = ours.identity(version, layers)
         go = gomodules.modules(ours.wireguard()) if image.node else []
-        bill = sbom.written(image, version, debian.packages(base), pythonpackages.versions(packages), go)
+        bill = sbom.written(image, version, debian.packages(debian.status(base)), pythonpackages.versions(packages), go)
         layers.append(ours.card(Path(work), identity, bill))
         created = _created()
         reference = f"{repository}/{image.repository}:{tag}"
@@ -140,6 +141,7 @@ def _parse(words: Sequence[str]) -> argparse.Namespace:
 
 def main(words: Sequence[str]) -> int:
     told = _parse(words)
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # so that what is half made is taken away
     output = (told.output or recipe.cache() / told.tag).absolute()
     try:
         with kept.alone():

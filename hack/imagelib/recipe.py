@@ -26,8 +26,8 @@ class BuildError(Exception):
 
 @dataclass(frozen=True)
 class Image:
-    """``roots``: modules and packages of ours, whose imports say which Python packages there are. ``node``: whether it has what a
-    node runs, guests' kernel and WireGuard too."""
+    """``roots``: modules and packages of ours, whose imports say which Python packages there are. ``node``: whether it has what
+    a node runs, guests' kernel and WireGuard too."""
 
     name: str
     title: str
