@@ -92,7 +92,7 @@ def distributions(names: Iterable[str], checkout: Path = CHECKOUT) -> set[str]:
     project = tomllib.loads((checkout / "pyproject.toml").read_text())["project"]
     asked = closure(Requirement(line).name for line in project["dependencies"])
     bring = importlib.metadata.packages_distributions()
-    found = set()
+    found: set[str] = set()
     for name in names:
         brought = {canonicalize_name(one) for one in bring.get(name, ())} & asked
         if not brought:

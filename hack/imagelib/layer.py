@@ -55,7 +55,7 @@ class Entry:
     xattrs: Mapping[str, str] | None = None
 
 
-def of_files(files: Mapping[str, bytes | Path]) -> list[Entry]:
+def of_files(files: Mapping[str, bytes] | Mapping[str, Path] | Mapping[str, bytes | Path]) -> list[Entry]:
     """Files of root's by their path in the image, and the directories above them. What may be run stays so."""
     parents = {str(parent) for name in files for parent in Path(name).parents if parent.name}
     directories = [Entry(name, 0o755, kind=tarfile.DIRTYPE) for name in parents]

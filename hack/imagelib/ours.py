@@ -15,6 +15,7 @@ from zos.programs import guestbuild
 
 #: What an image has of ours besides code.
 SHARE = "usr/share/zos"
+PROGRAM = "usr/local/bin/zos-node"
 #: Sources of what a guest runs, which is in the image as it was built.
 _SOURCES = "guest"
 
@@ -35,16 +36,20 @@ def guest() -> Path:
     return found
 
 
+def files() -> dict[str, Path]:
+    """What we build for nodes and seldom change, by its place in the image: userspace WireGuard, the guests' kernel and
+    initramfs. Raises BuildError."""
+    return {"usr/local/bin/wireguard-go": wireguard()} | {
+        f"{SHARE}/guest/{path.name}": path for path in sorted(guest().iterdir())
+    }
+
+
 def built() -> layer.Layer:
-    """What we build for nodes and seldom change: userspace WireGuard, the guests' kernel and initramfs. Raises BuildError."""
-    files = {"usr/local/bin/wireguard-go": wireguard()}
-    files |= {f"{SHARE}/guest/{path.name}": path for path in sorted(guest().iterdir())}
-    key = [f"{name} {layer.file_digest(path)}".encode() for name, path in files.items()]
-    return kept.layer(
-        "node-programs",
-        key,
-        lambda _, at: layer.write(layer.of_files(files), at, "WireGuard, the guests' kernel and initramfs"),
-    )
+    """The layer of these. Raises BuildError."""
+    found = files()
+    key = [f"{name} {layer.file_digest(path)}".encode() for name, path in found.items()]
+    what = "WireGuard, the guests' kernel and initramfs"
+    return kept.layer("node-programs", key, lambda _, at: layer.write(layer.of_files(found), at, what))
 
 
 def code(work: Path, *, node: bool) -> layer.Layer:
@@ -62,7 +67,7 @@ def put(root: Path, *, node: bool) -> None:
     (root / SHARE).mkdir(parents=True, exist_ok=True)
     shutil.copyfile(CHECKOUT / "LICENSE", root / SHARE / "LICENSE")
     if node:
-        program = root / "usr/local/bin/zos-node"
+        program = root / PROGRAM
         program.parent.mkdir(parents=True, exist_ok=True)
         shutil.copy(CONTAINERS / "zos-node", program)
 
@@ -75,5 +80,5 @@ def identity(version: str, layers: Sequence[layer.Layer]) -> str:
 
 def card(work: Path, identity: str, bill: bytes) -> layer.Layer:
     """What the image says of itself."""
-    files: dict[str, bytes | Path] = {f"{SHARE}/image": f"{identity}\n".encode(), f"{SHARE}/sbom.json": bill}
-    return layer.write(layer.of_files(files), work / "card.tar.zst", "what this image is")
+    told = {f"{SHARE}/image": f"{identity}\n".encode(), f"{SHARE}/sbom.json": bill}
+    return layer.write(layer.of_files(told), work / "card.tar.zst", "what this image is")

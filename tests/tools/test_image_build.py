@@ -16,6 +16,7 @@ from pathlib import Path
 import pytest
 
 from imagelib import archive, closure, debian, gomodules, layer, ours, recipe, sbom
+from imagelib.main import lacking
 from imagelib.recipe import BuildError
 
 OPERATOR = recipe.CHECKOUT / "operator"
@@ -222,6 +223,13 @@ def test_every_program_that_the_agent_runs_is_in_the_list() -> None:
     found = {program for path in (OPERATOR / "zos").rglob("*.py") if path.name not in _ELSEWHERE for program in named(path)}
     assert {"ip", "nft", "wg", "qemu-img", "skopeo", "mkfs.ext4", "s6-svc"} <= found  # that something is found
     assert found <= set(recipe.programs()), "add it to hack/images/containers/node.programs, and its package to node.packages"
+
+
+def test_an_image_without_a_program_is_found_out() -> None:
+    there = {program[1:] if program[0] == "/" else f"usr/bin/{program}" for program in recipe.programs()}
+    assert lacking(there) == []
+    assert lacking(there - {"usr/bin/wg", "usr/lib/qemu/virtiofsd"}) == ["wg", "/usr/lib/qemu/virtiofsd"]
+    assert lacking(there - {"usr/bin/nft"} | {"usr/sbin/nft"}) == []
 
 
 def test_programs_are_names_or_paths_and_in_order() -> None:
