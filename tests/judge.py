@@ -1,4 +1,4 @@
-"""What GitOps tools make of objects: Flux's own kstatus, and the health script in the Lua that Argo CD embeds (``hack/judge``)."""
+"""What Flux and Argo CD make of objects (``hack/judge``): its own kstatus, and a health script in the Lua that it embeds."""
 
 from __future__ import annotations
 

@@ -1,6 +1,7 @@
-"""What Flux and ``kubectl``'s relatives make of an object: kstatus, by the rules that its documentation gives for kinds that it does
-not know (https://github.com/kubernetes-sigs/cli-utils/blob/master/pkg/kstatus/README.md). The package itself judges the same
-objects in ``tests/api/test_gitops.py``; this is for tests that need nothing but Python."""
+"""What Flux makes of an object: kstatus, by the rules that its documentation gives for kinds that it does not know
+(https://github.com/kubernetes-sigs/cli-utils/blob/master/pkg/kstatus/README.md).
+
+The package itself judges the same objects in ``tests/api/test_gitops.py``; this is for tests that need nothing but Python."""
 
 from __future__ import annotations
 

@@ -1,5 +1,5 @@
-"""Lives of objects of each kind, as the API server shows them: from their first moment over all that may become of them to their
-last. Everything that decides and writes is real (`wholegrid`)."""
+"""Lives of objects of each kind, as the API server shows them, from their first moment over all that may become of them to
+their last. Everything that decides and writes is real (`wholegrid`)."""
 
 from __future__ import annotations
 

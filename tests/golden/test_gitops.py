@@ -1,6 +1,8 @@
 """Lives of objects of each kind, as ``lives.py`` makes them: ``gitops/lives.jsonl`` has the objects, a line each, and
-``gitops/verdicts.txt`` what Flux and Argo CD make of each, to be reviewed. Here the lives are made anew and judged by kstatus' rules;
-``tests/api/test_gitops.py`` has the committed ones judged by what Flux and Argo CD run.
+``gitops/verdicts.txt`` what Flux and Argo CD make of each, to be reviewed.
+
+Here the lives are made anew and judged by kstatus' rules; ``tests/api/test_gitops.py`` has the committed ones judged by what
+Flux and Argo CD run.
 
 ZOS_UPDATE_GOLDEN=1 writes both anew, with ``hack/judge``.
 """

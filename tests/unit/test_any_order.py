@@ -1,0 +1,59 @@
+"""Whatever order a tool applies and prunes things in, it comes to the same: everything waits for what it needs, and says so."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from random import Random
+from typing import Any
+
+import pytest
+import yaml
+
+from kstatus import kstatus, served
+from wholegrid import Grid
+from zos.api.core import Namespace
+from zos.api.farm import Farm
+from zos.api.gridnode import GridNode
+from zos.kinds.registry import KINDS
+
+CASE = Path(__file__).parent.parent / "golden" / "vanished.yaml"
+KEPT = [kind.model for kind in KINDS.values() if kind.finalized]
+
+
+def standing(grid: Grid) -> dict[str, str]:
+    return {f"{raw['kind']} {raw['metadata']['name']}": kstatus(served(raw)) for model in KEPT for raw in grid.server.of(model)}
+
+
+@pytest.mark.parametrize("seed", range(8))
+async def test_any_order_of_applying_and_of_pruning_will_do(seed: int, tmp_path: Path) -> None:
+    chance = Random(seed)
+    parts: list[list[dict[str, Any]]] = [[]]
+    for raw in yaml.safe_load_all(CASE.read_text()):
+        if raw["kind"] == Namespace.KIND:
+            parts[0].append(raw)  # of these every tool knows that they come first
+        elif raw["kind"] != "Heartbeat":
+            parts.append([raw])
+    first, *others = parts
+    chance.shuffle(others)
+    grid = Grid()
+    for number, part in enumerate([first, *others]):
+        path = tmp_path / f"{number}.yaml"
+        path.write_text(yaml.safe_dump_all(part))
+        grid.load(path)
+        if chance.random() < 0.7:  # the controller and the nodes are at it meanwhile
+            await grid.settle(chance.choice((0.0, 1.0, 10.0)))
+    await grid.settle(60)
+    assert len(standing(grid)) == len(others) - 1, "all but the Secret"
+    assert set(standing(grid).values()) == {"Current"}, (seed, [part[0]["metadata"]["name"] for part in others])
+
+    pruned = [obj for model in KEPT if model not in (GridNode, Farm) for obj in grid.of(model)]
+    chance.shuffle(pruned)
+    for obj in pruned:
+        grid.delete(type(obj), obj.namespace, obj.name)
+        if chance.random() < 0.5:
+            await grid.settle(chance.choice((0.0, 1.0, 10.0)))
+        states = standing(grid)
+        assert all(states.get(f"{one.KIND} {one.name}") in (None, "Terminating") for one in pruned[: pruned.index(obj) + 1])
+    await grid.settle(60)
+    assert standing(grid) == {"Farm lab": "Current", "GridNode n1": "Current", "GridNode n2": "Current"}
+    assert [key for agent in grid.agents.values() for key in agent.node.things] == []
