@@ -1,4 +1,5 @@
-"""Whatever order a tool applies and prunes things in, it comes to the same: everything waits for what it needs, and says so."""
+"""Whatever order a tool applies and prunes things in, it comes to the same: everything waits for what it needs, and says so.
+And what it takes back of what people did by hand disturbs nothing."""
 
 from __future__ import annotations
 
@@ -10,17 +11,19 @@ import pytest
 import yaml
 
 from kstatus import kstatus, served
-from wholegrid import Grid
+from wholegrid import Grid, standing
 from zos.api.core import Namespace
 from zos.api.farm import Farm
 from zos.api.gridnode import GridNode
+from zos.api.meta import RESTARTED_AT
+from zos.api.zmachine import ZMachine
 from zos.kinds.registry import KINDS
 
 CASE = Path(__file__).parent.parent / "golden" / "vanished.yaml"
 KEPT = [kind.model for kind in KINDS.values() if kind.finalized]
 
 
-def standing(grid: Grid) -> dict[str, str]:
+def states(grid: Grid) -> dict[str, str]:
     return {f"{raw['kind']} {raw['metadata']['name']}": kstatus(served(raw)) for model in KEPT for raw in grid.server.of(model)}
 
 
@@ -43,8 +46,8 @@ async def test_any_order_of_applying_and_of_pruning_will_do(seed: int, tmp_path:
         if chance.random() < 0.7:  # the controller and the nodes are at it meanwhile
             await grid.settle(chance.choice((0.0, 1.0, 10.0)))
     await grid.settle(60)
-    assert len(standing(grid)) == len(others) - 1, "all but the Secret"
-    assert set(standing(grid).values()) == {"Current"}, (seed, [part[0]["metadata"]["name"] for part in others])
+    assert len(states(grid)) == len(others) - 1, "all but the Secret"
+    assert set(states(grid).values()) == {"Current"}, (seed, [part[0]["metadata"]["name"] for part in others])
 
     pruned = [obj for model in KEPT if model not in (GridNode, Farm) for obj in grid.of(model)]
     chance.shuffle(pruned)
@@ -52,8 +55,27 @@ async def test_any_order_of_applying_and_of_pruning_will_do(seed: int, tmp_path:
         grid.delete(type(obj), obj.namespace, obj.name)
         if chance.random() < 0.5:
             await grid.settle(chance.choice((0.0, 1.0, 10.0)))
-        states = standing(grid)
-        assert all(states.get(f"{one.KIND} {one.name}") in (None, "Terminating") for one in pruned[: pruned.index(obj) + 1])
+        left = states(grid)
+        assert all(left.get(f"{one.KIND} {one.name}") in (None, "Terminating") for one in pruned[: pruned.index(obj) + 1])
     await grid.settle(60)
-    assert standing(grid) == {"Farm lab": "Current", "GridNode n1": "Current", "GridNode n2": "Current"}
+    assert states(grid) == {"Farm lab": "Current", "GridNode n1": "Current", "GridNode n2": "Current"}
     assert [key for agent in grid.agents.values() for key in agent.node.things] == []
+
+
+async def test_a_word_to_restart_that_is_taken_back_restarts_nothing() -> None:
+    """Flux takes annotations back that ``kubectl`` has put on what it applies."""
+    grid = await standing()
+
+    def started() -> int:
+        (times,) = grid.agents["n1"].node.starts.values()
+        return times
+
+    for word, times in (("1", 2), ("", 2), ("2", 3)):
+        if word:
+            grid.annotate(ZMachine, "default", "web", **{RESTARTED_AT: word})
+        else:
+            path = "/apis/zos.grid.tf/v1alpha1/namespaces/default/zmachines/web"
+            grid.ask("PATCH", path, {"metadata": {"annotations": {RESTARTED_AT: None}}}, "merge")
+        await grid.settle(60)
+        assert grid.ready(ZMachine, "default", "web").startswith("True")
+        assert started() == times, word
