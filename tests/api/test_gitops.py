@@ -5,7 +5,9 @@ from __future__ import annotations
 import asyncio
 import copy
 import json
+import os
 import subprocess
+import time
 from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 from typing import Any
@@ -16,7 +18,7 @@ import yaml
 from apiserver import ApiServer
 from examples import BUILT, PLAIN, built, plain
 from gridlib.tools import program
-from judge import judged
+from judge import CHECKOUT, judged
 from kstatus import served
 from simulated import sweep, until
 from slowgrid import MODELS, life, too_early
@@ -113,6 +115,41 @@ async def test_nothing_drifts(controlled: ApiServer, grid: Grid) -> None:
         drifted = "".join(await asyncio.to_thread(_drift, controlled, [{**bare, "spec": {**bare["spec"], "mtu": 1420}}]))
         for words in ("spec is", "changed its spec", "kubectl-patch owns", "out of sync", "kubectl diff: ", "again writes it"):
             assert words in drifted, drifted
+
+
+def test_the_chart_does_not_drift(tmp_path: Path) -> None:
+    """What it renders is the same each time, and what the API server makes of it is what was applied."""
+    rendered = [_rendered(tmp_path) for _ in range(2)]
+    assert rendered[0] == rendered[1]
+    server = ApiServer(tmp_path / "server")
+    try:
+        server.start()
+        server.define(CHECKOUT / "crds")
+        server.kubectl("create", "namespace", "zos-system")
+        applied = ("apply", *HOW[True], "-f", "-")
+        deadline = time.monotonic() + 60
+        while "rror" in (said := _said(server, *applied, stdin=rendered[0])):  # a policy about a kind that is hardly known
+            assert time.monotonic() < deadline, said
+            time.sleep(1)
+        assert _said(server, "diff", *HOW[True], "-f", "-", stdin=rendered[0]) == ""
+        other = rendered[0].replace("replicas: 2", "replicas: 3")
+        assert "replicas: 3" in _said(server, "diff", *HOW[True], "-f", "-", stdin=other), "what drifts is seen"
+    finally:
+        server.stop()
+
+
+def _rendered(scratch: Path) -> str:
+    own = {f"HELM_{what}_HOME": str(scratch / what) for what in ("CACHE", "CONFIG", "DATA")}
+    words = [program("helm"), "template", "zos", str(CHECKOUT / "charts/zos"), "--namespace", "zos-system", "--no-hooks"]
+    done = subprocess.run(words, capture_output=True, text=True, env={**os.environ, **own})
+    assert done.returncode == 0, done.stderr
+    return done.stdout
+
+
+def _said(server: ApiServer, *words: str, stdin: str) -> str:
+    command = [program("kubectl"), "--kubeconfig", server.kubeconfig, *words]
+    done = subprocess.run(command, input=stdin, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+    return done.stdout
 
 
 def _by_flux(obj: Raw) -> bool:
