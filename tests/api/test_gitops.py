@@ -19,7 +19,7 @@ from apiserver import ApiServer
 from examples import BUILT, PLAIN, built, plain
 from gridlib.tools import program
 from judge import CHECKOUT, judged
-from kstatus import served
+from kstatus import kstatus, served
 from simulated import sweep, until
 from slowgrid import MODELS, life, too_early
 from zos.api.meta import CONTROLLER_FINALIZER, Key
@@ -42,6 +42,36 @@ def test_flux_and_argo_cd_say_of_recorded_lives_what_is_committed() -> None:
     objects = [json.loads(line) for line in (LIVES / "lives.jsonl").read_text().splitlines()]
     said = [[*filter(None, one)] for one in judged(objects)]
     assert said == [line[2:] for line in lines]
+
+
+#: Conditions that this release does not write, and what both make of them at the present generation.
+ODD: list[tuple[dict[str, str], tuple[str, str]]] = [
+    ({"Ready": "Unknown"}, ("InProgress", "Progressing")),
+    ({"Ready": "True", "Reconciling": "True"}, ("InProgress", "Progressing")),
+    ({"Ready": "True", "Stalled": "True"}, ("Failed", "Degraded")),
+    ({"Ready": "True", "Stalled": "False", "Reconciling": "False", "Newer": "True"}, ("Current", "Healthy")),
+    ({"Ready": "False"}, ("InProgress", "Progressing")),
+]
+
+
+@pytest.mark.parametrize(("conditions", "verdict"), ODD, ids=lambda it: str(it) if isinstance(it, tuple) else "")
+def test_what_they_say_of_conditions_that_are_not_of_this_release(conditions: dict[str, str], verdict: tuple[str, str]) -> None:
+    status = {"observedGeneration": 2, "conditions": [{"type": name, "status": said} for name, said in conditions.items()]}
+    obj = {"apiVersion": "zos.grid.tf/v1alpha1", "kind": "ZMount", "metadata": {"name": "a", "generation": 2}, "status": status}
+    (one,) = judged([obj])
+    assert (one.kstatus, one.health) == verdict
+    assert kstatus(obj) == verdict[0]
+
+
+def test_argo_cd_is_not_content_with_what_has_no_conditions() -> None:
+    """kstatus is, where an object says nothing at all: so the API server says that nobody has looked at it."""
+    bare = {"apiVersion": "zos.grid.tf/v1alpha1", "kind": "ZMount", "metadata": {"name": "a", "generation": 2}}
+    said = judged([bare, {**bare, "status": {"observedGeneration": 2}}, served(bare)])
+    assert [(one.kstatus, one.health) for one in said] == [
+        ("Current", "Progressing"),
+        ("Current", "Progressing"),
+        ("InProgress", "Progressing"),
+    ]
 
 
 @pytest.mark.parametrize("seed", range(2))

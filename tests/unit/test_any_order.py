@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 import yaml
 
+from examples import EXAMPLES, plain
 from kstatus import kstatus, served
 from wholegrid import Grid, standing
 from zos.api.core import Namespace
@@ -60,6 +61,24 @@ async def test_any_order_of_applying_and_of_pruning_will_do(seed: int, tmp_path:
     await grid.settle(60)
     assert states(grid) == {"Farm lab": "Current", "GridNode n1": "Current", "GridNode n2": "Current"}
     assert [key for agent in grid.agents.values() for key in agent.node.things] == []
+
+
+@pytest.mark.parametrize("seed", range(3))
+async def test_the_examples_need_neither_names_of_nodes_nor_an_order(seed: int, tmp_path: Path) -> None:
+    grid = Grid()
+    nodes = [raw for raw in yaml.safe_load_all(CASE.read_text()) if raw["kind"] in (Namespace.KIND, GridNode.KIND)]
+    (tmp_path / "nodes.yaml").write_text(yaml.safe_dump_all(nodes))
+    grid.load(tmp_path / "nodes.yaml")
+    base = yaml.safe_load((EXAMPLES / "base/kustomization.yaml").read_text())["resources"]
+    objects = [raw for name in base for raw in plain(f"base/{name}")]
+    Random(seed).shuffle(objects)
+    for raw in objects:
+        model = KINDS[raw["kind"]].model
+        grid.put(model, raw, "default")
+        await grid.settle(1.0)
+    await grid.settle(60)
+    made = {f"{raw['kind']} {raw['metadata']['name']}" for raw in objects}
+    assert {what: state for what, state in states(grid).items() if what in made} == dict.fromkeys(made, "Current")
 
 
 async def test_a_word_to_restart_that_is_taken_back_restarts_nothing() -> None:
