@@ -211,8 +211,12 @@ async def test_an_agent_reaches_the_api_server_by_its_pods_token_and_heals_when_
         before = await access.authorization()
         account = server.kubectl("get", "serviceaccount", AGENT, "-n", here, "-o", "yaml")
         server.kubectl("replace", "--force", "-f", "-", stdin=account)
-        await until(reaches, 30)
-        assert await access.authorization() != before
+
+        async def heals() -> bool:
+            """The API server remembers for ten seconds whom it knew."""
+            return await reaches() and await access.authorization() != before
+
+        await until(heals, 60)
         with pytest.raises(ApiError) as refused:
             await client.keys(NodeWorkload, names.node_namespace(MINE))
         assert refused.value.status == 403
