@@ -8,7 +8,7 @@ import subprocess
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
-from gridlib import farm
+from gridlib import claimed, farm
 from gridlib.archives import Image
 from gridlib.controlplane import ControlPlane
 from gridlib.host import IMAGES
@@ -20,8 +20,6 @@ CHECKOUT = Path(__file__).resolve().parents[2]
 CHART = CHECKOUT / "charts" / "zos"
 NAME = "zos"
 NAMESPACE = "zos-system"
-#: What each node gives to machines, which the scheduler is told as well: the machine below is shared by all of them.
-OFFER = {"memory": "8Gi", "storage": "40Gi"}
 
 
 def values(grid: Grid, images: Iterable[Image], accelerator: str) -> dict[str, object]:
@@ -45,7 +43,7 @@ def values(grid: Grid, images: Iterable[Image], accelerator: str) -> dict[str, o
             "heartbeat": 5,
             "lease": 20,
         },
-        "pools": [{"name": "lab", "nodeSelector": {}, "offer": OFFER}],
+        "pools": [{"name": "lab", "nodeSelector": {}, "offer": claimed.OFFER}],
     }
 
 
@@ -58,6 +56,13 @@ def install(grid: Grid, control_plane: ControlPlane, told: dict[str, object], ch
     if not serves(CHECKOUT / "crds", lambda *words: control_plane.kubectl(*words, check=False)):
         raise GridError(f"the API server does not serve the CRDs: hack/minigrid logs cp apiserver --name {grid.name}")
     control_plane.apply_admitted([farm.manifest()])
+    ready(grid, control_plane)
+
+
+def ready(grid: Grid, control_plane: ControlPlane) -> None:
+    """Waits until every node is Ready in the grid. Raises GridError. Does nothing if the product is not there."""
+    if not (grid.root / "values.json").exists():
+        return
     for waited in ("create", "condition=Ready"):
         nodes = [f"gridnode/{node.name}" for node in grid.nodes]
         control_plane.kubectl("wait", *nodes, f"--for={waited}", f"--timeout={patience(90):.0f}s")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
+from gridlib import claimed
 from gridlib.controlplane import ControlPlane
 from gridlib.host import Host, Service
 from gridlib.layout import CONTROL_PLANE, DOMAIN, REGISTRY_PORT, Grid, Node
@@ -36,6 +37,8 @@ class KubeletHost:
     def start(self, control_plane: ControlPlane) -> None:
         """Does nothing if it runs."""
         for path, text in self._configuration(control_plane).items():
+            if path.exists() and path.read_text() == text:
+                continue  # containerd watches it, and would read half of it
             path.parent.mkdir(parents=True, exist_ok=True)
             path.touch(mode=0o600)
             path.write_text(text)
@@ -56,6 +59,7 @@ class KubeletHost:
             self.files / "containerd.toml": self._containerd(),
             self.files / "cni" / "10-pods.conflist": json.dumps(self._network(), indent=2),
             **{self.files / "registries" / name / "hosts.toml": mirror for name in names},
+            **claimed.files(self.files / "claimed"),
         }
 
     def _kubelet(self, clients: Path) -> dict[str, object]:
@@ -77,7 +81,9 @@ class KubeletHost:
             "makeIPTablesUtilChains": False,
             "localStorageCapacityIsolation": False,
             "evictionHard": {},
-            "imageGCHighThresholdPercent": 100,  # nobody could pull again what was brought by hand
+            # Nobody could pull again what was brought by hand, not even to show that he may.
+            "imageGCHighThresholdPercent": 100,
+            "imagePullCredentialsVerificationPolicy": "NeverVerify",
             "volumePluginDir": "/var/lib/kubelet/plugins-exec",
             "readOnlyPort": 0,
             "nodeStatusUpdateFrequency": "2s",
@@ -113,6 +119,10 @@ disabled_plugins = ["io.containerd.internal.v1.opt"]
         return {"cniVersion": "1.0.0", "name": "pods", "plugins": [{"type": "ptp", "ipam": addresses}]}
 
     def _services(self) -> list[Service]:
+        kubelet = (
+            f"{self.tools.kubelet} --config {self.files}/kubelet.json --kubeconfig {self.files}/kubeconfig "
+            f"--hostname-override={self.node.name} --node-ip={self.node.ipv4} --root-dir=/var/lib/kubelet"
+        )
         return [
             Service(
                 "containerd",
@@ -121,8 +131,6 @@ disabled_plugins = ["io.containerd.internal.v1.opt"]
             Service(
                 "kubelet",
                 f"export PATH={_PATH}\n"
-                f"while [ ! -S {SOCKET} ]; do sleep 0.05; done\n"
-                f"exec {self.tools.kubelet} --config {self.files}/kubelet.json --kubeconfig {self.files}/kubeconfig "
-                f"--hostname-override={self.node.name} --node-ip={self.node.ipv4} --root-dir=/var/lib/kubelet",
+                f"while [ ! -S {SOCKET} ]; do sleep 0.05; done\n{claimed.command(self.files / 'claimed', kubelet)}",
             ),
         ]

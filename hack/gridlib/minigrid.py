@@ -67,6 +67,8 @@ def up(arguments: argparse.Namespace) -> None:
         _up_kubernetes(grid, control_plane)
         if arguments.images:
             _install(grid, control_plane, arguments)
+        else:
+            chart.ready(grid, control_plane)
     else:
         _up(grid, control_plane, arguments.accelerator)
     print(f"for kubectl in this shell: {_enter(grid)}")

@@ -8,20 +8,22 @@ from pathlib import Path
 from gridlib.host import run
 from gridlib.layout import CONTROL_PLANE, FARM, FARM_ROUTER, HIDDEN, LAPTOP, NAT, OUTSIDE, ROUTER, SERVICES, UNDERLAY6, Grid
 
-_NAT_RULES = """
-table ip nat { }
+#: A kubelet is asked for logs by the API server, which a real cluster has a tunnel for.
+_NAT_RULES = f"""
+table ip nat {{ }}
 delete table ip nat
-table ip nat {
-  chain forward {
+table ip nat {{
+  chain forward {{
     type filter hook forward priority filter; policy drop;
     ct state established,related accept
     iifname "lan" accept
-  }
-  chain postrouting {
+    ip saddr {CONTROL_PLANE} tcp dport 10250 accept
+  }}
+  chain postrouting {{
     type nat hook postrouting priority srcnat;
     oifname "eth0" masquerade
-  }
-}
+  }}
+}}
 """
 #: The API server's address as a service, for who asks for it by that: there is no kube-proxy.
 _API_RULES = f"""
@@ -73,6 +75,7 @@ def _cluster(grid: Grid) -> None:
     ip(cp, "addr", "replace", f"{SERVICES[1]}/32", "dev", "lo")
     run("ip", "netns", "exec", cp, "nft", "-f", "-", input=_API_RULES)
     ip(switch, "route", "replace", f"{SERVICES[1]}/32", "via", str(CONTROL_PLANE))
+    ip(cp, "route", "replace", str(HIDDEN), "via", str(NAT))
     for node in grid.nodes:
         router = grid.netns("nat") if node.hidden else switch
         ip(router, "route", "replace", str(node.pods), "via", str(node.ipv4))

@@ -41,8 +41,8 @@ def _hashed(text: str) -> str:
 
 
 def imported(operator: Path, roots: Sequence[str]) -> set[str]:
-    """Top-level names of what is not ours and not the standard library's, imported by ``roots`` and by what of ours they import,
-    wherever in a module that stands."""
+    """Top-level names of what is neither ours nor the standard library's, and is imported by ``roots`` or by what of ours they
+    import, wherever in a module that stands."""
     found: set[str] = set()
     seen: set[str] = set()
     waiting = [name for root in roots for name in _below(operator, root)]
@@ -73,27 +73,26 @@ def _file(operator: Path, module: str) -> Path | None:
     return next((path for path in (place.with_suffix(".py"), place / "__init__.py") if path.exists()), None)
 
 
-def _imports(tree: ast.AST) -> Iterator[str]:
-    for node in ast.iter_child_nodes(tree):
-        match node:
-            case ast.Import():
-                yield from (alias.name for alias in node.names)
-            case ast.ImportFrom(module=str(module), level=0):
-                yield module
-                yield from (f"{module}.{alias.name}" for alias in node.names)
-            case ast.If(test=ast.Name(id="TYPE_CHECKING")):
-                yield from (name for child in node.orelse for name in _imports(child))
-            case _:
-                yield from _imports(node)
+def _imports(node: ast.AST) -> Iterator[str]:
+    match node:
+        case ast.Import():
+            yield from (alias.name for alias in node.names)
+        case ast.ImportFrom(module=str(module), level=0):
+            yield module
+            yield from (f"{module}.{alias.name}" for alias in node.names)
+        case ast.If(test=ast.Name(id="TYPE_CHECKING")):
+            yield from (name for child in node.orelse for name in _imports(child))
+        case _:
+            yield from (name for child in ast.iter_child_nodes(node) for name in _imports(child))
 
 
 def distributions(names: Iterable[str], checkout: Path = CHECKOUT) -> set[str]:
-    """Which packages bring these names, of pyproject.toml's dependencies and what those need. Raises BuildError for a name that none
-    of them brings."""
+    """Which packages bring these names, of pyproject.toml's dependencies and what those need. Raises BuildError for a name that
+    none of them brings."""
     project = tomllib.loads((checkout / "pyproject.toml").read_text())["project"]
     asked = closure(Requirement(line).name for line in project["dependencies"])
     bring = importlib.metadata.packages_distributions()
-    found = set()
+    found: set[str] = set()
     for name in names:
         brought = {canonicalize_name(one) for one in bring.get(name, ())} & asked
         if not brought:

@@ -27,10 +27,8 @@ class Package:
 
 def made(image: Image, *, anew: bool = False) -> layer.Layer:
     """With file ``status`` of dpkg beside it, and ``names`` of all that is in it. Raises BuildError."""
-    scripts = (CONTAINERS / "slim", CONTAINERS / "bytecode", Path(__file__), Path(layer.__file__), image.package_list)
-    return kept.layer(
-        f"debian-{image.name}", [path.read_bytes() for path in scripts], lambda work, at: _make(image, work, at), anew=anew
-    )
+    key = [(CONTAINERS / "slim").read_bytes(), (CONTAINERS / "bytecode").read_bytes(), image.package_list.read_bytes()]
+    return kept.layer(f"debian-{image.name}", key, lambda work, at: _make(image, work, at), anew=anew)
 
 
 def _make(image: Image, work: Path, at: Path) -> layer.Layer:
@@ -38,7 +36,8 @@ def _make(image: Image, work: Path, at: Path) -> layer.Layer:
     sources = next((path for path in _SOURCES if path.exists()), None)
     if sources is None:
         raise BuildError("this machine has no package sources of Debian below /etc/apt")
-    command = [
+    command = [  # what it mounts is nobody else's, and gone with it
+        *("unshare", "--mount", "--propagation", "private", "--pid", "--fork", "--kill-child", "--mount-proc", "--"),
         *("mmdebstrap", "--quiet", "--mode=root", "--variant=essential", "--format=tar", f"--hook-dir={_MERGED}"),
         f"--include={','.join(image.packages())}",
         *(f"--dpkgopt={option}" for option in _LEFT_OUT),
@@ -59,14 +58,19 @@ def _make(image: Image, work: Path, at: Path) -> layer.Layer:
     return layer.write_archive(root, at, f"Debian packages: {' '.join(image.packages())}")
 
 
-def packages(made: layer.Layer) -> list[Package]:
-    """What is installed in the layer."""
+def packages(status: Path) -> list[Package]:
+    """What is installed by a status file of dpkg."""
     found = []
-    for text in made.path.with_name("status").read_text().split("\n\n"):
+    for text in status.read_text().split("\n\n"):
         fields = dict(re.findall(r"^(Package|Version|Architecture|Status): (.*)$", text, re.MULTILINE))
         if fields.get("Status", "").endswith(" installed"):
             found.append(Package(fields["Package"], fields["Version"], fields["Architecture"]))
     return sorted(found, key=lambda package: package.name)
+
+
+def status(made: layer.Layer) -> Path:
+    """The layer's status file."""
+    return made.path.with_name("status")
 
 
 def names(made: layer.Layer) -> set[str]:

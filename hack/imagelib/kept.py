@@ -5,6 +5,7 @@ from __future__ import annotations
 import fcntl
 import hashlib
 import shutil
+import subprocess
 import tempfile
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
@@ -13,14 +14,16 @@ from pathlib import Path
 from imagelib import recipe
 from imagelib.layer import Layer
 
+#: Raise it when imagelib makes something else of the same packages, lists and scripts.
+_RECIPE = b"1"
 #: So many of a sort stay: checkouts share them.
 _KEPT = 4
 
 
 def layer(sort: str, key: Iterable[bytes], make: Callable[[Path, Path], Layer], *, anew: bool = False) -> Layer:
-    """The layer of this ``sort`` that was made of ``key``; ``make`` is given an empty directory of its own and where the layer has
-    to be. ``anew``: whether or not there is one."""
-    place = recipe.cache() / f"{sort}-{_digest(key)}"
+    """The layer of this ``sort`` that was made of ``key``; ``make`` is given a directory and where the layer has to be.
+    ``anew``: whether or not there is one."""
+    place = recipe.cache() / f"{sort}-{_digest([_RECIPE, *key])}"
     card = place / "layer.json"
     if card.exists() and not anew:
         card.touch()
@@ -55,4 +58,6 @@ def alone() -> Iterator[None]:
     recipe.cache().mkdir(parents=True, exist_ok=True)
     with (recipe.cache() / "build.lock").open("w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
+        for left in recipe.cache().glob(".new-*"):  # by one that was killed
+            subprocess.run(["rm", "-rf", "--one-file-system", str(left)])
         yield

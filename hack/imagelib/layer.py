@@ -22,8 +22,8 @@ _LEVEL = "-9"
 
 @dataclass(frozen=True)
 class Layer:
-    """``digest`` of the file as it is, ``diff_id`` of what is in it, ``size`` in bytes as it is; ``unpacked``: bytes of its files;
-    ``what`` says in its image's history how it came about."""
+    """``digest`` of the file as it is, ``diff_id`` of what is in it, ``size`` in bytes as it is; ``unpacked``: bytes of its
+    files; ``what`` says in its image's history how it came about."""
 
     path: Path
     digest: str
@@ -55,31 +55,35 @@ class Entry:
     xattrs: Mapping[str, str] | None = None
 
 
-def of_files(files: Mapping[str, tuple[bytes | Path, int]]) -> list[Entry]:
-    """Files of root's by their path in the image, with their modes, and the directories above them."""
+def of_files(files: Mapping[str, bytes] | Mapping[str, Path] | Mapping[str, bytes | Path]) -> list[Entry]:
+    """Files of root's by their path in the image, and the directories above them. What may be run stays so."""
     parents = {str(parent) for name in files for parent in Path(name).parents if parent.name}
     directories = [Entry(name, 0o755, kind=tarfile.DIRTYPE) for name in parents]
-    return [*directories, *(Entry(name, mode, content) for name, (content, mode) in files.items())]
+    return [*directories, *(Entry(name, _mode(content), content) for name, content in files.items())]
 
 
-def of_tree(root: Path, at: str) -> list[Entry]:
-    """All that is below a directory, which becomes ``at`` in the image, as root's. What may be run stays so."""
-    made = of_files({f"{at}/.": (b"", 0)})[:-1]
+def _mode(content: bytes | Path) -> int:
+    return 0o755 if isinstance(content, Path) and content.stat().st_mode & 0o111 else 0o644
+
+
+def of_tree(root: Path) -> list[Entry]:
+    """All that is below a directory, as root's. What may be run stays so."""
+    made = []
     for path in root.rglob("*"):
-        name = f"{at}/{path.relative_to(root)}"
+        name = str(path.relative_to(root))
         mode = path.lstat().st_mode
         if stat.S_ISLNK(mode):
             made.append(Entry(name, 0o777, kind=tarfile.SYMTYPE, target=str(path.readlink())))
         elif stat.S_ISDIR(mode):
             made.append(Entry(name, 0o755, kind=tarfile.DIRTYPE))
         else:
-            made.append(Entry(name, 0o755 if mode & 0o111 else 0o644, path))
+            made.append(Entry(name, _mode(path), path))
     return made
 
 
 def of_archive(archive: tarfile.TarFile) -> Iterator[tuple[Entry, tarfile.TarInfo]]:
-    """What is in an archive, with owners and modes, without devices, in order; and where the content of each stands. Of the names
-    of one file the first one has it."""
+    """What is in an archive, with owners and modes, without devices, in order; and where the content of each stands. Of the
+    names of one file the first one has it."""
     members = {_clean(member.name): member for member in archive}
     first: dict[str, str] = {}
     for name in sorted(members):

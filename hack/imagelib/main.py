@@ -7,15 +7,16 @@ import datetime
 import json
 import os
 import shutil
+import signal
 import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Sequence
+from collections.abc import Sequence, Set
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-from imagelib import archive, debian, gomodules, kept, layer, ours, pythonpackages, recipe, sbom
+from imagelib import archive, debian, gomodules, kept, ours, pythonpackages, recipe, sbom
 from imagelib.recipe import BuildError, Image
 
 #: Where each program of a bare name may be.
@@ -24,8 +25,8 @@ _PATH = ("usr/local/sbin", "usr/local/bin", "usr/sbin", "usr/bin")
 
 @dataclass(frozen=True)
 class Built:
-    """``reference``: the name within the archive; ``digest``: by which a registry knows it; ``identity``: what it says of itself, by
-    its content; sizes in bytes, ``packed`` of the archive and ``unpacked`` of all files in it."""
+    """``reference``: its name in the archive; ``digest``: by which a registry knows it; ``identity``: what it says of itself,
+    by its content; sizes in bytes, ``packed`` of the archive and ``unpacked`` of all files in it."""
 
     image: str
     reference: str
@@ -47,11 +48,11 @@ def build(image: Image, output: Path, repository: str, tag: str, *, anew: bool =
     packages = pythonpackages.made(image)
     with tempfile.TemporaryDirectory(prefix=".new-image-", dir=recipe.cache()) as work:
         layers = [base, *programs, packages, ours.code(Path(work), node=image.node)]
-        if image.node:
-            _complete(debian.names(base))
+        if image.node and (missing := lacking(debian.names(base) | ours.files().keys() | {ours.PROGRAM})):
+            raise BuildError(f"the node's image would lack {', '.join(missing)}, which {recipe.PROGRAMS} asks for")
         identity = ours.identity(version, layers)
         go = gomodules.modules(ours.wireguard()) if image.node else []
-        bill = sbom.written(image, version, debian.packages(base), pythonpackages.versions(packages), go)
+        bill = sbom.written(image, version, debian.packages(debian.status(base)), pythonpackages.versions(packages), go)
         layers.append(ours.card(Path(work), identity, bill))
         created = _created()
         reference = f"{repository}/{image.repository}:{tag}"
@@ -66,22 +67,14 @@ def build(image: Image, output: Path, repository: str, tag: str, *, anew: bool =
     return made
 
 
-def _complete(names: set[str]) -> None:
-    ours_too = {"usr/local/bin/zos-node", "usr/local/bin/wireguard-go"} | {
-        f"usr/share/zos/guest/{n}" for n in ("init", "initramfs", "vmlinuz")
-    }
-    there = names | ours_too
-    missing = [
-        program
-        for program in recipe.programs()
-        if not any(
-            place in there for place in ((program[1:],) if program[0] == "/" else [f"{folder}/{program}" for folder in _PATH])
-        )
-    ]
-    if missing:
-        raise BuildError(
-            f"the node's image would lack {', '.join(missing)}, which hack/images/containers/node.programs asks for"
-        )
+def lacking(names: Set[str]) -> list[str]:
+    """What a node's image must have, and is not among these ``names`` of files."""
+
+    def there(program: str) -> bool:
+        places = [program[1:]] if program[0] == "/" else [f"{folder}/{program}" for folder in _PATH]
+        return any(place in names for place in places)
+
+    return [program for program in recipe.programs() if not there(program)]
 
 
 def _labels(image: Image, version: str, created: str) -> dict[str, str]:
@@ -140,6 +133,7 @@ def _parse(words: Sequence[str]) -> argparse.Namespace:
 
 def main(words: Sequence[str]) -> int:
     told = _parse(words)
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # so that what is half made is taken away
     output = (told.output or recipe.cache() / told.tag).absolute()
     try:
         with kept.alone():

@@ -13,7 +13,9 @@ from imagelib import kept, layer, pythonpackages
 from imagelib.recipe import CHECKOUT, CODE, CONTAINERS, BuildError, cache
 from zos.programs import guestbuild
 
-_SHARE = "usr/share/zos"
+#: What an image has of ours besides code.
+SHARE = "usr/share/zos"
+PROGRAM = "usr/local/bin/zos-node"
 #: Sources of what a guest runs, which is in the image as it was built.
 _SOURCES = "guest"
 
@@ -34,32 +36,40 @@ def guest() -> Path:
     return found
 
 
+def files() -> dict[str, Path]:
+    """What we build for nodes and seldom change, by its place in the image: userspace WireGuard, the guests' kernel and
+    initramfs. Raises BuildError."""
+    return {"usr/local/bin/wireguard-go": wireguard()} | {
+        f"{SHARE}/guest/{path.name}": path for path in sorted(guest().iterdir())
+    }
+
+
 def built() -> layer.Layer:
-    """What we build for nodes and seldom change: WireGuard in userspace, the guests' kernel and initramfs. Raises BuildError."""
-    files: dict[str, tuple[bytes | Path, int]] = {"usr/local/bin/wireguard-go": (wireguard(), 0o755)}
-    for path in sorted(guest().iterdir()):
-        files[f"{_SHARE}/guest/{path.name}"] = (path, 0o755 if path.name == "init" else 0o644)
-    key = [
-        Path(layer.__file__).read_bytes(),
-        *(f"{name} {layer.file_digest(path)}".encode() for name, (path, _) in files.items() if isinstance(path, Path)),
-    ]
-    return kept.layer(
-        "node-programs",
-        key,
-        lambda _, at: layer.write(layer.of_files(files), at, "WireGuard, the guests' kernel and initramfs"),
-    )
+    """The layer of these. Raises BuildError."""
+    found = files()
+    key = [f"{name} {layer.file_digest(path)}".encode() for name, path in found.items()]
+    what = "WireGuard, the guests' kernel and initramfs"
+    return kept.layer("node-programs", key, lambda _, at: layer.write(layer.of_files(found), at, what))
 
 
 def code(work: Path, *, node: bool) -> layer.Layer:
     """Our Python, compiled. Raises BuildError."""
     root = work / "code"
+    put(root, node=node)
+    return layer.write(layer.of_tree(root), work / "code.tar.zst", "Zero-OS")
+
+
+def put(root: Path, *, node: bool) -> None:
+    """Our code in a root file system. Raises BuildError."""
     ignored = shutil.ignore_patterns("__pycache__", _SOURCES)
     shutil.copytree(CHECKOUT / "operator" / "zos", root / CODE / "zos", ignore=ignored)
     pythonpackages.bytecode(root, CODE)
-    files: dict[str, tuple[bytes | Path, int]] = {f"{_SHARE}/LICENSE": (CHECKOUT / "LICENSE", 0o644)}
+    (root / SHARE).mkdir(parents=True, exist_ok=True)
+    shutil.copyfile(CHECKOUT / "LICENSE", root / SHARE / "LICENSE")
     if node:
-        files["usr/local/bin/zos-node"] = (CONTAINERS / "zos-node", 0o755)
-    return layer.write([*layer.of_tree(root / CODE, CODE), *layer.of_files(files)], work / "code.tar.zst", "Zero-OS")
+        program = root / PROGRAM
+        program.parent.mkdir(parents=True, exist_ok=True)
+        shutil.copy(CONTAINERS / "zos-node", program)
 
 
 def identity(version: str, layers: Sequence[layer.Layer]) -> str:
@@ -70,8 +80,5 @@ def identity(version: str, layers: Sequence[layer.Layer]) -> str:
 
 def card(work: Path, identity: str, bill: bytes) -> layer.Layer:
     """What the image says of itself."""
-    files: dict[str, tuple[bytes | Path, int]] = {
-        f"{_SHARE}/image": (f"{identity}\n".encode(), 0o644),
-        f"{_SHARE}/sbom.json": (bill, 0o644),
-    }
-    return layer.write(layer.of_files(files), work / "card.tar.zst", "what this image is")
+    told = {f"{SHARE}/image": f"{identity}\n".encode(), f"{SHARE}/sbom.json": bill}
+    return layer.write(layer.of_files(told), work / "card.tar.zst", "what this image is")

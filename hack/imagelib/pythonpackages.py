@@ -1,7 +1,4 @@
-"""The layer of Python packages: what is locked, and of that what an image's code needs.
-
-``python -m imagelib.pythonpackages IMAGE DIRECTORY`` puts them into a directory, for whoever builds images by other means.
-"""
+"""The layer of Python packages: what is locked, and of that what an image's code needs."""
 
 from __future__ import annotations
 
@@ -13,7 +10,7 @@ from pathlib import Path
 
 from imagelib import kept, layer
 from imagelib.closure import subset
-from imagelib.recipe import CONTAINERS, IMAGES, PACKAGES, BuildError, Image
+from imagelib.recipe import CONTAINERS, PACKAGES, BuildError, Image
 
 #: The generated methods for every kind that there is, which are looked up when they are asked for: none of ours asks.
 _LEFT_OUT = ("bin", "kubernetes/client/api", "kubernetes/aio/client/api", "kubernetes/aio/setup.py")
@@ -23,25 +20,24 @@ _SOURCES = (".pyi", ".pyx", ".pxd", ".pxi", ".c", ".h", ".in")
 def made(image: Image, *, anew: bool = False) -> layer.Layer:
     """With a folder ``metadata`` beside it. Raises BuildError."""
     locked = subset(image.roots)
-    key = [
-        locked.encode(),
-        Path(__file__).read_bytes(),
-        (CONTAINERS / "bytecode").read_bytes(),
-        Path(layer.__file__).read_bytes(),
-    ]
+    key = [locked.encode(), (CONTAINERS / "bytecode").read_bytes()]
     return kept.layer(f"python-{image.name}", key, lambda work, at: _make(locked, work, at), anew=anew)
 
 
 def _make(locked: str, work: Path, at: Path) -> layer.Layer:
     root = work / "root"
-    install(locked, root / PACKAGES, work)
+    put(locked, root, work)
+    at.with_name("versions").write_text("".join(f"{name}=={version}\n" for name, version in installed(root)))
+    return layer.write(layer.of_tree(root), at, "Python packages of requirements.lock")
+
+
+def put(locked: str, root: Path, work: Path) -> None:
+    """What is locked in a root file system, compiled. ``work`` is a directory for what comes along. Raises BuildError."""
+    _install(locked, root / PACKAGES, work)
     bytecode(root, PACKAGES)
-    at.with_name("versions").write_text("".join(f"{line}\n" for line in _versions(root / PACKAGES)))
-    return layer.write(layer.of_tree(root / PACKAGES, PACKAGES), at, "Python packages of requirements.lock")
 
 
-def install(locked: str, target: Path, work: Path) -> None:
-    """Puts what is locked into a directory. Raises BuildError."""
+def _install(locked: str, target: Path, work: Path) -> None:
     lock = work / "requirements.lock"
     lock.write_text(locked)
     target.mkdir(parents=True, exist_ok=True)
@@ -69,11 +65,12 @@ def versions(made: layer.Layer) -> list[tuple[str, str]]:
     return [(name, version) for name, _, version in (line.partition("==") for line in lines)]
 
 
-def _versions(target: Path) -> list[str]:
+def installed(root: Path) -> list[tuple[str, str]]:
+    """Names and versions of the packages in a root file system."""
     found = []
-    for path in target.glob("*.dist-info"):
+    for path in (root / PACKAGES).glob("*.dist-info"):
         name, _, version = path.name.removesuffix(".dist-info").rpartition("-")
-        found.append(f"{name.lower().replace('_', '-')}=={version}")
+        found.append((name.lower().replace("_", "-"), version))
     return sorted(found)
 
 
@@ -81,16 +78,3 @@ def _run(*command: str) -> None:
     done = subprocess.run(command, capture_output=True, text=True, errors="replace", env={**os.environ, "PYTHONPATH": ""})
     if done.returncode:
         raise BuildError(f"{' '.join(command[:4])} …: {(done.stderr or done.stdout).strip()[-2000:]}")
-
-
-def main() -> None:
-    image, target = IMAGES[sys.argv[1]], Path(sys.argv[2]).absolute()
-    target.mkdir(parents=True, exist_ok=True)
-    try:
-        install(subset(image.roots), target, target.parent)
-    except BuildError as error:
-        sys.exit(f"pythonpackages: {error}")
-
-
-if __name__ == "__main__":
-    main()

@@ -9,6 +9,7 @@ from pathlib import Path
 
 CHECKOUT = Path(__file__).resolve().parents[2]
 CONTAINERS = CHECKOUT / "hack" / "images" / "containers"
+PROGRAMS = CONTAINERS / "node.programs"
 
 #: Every file's time. Times of their own would make each build another image, and none of ours means anything.
 EPOCH = 1767225600  # 2026-01-01
@@ -26,8 +27,8 @@ class BuildError(Exception):
 
 @dataclass(frozen=True)
 class Image:
-    """``roots``: modules and packages of ours, whose imports say which Python packages there are. ``node``: whether it has what a
-    node runs, guests' kernel and WireGuard too."""
+    """``roots``: modules and packages of ours, whose imports say which Python packages there are. ``node``: whether it has what
+    a node runs, guests' kernel and WireGuard too."""
 
     name: str
     title: str
@@ -77,7 +78,7 @@ def product_version() -> str:
 
 def programs() -> list[str]:
     """Names, looked up as a shell would, and paths, which a node's image must have."""
-    lines = (CONTAINERS / "node.programs").read_text().split("\n")
+    lines = PROGRAMS.read_text().split("\n")
     return [line for line in lines if line and not line.startswith("#")]
 
 

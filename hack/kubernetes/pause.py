@@ -24,14 +24,14 @@ def _add(archive: tarfile.TarFile, name: str, content: bytes, mode: int = 0o644)
     archive.addfile(entry, io.BytesIO(content))
 
 
-def _layer() -> bytes:
+def _layer(program: bytes) -> bytes:
     content = io.BytesIO()
     with tarfile.open(fileobj=content, mode="w") as layer:
         for name in ("bin", "proc", "sys", "dev", "etc", "tmp", "run"):
             entry = tarfile.TarInfo(name)
             entry.type, entry.mode = tarfile.DIRTYPE, 0o755
             layer.addfile(entry)
-        _add(layer, "bin/busybox", BUSYBOX.read_bytes(), 0o755)
+        _add(layer, "bin/busybox", program, 0o755)
         for name in ("sh", "sleep"):
             entry = tarfile.TarInfo(f"bin/{name}")
             entry.type, entry.linkname = tarfile.SYMTYPE, "busybox"
@@ -39,7 +39,7 @@ def _layer() -> bytes:
     return content.getvalue()
 
 
-def make(path: Path) -> None:
+def make(path: Path, program: bytes) -> None:
     blobs: dict[str, bytes] = {}
 
     def blob(content: bytes, kind: str) -> dict[str, object]:
@@ -47,7 +47,7 @@ def make(path: Path) -> None:
         blobs[digest] = content
         return {"mediaType": f"application/vnd.oci.image.{kind}", "digest": f"sha256:{digest}", "size": len(content)}
 
-    layer = _layer()
+    layer = _layer(program)
     config = {
         "architecture": "amd64",
         "os": "linux",
@@ -60,8 +60,12 @@ def make(path: Path) -> None:
         "config": blob(json.dumps(config).encode(), "config.v1+json"),
         "layers": [blob(layer, "layer.v1.tar")],
     }
-    named = {"annotations": {"org.opencontainers.image.ref.name": NAME}}
-    index = {"schemaVersion": 2, "manifests": [blob(json.dumps(manifest).encode(), "manifest.v1+json") | named]}
+    # containerd takes the first name, others the second.
+    names = {"io.containerd.image.name": NAME, "org.opencontainers.image.ref.name": NAME.rpartition(":")[2]}
+    index = {
+        "schemaVersion": 2,
+        "manifests": [blob(json.dumps(manifest).encode(), "manifest.v1+json") | {"annotations": names}],
+    }
     scratch = path.with_suffix(".new")
     path.parent.mkdir(parents=True, exist_ok=True)
     with tarfile.open(scratch, "w") as archive:
@@ -73,4 +77,4 @@ def make(path: Path) -> None:
 
 
 if __name__ == "__main__":
-    make(Path(sys.argv[1]))
+    make(Path(sys.argv[1]), BUSYBOX.read_bytes())

@@ -6,17 +6,13 @@ import copy
 import json
 import time
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 
 import pytest
-import yaml
 
 from apiserver import ApiServer
 from limits import LIMITS, Limit
 from zos.kinds.registry import KINDS
-
-EXAMPLES = Path(__file__).parents[2] / "examples"
 
 NETWORK: dict[str, Any] = {"ipRange": "10.20.0.0/16", "nodes": [{"name": "n1"}], "access": [{"name": "laptop"}]}
 MACHINE: dict[str, Any] = {"image": "oci://registry.example/zos/hello:latest", "network": {"name": "private"}}
@@ -441,10 +437,3 @@ def test_defaults_appear(apiserver: ApiServer) -> None:
     assert (made["spec"]["cpu"], made["spec"]["memory"]) == (1, "512Mi")
     assert made["status"]["observedGeneration"] == -1
     assert json.loads(dry(apiserver, manifest("Network", NETWORK)))["spec"]["mtu"] == 1420
-
-
-@pytest.mark.parametrize("path", sorted(EXAMPLES.rglob("*.yaml")), ids=lambda path: path.name)
-def test_examples_are_taken(apiserver: ApiServer, path: Path) -> None:
-    for document in yaml.safe_load_all(path.read_text()):
-        document["metadata"]["name"] += "-dry"
-        dry(apiserver, json.dumps(document))

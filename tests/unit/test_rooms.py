@@ -52,6 +52,7 @@ WRITERS = {
     "manifests.install": "files for a cluster",
     "manifests.crd": "files of this repository",
     "manifests.reference": "files of this repository",
+    "manifests.gitops": "files of this repository",
     "programs.copytree": "runs on nodes by itself; somebody's tree",
     "programs.download": "runs on nodes by itself; somebody's file",
     "programs.flist.cache": "runs on nodes by itself; whole or not at all, and what a crash loses is fetched again",

@@ -88,7 +88,8 @@ def guest(
         ),
         nics=wanted,
         running=False,
-        incarnation=machine.restarted_at or "",
+        # Only a new word restarts it: a tool that takes back what is not in its repository takes the old one back, too.
+        incarnation=machine.restarted_at or (runs.incarnation if runs is not None else ""),
         stop_seconds=machine.stop_seconds or STOP_SECONDS,
     )
     mended = known is not None and known.recipe not in ("", domain.recipe)
