@@ -16,6 +16,8 @@ from zos.programs.node import image, layout, tree
 from zos.programs.node.runtime import say
 from zos.programs.node.waiting import Waiting
 
+#: In the agent's arguments: where the pod's own files are found from the tree.
+_POD = "{pod}"
 _ACCOUNT = Path("/var/run/secrets/kubernetes.io/serviceaccount")
 #: What the agent gets to know of the pod's environment, beside its own settings (ZOS_…).
 _PASSED = ("KUBERNETES_SERVICE_HOST", "KUBERNETES_SERVICE_PORT", "PYTHONPATH", "SSL_CERT_FILE", "SSL_CERT_DIR")

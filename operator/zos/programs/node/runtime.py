@@ -89,7 +89,7 @@ def await_libvirtd() -> None:
 
 
 def answers() -> bool:
-    """Whether the first process runs, and libvirtd takes calls. It is not called for that: it would complain of who says nothing."""
+    """Whether the first process runs, and libvirtd takes calls. (It is not called: it complains of who says nothing.)"""
     return tree.first_process() is not None and any(
         words[-1] == str(layout.LIBVIRT_SOCKET) and int(words[3], 16) & _LISTENS
         for line in Path("/proc/net/unix").read_text().splitlines()[1:]
