@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
 import subprocess
 import sys
@@ -129,13 +130,18 @@ def check(kubeconfig: str, seconds: float = 0) -> tuple[int, str]:
 
 @contextmanager
 def controller(server: ApiServer, kubeconfig: str) -> Iterator[subprocess.Popen[bytes]]:
-    """One as the chart starts it, with the rights that the chart gives it."""
+    """One as the chart starts it: with the rights that the chart gives it, as a user whom nobody has heard of."""
     (found,) = (one for one in rendered() if one["kind"] == "Deployment")
+    user = str(found["spec"]["template"]["spec"]["securityContext"]["runAsUser"])
     words = [word.replace("$(POD_NAME)", "zos-controller-a") for word in container(found)["args"]]
     words = [word.replace(":9441", f"127.0.0.1:{free_port()}") for word in words]
     with open(server.directory / "controller.log", "wb") as log:
-        command = [sys.executable, "-m", "zos.controller", "--kubeconfig", kubeconfig, *words]
-        process = subprocess.Popen(command, stdout=log, stderr=log)
+        # It may read files wherever this checkout and its Python are.
+        reads = ("--inh-caps=-all,+dac_read_search", "--ambient-caps=-all,+dac_read_search")
+        command = ["setpriv", f"--reuid={user}", f"--regid={user}", "--clear-groups", *reads, "--"]
+        command += [sys.executable, "-m", "zos.controller", "--kubeconfig", kubeconfig, *words]
+        bare = {name: os.environ[name] for name in ("PATH", "PYTHONPATH", "PYTHONDONTWRITEBYTECODE") if name in os.environ}
+        process = subprocess.Popen(command, stdout=log, stderr=log, env={**bare, "HOME": "/"})
         try:
             yield process
         finally:

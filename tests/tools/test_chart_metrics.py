@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import json
-import re
 from collections.abc import Iterable, Iterator
-from pathlib import Path
 
 import pytest
 import yaml
 from prometheus_client import REGISTRY, Metric
 
+from panels import CHART, alerts, grouped, has_data, panels, selectors, series
 from zos.agent.diskmetrics import DiskMetrics
 from zos.agent.guestmetrics import GuestMetrics
 from zos.agent.imagemetrics import ImageMetrics
@@ -23,14 +22,9 @@ from zos.kinds.registry import KINDS
 from zos.kube.hearing import Hearing
 from zos.world.store import World
 
-CHART = Path(__file__).parent.parent.parent / "charts/zos"
 #: What Prometheus adds to everything that it asks for, and the chart's ServiceMonitors.
 _TARGET = {"job", "instance", "pod", "node", "le"}
 _SUFFIXES = {"counter": ("_total",), "histogram": ("_bucket", "_sum", "_count")}
-_WORDS = {
-    "sum", "max", "min", "avg", "by", "and", "or", "bool", "rate", "increase", "vector", "histogram_quantile",
-    "min_over_time",
-}  # fmt: skip
 
 
 def told() -> Iterator[Metric]:
@@ -58,21 +52,7 @@ TOLD = samples(told())
 
 
 def asked(expression: str) -> set[str]:
-    """Names of metrics in it."""
-    bare = re.sub(r'"[^"]*"|\{[^}]*\}|\[[^]]*\]|\bby *\([^)]*\)', " ", re.sub(r'"[^"]*"', "", expression))
-    return set(re.findall(r"[a-zA-Z_:][a-zA-Z0-9_:]*", bare)) - _WORDS
-
-
-def panels() -> Iterator[tuple[str, str]]:
-    for panel in json.loads((CHART / "dashboards/zos.json").read_text())["panels"]:
-        for target in panel.get("targets", ()):
-            yield f"{panel['title']} {target['refId']} {panel['id']}", target["expr"]
-
-
-def alerts() -> Iterator[tuple[str, str]]:
-    for group in yaml.safe_load((CHART / "alerts/zos.yaml").read_text())["groups"]:
-        for rule in group["rules"]:
-            yield rule["alert"], rule["expr"]
+    return {selector.name for selector in selectors(expression)}
 
 
 ALL = dict([*panels(), *alerts()])
@@ -98,15 +78,25 @@ def test_labels_are_those_that_are_told_or_that_prometheus_adds() -> None:
     # Of metrics that have told nothing yet, and so show no labels.
     known |= {"kind", "outcome", "verb", "status", "item", "result", "code", "state", "driver"}
     for where, expression in ALL.items():
-        grouped = [name.strip() for names in re.findall(r"\bby *\(([^)]*)\)", expression) for name in names.split(",")]
-        matched = re.findall(r'[{,] *([a-z_]+) *(?:=~|!~|!=|=) *"', expression)
-        assert {*grouped, *matched} <= known, where
+        matched = {matcher.label for selector in selectors(expression) for matcher in selector.matchers}
+        assert grouped(expression) | matched <= known, where
 
 
 def test_reasons_are_those_that_conditions_have() -> None:
-    for where, expression in ALL.items():
-        for reasons in re.findall(r'reason *(?:=~|!~|!=|=) *"([^"]*)"', expression):
-            assert {Reason(reason) for reason in reasons.split("|")}, where
+    for expression in ALL.values():
+        for matcher in (matcher for selector in selectors(expression) for matcher in selector.matchers):
+            if matcher.label == "reason":
+                assert all(Reason(reason) for reason in matcher.value.split("|"))
+
+
+def test_data_is_there_where_all_that_one_side_selects_is() -> None:
+    said = series('# TYPE a gauge\na{x="1"} 3\n# TYPE b counter\nb_total 1\n', job="j")
+    assert has_data('sum by (x) (a{x=~"1|2",job="j"}) / rate(b_total[5m])', said)
+    assert not has_data('a{x="2"}', said)
+    assert not has_data('a{x!~"1|2"}', said)
+    assert not has_data("a / c", said)
+    assert has_data("a / c or vector(0)", said)
+    assert has_data("sum by (x) (c or 0 * a)", said)
 
 
 def test_every_alert_says_what_to_do() -> None:

@@ -177,6 +177,7 @@ class Watches:
                 namespaces=namespaces,
                 clusterwide=not namespaces,
                 standalone=True,
+                identity="zos",  # type: ignore[arg-type]  # else it asks for the name of its user, who may have none
                 stop_flag=self._stop,
             )
         finally:

@@ -22,8 +22,6 @@ _ACCOUNT = Path("/var/run/secrets/kubernetes.io/serviceaccount")
 #: What the agent gets to know of the pod's environment, beside its own settings (ZOS_…).
 _PASSED = ("KUBERNETES_SERVICE_HOST", "KUBERNETES_SERVICE_PORT", "PYTHONPATH", "SSL_CERT_FILE", "SSL_CERT_DIR")
 _PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
-#: Stands in settings for the root of the pod's container, whose files the agent finds nowhere else.
-_POD = "{pod}"
 _LOOK = 0.5
 
 
