@@ -36,7 +36,7 @@ def _pods(line: str) -> list[tuple[str, str]]:
     has its groups; nothing where the line is not about a pod's."""
     _, controllers, path = line.split(":", 2)
     parts = PurePosixPath(path).parts
-    top = next((index for index, part in enumerate(parts) if part.startswith("kubepods")), None)
+    top = next((index for index, part in enumerate(parts) if "kubepods" in part), None)  # or kubelet-kubepods.slice
     if top is None:
         return []
     place = str(PurePosixPath(*parts[1:top]))
