@@ -18,7 +18,8 @@ import sys
 from pathlib import Path
 from testlib.main import main
 plain = [word for plugin in ("asyncio", "timeout", "hypothesispytest") for word in ("-p", "no:" + plugin)]
-sys.exit(main(Path(sys.argv[1]), {"one": (("a",), 2), "two": (("b",), 1), "kubernetes": (("c",), 1)}, ["-q", "--import-mode=importlib", *plain]))
+lanes = {"one": (("a",), 2), "two": (("b",), 1), "kubernetes": (("c",), 1)}
+sys.exit(main(Path(sys.argv[1]), lanes, ["-q", "--import-mode=importlib", *plain]))
 """
 
 
