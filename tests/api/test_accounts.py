@@ -3,8 +3,10 @@ tried against a real API server, with pods that no kubelet runs."""
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
+import time
 from collections.abc import AsyncIterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -32,7 +34,10 @@ from zos.api.names import (
     RUNTIME_ACCOUNT,
     TOKEN_ROLE,
 )
+from zos.api.nodeworkload import NodeWorkload
 from zos.kinds.gridnode.rights import agent_objects
+from zos.kube.client import ApiError, Client, Unavailable
+from zos.kube.nodetoken import NodeAccess, NoToken
 from zos.manifests.rbac import controller_objects
 
 COMMITTED = Path(__file__).parent / "account-rights.yaml"
@@ -180,6 +185,49 @@ async def test_a_pod_gets_the_token_of_its_own_nodes_agent(cluster: Cluster, nod
     assert (await ask_token(cluster.pod(node), node, seconds=None))[0] == 201, "an hour is what nobody asks for"
     status, text = await ask_token(agent, node)
     assert status == 403, "an agent makes no tokens"
+
+
+async def test_an_agent_reaches_the_api_server_by_its_pods_token_and_heals_when_its_account_is_made_anew(
+    cluster: Cluster, tmp_path: Path
+) -> None:
+    """As the agent does it, from the directory that a kubelet fills."""
+    server, here = cluster.server, names.node_namespace(OTHER)
+    (tmp_path / "ca.crt").write_text((server.directory / "certs" / "apiserver.crt").read_text())
+    (tmp_path / "token").write_text(cluster.pod(MINE).token)
+    told = {"KUBERNETES_SERVICE_HOST": "127.0.0.1", "KUBERNETES_SERVICE_PORT": str(server.port)}
+    access = NodeAccess.of_pod(tmp_path, here, OTHER, told, time.monotonic)
+    client = Client(access)
+    try:
+        with pytest.raises(Unavailable, match="may not have the token"):
+            await client.keys(NodeWorkload, here)
+        (tmp_path / "token").write_text(cluster.pod(OTHER).token)
+
+        async def reaches() -> bool:
+            with contextlib.suppress(Unavailable, ApiError):  # a new account is known a moment after it is there
+                return await client.keys(NodeWorkload, here) == {}
+            return False
+
+        await until(reaches, 20)
+        before = await access.authorization()
+        account = server.kubectl("get", "serviceaccount", AGENT, "-n", here, "-o", "yaml")
+        server.kubectl("replace", "--force", "-f", "-", stdin=account)
+
+        async def heals() -> bool:
+            """The API server remembers for ten seconds whom it knew."""
+            return await reaches() and await access.authorization() != before
+
+        await until(heals, 60)
+        with pytest.raises(ApiError) as refused:
+            await client.keys(NodeWorkload, names.node_namespace(MINE))
+        assert refused.value.status == 403
+        server.kubectl("delete", "serviceaccount", AGENT, "-n", here)
+        absent = NodeAccess.of_pod(tmp_path, here, OTHER, told, time.monotonic)
+        with pytest.raises(NoToken, match=r"kubectl label node accounts-other\.example"):
+            await absent.authorization()
+        assert absent.lacking() is not None
+    finally:
+        apply(server, [*agent_objects(OTHER, here)])
+        await client.close()
 
 
 async def test_every_other_token_is_refused(cluster: Cluster) -> None:

@@ -105,7 +105,7 @@ async def test_a_node_with_the_label_becomes_a_gridnode_and_stays_one(
         found = await asyncio.to_thread(
             controlled.kubectl, "get", "serviceaccount,rolebinding", "-n", "zos-node-j1", "-o", "name"
         )
-        assert {one.partition("/")[2] for one in found.split()} == {"agent", "zos-agent", "zos-node-token"}
+        assert {one.partition("/")[2] for one in found.split()} == {"agent", "zos-agent", "zos-agent-token"}
         await annotate(client, "j1", "198.51.100.8")
         await has(client, "j1", {**ASKED, "endpoint": {"ipv4": "198.51.100.8"}})
         await annotate(client, "j1", "somewhere")

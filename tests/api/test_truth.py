@@ -354,7 +354,7 @@ async def test_a_nodes_namespace_is_made_anew(standing: Standing) -> None:
     accounts = await asyncio.to_thread(
         standing.server.kubectl, "get", "serviceaccount,rolebinding", "-n", "zos-node-n", "-o", "name"
     )
-    assert {name.split("/")[1] for name in accounts.split()} >= {"agent", "zos-agent", "zos-node-token"}
+    assert {name.split("/")[1] for name in accounts.split()} >= {"agent", "zos-agent", "zos-agent-token"}
 
 
 @pytest.mark.parametrize("model", list(KINDS.models), ids=lambda model: model.PLURAL)

@@ -74,6 +74,7 @@ def test_one_more_kind_gets_all_of_it_and_changes_nothing_else() -> None:
 
 def test_an_agent_reaches_its_own_workloads_and_no_secret() -> None:
     rules = [rule for manifest in rights.agent_objects("n1", "zos-node-n1") for rule in manifest.get("rules", ())]
+    rules += rights.agent_rules()  # bound in its namespace
     granted = {(resource, verb) for rule in rules for resource in rule["resources"] for verb in rule["verbs"]}
     assert granted == {
         *(("nodeworkloads", verb) for verb in ("get", "list", "watch", "patch")),

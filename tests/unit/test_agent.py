@@ -661,8 +661,8 @@ async def test_what_it_serves_is_what_it_counts_and_ends_with_it(home: Home, mon
         async def cleanup(self) -> None:
             served.append("ended")
 
-    async def serve(address: str, healthy: Any, registry: Any, before: Any) -> tuple[Runner, int]:
-        served.extend((address, healthy, registry))
+    async def serve(address: str, healthy: Any, registry: Any, before: Any, waits_for: Any) -> tuple[Runner, int]:
+        served.extend((address, healthy, registry, waits_for))
         return Runner(), 1
 
     monkeypatch.setattr(main, "serve", serve)
@@ -671,8 +671,9 @@ async def test_what_it_serves_is_what_it_counts_and_ends_with_it(home: Home, mon
     home.join()
     async with home.agent():
         await asyncio.sleep(5)
-        address, healthy, registry = served
+        address, healthy, registry, lacking = served
         assert (address, healthy()) == ("127.0.0.1:9", None)
+        assert lacking() is None
         assert registry is home.metrics.registry
         assert home.settings.state.stat().st_mode & 0o777 == 0o700
         hung = asyncio.get_running_loop().create_future()

@@ -214,7 +214,8 @@ def test_every_option_has_a_setting_and_every_setting_an_option() -> None:
     """As it is when nothing is said, and as it is when something is: on the command line, and in the environment."""
     assert parse(["--node", "n"], {}) == Settings(node="n")
     told: dict[str, tuple[str, object]] = {
-        "node": ("x", "x"), "kubeconfig": ("/k", "/k"), "state": ("/s", Path("/s")), "run": ("/r", Path("/r")),
+        "node": ("x", "x"), "kubeconfig": ("/k", "/k"), "service_account": ("/t", Path("/t")),
+        "state": ("/s", Path("/s")), "run": ("/r", Path("/r")),
         "service_dir": ("/d", Path("/d")), "accelerator": ("tcg", "tcg"), "metrics": (":1", ":1"),
         "libvirt_uri": ("qemu:///x", "qemu:///x"), "wireguard_go": ("/w", "/w"), "guest_dir": ("/g", Path("/g")),
         "insecure_registries": ("a,b", ("a", "b")), "egress_deny": ("10.0.0.0/8", ("10.0.0.0/8",)),

@@ -205,18 +205,28 @@ async def test_half_a_character_is_not_sent_and_where_it_is_is_said(wire: Wire, 
 
 async def test_what_a_process_tells_of_itself() -> None:
     wrong: list[str] = []
+    lacking: list[str] = []
     registry = CollectorRegistry()
     Gauge("some", "Some.", registry=registry).set(3)
-    runner, port = await serve("127.0.0.1:0", lambda: wrong[0] if wrong else None, registry)
+    runner, port = await serve(
+        "127.0.0.1:0", lambda: next(iter(wrong), None), registry, waits_for=lambda: next(iter(lacking), None)
+    )
     try:
         async with aiohttp.ClientSession(f"http://127.0.0.1:{port}") as session:
             async with session.get("/metrics") as answer:
                 assert answer.headers["Content-Type"].startswith("text/plain; version="), "or Prometheus refuses it"
                 assert "some 3.0" in await answer.text()
-            for expected in ((200, "ok\n"), (503, "deaf\n")):
-                async with session.get("/healthz") as answer:
-                    assert (answer.status, await answer.text()) == expected
-                wrong.append("deaf")
+
+            async def said(path: str) -> tuple[int, str]:
+                async with session.get(path) as answer:
+                    return answer.status, await answer.text()
+
+            assert (await said("/healthz"), await said("/readyz")) == ((200, "ok\n"), (200, "ok\n"))
+            lacking.append("no account")
+            assert await said("/healthz") == (200, "no account\n"), "a restart would not help"
+            assert await said("/readyz") == (503, "no account\n")
+            wrong.append("deaf")
+            assert (await said("/healthz"), await said("/readyz")) == ((503, "deaf\n"), (503, "deaf\n"))
     finally:
         await runner.cleanup()
 

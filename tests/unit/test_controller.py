@@ -21,16 +21,18 @@ from memory import Request, Server
 from virtual import clock, virtual
 from wire import Wire, until
 from zos.api import names
-from zos.api.core import HEARTBEAT, CustomResourceDefinition, Lease, Namespace, Secret
+from zos.api.core import HEARTBEAT, CustomResourceDefinition, Lease, Namespace, Node, Secret
 from zos.api.farm import Farm
+from zos.api.gridnode import GridNode
 from zos.api.meta import GROUP, Key, Object
-from zos.api.names import AGENT, CONTROLLER, CONTROLLER_NAMESPACE
+from zos.api.names import AGENT, CONTROLLER, CONTROLLER_NAMESPACE, ENDPOINT, MEMBER
 from zos.api.nodeworkload import NodeWorkload
 from zos.api.zmachine import ZMachine
 from zos.api.zmount import ZMount
 from zos.controller import secretcache
 from zos.controller.main import Controller, ControllerSettings
 from zos.controller.resync import resyncs
+from zos.kinds.gridnode.joining import Membership
 from zos.kinds.kind import Kinds
 from zos.kinds.registry import KINDS
 from zos.kube import queue
@@ -311,3 +313,33 @@ async def test_who_ends_lets_the_next_one_lead_at_once_which_finds_everything_do
         await asyncio.wait_for(asyncio.shield(task), 5)
         assert not controller.leading
         assert wire.server.objects[_LEAD]["spec"]["holderIdentity"] == "three"
+
+
+async def test_a_node_with_the_label_becomes_a_gridnode(wire: Wire) -> None:
+    for name, labels in (("j1", {MEMBER: "true"}), ("other", {MEMBER: "false"}), ("none", {})):
+        put(wire, Node, name, metadata={"labels": labels, "annotations": {ENDPOINT: "198.51.100.7"}})
+    async with controlled(wire, membership=Membership("home")):
+        await until(lambda: ready(wire, GridNode, "j1"))
+        found = raw(wire, GridNode, "j1")
+        assert found is not None
+        assert found["spec"] == {"farm": "home", "endpoint": {"ipv4": "198.51.100.7"}}
+        put(wire, Node, "j1", metadata={"annotations": {ENDPOINT: "nowhere"}})
+        await until(lambda: any("'nowhere' is no address" in str(one.body) for one in wire.server.requests))
+        put(wire, Node, "j1", metadata={"annotations": {ENDPOINT: "198.51.100.8"}})
+        await until(lambda: (raw(wire, GridNode, "j1") or {})["spec"]["endpoint"] == {"ipv4": "198.51.100.8"})
+        delete(wire, Node, "j1")
+        put(wire, Node, "j2", metadata={"labels": {MEMBER: "true"}})
+        await until(lambda: raw(wire, GridNode, "j2"))
+    assert {one["metadata"]["name"] for one in wire.server.of(GridNode)} == {"j1", "j2"}
+
+
+async def test_without_a_right_on_nodes_everything_else_goes_on(wire: Wire) -> None:
+    """As between two releases."""
+    put(wire, Node, "j1", metadata={"labels": {MEMBER: "true"}})
+    wire.server.refuses = lambda asked: (403, "nodes is forbidden") if asked.path.startswith("/api/v1/nodes") else None
+    async with controlled(wire):
+        put(wire, GridNode, "n1", spec={})
+        await until(lambda: ready(wire, GridNode, "n1"))
+        assert raw(wire, GridNode, "j1") is None
+        wire.server.refuses = lambda _: None
+        await until(lambda: raw(wire, GridNode, "j1"))

@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 
 from zos.api import names
 from zos.api.text import is_name
+from zos.manifests.rbac import controller_objects
 
 _LABEL = r"[a-z0-9]([-a-z0-9]{0,61}[a-z0-9])?"
 #: Names as objects have them, up to 253 characters, many of which begin and end alike.
@@ -45,3 +46,12 @@ def test_interfaces_have_names_that_the_kernel_takes(make: Callable[[str], str],
     assert re.fullmatch(r"[a-z]-[a-z0-9-]+", make(one))
     assert len(make(one)) <= 15  # IFNAMSIZ less the NUL
     assert (make(one) == make(other)) == (one == other)
+
+
+def test_no_nodes_namespace_is_anothers_and_no_role_of_the_installation_is_a_nodes() -> None:
+    assert names.node_namespace("a-b-c") == "zos-node-a-b-c"
+    for node in ("a.b.c", "a-b.c", "a" * 60, "token.", "-a", "a-", "x" * 253):
+        assert re.fullmatch(r"zos-node--[a-z0-9][-a-z0-9]{0,51}[a-z0-9]", names.node_namespace(node)), node
+    assert len({names.node_namespace(node) for node in ("a.b", "a-b", "a..b", "a.b.")}) == 4
+    roles = [one["metadata"]["name"] for one in controller_objects() if one["kind"].startswith("ClusterRole")]
+    assert [name for name in roles if name.startswith(names.NODE_PREFIX)] == [], "some node is called so"

@@ -187,6 +187,33 @@ async def test_who_watches_a_namespace_needs_no_right_elsewhere(wire: Wire) -> N
         assert made.watches.opened.keys() == {path_of(ZMount, "default")}
 
 
+async def test_a_connection_that_begins_says_who_asks_as_it_is_then(wire: Wire, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A token lasts for less than kopf's session does; and it is asked for in the loop whose it is."""
+    loop, said = asyncio.get_running_loop(), ["one"]
+    given: list[str] = []
+
+    async def authorization() -> str:
+        assert asyncio.get_running_loop() is loop
+        given.append(said[0])
+        if said[0] == "none":
+            raise OSError("no token")
+        return f"Bearer {said[0]}"
+
+    monkeypatch.setattr(wire.access, "authorization", authorization)
+    put(wire, ZMount, "d", spec={"size": "1Gi"})
+    async with told(wire, Watched(ZMount)) as made:
+        for token in ("two", "none", "three"):
+            await until(lambda: wire.watched(ZMount))
+            said[0] = token
+            wire.cut()
+            await until(lambda token=token: given[-1] == token)
+        await until(lambda: wire.watched(ZMount))
+        put(wire, ZMount, "e", spec={"size": "1Gi"})
+        await until(lambda: ("ADDED", "e") in made.names)
+    watches = [asked.headers.get("Authorization") for asked in wire.asked if "watch" in asked.query]
+    assert list(dict.fromkeys(watches)) == ["Bearer one", "Bearer two", None, "Bearer three"]
+
+
 async def test_kopf_that_gives_up_says_so_before_the_five_seconds_that_it_has_for_what_hangs(wire: Wire) -> None:
     """Its thread, which has nothing to tell any more, is not waited for."""
     wire.answers = lambda asked: (404, b"{}") if "zmounts" in asked.path else None

@@ -17,8 +17,8 @@ AGENT = "agent"
 AGENT_ROLE = "zos-agent"
 #: ServiceAccount of the agents' pods, in the controller's namespace: it may ask for the token of its node's agent, and no more.
 NODE_ACCOUNT = "zos-node"
-#: That it may: a ClusterRole that is bound in each node's namespace.
-TOKEN_ROLE = "zos-node-token"
+#: That it may: a ClusterRole that is bound in each node's namespace. What begins with `NODE_PREFIX` is a node's own.
+TOKEN_ROLE = "zos-agent-token"
 #: Seconds that such a token lasts, at most.
 TOKEN_SECONDS = 3600
 #: ServiceAccount of the pods that start what outlives them. It has no rights.
