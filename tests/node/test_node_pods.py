@@ -127,6 +127,21 @@ def test_a_node_is_cleaned(host: PodNode, runtime: Pod) -> None:
     assert set(host.running()) >= {"s6-svscan", "libvirtd"}
 
 
+def test_a_node_is_not_cleaned_under_its_pods(host: PodNode, runtime: Pod) -> None:
+    before = host.running()
+    pod = host.pod("v1", "clean")
+    try:
+        pod.until("waiting for the grid's pods to leave")
+        assert host.running() == before
+        runtime.signal(signal.SIGTERM)
+        assert runtime.ended() == 0
+        assert "ended: " in pod.rest()
+        assert pod.ended() == 0
+    finally:
+        pod.kill()
+    assert host.running() == {}
+
+
 def test_it_says_what_a_node_lacks(host: PodNode) -> None:
     host.run("mount", "-t", "tmpfs", "tmpfs", "/dev/net")
     code, said = host.say("v1", "preflight")

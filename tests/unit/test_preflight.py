@@ -60,6 +60,11 @@ def test_a_host_with_everything_has_all_that_is_needed(host: Host, capsys: pytes
     assert host.found() == []
 
 
+def other_network(file: Path) -> None:
+    file.unlink()
+    file.symlink_to("net:[4026532000]")
+
+
 CASES: Mapping[str, tuple[Callable[[Host], object], bool, str, str]] = {
     # what is done to the host; whether it is fatal; what is missing; what to do
     "tun": (lambda host: (host.root / "dev/net/tun").unlink(), True, "/dev/net/tun is missing", "load the module tun"),
@@ -94,7 +99,7 @@ CASES: Mapping[str, tuple[Callable[[Host], object], bool, str, str]] = {
         "hostPID: true",
     ),
     "pod without the host's network": (
-        lambda host: ((host.proc / "self/ns/net").unlink(), (host.proc / "self/ns/net").symlink_to("net:[4026532000]")),
+        lambda host: other_network(host.proc / "self/ns/net"),
         True,
         "a network of its own",
         "hostNetwork: true",
