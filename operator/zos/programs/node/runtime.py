@@ -61,6 +61,7 @@ def bring_up(identity: str) -> int:
     if first is None:
         first = tree.start(identity)
         say(f"its first process runs: {first}")
+    tree.weigh()
     changed, tell = os.pipe()
 
     def supervise() -> None:
