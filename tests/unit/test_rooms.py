@@ -50,6 +50,7 @@ WRITERS = {
     "drivers.sysctl": "the kernel's settings",
     "drivers.volume": "the volume itself",
     "manifests.install": "files for a cluster",
+    "manifests.chart": "files of this repository",
     "manifests.crd": "files of this repository",
     "manifests.reference": "files of this repository",
     "manifests.gitops": "files of this repository",
