@@ -7,10 +7,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from gridlib import chart
 from gridlib.kubelet import KubeletHost
 from gridlib.layout import load
-from gridlib.tools import KubeletTools
-from harness import Grid, until
+from gridlib.tools import KubeletTools, program
+from harness import Grid, sh, until
 
 PAUSE = "localhost/pause:1"
 
@@ -90,3 +91,67 @@ class Cluster(Grid):
 
     def _mine(self, name: str) -> bool:
         return name.startswith(f"mg-{self.name}-")
+
+
+@dataclass
+class Product(Cluster):
+    """A cluster with the product on it. Commands on a node are run where its guests are, in the node's tree."""
+
+    @property
+    def below(self) -> Cluster:
+        """The same cluster: commands on a node are run on its host."""
+        return Cluster(self.name)
+
+    def run(self, host: str, *argv: str, check: bool = True, timeout: float = 120) -> str:
+        first = Path(self.root / "hosts" / host / "zos/runtime/first")
+        if not first.exists():
+            return super().run(host, *argv, check=check, timeout=timeout)
+        number = first.read_text().split()[0]
+        return super().run(host, "nsenter", "-t", number, "-m", "--root", "--wd=/", *argv, check=check, timeout=timeout)
+
+    def run_on_host(self, host: str, *argv: str, check: bool = True) -> str:
+        return super().run(host, *argv, check=check)
+
+    def install(self, images: Path | None = None) -> None:
+        """As a user does; waits until everything is Ready. Without ``images``, with those and the values that it had before."""
+        if images is not None:
+            self.minigrid("up", "--images", str(images), timeout=400)
+            return
+        values = ("-f", str(self.root / "values.json"))
+        self.helm("install", "zos", str(chart.CHART), "-n", chart.NAMESPACE, *values, "--wait", "--timeout=120s")
+
+    def upgrade(self, change: dict[str, Any]) -> None:
+        """One value is another, and stays so for later upgrades."""
+        path = self.root / "values.json"
+        told = json.loads(path.read_text())
+        for part, values in change.items():
+            told[part] = {**told.get(part, {}), **values}
+        path.write_text(json.dumps(told))
+        self.helm("upgrade", "zos", str(chart.CHART), "-n", chart.NAMESPACE, "-f", str(path), "--wait", "--timeout=180s")
+
+    def helm(self, *words: str) -> str:
+        grid = load(self.name)
+        assert grid is not None
+        return chart.helm(grid, *words)
+
+    def pods_of(self, part: str) -> dict[str, dict[str, Any]]:
+        """Of a part of the chart's values (node, runtime, controller), by node."""
+        component = {"node": "agent"}.get(part, part)
+        return self.pods(chart.NAMESPACE, f"app.kubernetes.io/component={component}")
+
+    def rolled_out(self) -> bool:
+        """Whether every pod of the product is Ready."""
+        found = self.ask(f"/api/v1/namespaces/{chart.NAMESPACE}/pods") or {"items": []}
+        return all(
+            any(c["type"] == "Ready" and c["status"] == "True" for c in pod["status"].get("conditions", ()))
+            for pod in found["items"]
+            if pod["status"].get("phase") != "Succeeded"
+        )
+
+    def as_token(self, token: str, *words: str) -> str:
+        """What kubectl says to who has this token and nothing else."""
+        config = json.loads((self.root / "kubeconfig").read_text())
+        config["users"][0]["user"] = {"token": token}
+        path = self.root / "stolen.kubeconfig"
+        path.write_text(json.dumps(config))
+        return sh(program("kubectl"), "--kubeconfig", str(path), *words, check=False)

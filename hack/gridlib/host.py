@@ -29,7 +29,7 @@ _PLACES = {
     "zos": "/var/lib/zos",
     "etc-zos": "/etc/zos",
 }
-#: Where pods run: what nodes take by file://, of which all pods see nothing but what is below /var/lib/zos.
+#: Where pods run: what nodes take by file://. Agents in pods give tenants of their node nothing but this directory.
 IMAGES = "/var/lib/zos/shared"
 #: And what pods need. What is below another comes behind it.
 _POD_PLACES = {

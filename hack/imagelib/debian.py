@@ -38,6 +38,7 @@ def _make(image: Image, work: Path, at: Path) -> layer.Layer:
         raise BuildError("this machine has no package sources of Debian below /etc/apt")
     command = [  # what it mounts is nobody else's, and gone with it
         *("unshare", "--mount", "--propagation", "private", "--pid", "--fork", "--kill-child", "--mount-proc", "--"),
+        *("sh", "-c", 'mount -t tmpfs tmpfs /var/lib/apt/lists && exec "$@"', "sh"),  # this machine's own stay as they are
         *("mmdebstrap", "--quiet", "--mode=root", "--variant=essential", "--format=tar", f"--hook-dir={_MERGED}"),
         f"--include={','.join(image.packages())}",
         *(f"--dpkgopt={option}" for option in _LEFT_OUT),

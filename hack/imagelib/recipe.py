@@ -66,7 +66,7 @@ IMAGES = {
         ("zos.controller",),
         ("/usr/bin/python3", "-P", "-m", "zos.controller"),
         "65532:65532",
-        environment=(*_ENVIRONMENT, "USER=zos"),  # kopf asks for a name, and no list of users has one for this number
+        environment=(*_ENVIRONMENT, "HOME=/tmp"),  # a user without a name has none, and libraries ask for one
     ),
 }
 

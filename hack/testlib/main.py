@@ -26,6 +26,8 @@ Lanes = Mapping[str, tuple[tuple[str, ...], int]]
 #: Memory with which two grids can be afforded beside everything else, in bytes: each has a control plane, nodes, and guests.
 #: (Other tests have guests or API servers of their own.)
 TWO_GRIDS = 10 * 2**30
+#: What needs the machine for itself begins when everybody else is done.
+ALONE = frozenset({"kubernetes"})
 ENDINGS = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
 NOTHING_COLLECTED = 5  # pytest's exit code
 EVERY = 30.0  # seconds between two lines that say how far everybody is
@@ -114,6 +116,7 @@ def lanes_for(memory: int) -> Lanes:
         "node": (("node",), several),
         "api": (("api",), several),
         "quick": (("unit", "golden", "tools"), 1),
+        "kubernetes": (("kubernetes",), 1),
     }
 
 
@@ -145,13 +148,16 @@ def clock(began: float) -> str:
 def run(root: Path, lanes: Lanes, options: Sequence[str], scratch: Path) -> int:
     """Everything below ``root``. ``options`` are for pytest."""
     began = told = time.monotonic()
-    running = everyone = processes(root, lanes, options, scratch)
+    everyone = processes(root, lanes, options, scratch)
+    alone = [process for process in everyone if process.lane in ALONE]
+    running = [process for process in everyone if process not in alone] or alone
+    begun = list(running)
     try:
-        for process in everyone:
+        for process in running:
             process.start()
         while running:
             time.sleep(0.2)
-            for process in everyone:
+            for process in begun:
                 for test in process.look():
                     say(f"{clock(began)}  {process.name}: FAILED {test}")
             for process in running:
@@ -159,6 +165,11 @@ def run(root: Path, lanes: Lanes, options: Sequence[str], scratch: Path) -> int:
                     process.look()
                     say(f"\n--- {process.name}, {process.took:.0f} s\n{process.output()}\n")
             running = [process for process in running if process.code is None]
+            if not running and len(begun) < len(everyone):
+                running = alone
+                begun += alone
+                for process in alone:
+                    process.start()
             if time.monotonic() - told > EVERY and running:
                 told = time.monotonic()
                 now = [f"{p.name} {len(p.outcomes)} ({p.running.rpartition('::')[2][:50] or '…'})" for p in running]

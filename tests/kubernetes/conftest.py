@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import os
+import subprocess
 from collections.abc import Generator, Iterator
+from pathlib import Path
 
 import pytest
 
 from cluster import Cluster
-from harness import until
+from harness import CHECKOUT, sh, until
 
 
 def pytest_configure() -> None:
@@ -50,3 +52,28 @@ def namespace(cluster: Cluster, request: pytest.FixtureRequest) -> Iterator[str]
     until(lambda: cluster.ask(f"/api/v1/namespaces/{name}/serviceaccounts/default"), 30)
     yield name
     cluster.kubectl("delete", "namespace", name, "--wait=false")
+
+
+@pytest.fixture(scope="session")
+def images(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with both images of this checkout."""
+    return _built(CHECKOUT, tmp_path_factory.mktemp("images"))
+
+
+@pytest.fixture(scope="session")
+def other_images(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """With those of a later one: a changed line of the code."""
+    checkout = tmp_path_factory.mktemp("later") / "zos"
+    kept = subprocess.run(["git", "-C", str(CHECKOUT), "ls-files", "-z"], check=True, capture_output=True).stdout
+    checkout.mkdir()
+    subprocess.run(
+        ["cp", "-a", "--parents", "--", *filter(None, kept.decode().split("\0")), str(checkout)], check=True, cwd=CHECKOUT
+    )
+    with open(checkout / "operator/zos/__init__.py", "a") as code:
+        code.write("# A later version.\n")
+    return _built(checkout, tmp_path_factory.mktemp("later-images"))
+
+
+def _built(checkout: Path, output: Path) -> Path:
+    sh(str(checkout / "hack/images/build"), "--output", str(output), timeout=600)
+    return output

@@ -92,6 +92,12 @@ def test_an_agent_waits_for_the_runtime_and_runs_beside_it(host: PodNode) -> Non
         agent.kill()
 
 
+def test_a_command_is_run_where_guests_are(host: PodNode, runtime: Pod) -> None:
+    code, said = host.say("v1", "exec", "sh", "-c", "ls /run; readlink /proc/self/root; exit 7")
+    assert code == 7
+    assert "libvirt" in said.split()
+
+
 def test_an_agent_tells_how_it_ended(host: PodNode, runtime: Pod) -> None:
     code, said = host.say("v1", "agent", "--", "--node", "n1", "--accelerator", "none")
     assert code == 2

@@ -18,7 +18,8 @@ import sys
 from pathlib import Path
 from testlib.main import main
 plain = [word for plugin in ("asyncio", "timeout", "hypothesispytest") for word in ("-p", "no:" + plugin)]
-sys.exit(main(Path(sys.argv[1]), {"one": (("a",), 2), "two": (("b",), 1)}, ["-q", "--import-mode=importlib", *plain]))
+lanes = {"one": (("a",), 2), "two": (("b",), 1), "kubernetes": (("c",), 1)}
+sys.exit(main(Path(sys.argv[1]), lanes, ["-q", "--import-mode=importlib", *plain]))
 """
 
 
@@ -50,6 +51,16 @@ def test_each_runs_once_and_the_last_line_counts_them(root: Path) -> None:
     code, said = run(root)
     assert (code, said[-1]) == (0, "4 passed, 0 failed"), "\n".join(said)
     assert sorted((root / "ran").read_text().split()) == ["first", "other", "second", "third"]
+
+
+def test_who_needs_the_machine_for_itself_begins_when_the_others_are_done(root: Path) -> None:
+    mark = f"open({str(root / 'ran')!r}, 'a').write"
+    (root / "b" / "test_other.py").write_text(f"import time\ndef test_other():\n    time.sleep(1)\n    {mark}('other\\n')\n")
+    (root / "c").mkdir()
+    (root / "c" / "test_alone.py").write_text(f"def test_alone():\n    {mark}('alone\\n')\n")
+    code, said = run(root)
+    assert (code, said[-1]) == (0, "5 passed, 0 failed"), "\n".join(said)
+    assert (root / "ran").read_text().split()[-2:] == ["other", "alone"]
 
 
 def test_failures_anywhere_are_counted_and_named(root: Path) -> None:

@@ -28,6 +28,7 @@ STARTERS = {
     "programs.fusemount": "runs on nodes by itself, and leaves who holds a file system",
     "programs.guestbuild": "runs on nodes by itself, and builds the guest's system with the machine's programs",
     "programs.launch": "runs on nodes by itself, and becomes the service",
+    "programs.node.__main__": "becomes what is asked for",
     "programs.node.agent": "the agent's pod, and becomes the agent",
     "programs.node.commands": "the one place of what a node's pods are",
     "programs.node.clean": "looks into another namespace, which is not left again",
