@@ -52,7 +52,6 @@ WRITERS = {
     "drivers.volume": "the volume itself",
     "manifests.chart": "files of this repository",
     "manifests.install": "files for a cluster",
-    "manifests.chart": "files of this repository",
     "manifests.crd": "files of this repository",
     "manifests.reference": "files of this repository",
     "manifests.gitops": "files of this repository",

@@ -33,7 +33,7 @@ def main(arguments: Sequence[str]) -> int:
             case "exec":
                 return _execute(told.arguments or ["bash"])
             case "ready":
-                return 0 if runtime.answers() else 1
+                return 0 if runtime.ready() else 1
             case "preflight":
                 return 0 if preflight.passed() else 1
             case _:
