@@ -31,6 +31,7 @@ exec sleep 1000
 """
 _POD = """
 for group in $PODS; do echo $$ >"$group/kubepods/pod/cgroup.procs"; done
+mount -t tmpfs tmpfs /run
 mkdir -p /usr/share/zos
 mount -t tmpfs tmpfs /usr/share/zos
 echo "$1" >/usr/share/zos/image
@@ -148,6 +149,14 @@ class Pod:
         """What it says until it ends, and whoever has its output."""
         assert self._entered.stdout is not None
         return self._entered.stdout.read()
+
+    def is_ready(self) -> bool:
+        """What its probe says, which runs in the same container."""
+        children = Path(f"/proc/{self._entered.pid}/task/{self._entered.pid}/children").read_text().split()
+        inside = ["nsenter", "-t", children[0], "-m", "-p", "-n"]
+        environment = [f"PYTHONPATH={_OPERATOR}", "PYTHONDONTWRITEBYTECODE=1"]
+        probe = ["env", *environment, sys.executable, "-m", "zos.programs.node", "ready"]
+        return subprocess.run([*KILLED, *inside, *probe], timeout=30).returncode == 0
 
     def signal(self, number: signal.Signals) -> None:
         """To the first process itself; gone already: fine."""

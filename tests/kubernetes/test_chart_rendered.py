@@ -53,7 +53,7 @@ def shown(one: Manifest) -> Manifest:
 @pytest.mark.parametrize("case", CASES)
 def test_what_is_rendered_was_reviewed(case: str) -> None:
     found = yaml.safe_dump_all(map(shown, rendered(*CASES[case])), sort_keys=False, width=120, allow_unicode=True)
-    path = GOLDEN / f"{case}.out.yaml"
+    path = GOLDEN / f"{case}.rendered.yml"
     if os.environ.get("ZOS_UPDATE_GOLDEN"):
         path.write_text(found)
     assert found == path.read_text()

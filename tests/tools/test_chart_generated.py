@@ -106,7 +106,7 @@ def test_schema_and_values_know_the_same() -> None:
 
 def options(case: str, kind: str) -> list[list[str]]:
     """Arguments of the containers of all workloads of a kind, in a snapshot."""
-    found = [one for one in yaml.safe_load_all((GOLDEN / f"{case}.out.yaml").read_text()) if one["kind"] == kind]
+    found = [one for one in yaml.safe_load_all((GOLDEN / f"{case}.rendered.yml").read_text()) if one["kind"] == kind]
     return [one["spec"]["template"]["spec"]["containers"][0]["args"] for one in found]
 
 

@@ -50,6 +50,7 @@ WRITERS = {
     "drivers.means": "the kernel's settings",
     "drivers.sysctl": "the kernel's settings",
     "drivers.volume": "the volume itself",
+    "manifests.chart": "files of this repository",
     "manifests.install": "files for a cluster",
     "manifests.crd": "files of this repository",
     "manifests.reference": "files of this repository",

@@ -19,9 +19,7 @@ def main(arguments: Sequence[str]) -> int:
     made.add_argument("arguments", nargs=argparse.REMAINDER, help="the agent's own")
     verbs.add_parser("ready", help="exit 0 if guests can be started (a probe's)")
     verbs.add_parser("preflight", help="say what this node lacks, and what to do about it")
-    made = verbs.add_parser(
-        "exec", help="run a command where guests and services are: virsh, ip netns, bash"
-    )
+    made = verbs.add_parser("exec", help="run a command where guests and services are: virsh, ip netns, bash")
     made.add_argument("arguments", nargs=argparse.REMAINDER, metavar="COMMAND")
     made = verbs.add_parser("clean", help="end all guests and services, and take away what they leave in the node's network")
     made.add_argument("--erase-data", action="store_true", help="and erase its disks, images and keys, for good")
@@ -35,7 +33,7 @@ def main(arguments: Sequence[str]) -> int:
             case "exec":
                 return _execute(told.arguments or ["bash"])
             case "ready":
-                return 0 if runtime.answers() else 1
+                return 0 if runtime.ready() else 1
             case "preflight":
                 return 0 if preflight.passed() else 1
             case _:

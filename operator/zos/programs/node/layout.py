@@ -34,6 +34,9 @@ PIN = Path("/run/zos/tree/mnt")
 IMAGE = Path("/usr/share/zos/image")
 GUEST = Path("/usr/share/zos/guest")
 
+#: In the runtime's pod: it has brought up, or taken over, what it is for.
+UP = Path("/run/zos-up")
+
 #: In the tree.
 ROOTS = Path("/roots")
 BUSYBOX = Path("/bin/busybox")

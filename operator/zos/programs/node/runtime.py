@@ -34,6 +34,7 @@ def run() -> int:
             image.remove(gone)
             say(f"taken away, as nobody runs from them: {', '.join(gone)}")
     await_libvirtd()
+    layout.UP.touch()
     say(f"ready; what the daemons say follows, and lies in {layout.LOGS} on the node")
     shown = commands.show([layout.LOGS / name / "current" for name in (daemons.VIRTLOGD, daemons.LIBVIRTD)])
     try:
@@ -61,6 +62,7 @@ def bring_up(identity: str) -> int:
     if first is None:
         first = tree.start(identity)
         say(f"its first process runs: {first}")
+    tree.weigh()
     changed, tell = os.pipe()
 
     def supervise() -> None:
@@ -86,6 +88,11 @@ def await_libvirtd() -> None:
         if time.monotonic() > deadline:
             raise RuntimeError(f"libvirtd does not answer: see {layout.LOGS}/{daemons.LIBVIRTD}/current on the node")
         time.sleep(0.1)
+
+
+def ready() -> bool:
+    """Whether this pod is done with what it is for, and guests can be started: another pod's libvirtd answers as well."""
+    return layout.UP.exists() and answers()
 
 
 def answers() -> bool:

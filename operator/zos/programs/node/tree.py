@@ -241,6 +241,11 @@ def start(identity: str) -> int:
     return int(number)
 
 
+def weigh() -> None:
+    """Whoever runs in the tree has the processors that this pod asks for. Raises RuntimeError."""
+    _finish(_start(cgroup.hand_on_weight), "the tree's control group could not be given its weight")
+
+
 def within(identity: str, work: Callable[[], None]) -> int:
     """Starts a process that does ``work`` in a root of the tree, and dies with this one; gives its number."""
 
