@@ -99,6 +99,16 @@ def test_a_command_is_run_where_guests_are(host: PodNode, runtime: Pod) -> None:
     assert "libvirt" in said.split()
 
 
+def test_an_agent_that_runs_keeps_nobody_waiting(host: PodNode, runtime: Pod) -> None:
+    """It waits for a token that there is not, for as long as it is let."""
+    agent = host.pod("v1", "agent", "--", "--node", "n1")
+    try:
+        agent.until("starts, with at most")
+        assert host.say("v1", "exec", "true")[0] == 0
+    finally:
+        agent.kill()
+
+
 def test_an_agent_tells_how_it_ended(host: PodNode, runtime: Pod) -> None:
     code, said = host.say("v1", "agent", "--", "--node", "n1", "--accelerator", "none")
     assert code == 2

@@ -177,19 +177,16 @@ def test_a_note_is_no_reason_to_refuse(host: Host, monkeypatch: pytest.MonkeyPat
 
 
 @pytest.mark.parametrize(
-    ("line", "place"),
+    ("line", "above"),
     [
-        ("0::/kubepods.slice/kubepods-pod1.slice/cri-1.scope", "."),
+        ("0::/kubepods.slice/kubepods-pod1.slice/cri-1.scope", ""),
         ("0::/kubelet.slice/kubelet-kubepods.slice/kubelet-kubepods-pod1.slice", "kubelet.slice"),
         ("0::/zos-1/kubepods/burstable/pod1/c1", "zos-1"),
     ],
 )
-def test_the_kubelets_groups_are_found_however_it_calls_them(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, line: str, place: str
-) -> None:
-    monkeypatch.setattr(cgroup, "_CGROUPS", tmp_path)
-    assert cgroup._pods(line) == [(".", place)]  # noqa: SLF001
+def test_the_kubelets_groups_are_found_however_it_calls_them(line: str, above: str) -> None:
+    assert cgroup.pod_of(line, False, lambda _: True) == (".", line[4:], above)
 
 
 def test_who_is_in_no_pod_has_no_groups_beside_it() -> None:
-    assert cgroup._pods("0::/system.slice/containerd.service") == []  # noqa: SLF001
+    assert cgroup.pod_of("0::/system.slice/containerd.service", False, lambda _: True) is None
