@@ -19,7 +19,7 @@ def test_all_is_erased_but_what_is_the_owners(tmp_path: Path) -> None:
         (state / name).touch()
     (state / "owners.json").touch()
     (state / "link").symlink_to(outside)
-    assert clean._erase(state, kept=("shared",)) == []
+    assert clean._erase(state, kept=("shared",)) == []  # noqa: SLF001
     assert [str(path.relative_to(state)) for path in sorted(state.rglob("*"))] == ["shared", "shared/image.tar"]
     assert (outside / "kept").exists()
 
@@ -28,7 +28,7 @@ def test_what_is_mounted_is_emptied_and_stays(tmp_path: Path, monkeypatch: pytes
     (tmp_path / "disks").mkdir()
     (tmp_path / "disks/a.raw").touch()
     monkeypatch.setattr(Path, "is_mount", lambda path: path.name == "disks")
-    assert clean._erase(tmp_path) == []
+    assert clean._erase(tmp_path) == []  # noqa: SLF001
     assert list(tmp_path.rglob("*")) == [tmp_path / "disks"]
 
 
@@ -43,5 +43,5 @@ def test_what_can_not_be_erased_keeps_nothing_else(tmp_path: Path, monkeypatch: 
         rmdir(path)
 
     monkeypatch.setattr(Path, "rmdir", refuse)
-    assert clean._erase(tmp_path) == [f"{tmp_path / 'busy'} (Device or resource busy)"]
+    assert clean._erase(tmp_path) == [f"{tmp_path / 'busy'} (Device or resource busy)"]  # noqa: SLF001
     assert list(tmp_path.iterdir()) == [tmp_path / "busy"]
