@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pydantic import ValidationError
 
-from zos.api.core import Lease, Secret
+from zos.api.core import Lease, Node, Secret
 from zos.api.gridnode import GridNode
 from zos.api.meta import Key, Object
 from zos.controller.heartbeats import Heartbeats
@@ -53,7 +53,8 @@ class Intake:
             self._secrets.answered(key, raw)
         elif raw is None:
             self._remove(key)
-        elif raw["metadata"]["uid"] not in self._buried:  # else a watch or an answer is behind the object's end
+        elif key.kind == Node.KIND or raw["metadata"]["uid"] not in self._buried:
+            # Else a watch or an answer is behind the object's end. A Node's is told when its label goes, which may come back.
             self._put(key, raw, foreseen)
 
     def bury(self, uid: str) -> None:
