@@ -200,3 +200,20 @@ async def test_a_gridnode_that_is_deleted_is_made_again_when_it_is_gone(
         await until(gone, 30)
         await asyncio.sleep(1)
         assert await client.get(GridNode, "", "j4.example") is None
+
+
+async def test_a_node_that_gets_its_label_back_joins_again(controlled: ApiServer, client: Client, tmp_path: Path) -> None:
+    await node(client, "j5")
+    async with controller(controlled, tmp_path, Membership()):
+        first = await has(client, "j5", {})
+        await client.patch(Node, "", "j5", {"metadata": {"labels": {MEMBER: None}}})
+        await asyncio.sleep(1)
+        await client.delete(GridNode, "", "j5")
+
+        async def gone() -> bool:
+            return await client.get(GridNode, "", "j5") is None
+
+        await until(gone)
+        await client.patch(Node, "", "j5", {"metadata": {"labels": {MEMBER: "true"}}})
+        again = await has(client, "j5", {})
+        assert again["metadata"]["uid"] != first["metadata"]["uid"]
