@@ -37,10 +37,12 @@ def run(arguments: Sequence[str]) -> int:
         with tree.locked():  # nobody takes the copy away before the agent runs from it
             if image.install(identity):
                 say(f"image {identity} is on the node's disk now")
-            if (first := tree.first_process()) is not None and tree.pin() is not None:
+            first = tree.first_process() if tree.pin() is not None else None
+            if first is not None:
                 tree.add_root(identity)
                 agent = tree.within(identity, lambda: _become(identity, account, arguments))
-                return _stand_by(agent, first, waiting)
+        if first is not None:
+            return _stand_by(agent, first, waiting)
         if not said:
             say("waiting for the node's runtime: its pod, of the DaemonSet beside this one's, makes what the agent works in")
             said = True
