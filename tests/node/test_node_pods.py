@@ -72,6 +72,19 @@ def test_another_image_takes_over_what_costs_nobody_anything(host: PodNode, runt
     assert (host.state / "runtime/v1/complete").exists(), "somebody runs from it"
 
 
+def test_what_is_mounted_stays_when_a_copy_goes(host: PodNode, runtime: Pod) -> None:
+    host.image("old")
+    assert host.say("old", "exec", "ip", "netns", "add", "zos-stays")[0] == 0
+    runtime.signal(signal.SIGTERM)
+    assert runtime.ended() == 0
+    after = host.pod("v1", "runtime")
+    try:
+        assert "taken away, as nobody runs from them: old" in after.until("ready;")
+        assert host.say("v1", "exec", "ip", "netns", "exec", "zos-stays", "true") == (0, "")
+    finally:
+        after.kill()
+
+
 @pytest.mark.parametrize("victim", ["s6-svscan", "libvirtd", "virtlogd"])
 def test_what_was_killed_comes_back(host: PodNode, runtime: Pod, victim: str) -> None:
     killed = host.running()[victim][0]
@@ -97,6 +110,18 @@ def test_a_command_is_run_where_guests_are(host: PodNode, runtime: Pod) -> None:
     code, said = host.say("v1", "exec", "sh", "-c", "ls /run; readlink /proc/self/root; exit 7")
     assert code == 7
     assert "libvirt" in said.split()
+
+
+def test_an_agent_that_runs_keeps_nobody_waiting(host: PodNode, runtime: Pod, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It waits for an API server that there is not, for as long as it is let."""
+    monkeypatch.setenv("KUBERNETES_SERVICE_HOST", "127.0.0.1")
+    monkeypatch.setenv("KUBERNETES_SERVICE_PORT", "1")
+    agent = host.pod("v1", "agent", "--", "--node", "n1")
+    try:
+        agent.until("starts, with at most")
+        assert host.say("v1", "exec", "true")[0] == 0
+    finally:
+        agent.kill()
 
 
 def test_an_agent_tells_how_it_ended(host: PodNode, runtime: Pod) -> None:
@@ -153,6 +178,21 @@ def test_a_node_is_cleaned(host: PodNode, runtime: Pod) -> None:
     finally:
         again.kill()
     assert set(host.running()) >= {"s6-svscan", "libvirtd"}
+
+
+def test_a_node_is_not_cleaned_under_its_pods(host: PodNode, runtime: Pod) -> None:
+    before = host.running()
+    pod = host.pod("v1", "clean")
+    try:
+        pod.until("waiting for the grid's pods to leave")
+        assert host.running() == before
+        runtime.signal(signal.SIGTERM)
+        assert runtime.ended() == 0
+        assert "ended: " in pod.rest()
+        assert pod.ended() == 0
+    finally:
+        pod.kill()
+    assert host.running() == {}
 
 
 def test_it_says_what_a_node_lacks(host: PodNode) -> None:

@@ -34,20 +34,30 @@ def run(arguments: Sequence[str]) -> int:
     waiting = Waiting()
     said = False
     while not waiting.told:
-        with tree.locked():  # nobody takes the copy away before the agent runs from it
-            if image.install(identity):
-                say(f"image {identity} is on the node's disk now")
-            first = tree.first_process() if tree.pin() is not None else None
-            if first is not None:
-                tree.add_root(identity)
-                agent = tree.within(identity, lambda: _become(identity, account, arguments))
-        if first is not None:
-            return _stand_by(agent, first, waiting)
+        if (begun := _begin(identity, account, arguments)) is not None:
+            return _stand_by(*begun, waiting)
         if not said:
             say("waiting for the node's runtime: its pod, of the DaemonSet beside this one's, makes what the agent works in")
             said = True
         time.sleep(_LOOK)  # pods of a node start in any order; nothing tells them of each other
     return 0
+
+
+def _begin(identity: str, account: str, arguments: Sequence[str]) -> tuple[int, int] | None:
+    """Starts the agent; gives its number and that of the tree's first process. None: there is no tree yet. Whoever else waits
+    for the lock may go on as soon as the agent runs from its copy, which nobody takes away then."""
+    with tree.locked():
+        if image.install(identity):
+            say(f"image {identity} is on the node's disk now")
+        if (first := tree.first_process()) is None or tree.pin() is None:
+            return None
+        tree.add_root(identity)
+        running, runs = os.pipe()  # its end goes with execve(2)
+        agent = tree.within(identity, lambda: _become(identity, account, arguments))
+        os.close(runs)
+        os.read(running, 1)
+        os.close(running)
+        return agent, first
 
 
 def reached(arguments: Sequence[str], container: str) -> list[str]:

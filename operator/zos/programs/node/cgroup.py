@@ -60,7 +60,7 @@ def pod_of(line: str, hybrid: bool, mounted: Callable[[str], bool]) -> tuple[str
     in which the kubelet has its own; None where the line is not about a pod's. ``hybrid``: version 2 is mounted beside 1."""
     _, controllers, path = line.split(":", 2)
     parts = PurePosixPath(path).parts
-    top = next((index for index, part in enumerate(parts) if part.startswith("kubepods")), None)
+    top = next((index for index, part in enumerate(parts) if "kubepods" in part), None)  # or kubelet-kubepods.slice
     if top is None:
         return None
     own, above = "/".join(parts[1:]), "/".join(parts[1:top])

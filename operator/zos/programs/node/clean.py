@@ -19,6 +19,8 @@ from zos.programs.node.commands import CommandFailed
 from zos.programs.node.runtime import say
 
 _GONE = 20.0
+#: Seconds for the node's pods to go, which are told at the same time as who cleans.
+_LEAVE = 60.0
 #: What drivers call links and tables in the host's network: `zos.api.names`, and `zos-fetch` of fetchers.
 _LINK = re.compile(r"[btuvwlp]-[a-z2-7]{10}(-\d+)?")
 _TABLE = re.compile(r"zos-[a-z2-7]{10}(-\d+)?|zos-[a-z]+")
@@ -26,6 +28,7 @@ _TABLE = re.compile(r"zos-[a-z2-7]{10}(-\d+)?|zos-[a-z]+")
 
 def run(*, erase: bool) -> int:
     """Raises OSError, RuntimeError, CommandFailed where something can't be taken away."""
+    _until_no_pods()
     with tree.locked():
         ended = _end_all()
         say(f"ended: {ended} processes of guests and services")
@@ -42,6 +45,33 @@ def run(*, erase: bool) -> int:
             path.unlink()
     say(f"erased: all that was in {layout.STATE}")
     return 0
+
+
+def _until_no_pods() -> None:
+    """They would bring up again what is ended. Raises RuntimeError."""
+    deadline = time.monotonic() + _LEAVE
+    said = False
+    while pods := _pods():
+        if time.monotonic() > deadline:
+            raise RuntimeError(
+                f"the grid's pods run on this node (processes {', '.join(map(str, pods))}): take its label off first, "
+                "kubectl label node NODE zos.grid.tf.node-restriction.kubernetes.io/node-"
+            )
+        if not said:
+            say("waiting for the grid's pods to leave this node")
+            said = True
+        time.sleep(0.5)
+
+
+def _pods() -> list[int]:
+    """First processes of runtime and agent pods, by their command lines (``zos-node VERB``)."""
+    found = []
+    for process in Path("/proc").glob("[0-9]*"):
+        with contextlib.suppress(OSError):
+            words = (process / "cmdline").read_bytes().split(b"\0")
+            if b"zos.programs.node" in words[:-1] and words[words.index(b"zos.programs.node") + 1] in (b"runtime", b"agent"):
+                found.append(int(process.name))
+    return sorted(found)
 
 
 def _end_all() -> int:

@@ -145,8 +145,7 @@ def add_root(identity: str) -> None:
         root = layout.ROOTS / identity
         if os.path.ismount(root / "proc"):  # the last that is mounted; of another device than the rest, or it could not be told
             return
-        with contextlib.suppress(OSError):
-            kernel.detach(root)
+        _take_out(root)
         root.mkdir(exist_ok=True)
         kernel.mount(Path("/state") / layout.copy_of(identity).relative_to(layout.STATE), root, flags=kernel.BIND)
         kernel.propagate(root, kernel.PRIVATE)
@@ -171,13 +170,19 @@ def drop_roots(kept: set[str]) -> list[str]:
     def drop() -> None:
         enter()
         for identity in unused:
-            with contextlib.suppress(OSError):
-                kernel.detach(layout.ROOTS / identity)
+            _take_out(layout.ROOTS / identity)
             with contextlib.suppress(OSError):
                 (layout.ROOTS / identity).rmdir()
 
     _finish(_start(drop), "the copies that nobody runs from could not be taken out of the node's tree")
     return unused
+
+
+def _take_out(root: Path) -> None:
+    """In the tree. What is mounted below its /run and /state is mounted in all roots, and would go from all of them."""
+    with contextlib.suppress(OSError):
+        kernel.propagate(root, kernel.PRIVATE)
+        kernel.detach(root)
 
 
 def running() -> set[str]:
