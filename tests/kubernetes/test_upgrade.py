@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 
+from bound import KILLED
 from cluster import Product
 from guests import Guests
 from harness import CHECKOUT, obj, until
@@ -31,7 +32,7 @@ class KernelWrites:
             router = product.run(node, "sh", "-c", ROUTER).strip()
             for place in ((), ("ip", "netns", "exec", router)):
                 for watched in (("ip", "monitor", "link", "address", "route", "rule"), ("nft", "monitor")):
-                    self._told.append((f"{node} {' '.join(place[3:])}", product.popen(node, *place, *watched)))
+                    self._told.append((f"{node} {' '.join(place[3:])}", product.popen(node, *KILLED, *place, *watched)))
 
     def end(self) -> list[str]:
         found = []
