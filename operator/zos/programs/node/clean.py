@@ -9,7 +9,6 @@ import contextlib
 import json
 import os
 import re
-import shutil
 import signal
 import time
 from pathlib import Path
@@ -38,13 +37,28 @@ def run(*, erase: bool) -> int:
         if not erase:
             say(f"disks, images and keys stay in {layout.STATE}; zos-node clean --erase-data erases them")
             return 0
-    for path in layout.STATE.iterdir():
-        if path.is_dir() and not path.is_symlink():
-            shutil.rmtree(path)
-        else:
-            path.unlink()
-    say(f"erased: all that was in {layout.STATE}")
+    if left := _erase(layout.STATE, kept=("shared",)):
+        raise RuntimeError(f"not erased: {'; '.join(left)}")
+    say(f"erased: all that was in {layout.STATE}, but for {layout.STATE}/shared, which is the node's owner's")
     return 0
+
+
+def _erase(directory: Path, kept: tuple[str, ...] = ()) -> list[str]:
+    """All that is in it; where something is mounted, all that is in that. Gives what could not be erased, and why."""
+    failed = []
+    for path in directory.iterdir():
+        if path.name in kept:
+            continue
+        try:
+            if path.is_symlink() or not path.is_dir():
+                path.unlink()
+                continue
+            failed += _erase(path)
+            if not path.is_mount():
+                path.rmdir()
+        except OSError as error:
+            failed.append(f"{path} ({error.strerror})")
+    return failed
 
 
 def _until_no_pods() -> None:
