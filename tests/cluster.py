@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import subprocess
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -13,6 +14,8 @@ from gridlib.layout import load
 from gridlib.tools import KubeletTools, program
 from harness import Grid, sh, until
 
+#: How the pods of a part of the chart's values are labelled, where not as that.
+_COMPONENT = {"node": "agent"}
 PAUSE = "localhost/pause:1"
 
 
@@ -103,11 +106,16 @@ class Product(Cluster):
         return Cluster(self.name)
 
     def run(self, host: str, *argv: str, check: bool = True, timeout: float = 120) -> str:
+        return super().run(host, *self._where_guests_are(host), *argv, check=check, timeout=timeout)
+
+    def popen(self, host: str, *argv: str) -> subprocess.Popen[str]:
+        return super().popen(host, *self._where_guests_are(host), *argv)
+
+    def _where_guests_are(self, host: str) -> tuple[str, ...]:
         first = Path(self.root / "hosts" / host / "zos/runtime/first")
         if not first.exists():
-            return super().run(host, *argv, check=check, timeout=timeout)
-        number = first.read_text().split()[0]
-        return super().run(host, "nsenter", "-t", number, "-m", "--root", "--wd=/", *argv, check=check, timeout=timeout)
+            return ()
+        return ("nsenter", "-t", first.read_text().split()[0], "-m", "--root", "--wd=/")
 
     def run_on_host(self, host: str, *argv: str, check: bool = True) -> str:
         return super().run(host, *argv, check=check)
@@ -136,8 +144,13 @@ class Product(Cluster):
 
     def pods_of(self, part: str) -> dict[str, dict[str, Any]]:
         """Of a part of the chart's values (node, runtime, controller), by node."""
-        component = {"node": "agent"}.get(part, part)
-        return self.pods(chart.NAMESPACE, f"app.kubernetes.io/component={component}")
+        return self.pods(chart.NAMESPACE, f"app.kubernetes.io/component={_COMPONENT.get(part, part)}")
+
+    def uids_of(self, part: str) -> set[str]:
+        """Of all its pods, wherever they are."""
+        labels = f"app.kubernetes.io/component={_COMPONENT.get(part, part)}"
+        found = self.ask(f"/api/v1/namespaces/{chart.NAMESPACE}/pods?labelSelector={labels}") or {"items": []}
+        return {pod["metadata"]["uid"] for pod in found["items"] if "deletionTimestamp" not in pod["metadata"]}
 
     def rolled_out(self) -> bool:
         """Whether every pod of the product is Ready."""

@@ -77,3 +77,25 @@ class Guests:
             self.status(name)["nodeName"], "sh", "-c", f"cat /run/libvirt/qemu/*-{names.domain(uid)}-fs0-fs.pid"
         )
         return int(found)
+
+    # -- a machine that pings another, ten times a second
+
+    def pinging(self, name: str, address: str) -> None:
+        """Makes one, and waits until it is answered."""
+        script = f"until ping -c1 -W1 {address} >/dev/null; do sleep 1; done; exec ping -i 0.1 {address}"
+        self.apply(name, script)
+        self.ready(name)
+        self.prints(name, "seq=20 ttl")
+
+    def answered(self, name: str) -> list[int]:
+        """The numbers of its pings that were."""
+        return [int(number) for number in re.findall(r"seq=(\d+) ttl", self.console(name))]
+
+    def unanswered(self, name: str) -> list[int]:
+        """Those between the first and the last answer that were not."""
+        found = set(self.answered(name))
+        return sorted(set(range(min(found), max(found))) - found)
+
+    def goes_on_pinging(self, name: str) -> None:
+        last = max(self.answered(name))
+        until(lambda: max(self.answered(name)) > last + 20, 30, f"{name} goes on pinging")

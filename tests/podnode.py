@@ -32,7 +32,9 @@ exec sleep 1000
 _POD = """
 for group in $PODS; do echo $$ >"$group/kubepods/pod/cgroup.procs"; done
 mount -t tmpfs tmpfs /run
-mkdir -p /usr/share/zos
+mkdir -p /usr/share/zos /run/secrets/kubernetes.io/serviceaccount
+cp /etc/ssl/certs/ca-certificates.crt /run/secrets/kubernetes.io/serviceaccount/ca.crt
+echo nobody >/run/secrets/kubernetes.io/serviceaccount/token
 mount -t tmpfs tmpfs /usr/share/zos
 echo "$1" >/usr/share/zos/image
 shift
@@ -113,7 +115,8 @@ class PodNode:
 
     @property
     def _environment(self) -> tuple[str, ...]:
-        return (f"PYTHONPATH={_OPERATOR}", "PYTHONDONTWRITEBYTECODE=1")
+        nowhere = ("KUBERNETES_SERVICE_HOST=127.0.0.1", "KUBERNETES_SERVICE_PORT=1")  # a cluster that does not answer
+        return (f"PYTHONPATH={_OPERATOR}", "PYTHONDONTWRITEBYTECODE=1", *nowhere)
 
     def running(self) -> dict[str, tuple[int, str]]:
         """What runs in the tree: a name, its number on the host and the image that it runs from."""

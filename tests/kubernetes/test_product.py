@@ -7,7 +7,6 @@ the other, ten times a second, over WireGuard.
 from __future__ import annotations
 
 import json
-import re
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -17,27 +16,6 @@ import pytest
 from cluster import Cluster, Product
 from guests import NETWORK, Guests
 from harness import obj, until
-
-PING = "until ping -c1 -W1 ADDRESS >/dev/null; do sleep 1; done; echo begins; exec ping -i 0.1 ADDRESS"
-
-
-class Pings:
-    """What the first machine has heard of the second."""
-
-    def __init__(self, guests: Guests) -> None:
-        self._guests = guests
-
-    def heard(self) -> list[int]:
-        return [int(number) for number in re.findall(r"seq=(\d+) ttl", self._guests.console("one"))]
-
-    def lost(self) -> list[int]:
-        """Numbers that were sent and never answered, but for the last ones that may be on their way."""
-        heard = set(self.heard())
-        return sorted(set(range(min(heard), max(heard))) - heard)
-
-    def go_on(self) -> None:
-        last = max(self.heard())
-        until(lambda: max(self.heard()) > last + 20, 30, "pings go on")
 
 
 @pytest.fixture(scope="module")
@@ -55,9 +33,7 @@ def guests(product: Product) -> Iterator[Guests]:
     made.network("n1", "n2")
     made.apply("two", "sleep 100000", nodeName="n2")
     made.ready("two")
-    made.apply("one", PING.replace("ADDRESS", made.status("two")["ip"]))
-    made.ready("one")
-    made.prints("one", r"seq=20 ttl")
+    made.pinging("one", made.status("two")["ip"])
     yield made
     product.kubectl("delete", "namespace", "machines", "--timeout=120s")
 
@@ -67,13 +43,12 @@ def unharmed(guests: Guests) -> Iterator[Guests]:
     """Whatever the test does: the same guests, and no ping lost."""
     before = {name: guests.qemu(name) for name in ("one", "two")}
     started = {name: guests.status(name)["startedAt"] for name in before}
-    pings = Pings(guests)
-    pings.go_on()
+    guests.goes_on_pinging("one")
     yield guests
-    pings.go_on()
+    guests.goes_on_pinging("one")
     assert {name: guests.qemu(name) for name in before} == before
     assert {name: guests.status(name)["startedAt"] for name in before} == started
-    assert pings.lost() == []
+    assert guests.unanswered("one") == []
 
 
 def test_it_is_whole(product: Product, guests: Guests) -> None:
@@ -94,11 +69,11 @@ def test_it_is_whole(product: Product, guests: Guests) -> None:
 )
 def test_a_changed_value_is_rolled_out(product: Product, unharmed: Guests, change: dict[str, object]) -> None:
     (part,) = change
-    before = product.pods_of(part)
+    before = product.uids_of(part)
     product.upgrade(change)
-    after = product.pods_of(part)
-    assert set(after) == set(before)
-    assert all(after[node]["metadata"]["uid"] != before[node]["metadata"]["uid"] for node in before)
+    until(product.rolled_out, 60)
+    assert len(product.uids_of(part)) == 2
+    assert not product.uids_of(part) & before
 
 
 @pytest.mark.timeout(300)
@@ -182,7 +157,7 @@ def test_it_is_uninstalled_and_comes_back_to_what_runs(product: Product, unharme
     objects = product.kubectl("get", "zmachines,networks,nodeworkloads", "-A", "-o", "name")
     product.helm("uninstall", "zos", "-n", "zos-system", "--wait", "--timeout=90s")
     assert product.kubectl("get", "zmachines,networks,nodeworkloads", "-A", "-o", "name") == objects
-    Pings(unharmed).go_on()
+    unharmed.goes_on_pinging("one")
     product.install()
     unharmed.ready("one", "two")
     product.ready("machines", f"network/{NETWORK}")
@@ -205,5 +180,5 @@ def test_a_node_dies_and_comes_back(product: Product, guests: Guests) -> None:
     print(f"guests Ready {time.monotonic() - returned:.0f} s after the node")
     assert guests.qemu("one") == one
     assert {name: guests.status(name)["ip"] for name in ("one", "two")} == addresses
-    Pings(guests).go_on()
+    guests.goes_on_pinging("one")
     assert json.loads(product.kubectl("get", "nodes", "-o", "json"))["items"]

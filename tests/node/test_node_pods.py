@@ -130,6 +130,33 @@ def test_an_agent_tells_how_it_ended(host: PodNode, runtime: Pod) -> None:
     assert "invalid choice: 'none'" in said
 
 
+def test_an_agent_holds_up_nobody_and_ends_with_its_pod(host: PodNode, runtime: Pod) -> None:
+    agent = host.pod("v1", "agent", "--", "--node", "n1")
+    try:
+        agent.until("starts, with at most")
+        after = host.pod("v1", "runtime")
+        try:
+            after.until("ready;")
+        finally:
+            after.kill()
+        agent.signal(signal.SIGTERM)
+        assert agent.ended() == 0
+        assert not [name for name in host.running() if name.startswith("python")]
+    finally:
+        agent.kill()
+
+
+def test_an_agent_ends_with_the_first_process(host: PodNode, runtime: Pod) -> None:
+    agent = host.pod("v1", "agent", "--", "--node", "n1")
+    try:
+        agent.until("starts, with at most")
+        host.kill(host.running()["s6-svscan"][0])
+        agent.until("the first process of the node's tree has ended")
+        assert agent.ended() == 0
+    finally:
+        agent.kill()
+
+
 def test_a_node_is_cleaned(host: PodNode, runtime: Pod) -> None:
     runtime.signal(signal.SIGTERM)
     assert runtime.ended() == 0

@@ -51,6 +51,15 @@ def test_the_strongest_word_comes_first() -> None:
     assert rules[-1].startswith("ip daddr { 10.0.0.0/8 } reject")
 
 
+def test_a_pod_that_comes_or_goes_changes_no_rule_where_pods_are_closed() -> None:
+    def rules(*prefixes: str) -> list[str]:
+        return egress.rules(EgressOnNode(deny=("10.3.0.0/16",)), facts(prefixes=prefixes, egress_deny=("10.244.0.0/16",)))
+
+    assert rules("192.0.2.0/24", "10.244.1.7/32", "10.3.0.0/24") == rules("192.0.2.0/24")
+    assert rules("192.0.2.0/24", "10.245.1.7/32") != rules("192.0.2.0/24")
+    assert "10.0.0.0/8" in rules("10.0.0.0/8")[-1], "what is closed in part is not closed"
+
+
 def test_ipv6_has_no_way_out_whatever_is_said() -> None:
     rules = egress.rules(EgressOnNode(allow=("::/0",)), facts(prefixes=()))
     assert rules[0] == "meta nfproto ipv6 drop"

@@ -57,14 +57,21 @@ def _gaps(range_: PublicIPv4Range) -> Iterator[_Span]:
 def rules(said: EgressOnNode, facts: Facts) -> list[str]:
     """Rules of a chain through which goes what leaves by the uplink; what they do not reject may go. One set a rule, the
     strongest first. Raises Unknown where it is not known what the node is connected to."""
+    closed = [*_NEVER, *said.deny, *facts.egress_deny]
     return [
         "meta nfproto ipv6 drop",  # a router has no IPv6 that leads anywhere
         *_rule(said.allow, "return"),
         *names("return", facts),
-        *_rule([*_NEVER, *said.deny, *facts.egress_deny], _REJECT),
+        *_rule(closed, _REJECT),
         *_rule(said.public, "return"),
-        *_rule(facts.connected(), _REJECT),
+        *_rule(_beside(facts.connected(), closed), _REJECT),
     ]
+
+
+def _beside(ranges: Iterable[str], closed: Iterable[str]) -> list[str]:
+    """Those that are not closed already: where a cluster's pods are named, one that comes or goes changes no rule."""
+    spans = _merged(span for text in closed for span in _span(text))
+    return [text for text in ranges if not all(any(a <= first and last <= b for a, b in spans) for first, last in _span(text))]
 
 
 def names(verdict: str, facts: Facts) -> list[str]:

@@ -1,0 +1,106 @@
+"""From the chart and images of the release before to those of this checkout and back, with fifty workloads: nothing is written
+to a node's kernel, nobody's spec changes, guests notice nothing."""
+
+from __future__ import annotations
+
+import json
+import re
+import subprocess
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from bound import KILLED
+from cluster import Product
+from guests import Guests
+from harness import CHECKOUT, obj, until
+
+#: The commit whose chart and images upgrades begin with.
+PREVIOUS = (CHECKOUT / "hack/kubernetes/previous").read_text().split("#")[0].strip()
+#: What drivers call what they make in a node's own network (`zos.api.names`); pods' interfaces come and go with them.
+OURS = re.compile(r"\b(?:[btuvwlp]-[a-z2-7]{10}|zos-[a-z2-7]+|wan|lan)\b")
+ROUTER = "ls /run/netns | head -1"
+
+
+class KernelWrites:
+    """What nodes' kernels tell of changes to what is ours, from now on."""
+
+    def __init__(self, product: Product) -> None:
+        self._told: list[tuple[str, subprocess.Popen[str]]] = []
+        for node in ("n1", "n2"):
+            router = product.run(node, "sh", "-c", ROUTER).strip()
+            for place in ((), ("ip", "netns", "exec", router)):
+                for watched in (("ip", "monitor", "link", "address", "route", "rule"), ("nft", "monitor")):
+                    self._told.append((f"{node} {' '.join(place[3:])}", product.popen(node, *KILLED, *place, *watched)))
+
+    def end(self) -> list[str]:
+        found = []
+        for where, process in self._told:
+            process.kill()
+            said, _ = process.communicate()
+            found += [f"{where}: {line}" for line in said.splitlines() if OURS.search(line)]
+        return found
+
+
+def specs(product: Product) -> dict[str, int]:
+    """The generation of every object of ours."""
+    found = json.loads(product.kubectl("get", "zos,nodeworkloads,gridnodes,farms", "-A", "-o", "json"))["items"]
+    return {
+        f"{one['kind']} {one['metadata'].get('namespace', '')}/{one['metadata']['name']}": one["metadata"]["generation"]
+        for one in found
+    }
+
+
+@pytest.fixture(scope="module")
+def previous(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A checkout of the release before, with its images in ``images``."""
+    checkout = tmp_path_factory.mktemp("previous")
+    archive = subprocess.Popen(["git", "-C", str(CHECKOUT), "archive", PREVIOUS], stdout=subprocess.PIPE)
+    subprocess.run(["tar", "-x", "-C", str(checkout)], stdin=archive.stdout, check=True)
+    assert archive.wait() == 0, f"{PREVIOUS} is not in this repository's history: fetch all of it"
+    subprocess.run([checkout / "hack/images/build", "--output", checkout / "images"], check=True, capture_output=True)
+    return checkout
+
+
+@pytest.fixture(scope="module")
+def guests(cluster: Product, previous: Path) -> Iterator[Guests]:
+    """Fifty workloads on the release before: machines that ping each other among them."""
+    product = Product(cluster.name)
+    product.helm("uninstall", "zos", "-n", "zos-system", "--ignore-not-found", "--wait")
+    product.minigrid("up", "--images", str(previous / "images"), "--chart", str(previous / "charts/zos"), timeout=400)
+    product.push_image()
+    product.kubectl("create", "namespace", "fifty")
+    made = Guests(product, "fifty")
+    made.network("n1", "n2")
+    both = [{"name": "n1"}, {"name": "n2"}]
+    networks = [obj("Network", f"net{n}", ipRange=f"10.{40 + n}.0.0/16", nodes=both[: 1 + n % 2]) for n in range(12)]
+    disks = [obj("ZMount", f"disk{n}", size="64Mi", nodeName=f"n{1 + n % 2}") for n in range(35)]
+    product.apply("fifty", *networks, *disks)
+    made.apply("two", "sleep 100000", nodeName="n2")
+    made.ready("two")
+    made.pinging("one", made.status("two")["ip"])
+    product.ready("fifty", *(f"{one['kind'].lower()}/{one['metadata']['name']}" for one in (*networks, *disks)))
+    yield made
+    product.kubectl("delete", "namespace", "fifty", "--timeout=180s")
+
+
+@pytest.mark.timeout(600)
+def test_there_and_back(guests: Guests, images: Path) -> None:
+    product = guests.grid
+    assert isinstance(product, Product)
+    before, qemu = specs(product), {name: guests.qemu(name) for name in ("one", "two")}
+    assert len(before) > 50
+    writes = KernelWrites(product)
+    pods = {part: product.uids_of(part) for part in ("node", "runtime", "controller")}
+    product.install(images)
+    assert [part for part in pods if product.uids_of(part) & pods[part]] == []
+    guests.goes_on_pinging("one")
+    assert specs(product) == before
+    product.helm("rollback", "zos", "-n", "zos-system", "--wait", "--timeout=180s")
+    until(product.rolled_out, 60)
+    guests.goes_on_pinging("one")
+    assert specs(product) == before
+    assert {name: guests.qemu(name) for name in qemu} == qemu
+    assert guests.unanswered("one") == []
+    assert writes.end() == []
