@@ -71,6 +71,7 @@ WRITERS = {
     "programs.node.cgroup": "the kernel's settings",
     "programs.node.daemons": "runs on nodes by itself; whole or not at all",
     "programs.node.image": "runs on nodes by itself; into a directory that is renamed when it is whole",
+    "programs.node.runtime": "in memory, of the pod itself",
     "programs.node.tree": "runs on nodes by itself; a lock, a mount point, and what a boot forgets",
 }
 
