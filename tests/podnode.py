@@ -44,6 +44,8 @@ _IMAGE = """
 set -e
 mkdir -p "/mnt/$1/upper" "/mnt/$1/work" "/var/lib/zos/runtime/$1/root"
 mount -t overlay overlay -o "lowerdir=/,upperdir=/mnt/$1/upper,workdir=/mnt/$1/work" "/var/lib/zos/runtime/$1/root"
+mkdir -p "/var/lib/zos/runtime/$1/root/opt/zos"
+cp -a "$2" "/var/lib/zos/runtime/$1/root/opt/zos/operator"
 touch "/var/lib/zos/runtime/$1/complete"
 """
 _SETTLE = "import sys, pathlib; from zos.programs.node import image; image._settle(pathlib.Path(sys.argv[1]))"
@@ -98,7 +100,7 @@ class PodNode:
 
     def image(self, identity: str) -> None:
         """As if one of its pods had put it on the disk."""
-        self.run("sh", "-c", _IMAGE, "sh", identity)
+        self.run("sh", "-c", _IMAGE, "sh", identity, _OPERATOR)
         self.run("env", *self._environment, sys.executable, "-c", _SETTLE, f"/var/lib/zos/runtime/{identity}/root")
 
     def pod(self, identity: str, *argv: str) -> Pod:
@@ -116,7 +118,8 @@ class PodNode:
     @property
     def _environment(self) -> tuple[str, ...]:
         nowhere = ("KUBERNETES_SERVICE_HOST=127.0.0.1", "KUBERNETES_SERVICE_PORT=1")  # a cluster that does not answer
-        return (f"PYTHONPATH={_OPERATOR}", "PYTHONDONTWRITEBYTECODE=1", *nowhere)
+        # In an image, and where a container finds the code that is tested: the tree has a /tmp of its own.
+        return (f"PYTHONPATH=/opt/zos/operator:{_OPERATOR}", "PYTHONDONTWRITEBYTECODE=1", *nowhere)
 
     def running(self) -> dict[str, tuple[int, str]]:
         """What runs in the tree: a name, its number on the host and the image that it runs from."""
