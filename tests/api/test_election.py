@@ -21,7 +21,7 @@ from zos.kube.client import Access, Client, Raw, Unavailable
 from zos.kube.election import Times
 from zos.simulation import manifest
 
-_TIMES = Times(duration=4, renew=0.8, give_up=3.0, retry=0.5, attempt=1.0)
+_TIMES = Times(duration=6, renew=1.2, give_up=4.5, retry=0.75, attempt=1.5)
 _LEASES = "/coordination.k8s.io/"
 
 
