@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-import subprocess
+import shutil
 from collections.abc import Generator, Iterator
 from pathlib import Path
 
@@ -64,11 +64,7 @@ def images(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def other_images(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """With those of a later one: a changed line of the code."""
     checkout = tmp_path_factory.mktemp("later") / "zos"
-    kept = subprocess.run(["git", "-C", str(CHECKOUT), "ls-files", "-z"], check=True, capture_output=True).stdout
-    checkout.mkdir()
-    subprocess.run(
-        ["cp", "-a", "--parents", "--", *filter(None, kept.decode().split("\0")), str(checkout)], check=True, cwd=CHECKOUT
-    )
+    shutil.copytree(CHECKOUT, checkout, symlinks=True, ignore=shutil.ignore_patterns(".git", "__pycache__"))
     with open(checkout / "operator/zos/__init__.py", "a") as code:
         code.write("# A later version.\n")
     return _built(checkout, tmp_path_factory.mktemp("later-images"))
