@@ -13,7 +13,7 @@ import signal
 import time
 from pathlib import Path
 
-from zos.programs.node import cgroup, commands, kernel, layout, tree
+from zos.programs.node import cgroup, children, commands, kernel, layout, tree
 from zos.programs.node.commands import CommandFailed
 from zos.programs.node.runtime import say
 
@@ -107,19 +107,11 @@ def _end_all() -> int:
 
 def _groups() -> list[Path]:
     """Looked up by a process of its own, which loses sight of its namespace."""
-    heard, tell = os.pipe()
-    child = os.fork()
-    if child == 0:
-        with contextlib.suppress(BaseException):
-            os.write(tell, json.dumps([str(group) for group in cgroup.beside_pods()]).encode())
-            os._exit(0)
-        os._exit(1)
-    os.close(tell)
-    with os.fdopen(heard) as pipe:
-        text = pipe.read()
-    if os.waitpid(child, 0)[1] != 0:
-        raise RuntimeError("the tree's control groups can't be told: does this run in a privileged pod with hostPID?")
-    return [Path(group) for group in json.loads(text)]
+    try:
+        found = children.answer(lambda: [str(group) for group in cgroup.beside_pods()], "control groups")
+    except OSError:
+        raise RuntimeError("the tree's control groups can't be told: does this run in a privileged pod with hostPID?") from None
+    return [Path(group) for group in found]
 
 
 def _members(group: Path) -> set[int]:

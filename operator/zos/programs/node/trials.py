@@ -6,14 +6,11 @@ All of it happens in a process with namespaces of its own, and goes with that.
 
 from __future__ import annotations
 
-import contextlib
 import errno
-import json
-import os
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 
-from zos.programs.node import cgroup, commands, kernel
+from zos.programs.node import cgroup, children, commands, kernel
 from zos.programs.node.commands import CommandFailed
 
 _TABLES = {
@@ -71,25 +68,7 @@ NAMES = frozenset({NETWORK, PODS_GROUP, *_TABLES, *_LINKS, *_FILE_SYSTEMS})
 def run() -> Mapping[str, str]:
     """Of what failed, by its name (`NAMES`), what the kernel said. Where one rests on another that failed it is not tried.
     Raises OSError."""
-    return {**_elsewhere(_groups), **_elsewhere(_tried)}
-
-
-def _elsewhere(work: Callable[[], Mapping[str, str]]) -> Mapping[str, str]:
-    """Done by a process that may lose sight of its own namespaces."""
-    heard, tell = os.pipe()
-    child = os.fork()
-    if child == 0:
-        with contextlib.suppress(BaseException):
-            os.write(tell, json.dumps(work()).encode())
-            os._exit(0)
-        os._exit(1)
-    os.close(tell)
-    with os.fdopen(heard) as answer:
-        text = answer.read()
-    if os.waitpid(child, 0)[1] != 0:
-        raise OSError(errno.EIO, "what tried it has failed", "the kernel")
-    found: Mapping[str, str] = json.loads(text)
-    return found
+    return {**children.answer(_groups, "the kernel"), **children.answer(_tried, "the kernel")}
 
 
 def _groups() -> Mapping[str, str]:
