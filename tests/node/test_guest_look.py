@@ -14,6 +14,7 @@ from oneguest import ITEM, started
 from zos.drivers.domainrun import Machine, Run
 from zos.drivers.guestlook import GuestLook
 from zos.drivers.guestrecords import Records
+from zos.drivers.startline import StartLine
 
 START = started()
 
@@ -32,13 +33,19 @@ class Starting:
         return []
 
 
-def test_a_guest_that_begins_while_it_is_looked_who_runs_has_not_ended(tmp_path: Path) -> None:
+async def test_a_guest_that_begins_while_it_is_looked_who_runs_has_not_ended(tmp_path: Path) -> None:
     machine = Machine(tmp_path / "machines" / ITEM.uuid)
     machine.directory.mkdir(parents=True)
     machine.write_card(ITEM)
     libvirt: Any = Starting(lambda: machine.write_run(Run().begun(START)))
     guests = GuestLook(libvirt, tmp_path, Records(tmp_path / "machines", tmp_path, START.boot))
-    assert guests.look({}).facts[ITEM.name].ended == ""
+    line = StartLine(1)
+    line.begun(ITEM.name, START.started_at, tells=True)
+    fact = guests.look({}).facts[ITEM.name]
+    assert (fact.ended, fact.started_at) == ("", None), "a look from before its start"
+    line.seen({ITEM.name: fact})
+    assert line.full, "it boots: nobody takes its place"
+    line.close()
     assert not machine.run().over
     libvirt.meanwhile = lambda: None
     assert guests.look({}).facts[ITEM.name].ended == "crash", "now it has"

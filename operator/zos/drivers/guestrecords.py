@@ -34,9 +34,13 @@ class Records:
 
     def settled(self, machine: Machine, before: Run | None = None) -> Run:
         """The record of a guest that does not run; notes its end the first time it is missed. ``before``: the record from
-        before it was looked who runs. What was begun since is missed by nobody."""
+        before it was looked who runs. What was begun since is missed by nobody, and nothing is known of it yet: ``before`` is
+        what was."""
         with self._lock:
-            return self._settle(machine, before)
+            run = machine.run()
+            if before is not None and run.started_at != before.started_at:
+                return before
+            return self._settle(machine, run)
 
     def running(self, machine: Machine, item: Domain, start: Start | None) -> Run:
         """The record of a guest that runs, with what was heard of it. Where the agent that started it did not come to write
@@ -52,7 +56,7 @@ class Records:
     def begin(self, machine: Machine, start: Start, waited: float) -> Run:
         """The record of a guest that is about to be started, to be written by `begun`. What it said before is forgotten."""
         with self._lock:
-            run = dataclasses.replace(self._settle(machine).begun(start), waited=waited)
+            run = dataclasses.replace(self._settle(machine, machine.run()).begun(start), waited=waited)
             machine.clear_status()
             return run
 
@@ -80,9 +84,8 @@ class Records:
         with self._lock:
             machine.remove()
 
-    def _settle(self, machine: Machine, before: Run | None = None) -> Run:
-        run = machine.run()
-        if not run.over and (before is None or run.started_at == before.started_at):
+    def _settle(self, machine: Machine, run: Run) -> Run:
+        if not run.over:
             run = run.finished(self._last_word(machine, run), time.time(), self._boot)
             machine.write_run(run)
         return run
