@@ -59,11 +59,22 @@ def install(grid: Grid, control_plane: ControlPlane, told: dict[str, object], ch
     path = grid.root / "values.json"
     path.write_text(json.dumps(told, indent=2))
     wait = ("--wait", f"--timeout={patience(180):.0f}s")
+    _unlock(grid)
     helm(grid, "upgrade", "--install", NAME, str(chart), "-n", NAMESPACE, "--create-namespace", "-f", str(path), *wait)
     if not serves(CHECKOUT / "crds", lambda *words: control_plane.kubectl(*words, check=False)):
         raise GridError(f"the API server does not serve the CRDs: hack/minigrid logs cp apiserver --name {grid.name}")
     control_plane.apply_admitted([farm.manifest()])
     ready(grid, control_plane)
+
+
+def _unlock(grid: Grid) -> None:
+    """A Helm that was killed has left its release locked, and the next one refuses it."""
+    releases = json.loads(helm(grid, "list", "--all", "-n", NAMESPACE, "-o", "json"))
+    state = next((release["status"] for release in releases if release["name"] == NAME), "")
+    if state == "pending-install":
+        helm(grid, "uninstall", NAME, "-n", NAMESPACE, "--wait")
+    elif state.startswith("pending-"):
+        helm(grid, "rollback", NAME, "-n", NAMESPACE)
 
 
 def ready(grid: Grid, control_plane: ControlPlane) -> None:
