@@ -27,21 +27,14 @@ def values(grid: Grid, images: Iterable[Image], accelerator: str) -> dict[str, o
     found = {image.repository.rpartition("/")[2]: image for image in images}
     if missing := {"zos-controller", "zos-node"} - found.keys():
         raise GridError(f"no image {' and '.join(sorted(missing))} among the archives: hack/images/build makes them")
-    # An image of the same name that is another one takes new pods.
-    made = {
-        part: {"podAnnotations": {"zos.grid.tf/image": found[name].digest}}
-        for part, name in (("controller", "zos-controller"), ("node", "zos-node"), ("runtime", "zos-node"))
-    }
     return {
         "images": {
-            part: {"repository": image.repository, "tag": image.tag, "pullPolicy": "Never"}
+            part: {"repository": image.repository, "digest": image.digest, "pullPolicy": "Never"}
             for part, image in (("controller", found["zos-controller"]), ("node", found["zos-node"]))
         },
-        "controller": {"replicas": grid.controllers, **made["controller"]},
-        "runtime": made["runtime"],
+        "controller": {"replicas": grid.controllers},
         "grid": {"farm": farm.NAME, "publicInterface": grid.nodes[0].public_interface},
         "node": {
-            **made["node"],
             "accelerator": accelerator,
             "insecureRegistries": [f"{CONTROL_PLANE}:{REGISTRY_PORT}"],
             "imageDirs": [IMAGES],
@@ -69,7 +62,7 @@ def install(grid: Grid, control_plane: ControlPlane, told: dict[str, object], ch
 
 def _unlock(grid: Grid) -> None:
     """A Helm that was killed has left its release locked, and the next one refuses it."""
-    releases = json.loads(helm(grid, "list", "--all", "-n", NAMESPACE, "-o", "json"))
+    releases = json.loads(helm(grid, "list", "-n", NAMESPACE, "-o", "json"))
     state = next((release["status"] for release in releases if release["name"] == NAME), "")
     if state == "pending-install":
         helm(grid, "uninstall", NAME, "-n", NAMESPACE, "--wait")
