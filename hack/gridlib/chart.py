@@ -23,15 +23,9 @@ NAMESPACE = "zos-system"
 
 
 def values(grid: Grid, images: Iterable[Image], accelerator: str) -> dict[str, object]:
-    """Raises GridError if an image is missing. They are in the nodes already, so nobody is to pull them."""
-    found = {image.repository.rpartition("/")[2]: image for image in images}
-    if missing := {"zos-controller", "zos-node"} - found.keys():
-        raise GridError(f"no image {' and '.join(sorted(missing))} among the archives: hack/images/build makes them")
+    """Raises GridError if an image is missing."""
     return {
-        "images": {
-            part: {"repository": image.repository, "digest": image.digest, "pullPolicy": "Never"}
-            for part, image in (("controller", found["zos-controller"]), ("node", found["zos-node"]))
-        },
+        "images": named(images),
         "controller": {"replicas": grid.controllers},
         "grid": {"farm": farm.NAME, "publicInterface": grid.nodes[0].public_interface},
         "node": {
@@ -44,6 +38,17 @@ def values(grid: Grid, images: Iterable[Image], accelerator: str) -> dict[str, o
             "lease": 20,
         },
         "pools": [{"name": "lab", "nodeSelector": {}, "offer": claimed.OFFER}],
+    }
+
+
+def named(images: Iterable[Image]) -> dict[str, dict[str, str]]:
+    """As the values have them: in the nodes already, so nobody is to pull them. Raises GridError if one is missing."""
+    found = {image.repository.rpartition("/")[2]: image for image in images}
+    if missing := {"zos-controller", "zos-node"} - found.keys():
+        raise GridError(f"no image {' and '.join(sorted(missing))} among the archives: hack/images/build makes them")
+    return {
+        part: {"repository": image.repository, "digest": image.digest, "pullPolicy": "Never"}
+        for part, image in (("controller", found["zos-controller"]), ("node", found["zos-node"]))
     }
 
 
