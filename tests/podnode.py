@@ -11,6 +11,7 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Iterator
 from pathlib import Path
 
 import zos
@@ -123,13 +124,18 @@ class PodNode:
 
     def running(self) -> dict[str, tuple[int, str]]:
         """What runs in the tree: a name, its number on the host and the image that it runs from."""
-        found = {}
+        return {name: (number, image) for number, image, name in self._processes()}
+
+    def all_running(self, name: str) -> set[int]:
+        """The numbers of those of that name."""
+        return {number for number, _, found in self._processes() if found == name}
+
+    def _processes(self) -> Iterator[tuple[int, str, str]]:
         script = 'for p in /proc/[0-9]*; do echo "${p#/proc/} $(readlink $p/root) $(cat $p/comm 2>/dev/null)"; done'
         for line in self.run("sh", "-c", script).splitlines():
             words = line.split()
             if len(words) == 3 and words[1].startswith("/roots/"):
-                found[words[2]] = (int(words[0]), words[1].removeprefix("/roots/"))
-        return found
+                yield int(words[0]), words[1].removeprefix("/roots/"), words[2]
 
     def kill(self, process: int) -> None:
         self.run("kill", "-9", str(process))

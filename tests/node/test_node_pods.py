@@ -101,6 +101,32 @@ def test_what_was_killed_comes_back(host: PodNode, runtime: Pod, victim: str) ->
     soon(runtime.is_ready)
 
 
+def test_a_supervisor_that_outlived_the_first_process_comes_back_as_well(host: PodNode, runtime: Pod) -> None:
+    host.kill(host.running()["s6-svscan"][0])
+    runtime.until("starting it again")
+    before = host.all_running("s6-supervise")
+    soon(lambda: "s6-svscan" in host.running())
+    libvirtd = host.running()["libvirtd"][0]
+    for victim in before:
+        host.kill(victim)
+    soon(lambda: len(host.all_running("s6-supervise")) == len(before))
+    assert not host.all_running("s6-supervise") & before
+    host.kill(libvirtd)
+    soon(lambda: host.running().get("libvirtd", (libvirtd, ""))[0] != libvirtd)
+
+
+def test_what_supervisors_complain_of_leaves_room_for_others(host: PodNode, runtime: Pod) -> None:
+    """Those that outlived the first process have its successor's complain, each once a second."""
+    host.kill(host.running()["s6-svscan"][0])
+    runtime.until("starting it again")
+    log = "/run/zos/first/log"
+    soon(lambda: "already running" in host.say("v1", "exec", "cat", log)[1])
+    host.say("v1", "exec", "sh", "-c", f"head -c 1000000 /dev/zero >>{log}")
+    size = int(host.say("v1", "exec", "stat", "-c", "%s", log)[1])
+    assert 0 < size <= 65536
+    assert host.say("v1", "exec", "sh", "-c", "head -c 1000000 /dev/zero >/run/zos/others") == (0, "")
+
+
 def test_an_agent_waits_for_the_runtime_and_runs_beside_it(host: PodNode) -> None:
     agent = host.pod("v1", "agent", "--", "--help")
     agent.until("waiting for the node's runtime")

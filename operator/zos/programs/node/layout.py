@@ -41,6 +41,8 @@ UP = Path("/run/zos-up")
 ROOTS = Path("/roots")
 BUSYBOX = Path("/bin/busybox")
 SERVICES = Path("/run/service")
+#: What the first process complains of, and supervisors: a file system of its own, as it may be much.
+FIRST_LOG = Path("/run/zos/first/log")
 LIBVIRT_SOCKET = Path("/run/libvirt/libvirt-sock")
 #: In a root, for each of its own directories of libvirt: where that is below `LIBVIRT`.
 OF_LIBVIRT = {"/etc/libvirt": "etc", "/var/lib/libvirt": "lib", "/var/cache/libvirt": "cache", "/var/log/libvirt": "log"}

@@ -19,7 +19,7 @@ from zos.programs.node import cgroup, children, image, kernel, layout
 #: The host's first process, as a pod with ``hostPID`` sees it.
 _HOST = Path("/proc/1")
 #: Bounds of what everybody in the tree may write to.
-_RUN_SIZE, _TMP_SIZE = "256m", "256m"
+_RUN_SIZE, _TMP_SIZE, _LOG_SIZE = "256m", "256m", "64k"
 #: A directory that every Linux has, where the tree is put together.
 _WORKSHOP = Path("/tmp")
 _RESOLVED = Path("/run/systemd/resolve")
@@ -120,8 +120,10 @@ def _build(busybox: Path) -> None:
     kernel.bind(layout.STATE, top / "state")
     kernel.mount("zos-run", top / "run", "tmpfs", kernel.NOSUID | kernel.NODEV, f"mode=755,size={_RUN_SIZE}")
     kernel.mount("zos-tmp", top / "tmp", "tmpfs", kernel.NOSUID | kernel.NODEV, f"mode=1777,size={_TMP_SIZE}")
-    for name in ("service", "netns", "lock", "zos", "wireguard", "libvirt", "host/etc"):
+    log = layout.FIRST_LOG.parent.relative_to("/run")
+    for name in ("service", "netns", "lock", log, "wireguard", "libvirt", "host/etc"):
         (top / "run" / name).mkdir(parents=True)
+    kernel.mount("zos-log", top / "run" / log, "tmpfs", kernel.NOSUID | kernel.NODEV, f"mode=700,size={_LOG_SIZE}")
     kernel.bind("/etc", top / "run/host/etc")
     if _RESOLVED.is_dir():  # where the host's resolv.conf may lead to, by an absolute link or one that goes up
         for place in (top / "run/host" / _RESOLVED.relative_to("/"), top / _RESOLVED.relative_to("/")):
@@ -225,7 +227,9 @@ def start(identity: str) -> int:
         since = kernel.began(os.getpid())
         layout.FIRST.write_text(f"{os.getpid()} {since}\n")
         os.write(tell, f"{os.getpid()}".encode())
-        nowhere, log = os.open("/dev/null", os.O_RDONLY), os.open("/run/zos/first.log", os.O_CREAT | os.O_WRONLY | os.O_APPEND)
+        layout.FIRST_LOG.parent.mkdir(parents=True, exist_ok=True)  # a tree that an earlier version made has none
+        nowhere = os.open("/dev/null", os.O_RDONLY)
+        log = os.open(layout.FIRST_LOG, os.O_CREAT | os.O_WRONLY | os.O_APPEND | os.O_TRUNC, 0o600)
         for old, new in ((os.dup(tell), _READY), (nowhere, 0), (log, 1), (log, 2)):
             os.dup2(old, new)
         os.closerange(_READY + 1, 4096)
@@ -242,7 +246,7 @@ def start(identity: str) -> int:
         number = answer.readline()
     children.finish(child, "the first process of the node's tree could not be started")
     if not number.endswith("\n"):
-        raise RuntimeError("the first process of the node's tree did not start: see /run/zos/first.log there")
+        raise RuntimeError(f"the first process of the node's tree did not start: see {layout.FIRST_LOG} there")
     return int(number)
 
 
