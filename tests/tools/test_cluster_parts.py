@@ -67,7 +67,7 @@ def test_what_is_no_image_is_named(tmp_path: Path) -> None:
 def test_values_name_the_images_of_the_archives(grid: layout.Grid) -> None:
     told = json.loads(json.dumps(chart.values(grid, [image("zos-node"), image("zos-controller"), image("other")], "tcg")))
     assert told["images"] == {
-        part: {"repository": f"localhost/zos/zos-{part}", "tag": "0.3.0", "pullPolicy": "Never"}
+        part: {"repository": f"localhost/zos/zos-{part}", "digest": image(f"zos-{part}").digest, "pullPolicy": "Never"}
         for part in ("controller", "node")
     }
     assert told["node"]["accelerator"] == "tcg"

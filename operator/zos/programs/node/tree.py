@@ -120,7 +120,7 @@ def _build(busybox: Path) -> None:
     kernel.bind(layout.STATE, top / "state")
     kernel.mount("zos-run", top / "run", "tmpfs", kernel.NOSUID | kernel.NODEV, f"mode=755,size={_RUN_SIZE}")
     kernel.mount("zos-tmp", top / "tmp", "tmpfs", kernel.NOSUID | kernel.NODEV, f"mode=1777,size={_TMP_SIZE}")
-    log = layout.FIRST_LOG.parent.relative_to("/run")
+    log = str(layout.FIRST_LOG.parent.relative_to("/run"))
     for name in ("service", "netns", "lock", log, "wireguard", "libvirt", "host/etc"):
         (top / "run" / name).mkdir(parents=True)
     kernel.mount("zos-log", top / "run" / log, "tmpfs", kernel.NOSUID | kernel.NODEV, f"mode=700,size={_LOG_SIZE}")
