@@ -78,6 +78,7 @@ class Clustered:
         default_factory=dict
     )  # machine → its process, and since when it is said to run
     places: dict[str, tuple[str, str]] = field(default_factory=dict)  # machine → node, address
+    consoles: dict[str, Path] = field(default_factory=dict)  # machine → where all that it says is written
     specs: dict[str, tuple[str, int]] = field(default_factory=dict)  # object → uid, generation
     restarts: dict[str, int] = field(default_factory=dict)  # uid of a pod → how often its container was started anew
     upto: dict[str, int | None] = field(default_factory=dict)  # machine → up to which ping all is known; None: it may lose some
@@ -159,6 +160,7 @@ class Clustered:
             guest = there.get(names.ident(self.object(f"ZMachine/{name}")["metadata"]["uid"]))
             if guest is not None and status.get("startedAt"):
                 self.guests[name] = (guest, status["startedAt"])
+                self.consoles[name] = self._console(name)
                 self.places.setdefault(name, (status["nodeName"], status["ip"]))
                 self.excused.discard(name)
         return not self.excused
@@ -257,7 +259,7 @@ class Clustered:
 
     def console(self, name: str) -> str:
         """The end of what a machine has said. (Read from outside its node: that may be down.)"""
-        path = self._console(name)
+        path = self.consoles.get(name) or self._console(name)
         text = b""
         for place in (path.with_name(path.name + ".0"), path):
             if place.exists():

@@ -171,12 +171,12 @@ async def running(world: Clustered) -> list[str]:
 async def go_on(world: Clustered) -> list[str]:
     found = []
     for name in world.pingers():
-        answers = world.answers(name)
-        last = world.ended.get(name, -1)
-        # One whose guest was started anew counts from the beginning.
-        if not answers or (answers[-1] <= last + _GO_ON and not (world.upto[name] is None and answers[-1] < last)):
+        answers, last = world.answers(name), world.ended.get(name, -1)
+        if answers and world.upto[name] is None and answers[-1] < last:
+            last = -1  # its guest was started anew, and counts from the beginning
+        if not answers or answers[-1] <= last + _GO_ON:
             found.append(f"{name} is not answered by {world.pinged(name)}: {answers[-1:]} after {last}")
-        elif world.upto[name] is None and answers[-1] > _GO_ON:
+        elif world.upto[name] is None:
             world.upto[name] = answers[-1]
     return found
 
