@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from gridlib import chart
+from gridlib.archives import load_images
 from gridlib.kubelet import KubeletHost
 from gridlib.layout import load
 from gridlib.tools import KubeletTools, program
@@ -128,6 +129,12 @@ class Product(Cluster):
         values = ("-f", str(self.root / "values.json"))
         self.helm("install", "zos", str(chart.CHART), "-n", chart.NAMESPACE, *values, "--wait", "--timeout=120s")
 
+    def load(self, images: Path) -> dict[str, dict[str, str]]:
+        """Brings these into the nodes, and gives how values name them."""
+        grid = load(self.name)
+        assert grid is not None
+        return chart.named(load_images(grid, sorted(images.glob("*.tar"))))
+
     def upgrade(self, change: dict[str, Any]) -> None:
         """One value is another, and stays so for later upgrades."""
         path = self.root / "values.json"
@@ -144,13 +151,20 @@ class Product(Cluster):
 
     def pods_of(self, part: str) -> dict[str, dict[str, Any]]:
         """Of a part of the chart's values (node, runtime, controller), by node."""
-        return self.pods(chart.NAMESPACE, f"app.kubernetes.io/component={_COMPONENT.get(part, part)}")
+        return self.pods(chart.NAMESPACE, _labels(part))
 
     def uids_of(self, part: str) -> set[str]:
         """Of all its pods, wherever they are."""
-        labels = f"app.kubernetes.io/component={_COMPONENT.get(part, part)}"
-        found = self.ask(f"/api/v1/namespaces/{chart.NAMESPACE}/pods?labelSelector={labels}") or {"items": []}
-        return {pod["metadata"]["uid"] for pod in found["items"] if "deletionTimestamp" not in pod["metadata"]}
+        return {pod["metadata"]["uid"] for pod in self._living(part)}
+
+    def image_of(self, part: str) -> str:
+        """All its pods have to have the same."""
+        (found,) = {pod["spec"]["containers"][0]["image"] for pod in self._living(part)}
+        return str(found)
+
+    def _living(self, part: str) -> list[dict[str, Any]]:
+        found = self.ask(f"/api/v1/namespaces/{chart.NAMESPACE}/pods?labelSelector={_labels(part)}") or {"items": []}
+        return [pod for pod in found["items"] if "deletionTimestamp" not in pod["metadata"]]
 
     def rolled_out(self) -> bool:
         """Whether every pod of the product is Ready."""
@@ -168,3 +182,7 @@ class Product(Cluster):
         path = self.root / "stolen.kubeconfig"
         path.write_text(json.dumps(config))
         return sh(program("kubectl"), "--kubeconfig", str(path), *words, check=False)
+
+
+def _labels(part: str) -> str:
+    return f"app.kubernetes.io/component={_COMPONENT.get(part, part)}"

@@ -32,6 +32,11 @@ class Image:
     def name(self) -> str:
         return f"{self.repository}:{self.tag}"
 
+    @property
+    def pinned(self) -> str:
+        """Stands for it whatever the name comes to stand for."""
+        return f"{self.repository}@{self.digest}"
+
 
 def read(archive: Path) -> Image:
     """Raises GridError for what is no archive with one image that has a full name."""
@@ -60,8 +65,9 @@ def load_images(grid: Grid, archives: Iterable[Path]) -> list[Image]:
 def _load(host: KubeletHost, images: list[Image]) -> None:
     there = _listed(host)
     for image in images:
-        if there.get(image.name) != image.digest:
+        if there.get(image.name) != image.digest or image.pinned not in there:
             run(*host.containerd("images", "import", "--local", str(image.archive)))
+            run(*host.containerd("images", "tag", "--force", image.name, image.pinned))
 
 
 def _listed(host: KubeletHost) -> dict[str, str]:

@@ -23,25 +23,12 @@ NAMESPACE = "zos-system"
 
 
 def values(grid: Grid, images: Iterable[Image], accelerator: str) -> dict[str, object]:
-    """Raises GridError if an image is missing. They are in the nodes already, so nobody is to pull them."""
-    found = {image.repository.rpartition("/")[2]: image for image in images}
-    if missing := {"zos-controller", "zos-node"} - found.keys():
-        raise GridError(f"no image {' and '.join(sorted(missing))} among the archives: hack/images/build makes them")
-    # An image of the same name that is another one takes new pods.
-    made = {
-        part: {"podAnnotations": {"zos.grid.tf/image": found[name].digest}}
-        for part, name in (("controller", "zos-controller"), ("node", "zos-node"), ("runtime", "zos-node"))
-    }
+    """Raises GridError if an image is missing."""
     return {
-        "images": {
-            part: {"repository": image.repository, "tag": image.tag, "pullPolicy": "Never"}
-            for part, image in (("controller", found["zos-controller"]), ("node", found["zos-node"]))
-        },
-        "controller": {"replicas": grid.controllers, **made["controller"]},
-        "runtime": made["runtime"],
+        "images": named(images),
+        "controller": {"replicas": grid.controllers},
         "grid": {"farm": farm.NAME, "publicInterface": grid.nodes[0].public_interface},
         "node": {
-            **made["node"],
             "accelerator": accelerator,
             "insecureRegistries": [f"{CONTROL_PLANE}:{REGISTRY_PORT}"],
             "imageDirs": [IMAGES],
@@ -54,16 +41,38 @@ def values(grid: Grid, images: Iterable[Image], accelerator: str) -> dict[str, o
     }
 
 
+def named(images: Iterable[Image]) -> dict[str, dict[str, str]]:
+    """As the values have them: in the nodes already, so nobody is to pull them. Raises GridError if one is missing."""
+    found = {image.repository.rpartition("/")[2]: image for image in images}
+    if missing := {"zos-controller", "zos-node"} - found.keys():
+        raise GridError(f"no image {' and '.join(sorted(missing))} among the archives: hack/images/build makes them")
+    return {
+        part: {"repository": image.repository, "digest": image.digest, "pullPolicy": "Never"}
+        for part, image in (("controller", found["zos-controller"]), ("node", found["zos-node"]))
+    }
+
+
 def install(grid: Grid, control_plane: ControlPlane, told: dict[str, object], chart: Path = CHART) -> None:
     """Installs it, or brings it to what ``told`` says. Gives back when every node is Ready in the grid. Raises GridError."""
     path = grid.root / "values.json"
     path.write_text(json.dumps(told, indent=2))
     wait = ("--wait", f"--timeout={patience(180):.0f}s")
+    _unlock(grid)
     helm(grid, "upgrade", "--install", NAME, str(chart), "-n", NAMESPACE, "--create-namespace", "-f", str(path), *wait)
     if not serves(CHECKOUT / "crds", lambda *words: control_plane.kubectl(*words, check=False)):
         raise GridError(f"the API server does not serve the CRDs: hack/minigrid logs cp apiserver --name {grid.name}")
     control_plane.apply_admitted([farm.manifest()])
     ready(grid, control_plane)
+
+
+def _unlock(grid: Grid) -> None:
+    """A Helm that was killed has left its release locked, and the next one refuses it."""
+    releases = json.loads(helm(grid, "list", "-n", NAMESPACE, "-o", "json"))
+    state = next((release["status"] for release in releases if release["name"] == NAME), "")
+    if state == "pending-install":
+        helm(grid, "uninstall", NAME, "-n", NAMESPACE, "--wait")
+    elif state.startswith("pending-"):
+        helm(grid, "rollback", NAME, "-n", NAMESPACE)
 
 
 def ready(grid: Grid, control_plane: ControlPlane) -> None:

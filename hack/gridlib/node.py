@@ -13,21 +13,7 @@ from gridlib.controlplane import ControlPlane
 from gridlib.host import Host, Service
 from gridlib.layout import CONTROL_PLANE, REGISTRY_PORT, Grid, Node, patience
 from gridlib.tools import Tools
-
-_QEMU = """
-user = "root"
-group = "root"
-security_driver = "none"
-namespaces = []
-cgroup_controllers = []
-remember_owner = 0
-"""
-_LIBVIRTD = """
-auth_unix_ro = "none"
-auth_unix_rw = "none"
-unix_sock_ro_perms = "0777"
-unix_sock_rw_perms = "0700"
-"""
+from zos.programs.node import daemons
 
 
 def gridnode(node: Node) -> dict[str, object]:
@@ -61,9 +47,8 @@ class NodeHost:
             control_plane.credentials(namespace, "agent", credentials)
         configuration = directory / "libvirt-etc"
         configuration.mkdir(parents=True, exist_ok=True)
-        (configuration / "qemu.conf").write_text(_QEMU)
-        (configuration / "libvirtd.conf").write_text(_LIBVIRTD)
-        (configuration / "virtlogd.conf").write_text("max_size = 2097152\nmax_backups = 3\n")
+        for name, text in daemons.CONFIGURATION.items():
+            (configuration / name).write_text(text)
         self.host.services([*_MACHINE, self._agent(accelerator)])
         runs = self.host.pid() is not None
         self.host.start()

@@ -22,8 +22,8 @@ from zos.kinds.gridnode.joining import Membership
 from zos.kube.client import Access, Client, Raw
 from zos.manifests.rbac import controller_objects
 
-GIVEN = Membership(farm="home", public_interface="br0")
-ASKED = {"farm": "home", "publicInterface": "br0"}
+GIVEN = Membership(farm="home", public_interface="br0", gateway_domain="gw.example.org")
+ASKED = {"farm": "home", "publicInterface": "br0", "gatewayDomain": "gw.example.org"}
 
 
 @pytest.fixture
@@ -81,7 +81,7 @@ async def has(client: Client, name: str, fields: Mapping[str, Any], seconds: flo
         nonlocal found
         found = await client.get(GridNode, "", name) or {}
         spec = found.get("spec", {})
-        return bool(found) and {k: spec[k] for k in ("farm", "publicInterface", "endpoint") if k in spec} == fields
+        return bool(found) and {k: spec[k] for k in (*ASKED, "endpoint") if k in spec} == fields
 
     await until(so, seconds, lambda: found.get("spec", "there is none"))
     return found
@@ -145,7 +145,7 @@ async def test_what_an_administrator_has_set_stays_and_nothing_is_written_twice(
             controlled.kubectl, "patch", "gridnode", "j3", "--type=merge",
             "-p", json.dumps({"spec": {"farm": "elsewhere", "maintenance": True, "publicInterface": None}}),
         )  # fmt: skip
-        kept = {"farm": "elsewhere", "publicInterface": "br0", "endpoint": {"ipv4": "198.51.100.3"}}
+        kept = {**ASKED, "farm": "elsewhere", "endpoint": {"ipv4": "198.51.100.3"}}
         await has(client, "j3", kept)
         await annotate(client, "j3", "198.51.100.33")
         found = await has(client, "j3", {**kept, "endpoint": {"ipv4": "198.51.100.33"}})

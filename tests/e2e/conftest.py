@@ -3,29 +3,15 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Generator, Iterator
+from collections.abc import Iterator
 
 import pytest
 
 from gridkinds import MODULES
+from gridreport import pytest_configure, pytest_runtest_makereport
 from harness import Grid, until
 
-
-def pytest_configure() -> None:
-    """Grids of a run that was killed are taken away by the next one."""
-    os.environ["ZOS_MINIGRID_OWNER"] = str(os.getpid())
-
-
-@pytest.hookimpl(wrapper=True)
-def pytest_runtest_makereport(
-    item: pytest.Item, call: pytest.CallInfo[None]
-) -> Generator[None, pytest.TestReport, pytest.TestReport]:
-    """A failure shows how the grid stood and what its programs complained of."""
-    report = yield
-    grid = getattr(item, "funcargs", {}).get("grid")
-    if report.failed and isinstance(grid, Grid):
-        report.sections.append(("the grid", grid.describe()))
-    return report
+__all__ = ["pytest_configure", "pytest_runtest_makereport"]
 
 
 @pytest.fixture(scope="session")

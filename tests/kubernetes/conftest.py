@@ -4,30 +4,16 @@ from __future__ import annotations
 
 import os
 import shutil
-from collections.abc import Generator, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
 from cluster import Cluster
+from gridreport import pytest_configure, pytest_runtest_makereport
 from harness import CHECKOUT, sh, until
 
-
-def pytest_configure() -> None:
-    """Grids of a run that was killed are taken away by the next one."""
-    os.environ["ZOS_MINIGRID_OWNER"] = str(os.getpid())
-
-
-@pytest.hookimpl(wrapper=True)
-def pytest_runtest_makereport(
-    item: pytest.Item, call: pytest.CallInfo[None]
-) -> Generator[None, pytest.TestReport, pytest.TestReport]:
-    """A failure shows how the cluster stood."""
-    report = yield
-    cluster = getattr(item, "funcargs", {}).get("cluster")
-    if report.failed and isinstance(cluster, Cluster):
-        report.sections.append(("the cluster", cluster.describe()))
-    return report
+__all__ = ["pytest_configure", "pytest_runtest_makereport"]
 
 
 @pytest.fixture(scope="session")

@@ -195,6 +195,7 @@ def test_an_image_of_its_own_is_the_runtimes_alone() -> None:
         ("controller.networkPolicy.apiServerPorts", [70000], "/controller/networkPolicy/apiServerPorts/0"),
         ("grid.farm", "Free Farm", "/grid/farm"),
         ("grid.publicInterface", "a-name-of-sixteen", "/grid/publicInterface"),
+        ("grid.gatewayDomain", "localhost", "/grid/gatewayDomain"),
         ("node.accelerator", "xen", "/node/accelerator"),
         ("node.metrics.port", 443, "/node/metrics/port"),
         ("node.insecureRegistries", ["http://r:5000"], "/node/insecureRegistries/0"),

@@ -6,7 +6,7 @@ from __future__ import annotations
 import json
 import re
 import subprocess
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -72,6 +72,11 @@ def previous(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return checkout
 
 
+def running(product: Product) -> dict[str, str]:
+    """The image of each part."""
+    return {part: product.image_of(part) for part in ("node", "runtime", "controller")}
+
+
 @pytest.fixture(scope="module")
 def guests(cluster: Product, previous: Path) -> Iterator[Guests]:
     """Fifty workloads on the release before: machines that ping each other among them."""
@@ -94,22 +99,61 @@ def guests(cluster: Product, previous: Path) -> Iterator[Guests]:
     product.kubectl("delete", "namespace", "fifty", "--timeout=180s")
 
 
-@pytest.mark.timeout(600)
-def test_there_and_back(guests: Guests, images: Path) -> None:
+@pytest.fixture
+def nothing_happened(guests: Guests) -> Iterator[Callable[[], None]]:
+    """Whatever the test does: no write to a kernel, no change of a spec, the same guests, no ping lost. It gives what tells of
+    specs and pings so far."""
     product = guests.grid
     assert isinstance(product, Product)
     before, qemu = specs(product), {name: guests.qemu(name) for name in ("one", "two")}
     assert len(before) > 50
     writes = KernelWrites(product)
-    pods = {part: product.uids_of(part) for part in ("node", "runtime", "controller")}
-    product.install(images)
-    assert [part for part in pods if product.uids_of(part) & pods[part]] == []
-    guests.goes_on_pinging("one")
-    assert specs(product) == before
-    product.helm("rollback", "zos", "-n", "zos-system", "--wait", "--timeout=180s")
-    until(product.rolled_out, 60)
-    guests.goes_on_pinging("one")
-    assert specs(product) == before
+
+    def so_far() -> None:
+        guests.goes_on_pinging("one")
+        assert specs(product) == before
+
+    yield so_far
+    so_far()
     assert {name: guests.qemu(name) for name in qemu} == qemu
     assert guests.unanswered("one") == []
     assert writes.end() == []
+
+
+@pytest.mark.timeout(600)
+def test_there_and_back(guests: Guests, images: Path, nothing_happened: Callable[[], None]) -> None:
+    """The controller first, then the nodes; all of it back at once; and the nodes first."""
+    product = guests.grid
+    assert isinstance(product, Product)
+    named = json.loads((product.root / "values.json").read_text())["images"]
+    old = running(product)
+    pods = {part: product.uids_of(part) for part in old}
+    (revision,) = (release["revision"] for release in json.loads(product.helm("list", "-n", "zos-system", "-o", "json")))
+    given = product.load(images)
+    controller, node = (f"{given[part]['repository']}@{given[part]['digest']}" for part in ("controller", "node"))
+
+    product.upgrade({"images": {"controller": given["controller"]}})
+    assert running(product) == {**old, "controller": controller}
+    works(product)
+    nothing_happened()
+
+    product.upgrade({"images": given})
+    assert running(product) == {"node": node, "runtime": node, "controller": controller}
+    assert [part for part in pods if product.uids_of(part) & pods[part]] == []
+    nothing_happened()
+
+    product.helm("rollback", "zos", str(revision), "-n", "zos-system", "--wait", "--timeout=180s")
+    until(product.rolled_out, 60)
+    assert running(product) == old
+    nothing_happened()
+
+    product.upgrade({"images": {"node": given["node"], "controller": named["controller"]}})
+    assert running(product) == {"node": node, "runtime": node, "controller": old["controller"]}
+    works(product)
+
+
+def works(product: Product) -> None:
+    """Something that is applied now gets to its node, is Ready, and goes again."""
+    product.apply("fifty", obj("ZMount", "meanwhile", size="64Mi", nodeName="n1"))
+    product.ready("fifty", "zmount/meanwhile")
+    product.kubectl("delete", "zmount", "meanwhile", "-n", "fifty", "--timeout=60s")

@@ -85,6 +85,14 @@ def test_what_is_mounted_stays_when_a_copy_goes(host: PodNode, runtime: Pod) -> 
         after.kill()
 
 
+def test_a_copy_that_was_made_anew_is_what_programs_run_from(host: PodNode, runtime: Pod) -> None:
+    copy = "/var/lib/zos/runtime/v1/root"
+    host.run("sh", "-c", f"umount -l {copy}; rm -rf /mnt/v1")
+    host.image("v1")
+    host.run("touch", f"{copy}/opt/zos/anew")
+    assert host.say("v1", "exec", "ls", "/opt/zos/anew") == (0, "/opt/zos/anew\n")
+
+
 @pytest.mark.parametrize("victim", ["s6-svscan", "libvirtd", "virtlogd"])
 def test_what_was_killed_comes_back(host: PodNode, runtime: Pod, victim: str) -> None:
     killed = host.running()[victim][0]

@@ -21,7 +21,7 @@ from zos.kinds.gridnode.joining import (
     of_others,
 )
 
-GIVEN = Membership(farm="home", public_interface="br0")
+GIVEN = Membership(farm="home", public_interface="br0", gateway_domain="gw.example.org")
 
 
 def node(endpoint: str | None = None) -> Node:
@@ -82,6 +82,7 @@ def test_a_node_asks_for_what_it_is_given_and_what_it_says() -> None:
     assert asked(node("198.51.100.7"), GIVEN, {}).fields == {
         "farm": "home",
         "publicInterface": "br0",
+        "gatewayDomain": "gw.example.org",
         "endpoint": {"ipv4": "198.51.100.7"},
     }
     assert asked(node(), Membership(), {"endpoint": {"ipv4": "198.51.100.7"}}).fields == {}, "what is taken back goes"

@@ -31,9 +31,8 @@ STARTERS = {
     "programs.node.__main__": "becomes what is asked for",
     "programs.node.agent": "the agent's pod, and becomes the agent",
     "programs.node.commands": "the one place of what a node's pods are",
-    "programs.node.children": "asks what a process of its own has to look at",
-    "programs.node.clean": "looks into another namespace, which is not left again",
-    "programs.node.tree": "the same, and becomes the first process there",
+    "programs.node.children": "does in a process of its own what is not left again: a namespace, a control group",
+    "programs.node.tree": "becomes the first process there",
     "programs.packed": "runs on nodes by itself, and unpacks with zstd",
 }
 #: Who may write files by itself, and why `zos.files` is not for that.

@@ -30,6 +30,9 @@ from zos.api.text import (
 _WORDS = (0, 2)
 #: Agents from this version on read NodeWorkloads in the form of today (`zos.api.olderform`).
 ENVELOPES = (0, 3)
+#: A domain that gateways publish names under, as a regular expression, and its length: a name and a dot come before it.
+DOMAIN = "([a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?[.])+[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?"
+MOST_DOMAIN = 189
 
 
 class Endpoint(Model):
@@ -105,10 +108,10 @@ class GridNodeSpec(Model):
 
     gateway_domain: str | None = Field(
         default=None,
-        max_length=189,
+        max_length=MOST_DOMAIN,
         json_schema_extra=rules(
             Rule(
-                "self.matches('^([a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?[.])+[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?$')",
+                f"self.matches('^{DOMAIN}$')",
                 "gatewayDomain must be a domain in lower case, like gw.example.org",
             )
         ),

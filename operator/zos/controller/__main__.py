@@ -10,6 +10,7 @@ import signal
 import socket
 from collections.abc import Callable
 
+from zos.api.gridnode import DOMAIN, MOST_DOMAIN
 from zos.api.text import REFERENCE
 from zos.controller.garbage import Garbage
 from zos.controller.main import Controller, ControllerSettings, run
@@ -36,6 +37,7 @@ def parse() -> argparse.Namespace:
     setting("workers", "1000", "resolutions carried out at once")
     setting("farm", "", "Farm of the Kubernetes Nodes that join by themselves; empty: of none", _farm)
     setting("public-interface", "", "their bridge or NIC on the farm's public segment, like br0; empty: none", _interface)
+    setting("gateway-domain", "", "domain under which their gateways publish names; empty: they are no gateways", _domain)
     return parser.parse_args()
 
 
@@ -51,6 +53,12 @@ def _interface(text: str) -> str:
     return text
 
 
+def _domain(text: str) -> str:
+    if text and not (len(text) <= MOST_DOMAIN and re.fullmatch(DOMAIN, text)):
+        raise argparse.ArgumentTypeError(f"{text!r} is no domain in lower case, like gw.example.org")
+    return text
+
+
 async def main(kinds: Kinds = KINDS) -> None:
     arguments = parse()
     Garbage.configure()
@@ -63,7 +71,7 @@ async def main(kinds: Kinds = KINDS) -> None:
         identity=arguments.identity,
         workers=int(arguments.workers),
         resync=float(arguments.resync),
-        membership=Membership(arguments.farm or None, arguments.public_interface or None),
+        membership=Membership(arguments.farm or None, arguments.public_interface or None, arguments.gateway_domain or None),
     )
     controllers: list[Controller] = []
     runner, _ = await serve(arguments.metrics, lambda: controllers[0].unhealthy() if controllers else "starting")

@@ -65,9 +65,7 @@ class Joining:
             return
         known = self._world.peek(GridNode.key_of("", node.name))
         if isinstance(known, GridNode):
-            spec = known.spec.model_dump(
-                mode="json", by_alias=True, exclude_none=True, include={"farm", "public_interface", "endpoint"}
-            )
+            spec = joining.fields_of(known)
             wanted = joining.asked(node, self._given, spec)
             settled = (known.uid, known.metadata.generation, wanted.fields)
             if known.deleting or not joining.made_here({"labels": known.metadata.labels}):

@@ -19,7 +19,7 @@ Raw = Mapping[str, Any]
 #: Field manager of what is written here, beside the controller's other writes.
 MANAGER = f"{CONTROLLER}-nodes"
 #: The fields of a spec that are written here.
-_FIELDS = ("farm", "publicInterface", "endpoint")
+_FIELDS = ("farm", "publicInterface", "gatewayDomain", "endpoint")
 _FORM = f"{ENDPOINT} must be an IPv4 address, an IPv6 address or both, like 198.51.100.7 or 198.51.100.7,2001:db8::7"
 #: Of what somebody wrote, so much is shown to him.
 _SHOWN = 60
@@ -27,10 +27,12 @@ _SHOWN = 60
 
 @dataclass(frozen=True)
 class Membership:
-    """What nodes that join by themselves are given: the farm that they are on, and their interface on its public segment."""
+    """What nodes that join by themselves are given: the farm that they are on, their interface on its public segment, and the
+    domain under which their gateways publish names."""
 
     farm: str | None = None
     public_interface: str | None = None
+    gateway_domain: str | None = None
 
 
 @dataclass(frozen=True)
@@ -50,8 +52,19 @@ def asked(node: Node, given: Membership, current: Raw) -> Asked:
         said = endpoint.wire() if endpoint is not None else None
     except ValueError as error:
         problem, said = str(error), current.get("endpoint")
-    fields = {"farm": given.farm, "publicInterface": given.public_interface, "endpoint": said}
+    fields = {
+        "farm": given.farm,
+        "publicInterface": given.public_interface,
+        "gatewayDomain": given.gateway_domain,
+        "endpoint": said,
+    }
     return Asked({name: value for name, value in fields.items() if value}, problem)
+
+
+def fields_of(gridnode: GridNode) -> Raw:
+    """Of its spec, those that are written here."""
+    spec: Raw = gridnode.spec.wire()
+    return {name: spec[name] for name in _FIELDS if name in spec}
 
 
 def endpoint_of(text: str | None) -> Endpoint | None:

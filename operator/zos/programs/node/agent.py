@@ -47,8 +47,8 @@ def _begin(identity: str, account: str, arguments: Sequence[str]) -> tuple[int, 
     """Starts the agent; gives its number and that of the tree's first process. None: there is no tree yet. Whoever else waits
     for the lock may go on as soon as the agent runs from its copy, which nobody takes away then."""
     with tree.locked():
-        if image.install(identity):
-            say(f"image {identity} is on the node's disk now")
+        if done := image.install(identity):
+            say(done)
         if (first := tree.first_process()) is None or tree.pin() is None:
             return None
         tree.add_root(identity)

@@ -123,21 +123,17 @@ def _members(group: Path) -> set[int]:
 
 
 def _release() -> None:
-    """The tree's namespace goes with its last mount."""
-    child = os.fork()
-    if child == 0:
-        code = 1
-        try:
-            kernel.leave_for("/proc/1/ns/mnt", kernel.NEWNS)
-            for place in (layout.PIN, layout.PIN.parent):
-                with contextlib.suppress(OSError):
-                    kernel.detach(place)
+    """The tree's namespace goes with its last mount. Raises RuntimeError."""
+
+    def release() -> None:
+        kernel.leave_for("/proc/1/ns/mnt", kernel.NEWNS)
+        for place in (layout.PIN, layout.PIN.parent):
             with contextlib.suppress(OSError):
-                layout.PIN.unlink()
-            code = 0
-        finally:
-            os._exit(code)
-    os.waitpid(child, 0)
+                kernel.detach(place)
+        with contextlib.suppress(OSError):
+            layout.PIN.unlink()
+
+    children.do(release, "the node's tree could not be released")
 
 
 def _links() -> list[str]:

@@ -12,7 +12,8 @@ from pathlib import Path
 from zos.programs.node import layout
 from zos.programs.node.commands import run
 
-_CONFIGURATION = {
+#: Files of /etc/libvirt.
+CONFIGURATION = {
     "qemu.conf": (
         'user = "root"\ngroup = "root"\nsecurity_driver = "none"\n'
         "namespaces = []\ncgroup_controllers = []\nremember_owner = 0\n"
@@ -26,10 +27,10 @@ _WAIT = "while [ ! -S /run/libvirt/virtlogd-sock ]; do sleep 0.05; done\n"
 VIRTLOGD, LIBVIRTD = "virtlogd", "libvirtd"
 
 
-def supervise(identity: str) -> bool:
-    """In a root of the tree: writes what is needed, and has them taken up; gives whether libvirtd has to be started anew.
-    Raises OSError, CommandFailed."""
-    for name, text in _CONFIGURATION.items():
+def supervise(identity: str) -> None:
+    """In a root of the tree: writes what is needed, and has them taken up, a libvirtd of another image at once. Raises OSError,
+    CommandFailed."""
+    for name, text in CONFIGURATION.items():
         _write(Path("/etc/libvirt") / name, text, 0o600)
     for name in (VIRTLOGD, LIBVIRTD):
         log = f"mkdir -p {layout.LOGS}/{name}\nexec s6-log -b -- n3 s1048576 T {layout.LOGS}/{name}\n"
@@ -40,12 +41,9 @@ def supervise(identity: str) -> bool:
     other = script.exists() and script.read_text() != _script(identity, LIBVIRTD)
     _write(script, _script(identity, LIBVIRTD), 0o700)
     run("s6-svscanctl", "-a", str(layout.SERVICES))
-    return other
-
-
-def restart_libvirtd() -> None:
-    """In a root of the tree. Raises CommandFailed."""
-    run("s6-svc", "-r", str(layout.SERVICES / LIBVIRTD))
+    if other:
+        print("libvirtd is of another image: it is started anew from this one, guests go on")
+        run("s6-svc", "-r", str(layout.SERVICES / LIBVIRTD))
 
 
 def _script(identity: str, program: str) -> str:

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
+import json
 import os
 import shutil
-from collections.abc import Iterable
+import stat
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 
 from zos.programs.node import layout
@@ -15,15 +18,20 @@ _PARTS = ("bin", "etc", "lib", "lib32", "lib64", "libx32", "opt", "root", "sbin"
 #: Where something is mounted in a root, or made anew at each boot.
 _PLACES = ("dev", "proc", "run", "sys", "tmp", "var/lib/zos", *(place.lstrip("/") for place in layout.OF_LIBVIRT))
 #: The host's: a container runtime has put others there.
-_HOSTS = ("resolv.conf", "hosts", "hostname")
+_HOSTS = ("etc/resolv.conf", "etc/hosts", "etc/hostname")
+_OURS = frozenset((*_PLACES, *_HOSTS))
+#: In the directory of one that is there as a whole: what its files are like (`_described`), as JSON.
+_COMPLETE = "complete"
+_SHOWN = 5
 
 
-def install(identity: str, source: Path = Path("/")) -> bool:
-    """Copies the image that ``source`` is the root of, if it is not there yet; gives whether it had to. It is there as a whole
-    or not at all. Raises OSError, CommandFailed."""
+def install(identity: str, source: Path = Path("/")) -> str:
+    """Copies the image that ``source`` is the root of, if it is not there yet, and of one that is what it lacks by now; gives
+    what had to be done, for people. It is there as a whole or not at all. Raises OSError, CommandFailed."""
     place = layout.copy_of(identity).parent
-    if (place / "complete").exists():
-        return False
+    if (place / _COMPLETE).exists():
+        mended = _mend(place, source)
+        return f"mended what image {identity} had lost on the node's disk: {_some(mended)}" if mended else ""
     half = place.with_name(f".new-{identity}")
     shutil.rmtree(half, ignore_errors=True)
     shutil.rmtree(place, ignore_errors=True)
@@ -33,10 +41,57 @@ def install(identity: str, source: Path = Path("/")) -> bool:
     parts = [str(source / part) for part in _PARTS if os.path.lexists(source / part)]
     run("cp", "-a", "--one-file-system", "--reflink=auto", *parts, str(root))
     _settle(root)
+    (half / _COMPLETE).write_text(json.dumps(dict(_described(root))))
     os.sync()
-    (half / "complete").touch()
     half.rename(place)
-    return True
+    return f"image {identity} is on the node's disk now"
+
+
+def _described(root: Path) -> Iterator[tuple[str, str]]:
+    """All that is in it, what is in a directory after that: a path from ``root``, and `_look`."""
+    for directory, directories, files in os.walk(root):
+        for name in sorted((*directories, *files)):
+            path = Path(directory) / name
+            yield str(path.relative_to(root)), _look(path)
+
+
+def _look(path: Path) -> str:
+    """What tells whether somebody has been at it; nothing if it is not there."""
+    try:
+        found = path.lstat()
+    except (FileNotFoundError, NotADirectoryError):
+        return ""
+    if stat.S_ISREG(found.st_mode):
+        return f"{found.st_mode:o} {found.st_size} {found.st_mtime_ns}"
+    return f"{found.st_mode:o} {os.readlink(path) if path.is_symlink() else ''}".strip()
+
+
+def _mend(place: Path, source: Path) -> list[str]:
+    """In place, as programs run from there. Gives what was not as it had been copied."""
+    had: Mapping[str, str] = {}
+    with contextlib.suppress(ValueError):  # an earlier version wrote nothing there
+        had = json.loads((place / _COMPLETE).read_text())
+    root = place / "root"
+    mended = []
+    for name, look in had.items():
+        path = root / name
+        if _look(path) == look:
+            continue
+        mended.append(name)
+        if name in _OURS:
+            continue
+        if path.is_symlink() or not path.is_dir():
+            path.unlink(missing_ok=True)
+        elif not stat.S_ISDIR(int(look.split()[0], 8)):
+            shutil.rmtree(path)
+        run("cp", "-a", "--one-file-system", "--reflink=auto", "-T", str(source / name), str(path))
+    if mended:
+        _settle(root)
+    return mended
+
+
+def _some(names: list[str]) -> str:
+    return ", ".join((*names[:_SHOWN], *([f"and {len(names) - _SHOWN} more"] if len(names) > _SHOWN else ())))
 
 
 def _settle(root: Path) -> None:
@@ -46,20 +101,20 @@ def _settle(root: Path) -> None:
             target.unlink(missing_ok=True)
             target.mkdir(parents=True)
     for name in _HOSTS:
-        (root / "etc" / name).unlink(missing_ok=True)
-        (root / "etc" / name).symlink_to(f"/run/host/etc/{name}")
+        (root / name).unlink(missing_ok=True)
+        (root / name).symlink_to(f"/run/host/{name}")
 
 
 def installed() -> list[str]:
     """Ids of the images that are there as a whole."""
-    return sorted(path.parent.name for path in layout.RUNTIME.glob("*/complete") if not path.parent.name.startswith("."))
+    return sorted(path.parent.name for path in layout.RUNTIME.glob(f"*/{_COMPLETE}") if not path.parent.name.startswith("."))
 
 
 def remove(identities: Iterable[str]) -> None:
     """Nobody runs from them any more: that is for the caller to know."""
     for identity in identities:
         place = layout.copy_of(identity).parent
-        (place / "complete").unlink(missing_ok=True)  # from here on it is no image, however far this comes
+        (place / _COMPLETE).unlink(missing_ok=True)  # from here on it is no image, however far this comes
         shutil.rmtree(place, ignore_errors=True)
     for half in layout.RUNTIME.glob(".new-*"):
         shutil.rmtree(half, ignore_errors=True)

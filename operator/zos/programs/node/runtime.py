@@ -5,12 +5,11 @@ It holds nothing itself: when it ends, everything goes on; the next one finds th
 
 from __future__ import annotations
 
-import os
 import sys
 import time
 from pathlib import Path
 
-from zos.programs.node import commands, daemons, image, layout, preflight, tree
+from zos.programs.node import children, commands, daemons, image, layout, preflight, tree
 from zos.programs.node.waiting import Waiting
 
 #: Seconds in which libvirtd answers after its start.
@@ -27,8 +26,8 @@ def run() -> int:
     identity = layout.image_id()
     layout.RUNTIME.mkdir(parents=True, exist_ok=True, mode=0o755)
     with tree.locked():
-        if image.install(identity):
-            say(f"image {identity} is on the node's disk now")
+        if done := image.install(identity):
+            say(done)
         first = bring_up(identity)
         if gone := tree.drop_roots({identity}):
             image.remove(gone)
@@ -63,21 +62,8 @@ def bring_up(identity: str) -> int:
         first = tree.start(identity)
         say(f"its first process runs: {first}")
     tree.weigh()
-    changed, tell = os.pipe()
-
-    def supervise() -> None:
-        os.write(tell, b"1" if daemons.supervise(identity) else b"0")
-
-    child = tree.within(identity, supervise)
-    os.close(tell)
-    answer = os.read(changed, 1)
-    os.close(changed)
-    os.waitpid(child, 0)
-    if not answer:
-        raise RuntimeError("the node's daemons could not be set up; see above")
-    if answer == b"1":
-        say("libvirtd is of another image: it is started anew from this one, guests go on")
-        os.waitpid(tree.within(identity, daemons.restart_libvirtd), 0)
+    supervised = tree.within(identity, lambda: daemons.supervise(identity))
+    children.finish(supervised, "the node's daemons could not be set up")
     return first
 
 

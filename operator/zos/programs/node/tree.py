@@ -11,12 +11,10 @@ import fcntl
 import os
 import shutil
 import signal
-import sys
-import traceback
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
-from zos.programs.node import cgroup, image, kernel, layout
+from zos.programs.node import cgroup, children, image, kernel, layout
 
 #: The host's first process, as a pod with ``hostPID`` sees it.
 _HOST = Path("/proc/1")
@@ -73,12 +71,12 @@ def _make(busybox: Path, processor: int, *, last: bool) -> bool:
         os.write(readied, b".")
         os.read(done, 1)  # until it is pinned, or nobody is left to do it
 
-    builder = _start(build)
+    builder = children.start(build)
     os.close(readied)
     os.close(done)
     try:
         if os.read(ready, 1):
-            keeper = _start(lambda: _keep(builder, other=not last))
+            keeper = children.start(lambda: _keep(builder, other=not last))
             code = os.waitstatus_to_exitcode(os.waitpid(keeper, 0)[1])
             if code not in (0, _OTHER):
                 raise RuntimeError("the node's tree could not be pinned; see above")
@@ -86,7 +84,7 @@ def _make(busybox: Path, processor: int, *, last: bool) -> bool:
     finally:
         os.close(told)
         os.close(ready)
-        _finish(builder, "the node's tree could not be made")
+        children.finish(builder, "the node's tree could not be made")
     return False
 
 
@@ -143,11 +141,13 @@ def add_root(identity: str) -> None:
     def add() -> None:
         enter()
         root = layout.ROOTS / identity
-        if os.path.ismount(root / "proc"):  # the last that is mounted; of another device than the rest, or it could not be told
+        copy = Path("/state") / layout.copy_of(identity).relative_to(layout.STATE)
+        # The last that is mounted; of another device than the rest, or it could not be told. A copy may have been made anew.
+        if os.path.ismount(root / "proc") and os.path.samefile(root, copy):
             return
         _take_out(root)
         root.mkdir(exist_ok=True)
-        kernel.mount(Path("/state") / layout.copy_of(identity).relative_to(layout.STATE), root, flags=kernel.BIND)
+        kernel.mount(copy, root, flags=kernel.BIND)
         kernel.propagate(root, kernel.PRIVATE)
         kernel.mount("none", root, flags=kernel.REMOUNT | kernel.BIND | kernel.RDONLY)
         for place, name in layout.OF_LIBVIRT.items():
@@ -158,7 +158,7 @@ def add_root(identity: str) -> None:
         for name in ("sys", "dev", "run", "tmp", "proc"):
             kernel.bind(f"/{name}", root / name)
 
-    _finish(_start(add), f"{layout.ROOTS / identity} could not be made in the node's tree")
+    children.do(add, f"{layout.ROOTS / identity} could not be made in the node's tree")
 
 
 def drop_roots(kept: set[str]) -> list[str]:
@@ -174,7 +174,7 @@ def drop_roots(kept: set[str]) -> list[str]:
             with contextlib.suppress(OSError):
                 (layout.ROOTS / identity).rmdir()
 
-    _finish(_start(drop), "the copies that nobody runs from could not be taken out of the node's tree")
+    children.do(drop, "the copies that nobody runs from could not be taken out of the node's tree")
     return unused
 
 
@@ -236,11 +236,11 @@ def start(identity: str) -> int:
         program = ["s6-svscan", "-d", str(_READY), str(layout.SERVICES)]
         os.execve("/usr/bin/s6-svscan", program, {"PATH": _PATH, "LC_ALL": "C.UTF-8"})
 
-    child = _start(begin)
+    child = children.start(begin)
     os.close(tell)
     with os.fdopen(heard) as answer:
         number = answer.readline()
-    _finish(child, "the first process of the node's tree could not be started")
+    children.finish(child, "the first process of the node's tree could not be started")
     if not number.endswith("\n"):
         raise RuntimeError("the first process of the node's tree did not start: see /run/zos/first.log there")
     return int(number)
@@ -248,7 +248,7 @@ def start(identity: str) -> int:
 
 def weigh() -> None:
     """Whoever runs in the tree has the processors that this pod asks for. Raises RuntimeError."""
-    _finish(_start(cgroup.hand_on_weight), "the tree's control group could not be given its weight")
+    children.do(cgroup.hand_on_weight, "the tree's control group could not be given its weight")
 
 
 def within(identity: str, work: Callable[[], None]) -> int:
@@ -261,7 +261,7 @@ def within(identity: str, work: Callable[[], None]) -> int:
         os.chdir("/")
         work()
 
-    return _start(run)
+    return children.start(run)
 
 
 def enter() -> None:
@@ -275,23 +275,3 @@ def enter() -> None:
 
 def _host_path(path: Path) -> Path:
     return _HOST / "root" / path.relative_to("/")
-
-
-def _start(work: Callable[[], None]) -> int:
-    sys.stdout.flush()
-    child = os.fork()
-    if child:
-        return child
-    try:
-        work()
-    except BaseException:
-        traceback.print_exc()
-        sys.stderr.flush()
-        os._exit(1)
-    os._exit(0)
-
-
-def _finish(child: int, failure: str) -> None:
-    _, status = os.waitpid(child, 0)
-    if status != 0:
-        raise RuntimeError(f"{failure}; see above")
