@@ -19,8 +19,6 @@ from typing import Generic, Protocol, TypeVar
 W = TypeVar("W")
 Say = Callable[[str], None]
 
-_TURN = 0.5  # seconds between two looks of invariants while nothing is done
-
 
 class Unseen(Exception):
     """Could not be looked at now."""
@@ -77,8 +75,8 @@ class World(Protocol):
 @dataclass(frozen=True)
 class Scenario(Generic[W]):
     """``always`` holds at every moment, ``after`` within ``patience`` seconds after each action, ``rest`` after the chaos has
-    ended, ``end`` after everything was deleted. ``pause``: at most so many seconds between two actions. ``in_turn``: each
-    action comes once before any comes again."""
+    ended, ``end`` after everything was deleted. ``pause``: at most so many seconds between two actions; ``turn``: between two
+    looks. ``in_turn``: each action comes once before any comes again."""
 
     actions: tuple[Action[W], ...]
     always: tuple[Invariant[W], ...]
@@ -86,6 +84,7 @@ class Scenario(Generic[W]):
     end: tuple[Invariant[W], ...]
     after: tuple[Invariant[W], ...] = ()
     pause: float = 2.0
+    turn: float = 0.5
     patience: float = 120.0
     in_turn: bool = False
 
@@ -183,7 +182,7 @@ async def torture(
         await run.look(scenario.always)
         await run.settle(f"after {number} {action.name}", scenario.after)
         while (left := until - now()) > 0:
-            await asyncio.sleep(min(left, _TURN))
+            await asyncio.sleep(min(left, scenario.turn))
             await run.look(scenario.always)
     run.tell("chaos is over")
     await world.calm()
@@ -248,7 +247,7 @@ class _Run(Generic[W]):
                 for name, what in found:
                     self.violated(f"{name}, {self._scenario.patience:.0f} s {when}: {what}")
                 return
-            await asyncio.sleep(_TURN)
+            await asyncio.sleep(self._scenario.turn)
         if watched:
             await self.look(self._scenario.always)
 

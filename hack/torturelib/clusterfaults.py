@@ -245,11 +245,28 @@ def killed(service: str) -> Run:
 
 @step
 async def kill_virtlogd(world: Clustered, chance: Random) -> str:
-    """What guests say is lost then, until they are started anew; they run on."""
+    """What its guests say is lost then, until they are started anew, as docs/troubleshooting.md says; they run on."""
     node = chance.choice(NODES)
     old = world.product.kill(node, "virtlogd")
     world.product.service_returns(node, "virtlogd", old)
-    return f"virtlogd of {node} killed"
+    before = {name: guest for name, (guest, _) in world.guests.items()}
+    await asyncio.sleep(chance.uniform(0, 10))
+    if ended := [name for name, guest in before.items() if guest not in world.processes().values()]:
+        raise Broken(f"with virtlogd of {node}, guests ended: {ended}")
+    for name in world.on_node(node):
+        _restart(world, name)
+    world.learn_specs()
+    return f"virtlogd of {node} killed, its guests restarted"
+
+
+def _restart(world: Clustered, name: str) -> None:
+    """As a user does."""
+    since = world.object(f"ZMachine/{name}")["status"]["startedAt"]
+    world.excuse(name)
+    told = f"zos.grid.tf/restartedAt=w{time.monotonic_ns()}"
+    world.product.kubectl("annotate", "zmachine", name, "-n", world.namespace, "--overwrite", told)
+    until(lambda: world.object(f"ZMachine/{name}")["status"].get("startedAt", since) != since, PATIENCE, f"{name} is restarted")
+    world.until_ready(f"zmachine/{name}")
 
 
 @step

@@ -163,6 +163,18 @@ def _is_there(world: Clustered, what: str) -> bool:
         return False
 
 
+async def services(world: Clustered) -> list[str]:
+    """What the node runs for guests beside them: WireGuard, networks' name servers, libvirt."""
+    script = "for s in /run/service/*; do echo $s $(s6-svstat -o up,wantedup $s); done"
+    found = []
+    for node in ("n1", "n2"):
+        lines = [line.split() for line in world.in_tree(node, script).splitlines()]
+        found += [f"{words[0]} of {node} is not up" for words in lines if words[1:] != ["true", "true"]]
+        if len(lines) < 4:
+            found.append(f"{node} has no services but {lines}")
+    return found
+
+
 async def running(world: Clustered) -> list[str]:
     """Every guest has a process; who was ended on purpose is known anew."""
     return [] if world.learn_guests() else [f"{name} does not run" for name in sorted(world.excused)]
@@ -220,6 +232,7 @@ AFTER = (
     Invariant("all pods are well", rolled_out),
     Invariant("everything is Ready", ready),
     Invariant("guests run", running),
+    Invariant("services run", services),
     Invariant("pings go on", go_on),
 )
 REST = (*AFTER, Invariant("helm test says that it is whole", whole))

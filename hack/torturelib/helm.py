@@ -20,7 +20,8 @@ SCENARIO = Scenario(
     after=clustertruth.AFTER,
     rest=clustertruth.REST,
     end=clustertruth.END,
-    pause=4.0,
+    pause=2.0,
+    turn=3.0,
     patience=PATIENCE,
     in_turn=True,
 )
