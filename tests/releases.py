@@ -9,9 +9,9 @@ from pathlib import Path
 from harness import CHECKOUT, sh
 
 
-def built(checkout: Path, output: Path, tag: str = "") -> Path:
-    """A folder with both images, as archives. ``tag``: instead of the product's version."""
-    sh(str(checkout / "hack/images/build"), "--output", str(output), *(("--tag", tag) if tag else ()), timeout=600)
+def built(checkout: Path, output: Path) -> Path:
+    """A folder with both images, as archives."""
+    sh(str(checkout / "hack/images/build"), "--output", str(output), timeout=600)
     return output
 
 

@@ -62,16 +62,16 @@ def changed(part: str) -> Run:
 
 def _other(world: Clustered, chance: Random, values: Values, part: str, known: tuple[str, ...]) -> str:
     """A version that a part has not just now."""
-    present = values["images"][part]["tag"]
+    present = world.release.versions_in(values)[part]
     return chance.choice([name for name in known if name != present and name in world.release.versions])
 
 
 @step
 async def other_images(world: Clustered, chance: Random) -> str:
     values = world.release.values()
-    tag = _other(world, chance, values, "node", ("this", "later"))
-    world.release.upgrade(world.release.with_images(values, **dict.fromkeys(PARTS, tag)))
-    return f"all images are of {tag}"
+    version = _other(world, chance, values, "node", ("this", "later"))
+    world.release.upgrade(world.release.with_images(values, **dict.fromkeys(PARTS, version)))
+    return f"all images are of {version}"
 
 
 def alone(*parts: str) -> Run:
@@ -80,10 +80,10 @@ def alone(*parts: str) -> Run:
     @step
     async def run(world: Clustered, chance: Random) -> str:
         values = world.release.values()
-        tag = _other(world, chance, values, parts[0], ("this", "later", "previous"))
-        wanted = world.release.with_images(values, **dict.fromkeys(parts, tag))
+        version = _other(world, chance, values, parts[0], ("this", "later", "previous"))
+        wanted = world.release.with_images(values, **dict.fromkeys(parts, version))
         world.release.upgrade(wanted)
-        return ", ".join(f"{part} is of {image['tag']}" for part, image in wanted["images"].items())
+        return ", ".join(f"{part} is of {version}" for part, version in world.release.versions_in(wanted).items())
 
     return run
 
@@ -117,8 +117,8 @@ async def rollback(world: Clustered, chance: Random) -> str:
 async def killed_upgrade(world: Clustered, chance: Random) -> str:
     """Repaired as docs/troubleshooting.md says."""
     values = world.release.values()
-    tag = _other(world, chance, values, "node", ("this", "later"))
-    wanted = world.release.with_images(values, **dict.fromkeys(PARTS, tag))
+    version = _other(world, chance, values, "node", ("this", "later"))
+    wanted = world.release.with_images(values, **dict.fromkeys(PARTS, version))
     seconds = chance.choice((chance.uniform(0.2, 3), chance.uniform(3, 20)))
     stands = world.release.killed_upgrade(wanted, seconds)
     await asyncio.sleep(chance.uniform(0, 20))

@@ -29,7 +29,7 @@ Values = dict[str, Any]
 
 @dataclass(frozen=True)
 class Version:
-    """``name`` is the tag of its images, which lie as archives in a folder."""
+    """Its images lie as archives in a folder."""
 
     name: str
     images: Path
@@ -42,7 +42,7 @@ def versions(directory: Path) -> list[Version]:
     if (before := releases.previous(directory / "previous")) is not None:
         checkouts["previous"] = before
     return [
-        Version(name, releases.built(checkout, directory / f"images-{name}", name), checkout / "charts/zos")
+        Version(name, releases.built(checkout, directory / f"images-{name}"), checkout / "charts/zos")
         for name, checkout in checkouts.items()
     ]
 
@@ -53,6 +53,7 @@ class Release:
     def __init__(self, product: Product, known: list[Version]) -> None:
         self._product = product
         self.versions = {version.name: version for version in known}
+        self._named: dict[str, dict[str, dict[str, str]]] = {}  # version → how values name its images
 
     @property
     def grid(self) -> Grid:
@@ -63,20 +64,24 @@ class Release:
     def bring_images(self) -> None:
         """Onto the nodes, which can't pull them."""
         for version in self.versions.values():
-            load_images(self.grid, sorted(version.images.glob("*.tar")))
+            given = self._product.load(version.images)
+            self._named[version.name] = {**given, "runtime": given["node"]}
 
     def first_values(self) -> Values:
         images = load_images(self.grid, sorted(self.versions["this"].images.glob("*.tar")))
-        values: Values = dict(chart.values(self.grid, images, "tcg"))
-        for part in PARTS:
-            values.setdefault(part, {}).pop("podAnnotations", None)
-        values["images"]["runtime"] = dict(values["images"]["node"])
-        return values
+        return {**chart.values(self.grid, images, "tcg"), "images": self._named["this"]}
 
     def with_images(self, values: Values, **parts: str) -> Values:
-        """Other versions of these parts."""
-        images = {part: {**values["images"][part], "tag": tag} for part, tag in parts.items()}
+        """Of other versions, for these parts."""
+        images = {part: self._named[name][part] for part, name in parts.items()}
         return {**values, "images": {**values["images"], **images}}
+
+    def versions_in(self, values: Values) -> dict[str, str]:
+        """Part → its version."""
+        return {
+            part: next((name for name, named in self._named.items() if named[part] == values["images"].get(part)), "?")
+            for part in PARTS
+        }
 
     def values(self) -> Values:
         """Raises Refused: it is not installed."""
