@@ -25,7 +25,7 @@ from zos.kinds.registry import KINDS
 NODES = ("n1", "n2")
 PATIENCE = 180.0  # seconds in which everything is well again
 #: For a virtual machine's first boot, emulated on a busy machine.
-_LONG = 600.0
+LONG = 600.0
 #: Of a console, what is read: half an hour of pings.
 _TAIL = 1 << 20
 _COMPONENTS = {"agent": "node", "runtime": "runtime", "controller": "controller"}
@@ -37,14 +37,15 @@ _COUNTS = (
     "while :; do n=$((n+1)); echo $n >/data/new; sync; mv /data/new /data/count; sync; echo safe $n; sleep 10; done"
 )
 _PINGS = "until ping -c1 -W1 {to} >/dev/null; do sleep 1; done; exec ping -i 0.1 {to}"
+#: The console's login hangs up whoever has it open, once.
 _USER_DATA = """#cloud-config
 bootcmd:
   - - sh
     - -c
     - |
       [ -e /srv/mark ] || cat /proc/sys/kernel/random/uuid >/srv/mark; sync; echo mark $(cat /srv/mark) >/dev/ttyS0
-      exec </dev/null >/dev/ttyS0 2>&1
-      (until busybox ping -c1 -W1 {to} >/dev/null; do sleep 1; done; exec busybox ping -i 0.1 {to}) &
+      (until busybox ping -c1 -W1 {to}; do sleep 1; done >/dev/null 2>&1
+      while :; do busybox ping -i 0.1 {to} >/dev/ttyS0 2>&1; sleep 1; done) </dev/null &
 """
 
 
@@ -101,13 +102,19 @@ class Clustered:
             size = "1536Mi" if name == "vm" else "64Mi"
             self.make(obj("ZMount", f"d-{name}", size=size, nodeName=node))
             self.make(self._machine(name, node, to))
-            self.product.ready(self.namespace, f"zmachine/{name}", seconds=_LONG if name == "vm" else PATIENCE)
+            self.product.ready(self.namespace, f"zmachine/{name}", seconds=LONG if name == "vm" else PATIENCE)
             to = str((self.product.get("zmachine", name, self.namespace) or {})["status"]["ip"])
         for name in self.machines:
-            self.marks[name] = until(partial(self._mark, name), _LONG, f"{name} says what it wrote")
+            self.marks[name] = until(partial(self._mark, name), LONG, f"{name} says what it wrote")
         for name in self.pingers():
-            until(lambda name=name: len(self.answers(name)) > 50, _LONG, f"{name} is answered")
+            until(lambda name=name: len(self.answers(name)) > 50, LONG, f"{name} is answered")
+        if self.virtual:
+            until(self.vm_says_no_more, LONG, "the virtual machine's cloud-init is done")
         self.learn()
+
+    def vm_says_no_more(self) -> bool:
+        """On its console, where else words of its boot stand among its pings."""
+        return self.product.condition("zmachine", "vm", self.namespace, "GuestReady")["status"] == "True"
 
     def make(self, one: dict[str, Any]) -> None:
         self.objects[f"{one['kind']}/{one['metadata']['name']}"] = one

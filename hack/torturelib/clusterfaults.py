@@ -13,8 +13,9 @@ from gridlib import chart
 from gridlib.layout import GridError
 from harness import until
 from torturelib.chaos import Action, Broken, Refused, Unseen
-from torturelib.clustered import NODES, PATIENCE, Clustered
+from torturelib.clustered import LONG, NODES, PATIENCE, Clustered
 from torturelib.release import PARTS, Values
+from zos.api import names
 
 Run = Callable[[Clustered, Random], Awaitable[str]]
 #: Seconds without a heartbeat after which a node of a minigrid counts as lost (`gridlib.chart`), and some more to say so.
@@ -28,7 +29,10 @@ def step(run: Run) -> Run:
     @functools.wraps(run)
     async def doing(world: Clustered, chance: Random) -> str:
         try:
-            return await run(world, chance)
+            said = await run(world, chance)
+            if "vm" in world.excused:
+                until(world.vm_says_no_more, LONG, "the virtual machine's cloud-init is done")
+            return said
         except (AssertionError, GridError, Unseen) as error:
             raise Broken(str(error)[-3000:]) from None
         finally:
@@ -329,14 +333,12 @@ async def crash_node(world: Clustered, chance: Random) -> str:
 
 def _started_anew(world: Clustered, node: str) -> None:
     """What was said before a crash stands for a while."""
-    names = world.on_node(node)
-    until(lambda: not {name for name in names if not _process(world, name)}, PATIENCE, f"guests of {node}")
-    world.until_ready(*(f"zmachine/{name}" for name in names))
+    theirs = world.on_node(node)
+    until(lambda: all(_process(world, name) for name in theirs), PATIENCE, f"guests of {node}")
+    world.until_ready(*(f"zmachine/{name}" for name in theirs))
 
 
 def _process(world: Clustered, name: str) -> bool:
-    from zos.api import names
-
     return names.ident(world.uids[f"ZMachine/{name}"]) in world.processes()
 
 
