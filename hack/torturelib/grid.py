@@ -5,12 +5,13 @@ from __future__ import annotations
 import asyncio
 import tempfile
 from collections import Counter
+from collections.abc import Sequence
 from pathlib import Path
 from random import Random
 
 from apiserver import running
 from torturelib import chaos
-from torturelib.chaos import Action, Invariant, Refused, Scenario
+from torturelib.chaos import Action, Invariant, Refused, Scenario, Step
 from torturelib.simulated import NAMESPACE, USERS, Simulated, world
 from zos.api import names
 from zos.api.contract import Claim, Contract, NameContract
@@ -335,21 +336,28 @@ SCENARIO = Scenario(
 )
 
 
-async def run(seed: int, seconds: float, asked: list[str]) -> int:
+async def run(seed: int, seconds: float, asked: list[str], steps: list[Step]) -> int:
     """On an API server of its own."""
     actions = chaos.choose(SCENARIO.actions, asked, short=False)
     with tempfile.TemporaryDirectory(prefix="zos-torture-") as scratch, running(Path(scratch) / "api") as server:
         server.kubectl("create", "namespace", "zos-system")
-        report = await over(server.kubeconfig, Path(scratch), actions, seed=seed, seconds=seconds, say=say)
+        report = await over(server.kubeconfig, Path(scratch), actions, seed=seed, seconds=seconds, say=say, steps=steps)
     return 1 if report.violations else 0
 
 
 async def over(
-    kubeconfig: str, scratch: Path, actions: list[Action[Simulated]], *, seed: int, seconds: float, say: chaos.Say
+    kubeconfig: str,
+    scratch: Path,
+    actions: list[Action[Simulated]],
+    *,
+    seed: int,
+    seconds: float,
+    say: chaos.Say,
+    steps: Sequence[Step] = (),
 ) -> chaos.Report:
     """On an API server that is there and that nobody else uses."""
     async with simulated(kubeconfig, scratch / "nodes") as made, world(made) as tortured:
-        return await chaos.torture(tortured, SCENARIO, actions, seed=seed, seconds=seconds, say=say)
+        return await chaos.torture(tortured, SCENARIO, actions, seed=seed, seconds=seconds, say=say, steps=steps)
 
 
 def say(text: str) -> None:

@@ -11,6 +11,7 @@ import base64
 import contextlib
 import tempfile
 import time
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from random import Random
@@ -18,7 +19,7 @@ from random import Random
 from apiserver import running
 from torturelib import bytes as hostile
 from torturelib import chaos, grid
-from torturelib.chaos import Action, Invariant, Refused, Scenario
+from torturelib.chaos import Action, Invariant, Refused, Scenario, Step
 from torturelib.simulated import NAMESPACE, USERS, Simulated
 from zos.api.core import Namespace, Secret
 from zos.api.gridnode import GridNode
@@ -198,22 +199,29 @@ SCENARIO = Scenario(
 )
 
 
-async def run(seed: int, seconds: float, asked: list[str]) -> int:
+async def run(seed: int, seconds: float, asked: list[str], steps: list[Step]) -> int:
     """On an API server of its own."""
     actions = chaos.choose(SCENARIO.actions, asked, short=False)
     with tempfile.TemporaryDirectory(prefix="zos-torture-") as scratch, running(Path(scratch) / "api") as server:
         server.kubectl("create", "namespace", "zos-system")
-        report = await over(server.kubeconfig, Path(scratch), actions, seed=seed, seconds=seconds, say=grid.say)
+        report = await over(server.kubeconfig, Path(scratch), actions, seed=seed, seconds=seconds, say=grid.say, steps=steps)
     return 1 if report.violations else 0
 
 
 async def over(
-    kubeconfig: str, scratch: Path, actions: list[Action[Hostile]], *, seed: int, seconds: float, say: chaos.Say
+    kubeconfig: str,
+    scratch: Path,
+    actions: list[Action[Hostile]],
+    *,
+    seed: int,
+    seconds: float,
+    say: chaos.Say,
+    steps: Sequence[Step] = (),
 ) -> chaos.Report:
     """On an API server that is there and that nobody else uses."""
     async with simulated(kubeconfig, scratch / "nodes") as made:
         world = Hostile(made)
         try:
-            return await chaos.torture(world, SCENARIO, actions, seed=seed, seconds=seconds, say=say)
+            return await chaos.torture(world, SCENARIO, actions, seed=seed, seconds=seconds, say=say, steps=steps)
         finally:
             await world.close()

@@ -22,7 +22,7 @@ from typing import Any
 from gridlib.layout import GridError
 from harness import IMAGE, Grid, obj
 from torturelib import chaos
-from torturelib.chaos import Action, Invariant, Scenario, Unseen
+from torturelib.chaos import Action, Invariant, Scenario, Step, Unseen
 from torturelib.truth import say
 from zos.api.zmount import ZMount
 from zos.kinds.kind import Writer
@@ -349,7 +349,7 @@ SCENARIO = Scenario(
 )
 
 
-async def run(seed: int, seconds: float, asked: list[str]) -> int:
+async def run(seed: int, seconds: float, asked: list[str], steps: list[Step]) -> int:
     """On a minigrid of its own. ZOS_TORTURE_MACHINES: how many are on the node that is rebooted, instead of 30."""
     actions = chaos.choose(SCENARIO.actions, asked, short=False)
     grid = Grid(f"tm{os.getpid() % 100000}")
@@ -357,7 +357,7 @@ async def run(seed: int, seconds: float, asked: list[str]) -> int:
     try:
         print(grid.minigrid("up", "--nodes", "2", "--hidden", "0", "--owner", str(os.getpid())), end="", flush=True)
         grid.push_image()
-        report = await chaos.torture(Machines(grid, many), SCENARIO, actions, seed=seed, seconds=seconds, say=say)
+        report = await chaos.torture(Machines(grid, many), SCENARIO, actions, seed=seed, seconds=seconds, say=say, steps=steps)
         if report.violations:
             print(grid.describe(), flush=True)
         return 1 if report.violations else 0

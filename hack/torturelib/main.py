@@ -12,11 +12,14 @@ import sys
 from importlib import import_module
 from types import ModuleType
 
+from torturelib import chaos
+
 NAMES = {
     "truth": "real disks and guests on a minigrid: whatever dies or is away for a while, no byte is lost, no guest stopped",
     "grid": "many objects on simulated nodes under edits, restarts and drift: nothing is given twice, everything gets Ready",
     "machines": "many guests through their node's reboot; crashes while images are unpacked and disks written or grown",
     "power": "one node's drivers on a file system whose power is cut: nothing half is taken for whole, nothing safe is lost",
+    "helm": "the product's life on kubelets: upgrades, drains, crashes, lost kinds and rights; guests notice nothing",
     "bytes": "hostile bytes in whatever the product reads, on simulated nodes: everyone else is served",
 }
 
@@ -33,6 +36,9 @@ def main() -> int:
     parser.add_argument("--seconds", type=float, default=600, help="of chaos; settling and deleting come after (%(default)s)")
     parser.add_argument("--seed", type=int, help="chooses the actions; a run tells its own (default: another each time)")
     parser.add_argument("--actions", default="", help="comma-separated, instead of all that fit into the run; or: all")
+    parser.add_argument(
+        "--steps", default="", help="comma-separated: these in this order, once, each NAME or NUMBER:NAME, as told"
+    )
     parser.add_argument("--list", action="store_true", help="names, and their actions")
     arguments = parser.parse_args()
     if arguments.list:
@@ -46,14 +52,18 @@ def main() -> int:
     seed = random.SystemRandom().randrange(10**6) if arguments.seed is None else arguments.seed
     asked = [word for word in arguments.actions.split(",") if word]
     try:
-        return asyncio.run(of(arguments.name).run(seed, arguments.seconds, asked))
+        steps = chaos.steps_of(arguments.steps)
+    except ValueError as wrong:
+        parser.error(f"--steps {wrong}")
+    try:
+        return asyncio.run(of(arguments.name).run(seed, arguments.seconds, asked, steps))
     except KeyError as unknown:
         print(f"{arguments.name} has no action {unknown}: see hack/torture {arguments.name} --list", file=sys.stderr)
         return 2
 
 
 def of(name: str) -> ModuleType:
-    """The module of a torture: it has SCENARIO, and ``run(seed, seconds, asked)`` that gives the exit code."""
+    """The module of a torture: it has SCENARIO, and ``run(seed, seconds, asked, steps)`` that gives the exit code."""
     return import_module({"bytes": "torturelib.hostile"}.get(name, f"torturelib.{name}"))
 
 

@@ -25,7 +25,7 @@ from pathlib import Path
 from random import Random
 
 from torturelib import chaos, powerwork
-from torturelib.chaos import Action, Invariant, Refused, Scenario
+from torturelib.chaos import Action, Invariant, Refused, Scenario, Step
 from torturelib.powerwork import COPY, GROWN, LARGEST, STEP, WRITTEN, MiB, Node, Task
 from zos import files
 from zos.drivers import DriverError, systemcard
@@ -307,12 +307,14 @@ def apart() -> None:
     subprocess.run(["mount", "--make-rprivate", "/"], check=True)
 
 
-async def run(seed: int, seconds: float, asked: list[str]) -> int:
+async def run(seed: int, seconds: float, asked: list[str], steps: list[Step]) -> int:
     apart()
     world = Power(Path(tempfile.mkdtemp(prefix="zos-power-", dir="/var/tmp")))  # fetchers see no /tmp but their own
     try:
         actions = chaos.choose(SCENARIO.actions, asked, short=False)
-        report = await chaos.torture(world, SCENARIO, actions, seed=seed, seconds=seconds, say=partial(print, flush=True))
+        report = await chaos.torture(
+            world, SCENARIO, actions, seed=seed, seconds=seconds, say=partial(print, flush=True), steps=steps
+        )
         print(f"{world.cuts} power cuts")
         return 1 if report.violations else 0
     finally:

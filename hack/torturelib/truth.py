@@ -11,7 +11,7 @@ from typing import Any
 
 from harness import IMAGE, Grid, obj
 from torturelib import chaos, faults, invariants
-from torturelib.chaos import Scenario, Unseen
+from torturelib.chaos import Scenario, Step, Unseen
 from zos.api import names
 from zos.kinds.kind import Writer
 from zos.kinds.registry import KINDS
@@ -170,14 +170,14 @@ SCENARIO = Scenario(
 )
 
 
-async def run(seed: int, seconds: float, asked: list[str]) -> int:
+async def run(seed: int, seconds: float, asked: list[str], steps: list[Step]) -> int:
     """On a minigrid of its own."""
     actions = chaos.choose(SCENARIO.actions, asked, short=False)
     grid = Grid(f"tr{os.getpid() % 100000}")
     try:
         print(grid.minigrid("up", "--nodes", "3", "--controllers", "2", "--owner", str(os.getpid())), end="", flush=True)
         grid.push_image()
-        report = await chaos.torture(Truth(grid), SCENARIO, actions, seed=seed, seconds=seconds, say=say)
+        report = await chaos.torture(Truth(grid), SCENARIO, actions, seed=seed, seconds=seconds, say=say, steps=steps)
         if report.violations:
             print(grid.describe(), flush=True)
         return 1 if report.violations else 0

@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from podnode import Pod, PodNode, soon
+from zos.drivers import ownroot
 
 _PIN = "/run/zos/tree/mnt"
 
@@ -83,6 +84,17 @@ def test_what_is_mounted_stays_when_a_copy_goes(host: PodNode, runtime: Pod) -> 
         assert host.say("v1", "exec", "ip", "netns", "exec", "zos-stays", "true") == (0, "")
     finally:
         after.kill()
+
+
+def test_a_service_of_another_image_is_started_where_it_is(host: PodNode, runtime: Pod) -> None:
+    host.image("v2")
+    assert host.say("v2", "exec", "true") == (0, "")
+    script = ownroot.script(["sh", "-c", "pwd; stat -c %i /"], "v2")
+    _, root = host.say("v2", "exec", "stat", "-c", "%i", "/")
+    assert host.say("v1", "exec", "sh", "-c", f"mkdir /run/service/.probe && cd /run/service/.probe && {script}") == (
+        0,
+        f"/run/service/.probe\n{root}",
+    )
 
 
 def test_a_copy_that_was_made_anew_is_what_programs_run_from(host: PodNode, runtime: Pod) -> None:

@@ -120,3 +120,15 @@ async def test_a_node_that_is_back_after_all_goes_on_whatever_its_namespace_may_
     await grid.settle(100)
     assert stands(grid)["ZMachine web"].startswith("True"), grid.problems
     assert agent.node.things[f"domain/{guest.name}"] == guest
+
+
+async def test_rights_that_somebody_deleted_are_given_anew_when_its_agent_falls_silent(grid: Grid) -> None:
+    """Nobody tells the controller of it otherwise."""
+    account = "/api/v1/namespaces/zos-node-n1/serviceaccounts/agent"
+    binding = "/apis/rbac.authorization.k8s.io/v1/namespaces/zos-node-n1/rolebindings/zos-agent"
+    for path in (account, binding):
+        grid.ask("DELETE", path, {})
+        assert path not in grid.server.objects
+    grid.alive("n1", False)
+    await grid.settle(60)
+    assert {account, binding} <= grid.server.objects.keys()

@@ -7,6 +7,7 @@ leaves to the supervisor, whose root may be another version's, has to find its w
 from __future__ import annotations
 
 import os
+import shlex
 from collections.abc import Sequence
 
 from zos.programs.node.layout import enter
@@ -15,6 +16,9 @@ from zos.programs.node.layout import enter
 _ROOT = os.environ.get("ZOS_ROOT", "")
 
 
-def within(argv: Sequence[str], root: str = _ROOT) -> list[str]:
-    """The command line that runs ``argv`` in the agent's root."""
-    return [*(enter(root) if root else ()), *argv]
+def script(argv: Sequence[str], root: str = _ROOT) -> str:
+    """The words for sh(1) that run ``argv`` in the agent's root, in the directory where it was called: the way into another
+    root leads to the top of that. What is not of the node's disk is at the same place in all roots."""
+    if not root:
+        return shlex.join(argv)
+    return f'{shlex.join(enter(root))} /usr/bin/env --chdir="$PWD" {shlex.join(argv)}'

@@ -17,7 +17,6 @@ import contextlib
 import hashlib
 import json
 import os
-import shlex
 import shutil
 import stat
 import sys
@@ -255,8 +254,8 @@ def launcher(*arguments: str) -> list[str]:
 
 def _scripts(path: Path, item: Service) -> dict[str, tuple[str, int]]:
     scripts = {
-        "run": (f"#!/bin/sh\nexec {shlex.join(ownroot.within(launcher('start')))}\n", 0o700),
-        "finish": (f'#!/bin/sh\nexec {shlex.join(ownroot.within(launcher("ended")))} "$@"\n', 0o700),
+        "run": (f"#!/bin/sh\nexec {ownroot.script(launcher('start'))}\n", 0o700),
+        "finish": (f'#!/bin/sh\nexec {ownroot.script(launcher("ended"))} "$@"\n', 0o700),
         "timeout-kill": (f"{item.grace * 1000}\n", 0o600),
         "timeout-finish": (f"{_FINISH_MS}\n", 0o600),
     }

@@ -83,7 +83,7 @@ def _fill(new: Path, service: Supervised) -> None:
 
 def _script(service: Supervised) -> str:
     exports = "".join(f"export {key}={shlex.quote(value)}\n" for key, value in service.environment)
-    return f"#!/bin/sh\nexec 2>&1\n{exports}exec {shlex.join(ownroot.within(service.argv))}\n"
+    return f"#!/bin/sh\nexec 2>&1\n{exports}exec {ownroot.script(service.argv)}\n"
 
 
 def _read(directory: Path) -> Supervised | None:

@@ -36,7 +36,8 @@ def resolve(node: GridNode, world: Reader) -> Resolution:
     holds = tuple(hold for hold in node.status.holds if not _gone(hold, world))
     allocated = node.allocated(holds)
     offered = node.offered
-    verdict = _judge(node, heartbeat.alive(world, node.name), world)
+    alive = heartbeat.alive(world, node.name)
+    verdict = _judge(node, alive, world)
     if place is not None and place[1]:
         message = (
             f"namespace {namespace} is being deleted; it is made anew when it is gone, and the agent then needs new credentials"
@@ -61,9 +62,14 @@ def resolve(node: GridNode, world: Reader) -> Resolution:
         ),
         guarded=True,
         objects=manifests,
-        basis=place[0] if place is not None else "",
+        basis=_basis(place[0] if place is not None else "", silent=alive is False),
         conditions=(*_outdated(node), *_nameless(node), *_called_alike(node, world)),
     )
+
+
+def _basis(namespace: str, *, silent: bool) -> str:
+    """Nobody tells of an account or a binding that somebody has deleted, but that an agent which had it is not heard any more."""
+    return f"{namespace} silent" if silent else namespace
 
 
 def _deleting(node: GridNode, world: Reader, namespace: str, manifests: tuple[object, ...]) -> Resolution:
