@@ -108,11 +108,25 @@ class Grid:
             return str(refusal)
         raise AssertionError(f"it was taken: {taken}")
 
+    def _administrator(self) -> tuple[dict[str, str], str]:
+        """The kubeconfig's cluster, and the token that goes with it."""
+        config = json.loads((self.root / "kubeconfig").read_text())
+        return config["clusters"][0]["cluster"], config["users"][0]["user"]["token"]
+
+    @property
+    def url(self) -> str:
+        """Of its API server."""
+        return self._administrator()[0]["server"]
+
+    @property
+    def token(self) -> str:
+        """The administrator's."""
+        return self._administrator()[1]
+
     def ask(self, path: str) -> dict[str, Any] | None:
         """What the API server has at a path; None: nothing. (Tests look many times a second, and kubectl takes a fifth of a
         second of a processor each time.)"""
-        config = json.loads((self.root / "kubeconfig").read_text())
-        cluster, token = config["clusters"][0]["cluster"], config["users"][0]["user"]["token"]
+        cluster, token = self._administrator()
         authority = base64.b64decode(cluster["certificate-authority-data"]).decode()
         request = urllib.request.Request(cluster["server"] + path, headers={"Authorization": f"Bearer {token}"})
         try:
