@@ -89,6 +89,15 @@ class Grid:
     def popen(self, host: str, *argv: str) -> subprocess.Popen[str]:
         return subprocess.Popen(self.host(host).command(*argv), stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
 
+    def in_router(self, host: str, router: str, *argv: str, check: bool = True) -> str:
+        """A command of this machine's, in the network of a router on a host."""
+        return self.run(host, "nsenter", f"--net=/run/netns/{router}", *argv, check=check)
+
+    @property
+    def shelf(self) -> tuple[Path, Path]:
+        """The directory that nodes open for images: where it is here, and what its nodes call it."""
+        return self.root / "images", self.root / "images"
+
     def kubectl(self, *words: str, check: bool = True, input: str | None = None, timeout: float = 120) -> str:
         from gridlib.tools import program
 

@@ -15,6 +15,6 @@ from zos.programs.node.layout import enter
 _ROOT = os.environ.get("ZOS_ROOT", "")
 
 
-def within(argv: Sequence[str], root: str = _ROOT) -> list[str]:
-    """The command line that runs ``argv`` in the agent's root."""
-    return [*(enter(root) if root else ()), *argv]
+def within(argv: Sequence[str]) -> list[str]:
+    """The command line that runs ``argv`` in the agent's root. It begins in `/` there, wherever it was started."""
+    return [*(enter(_ROOT) if _ROOT else ()), *argv]

@@ -254,9 +254,10 @@ def launcher(*arguments: str) -> list[str]:
 
 
 def _scripts(path: Path, item: Service) -> dict[str, tuple[str, int]]:
+    here = ("--in", str(path))  # on the way into the agent's root the directory is lost that s6 starts them in
     scripts = {
-        "run": (f"#!/bin/sh\nexec {shlex.join(ownroot.within(launcher('start')))}\n", 0o700),
-        "finish": (f'#!/bin/sh\nexec {shlex.join(ownroot.within(launcher("ended")))} "$@"\n', 0o700),
+        "run": (f"#!/bin/sh\nexec {shlex.join(ownroot.within(launcher(*here, 'start')))}\n", 0o700),
+        "finish": (f'#!/bin/sh\nexec {shlex.join(ownroot.within(launcher(*here, "ended")))} "$@"\n', 0o700),
         "timeout-kill": (f"{item.grace * 1000}\n", 0o600),
         "timeout-finish": (f"{_FINISH_MS}\n", 0o600),
     }

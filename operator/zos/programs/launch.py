@@ -1,4 +1,5 @@
-"""``launch.py start|ended|end|forget …``: the first and the last step of a service's program, run in its service directory.
+"""``launch.py [--in DIR] start|ended|end|forget …``: the first and the last step of a service's program, run in its service
+directory, which is ``DIR`` or where it is started.
 
 ``start`` (the ``run`` of s6) makes sure that nothing of an earlier run is left, waits longer and longer where the program keeps
 ending, and becomes the program: in its namespace, as its user, without any rights and within its limits. ``ended CODE SIGNAL``
@@ -41,6 +42,9 @@ def main(argv: list[str]) -> None:
     os.dup2(1, 2)
     os.umask(0o077)
     try:
+        if argv[:1] == ["--in"]:
+            os.chdir(argv[1])
+            argv = argv[2:]
         match argv:
             case ["start"]:
                 _start(json.loads(Path("launch.json").read_text()))
