@@ -10,6 +10,7 @@ from typing import Any
 
 from gridlib import chart
 from gridlib.archives import load_images
+from gridlib.host import IMAGES
 from gridlib.kubelet import KubeletHost
 from gridlib.layout import load
 from gridlib.tools import KubeletTools, program
@@ -113,10 +114,21 @@ class Product(Cluster):
         return super().popen(host, *self._where_guests_are(host), *argv)
 
     def _where_guests_are(self, host: str) -> tuple[str, ...]:
-        first = Path(self.root / "hosts" / host / "zos/runtime/first")
-        if not first.exists():
-            return ()
-        return ("nsenter", "-t", first.read_text().split()[0], "-m", "--root", "--wd=/")
+        first = self._first(host)
+        return ("nsenter", "-t", first, "-m", "--root", "--wd=/") if first else ()
+
+    def _first(self, host: str) -> str:
+        """The first process of the node's tree, as its host sees it; empty on a host that has none."""
+        path = self.root / "hosts" / host / "zos/runtime/first"
+        return path.read_text().split()[0] if path.exists() else ""
+
+    def in_router(self, host: str, router: str, *argv: str, check: bool = True) -> str:
+        network = f"/proc/{self._first(host)}/root/run/netns/{router}"
+        return super().run(host, "nsenter", f"--net={network}", *argv, check=check)
+
+    @property
+    def shelf(self) -> tuple[Path, Path]:
+        return self.root / "images", Path(IMAGES)
 
     def run_on_host(self, host: str, *argv: str, check: bool = True) -> str:
         return super().run(host, *argv, check=check)

@@ -89,6 +89,15 @@ class Grid:
     def popen(self, host: str, *argv: str) -> subprocess.Popen[str]:
         return subprocess.Popen(self.host(host).command(*argv), stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
 
+    def in_router(self, host: str, router: str, *argv: str, check: bool = True) -> str:
+        """A command of this machine's, in the network of a router on a host."""
+        return self.run(host, "nsenter", f"--net=/run/netns/{router}", *argv, check=check)
+
+    @property
+    def shelf(self) -> tuple[Path, Path]:
+        """The directory that nodes open for images: where it is here, and what its nodes call it."""
+        return self.root / "images", self.root / "images"
+
     def kubectl(self, *words: str, check: bool = True, input: str | None = None, timeout: float = 120) -> str:
         from gridlib.tools import program
 
@@ -108,11 +117,25 @@ class Grid:
             return str(refusal)
         raise AssertionError(f"it was taken: {taken}")
 
+    def _administrator(self) -> tuple[dict[str, str], str]:
+        """The kubeconfig's cluster, and the token that goes with it."""
+        config = json.loads((self.root / "kubeconfig").read_text())
+        return config["clusters"][0]["cluster"], config["users"][0]["user"]["token"]
+
+    @property
+    def url(self) -> str:
+        """Of its API server."""
+        return self._administrator()[0]["server"]
+
+    @property
+    def token(self) -> str:
+        """The administrator's."""
+        return self._administrator()[1]
+
     def ask(self, path: str) -> dict[str, Any] | None:
         """What the API server has at a path; None: nothing. (Tests look many times a second, and kubectl takes a fifth of a
         second of a processor each time.)"""
-        config = json.loads((self.root / "kubeconfig").read_text())
-        cluster, token = config["clusters"][0]["cluster"], config["users"][0]["user"]["token"]
+        cluster, token = self._administrator()
         authority = base64.b64decode(cluster["certificate-authority-data"]).decode()
         request = urllib.request.Request(cluster["server"] + path, headers={"Authorization": f"Bearer {token}"})
         try:

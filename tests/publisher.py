@@ -9,7 +9,7 @@ import sys
 from collections.abc import Iterator
 from pathlib import Path
 
-from harness import Grid
+from harness import Grid, sh
 from imageworks import certified
 from zos.programs.flist.pack import pack
 
@@ -73,7 +73,10 @@ def _trusted(grid: Grid, node: str, certificate: Path) -> Iterator[None]:
     place, run = "/etc/ssl/certs", "/run/trusted"
     over = f"lowerdir={place},upperdir={run}/new,workdir={run}/work"
     add = f"mkdir -p {run}/new {run}/work && mount -t overlay -o {over} trusted {place}"
-    name = f"$(openssl x509 -hash -noout -in {certificate}).0"
-    grid.run(node, "sh", "-ec", f"{add}; cp {certificate} {place}/{name}")
-    yield
-    grid.run(node, "sh", "-ec", f"umount {place}; rm -r {run}")
+    name = sh("openssl", "x509", "-hash", "-noout", "-in", str(certificate)).strip()
+    # The node need not see this machine's files.
+    grid.run(node, "sh", "-ec", f'{add}; echo "$1" >{place}/{name}.0', "sh", certificate.read_text())
+    try:
+        yield
+    finally:
+        grid.run(node, "sh", "-ec", f"umount {place}; rm -r {run}")

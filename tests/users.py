@@ -6,7 +6,7 @@ import asyncio
 import json
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Protocol
 
 import aiohttp
 
@@ -16,11 +16,16 @@ MERGE = "application/merge-patch+json"
 APPLY = "application/apply-patch+yaml"
 
 
+class Server(Protocol):
+    @property
+    def url(self) -> str: ...
+
+
 @dataclass
 class User:
     """Somebody with a token. Nothing is ever refused here: answers are looked at."""
 
-    server: ApiServer
+    server: Server
     token: str
     session: aiohttp.ClientSession
 

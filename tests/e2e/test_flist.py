@@ -2,51 +2,17 @@
 
 from __future__ import annotations
 
-import hashlib
-import os
 import re
-import shutil
 import time
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
-from guests import Guests
 from harness import Grid, until
-from publisher import ADDRESS, PORT, Publisher, publishing
-from zos.programs.flist.sealing import BLOCK
-
-SPEED = 1 << 20
-BLOCKS = 64
-#: Reads one block after the other, each as often as it takes.
-READS = f"""
-echo started; i=0
-while [ $i -lt {BLOCKS} ]; do
-  began=$(date +%s)
-  if dd if=/big bs={BLOCK} skip=$i count=1 of=/block 2>/dev/null; then
-    echo "read $i $(md5sum </block)"; i=$((i + 1)); sleep 1
-  else
-    echo "failed $i in $(($(date +%s) - began)) s"
-  fi
-done
-"""
-
-
-class Slow:
-    """An image that is mostly one file, and who publishes it at one MB a second."""
-
-    def __init__(self, publisher: Publisher, tree: Path) -> None:
-        self.publisher, self.big = publisher, tree / "big"
-        (tree / "bin").mkdir(parents=True)
-        shutil.copy(shutil.which("busybox") or "/bin/busybox", tree / "bin/busybox")
-        for tool in ("sh", "dd", "date", "md5sum", "sleep", "echo"):
-            (tree / "bin" / tool).symlink_to("busybox")
-        self.big.write_bytes(os.urandom(BLOCKS * BLOCK))
-        self.image = publisher.publish(tree, "lazy")
-
-    def digest(self, number: int) -> str:
-        return hashlib.md5(self.big.read_bytes()[number * BLOCK : (number + 1) * BLOCK]).hexdigest()
+from publisher import ADDRESS, PORT, publishing
+from stories import flists
+from stories.flists import SPEED, Slow
 
 
 @pytest.fixture
@@ -57,19 +23,11 @@ def slow(grid: Grid, tmp_path: Path) -> Iterator[Slow]:
 
 def test_a_machine_runs_before_its_image_is_here_and_without_it(grid: Grid, namespace: str, slow: Slow) -> None:
     publisher = slow.publisher
-    guests = Guests(grid, namespace)
-    guests.network()
-    guests.apply("lazy", READS, image=slow.image)
-    guests.prints("lazy", "^started$")
-    sent = publisher.sent
-    print(f"{sent / 2**20:.1f} of {BLOCKS * BLOCK / 2**20:.0f} MiB were sent when it started")
-    assert sent < BLOCKS * BLOCK / 10
-    guests.ready("lazy")
+    guests = flists.runs_before_its_image_is_here(grid, namespace, slow)
 
     def last() -> int:
-        return int(re.findall(r"^read (\d+)", guests.console("lazy"), re.MULTILINE)[-1])
+        return max(flists.read(guests))
 
-    guests.prints("lazy", "^read 0 ")
     # Its server is gone: an error in time, told, and well again when it is back.
     publisher.stop()
     began = time.monotonic()
@@ -97,8 +55,7 @@ def test_a_machine_runs_before_its_image_is_here_and_without_it(grid: Grid, name
     until(lambda: last() > before, 30)
     said = guests.console("lazy")
     assert guests.status("lazy").get("restarts", 0) == 0, said
-    for number, digest in re.findall(r"^read (\d+) (\w{32})", said, re.MULTILINE):
-        assert digest == slow.digest(int(number))
+    flists.what_it_read_is_what_was_published(guests, slow)
     # Whoever held the mount is killed as well: nobody can go on with that, and the machine is started again.
     (holder,) = grid.run("n1", "pgrep", "-f", "^zos-fuse-holder").split()
     grid.run("n1", "kill", "-9", holder, grid.run("n1", "s6-svstat", "-o", "pid", f"/run/service/{service}").strip())

@@ -10,6 +10,8 @@ from concurrent.futures import ThreadPoolExecutor
 import pytest
 
 from harness import IMAGE, Grid, obj, until
+from stories import laptop
+from stories.laptop import reach
 from zos.api import names
 
 NODES = ("n1", "n2", "n3")
@@ -26,34 +28,11 @@ def home(grid: Grid) -> Iterator[str]:
 @pytest.fixture(scope="module")
 def machines(grid: Grid, home: str) -> dict[str, str]:
     """A machine on each node, Ready; name → private address."""
-    nodes = [{"name": name} for name in NODES]
-    grid.apply(
-        home,
-        obj("Network", "private", ipRange="10.20.0.0/16", nodes=nodes, access=[{"name": "laptop"}]),
-        *(
-            obj("ZMachine", f"m-{name}", image=IMAGE, memory="256Mi", nodeName=name, network={"name": "private"})
-            for name in NODES
-        ),
-    )
-    grid.ready(home, "network/private", *(f"zmachine/m-{name}" for name in NODES))
-    return {item["metadata"]["name"]: item["status"]["ip"] for item in grid.items("zmachines", home)}
-
-
-def reach(grid: Grid, source: str, target: str) -> list[str]:
-    """[round trip, who answered] from inside the machine at ``source``, which has to say so itself."""
-    return grid.run("laptop", "curl", "-s", "-m", "30", f"http://{source}/cgi-bin/reach?{target}").split()
+    return laptop.machines(grid, home, *NODES)
 
 
 def test_every_machine_reaches_every_other_and_so_does_the_laptop(grid: Grid, home: str, machines: dict[str, str]) -> None:
-    grid.connect(home)
-    for name, ip in machines.items():
-        assert f"hello from {name}" in until(
-            lambda ip=ip: grid.run("laptop", "curl", "-s", "-m", "5", f"http://{ip}/", check=False), 10
-        )
-    for source in machines.values():
-        for name, target in machines.items():
-            words = until(lambda s=source, t=target: reach(grid, s, t), 15, f"{source} → {target}")
-            assert words[-1] == name, words
+    laptop.reach_each_other(grid, home, machines)
     network = grid.get("network", "private", home)
     assert network is not None
     by_name = {node["name"]: node for node in network["status"]["nodes"]}

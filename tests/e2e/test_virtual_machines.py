@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import subprocess
 import time
 from datetime import UTC, datetime
 from pathlib import Path
@@ -12,39 +11,17 @@ from typing import Any
 import pytest
 
 from guests import NETWORK, Guests
-from harness import CHECKOUT, REGISTRY, Grid, obj, sh, until
+from harness import REGISTRY, Grid, obj, until
+from stories.virtualmachine import DEBIAN, LONG, Shell, disks, guest_ready, push_image
 
 #: With an interface of the public segment.
 NODE = "n2"
-DEBIAN = f"oci://{REGISTRY}/zos/debian:latest"
 pytestmark = pytest.mark.last
-#: Seconds for a boot on a busy machine, under emulation.
-LONG = 600
 #: A page at every boot.
 USER_DATA = """#cloud-config
 bootcmd:
   - [sh, -c, "mkdir -p /srv; echo of the user >/srv/index.html; busybox httpd -h /srv"]
 """
-
-
-class Shell:
-    """What a person has who holds the key, on the laptop."""
-
-    def __init__(self, guests: Guests, directory: Path) -> None:
-        self._guests, self._key = guests, directory / "key"
-        subprocess.run(["ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-C", "me", "-f", self._key], check=True)
-
-    @property
-    def public(self) -> str:
-        return self._key.with_suffix(".pub").read_text().strip()
-
-    def run(self, machine: str, script: str, seconds: float = 60) -> str:
-        options = ["-o", "StrictHostKeyChecking=no", "-o", "UserKnownHostsFile=/dev/null", "-o", "ConnectTimeout=20"]
-        where = f"root@{self._guests.status(machine)['ip']}"
-        command = ["ssh", "-q", "-n", "-i", str(self._key), *options, where, script]
-        return str(
-            until(lambda: self._guests.grid.run("laptop", *command) or " ", seconds, f"{machine} does {script!r}")
-        ).strip()
 
 
 @pytest.fixture
@@ -64,19 +41,8 @@ def guests(grid: Grid, namespace: str) -> Guests:
         obj("ZMount", "system", size="1536Mi"),
         obj("ZMount", "data", size="1536Mi"),
     )
-    sh(str(CHECKOUT / "hack/images/push"), "--name", grid.name, "--vm", timeout=500)
+    push_image(grid)
     return made
-
-
-def disks(*names: str) -> list[dict[str, Any]]:
-    """The first without a place of its own: what is booted from."""
-    return [{"name": names[0]}, *({"name": name, "mountPath": f"/{name}"} for name in names[1:])]
-
-
-def guest_ready(guests: Guests, name: str) -> None:
-    until(
-        lambda: guests.grid.condition("zmachine", name, guests.namespace, "GuestReady")["status"] == "True", LONG, "cloud-init"
-    )
 
 
 def killed_while_it_writes(guests: Guests) -> None:

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from cluster import Cluster
+from cluster import Cluster, Product
 from gridreport import pytest_configure, pytest_runtest_makereport
 from harness import CHECKOUT, sh, until
 
@@ -28,6 +28,15 @@ def cluster() -> Iterator[Cluster]:
         if not keep:
             made.minigrid("down")
             assert not made.left()
+
+
+@pytest.fixture(scope="session")
+def product(cluster: Cluster, images: Path) -> Product:
+    """The product on it, as a user installs it, and an image for guests."""
+    made = Product(cluster.name)
+    made.install(images)
+    made.push_image()
+    return made
 
 
 @pytest.fixture

@@ -13,17 +13,9 @@ from pathlib import Path
 
 import pytest
 
-from cluster import Cluster, Product
+from cluster import Product
 from guests import NETWORK, Guests
 from harness import obj, until
-
-
-@pytest.fixture(scope="module")
-def product(cluster: Cluster, images: Path) -> Product:
-    made = Product(cluster.name)
-    made.install(images)
-    made.push_image()
-    return made
 
 
 @pytest.fixture(scope="module")
@@ -113,43 +105,6 @@ def test_who_leads_dies_and_the_other_goes_on(product: Product, unharmed: Guests
     product.apply("machines", obj("ZMount", "later", size="64Mi", nodeName="n1"))
     product.ready("machines", "zmount/later", seconds=60)
     product.kubectl("delete", "zmount", "later", "-n", "machines", "--timeout=60s")
-
-
-def test_a_nodes_pods_may_do_nothing_for_another_node(product: Product, guests: Guests) -> None:
-    pod = product.pods_of("node")["n1"]["metadata"]["name"]
-    token = product.kubectl(
-        "exec", "-n", "zos-system", pod, "--", "cat", "/var/run/secrets/kubernetes.io/serviceaccount/token"
-    ).strip()
-
-    def as_pod(*words: str) -> str:
-        return product.as_token(token, *words)
-
-    asked = as_pod("create", "token", "agent", "-n", "zos-node-n1", "--duration=1h")
-    assert asked.count(".") == 2, asked
-    for words in (
-        ("create", "token", "agent", "-n", "zos-node-n2", "--duration=1h"),
-        ("create", "token", "agent", "-n", "zos-node-n1", "--duration=2h"),
-        ("create", "token", "zos-controller", "-n", "zos-system", "--duration=1h"),
-        ("get", "secrets", "-A"),
-        ("get", "nodeworkloads", "-n", "zos-node-n1"),
-        ("get", "pods", "-n", "zos-system"),
-    ):
-        assert "forbidden" in as_pod(*words).lower(), words
-
-    def as_agent(*words: str) -> str:
-        return product.as_token(asked.strip(), *words)
-
-    assert "one" in as_agent("get", "nodeworkloads", "-n", "zos-node-n1", "-o", "yaml")
-    for words in (
-        ("get", "nodeworkloads", "-n", "zos-node-n2"),
-        ("delete", "nodeworkloads", "--all", "-n", "zos-node-n1"),
-        ("patch", "gridnode", "n2", "--subresource=status", "--type=merge", "-p", '{"status":{"nameservers":["192.0.2.1"]}}'),
-        ("patch", "gridnode", "n1", "--type=merge", "-p", '{"spec":{"farm":"mine"}}'),
-        ("create", "token", "agent", "-n", "zos-node-n1"),
-        ("get", "secrets", "-n", "machines"),
-        ("get", "zmachines", "-n", "machines"),
-    ):
-        assert "forbidden" in as_agent(*words).lower(), words
 
 
 @pytest.mark.timeout(300)

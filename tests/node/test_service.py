@@ -15,12 +15,13 @@ from pathlib import Path
 import pytest
 
 from services import PYTHON, Bench, commands_of, converge, until, writer
-from zos.drivers import DriverError
+from zos.drivers import DriverError, ownroot
 from zos.drivers.accounts import Accounts
 from zos.drivers.service import ServiceDriver
 from zos.plan.diff import Op
 from zos.plan.facts import ServiceFact
 from zos.plan.items import Service, ServiceFile
+from zos.programs.node import layout
 
 
 async def test_a_service_runs_with_its_environment_and_logs(bench: Bench) -> None:
@@ -205,6 +206,21 @@ async def test_an_agent_with_another_interpreter_disturbs_nothing(bench: Bench) 
     assert await converge(bench.driver, writer()) == ["update service/writer"]
     assert run.read_text() == right
     assert (bench.pid("writer"), Path(f"/proc/{first}").exists()) == (first, True)
+
+
+async def test_an_agent_in_a_pod_has_it_started_from_its_own_root(
+    bench: Bench, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """On the way there, the directory is lost that s6 starts it in, and that of its end."""
+    (tmp_path / "own").symlink_to("/")
+    monkeypatch.setattr(layout, "ROOTS", tmp_path)
+    monkeypatch.setattr(ownroot, "_ROOT", "own")
+    await converge(bench.driver, writer())
+    first = await bench.written("writer")
+    assert "chroot" in (bench.scan / "zos-svc-writer" / "run").read_text()
+    os.kill(first, signal.SIGKILL)
+    await until(lambda: bench.pid("writer") not in (0, first))
+    await bench.until_fact("writer", lambda fact: fact.up and fact.restarts == 1)
 
 
 async def test_a_half_made_and_a_half_removed_service_are_cleared(bench: Bench) -> None:
