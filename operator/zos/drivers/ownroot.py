@@ -17,8 +17,8 @@ _ROOT = os.environ.get("ZOS_ROOT", "")
 
 
 def script(argv: Sequence[str], root: str | None = None) -> str:
-    """The words for sh(1) that run ``argv`` in the agent's root, or in another ``root``, in the directory where it was called: the
-    way into a root leads to the top of it. What is not of an image is at the same place in all roots."""
+    """The words for sh(1) that run ``argv`` in the agent's root, or in another ``root``, in the directory where it is called:
+    the way into a root leads to the top of it. What is not of an image is at the same place in all roots."""
     root = _ROOT if root is None else root
     if not root:
         return shlex.join(argv)

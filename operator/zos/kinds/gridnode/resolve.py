@@ -69,7 +69,7 @@ def resolve(node: GridNode, world: Reader) -> Resolution:
 
 def _basis(namespace: str, *, silent: bool) -> str:
     """Of an account or a binding that somebody has deleted nobody tells; an agent that had it is not heard any more."""
-    return f"{namespace} silent" if silent else namespace
+    return f"{namespace} silent".lstrip() if silent else namespace
 
 
 def _deleting(node: GridNode, world: Reader, namespace: str, manifests: tuple[object, ...]) -> Resolution:
