@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import subprocess
 import time
 from datetime import UTC, datetime
 from pathlib import Path
@@ -12,7 +13,7 @@ import pytest
 
 from guests import NETWORK, Guests
 from harness import REGISTRY, Grid, obj, until
-from stories.virtualmachine import DEBIAN, LONG, Shell, disks, guest_ready, push_image
+from stories.virtualmachine import DEBIAN, LONG, disks, guest_ready, push_image
 
 #: With an interface of the public segment.
 NODE = "n2"
@@ -22,6 +23,26 @@ USER_DATA = """#cloud-config
 bootcmd:
   - [sh, -c, "mkdir -p /srv; echo of the user >/srv/index.html; busybox httpd -h /srv"]
 """
+
+
+class Shell:
+    """What a person has who holds the key, on the laptop."""
+
+    def __init__(self, guests: Guests, directory: Path) -> None:
+        self._guests, self._key = guests, directory / "key"
+        subprocess.run(["ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-C", "me", "-f", self._key], check=True)
+
+    @property
+    def public(self) -> str:
+        return self._key.with_suffix(".pub").read_text().strip()
+
+    def run(self, machine: str, script: str, seconds: float = 60) -> str:
+        options = ["-o", "StrictHostKeyChecking=no", "-o", "UserKnownHostsFile=/dev/null", "-o", "ConnectTimeout=20"]
+        where = f"root@{self._guests.status(machine)['ip']}"
+        command = ["ssh", "-q", "-n", "-i", str(self._key), *options, where, script]
+        return str(
+            until(lambda: self._guests.grid.run("laptop", *command) or " ", seconds, f"{machine} does {script!r}")
+        ).strip()
 
 
 @pytest.fixture

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -13,6 +14,16 @@ from stories import diskimages, flists, imagemodes, laptop, names, publicaddress
 
 #: Of what images may be, one that is run in each way, and from each place.
 MODES = ("archive", "with-data", "flist", "kernel", "disk")
+pytestmark = pytest.mark.usefixtures("booting")
+
+
+@pytest.fixture(scope="module")
+def booting(product: Product) -> Iterator[Guests]:
+    """A virtual machine, which takes longest: it boots while the others wait for something."""
+    virtualmachine.push_image(product)
+    product.kubectl("create", "namespace", "t-booting")
+    yield virtualmachine.begins(product, "t-booting")
+    product.kubectl("delete", "namespace", "t-booting", "--wait=false")
 
 
 def test_machines_and_a_laptop_reach_each_other(product: Product, namespace: str) -> None:
@@ -55,10 +66,8 @@ def test_programs_end_and_begin_again(product: Product, namespace: str) -> None:
     guests = Guests(product, namespace)
     guests.network()
     runpolicies.end_and_begin_again(guests)
-    runpolicies.stop_and_start(guests)
 
 
-@pytest.mark.timeout(virtualmachine.LONG)
-def test_a_virtual_machine_boots(product: Product, namespace: str, tmp_path: Path) -> None:
-    virtualmachine.push_image(product)
-    virtualmachine.boots(product, namespace, tmp_path)
+@pytest.mark.timeout(2 * virtualmachine.LONG)
+def test_a_virtual_machine_boots(booting: Guests) -> None:
+    virtualmachine.boots(booting)

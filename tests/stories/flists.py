@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import os
 import re
+import secrets
 import shutil
 from pathlib import Path
 
@@ -39,7 +40,7 @@ class Slow:
         for tool in ("sh", "dd", "date", "md5sum", "sleep", "echo"):
             (tree / "bin" / tool).symlink_to("busybox")
         self.big.write_bytes(os.urandom(BLOCKS * BLOCK))
-        self.image = publisher.publish(tree, "lazy")
+        self.image = publisher.publish(tree, f"lazy-{secrets.token_hex(4)}")  # nodes keep what they had of another
 
     def digest(self, number: int) -> str:
         return hashlib.md5(self.big.read_bytes()[number * BLOCK : (number + 1) * BLOCK]).hexdigest()

@@ -1,37 +1,19 @@
-"""A virtual machine of Debian's image, as a user has it: from apply to a shell over WireGuard."""
+"""A virtual machine of Debian's image: from apply to what its owner has done at each boot."""
 
 from __future__ import annotations
 
-import subprocess
-from pathlib import Path
 from typing import Any
 
-from guests import NETWORK, Guests
+from guests import Guests
 from harness import CHECKOUT, REGISTRY, Grid, obj, sh, until
 
 DEBIAN = f"oci://{REGISTRY}/zos/debian:latest"
 #: Seconds for a boot on a busy machine, under emulation.
 LONG = 600
-
-
-class Shell:
-    """What a person has who holds the key, on the laptop."""
-
-    def __init__(self, guests: Guests, directory: Path) -> None:
-        self._guests, self._key = guests, directory / "key"
-        subprocess.run(["ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-C", "me", "-f", self._key], check=True)
-
-    @property
-    def public(self) -> str:
-        return self._key.with_suffix(".pub").read_text().strip()
-
-    def run(self, machine: str, script: str, seconds: float = 60) -> str:
-        options = ["-o", "StrictHostKeyChecking=no", "-o", "UserKnownHostsFile=/dev/null", "-o", "ConnectTimeout=20"]
-        where = f"root@{self._guests.status(machine)['ip']}"
-        command = ["ssh", "-q", "-n", "-i", str(self._key), *options, where, script]
-        return str(
-            until(lambda: self._guests.grid.run("laptop", *command) or " ", seconds, f"{machine} does {script!r}")
-        ).strip()
+USER_DATA = """#cloud-config
+bootcmd:
+  - [sh, -c, "echo of the user, on $(hostname) >/dev/ttyS0"]
+"""
 
 
 def push_image(grid: Grid) -> None:
@@ -49,15 +31,16 @@ def guest_ready(guests: Guests, name: str) -> None:
     )
 
 
-def boots(grid: Grid, namespace: str, directory: Path) -> None:
-    """Machine vm, which its owner gets into."""
+def begins(grid: Grid, namespace: str) -> Guests:
+    """Machine vm, whose owner has something done at each boot."""
     guests = Guests(grid, namespace)
-    shell = Shell(guests, directory)
-    access = [{"name": "laptop", "node": "n1"}]
-    network = obj("Network", NETWORK, ipRange="10.20.0.0/16", nodes=[{"name": "n1"}], access=access)
-    grid.apply(namespace, network, obj("ZMount", "system", size="1536Mi"))
-    guests.apply("vm", image=DEBIAN, memory="512Mi", disks=disks("system"), sshAuthorizedKeys=[shell.public])
+    guests.network()
+    grid.apply(namespace, obj("ZMount", "system", size="1536Mi"))
+    guests.apply("vm", image=DEBIAN, memory="512Mi", disks=disks("system"), userData=USER_DATA)
+    return guests
+
+
+def boots(guests: Guests) -> None:
     guests.ready("vm", seconds=LONG)
-    guest_ready(guests, "vm")
-    grid.connect(namespace)
-    assert shell.run("vm", "hostname") == "vm"
+    assert guests.status("vm")["mode"] == "vm"
+    guests.prints("vm", "of the user, on vm", LONG)
