@@ -68,7 +68,7 @@ def resolve(node: GridNode, world: Reader) -> Resolution:
 
 
 def _basis(namespace: str, *, silent: bool) -> str:
-    """Nobody tells of an account or a binding that somebody has deleted, but that an agent which had it is not heard any more."""
+    """Nobody tells of an account or a binding that somebody deleted, but that an agent which had it is not heard any more."""
     return f"{namespace} silent" if silent else namespace
 
 
