@@ -104,6 +104,7 @@ class Clustered:
             self.make(self._machine(name, node, to))
             self.product.ready(self.namespace, f"zmachine/{name}", seconds=LONG if name == "vm" else PATIENCE)
             to = str((self.product.get("zmachine", name, self.namespace) or {})["status"]["ip"])
+            self._keep_address(name, to)
         for name in self.machines:
             self.marks[name] = until(partial(self._mark, name), LONG, f"{name} says what it wrote")
         for name in self.pingers():
@@ -111,6 +112,11 @@ class Clustered:
         if self.virtual:
             until(self.vm_says_no_more, LONG, "the virtual machine's cloud-init is done")
         self.learn()
+
+    def _keep_address(self, name: str, address: str) -> None:
+        """So that whoever pings it finds it where it was, if it has to be made anew."""
+        machine = self.objects[f"ZMachine/{name}"]
+        self.make({**machine, "spec": {**machine["spec"], "network": {"name": "lan", "ip": address}}})
 
     def vm_says_no_more(self) -> bool:
         """On its console, where else words of its boot stand among its pings."""

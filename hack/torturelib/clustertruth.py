@@ -165,10 +165,10 @@ def _is_there(world: Clustered, what: str) -> bool:
 
 async def services(world: Clustered) -> list[str]:
     """What the node runs for guests beside them: WireGuard, networks' name servers, libvirt."""
-    script = "for s in /run/service/*; do echo $s $(s6-svstat -o up,wantedup $s); done"
+    script = "cd /; for s in /run/service/*; do echo $s $(s6-svstat -o up,wantedup $s); done"
     found = []
     for node in ("n1", "n2"):
-        lines = [line.split() for line in world.in_tree(node, script).splitlines()]
+        lines = [line.split() for line in world.in_tree(node, script).splitlines() if line.startswith("/run/service/")]
         found += [f"{words[0]} of {node} is not up" for words in lines if words[1:] != ["true", "true"]]
         if len(lines) < 4:
             found.append(f"{node} has no services but {lines}")

@@ -87,7 +87,8 @@ def _given_back(world: Clustered, kind: str) -> None:
     left = until(lambda: _quarantine(world, kind, len(wanted)), PATIENCE, f"all of {kind} in quarantine")
     _applied(world, wanted)
     for one in wanted:
-        until(lambda one=one: _reason(world, one) == "Quarantined", PATIENCE, f"{one['metadata']['name']} says Quarantined")
+        name = one["metadata"]["name"]
+        until(lambda one=one: _reason(world, one) in ("Quarantined", "Conflict"), PATIENCE, f"{name} waits for what is left")
     if kind == "ZMount":  # a disk is not taken from who runs with it
         _run_policy(world, "Halted")
     world.excuse(*world.machines)

@@ -463,6 +463,21 @@ async def test_guests_in_quarantine_keep_their_addresses(standing: Standing, pub
     await until(dropped)
 
 
+async def test_a_machine_that_is_given_back_has_the_address_that_it_names(standing: Standing) -> None:
+    """The guest that had it ends first; the root in quarantine is waiting for whoever waits for its address."""
+    address = (await standing.get(ZMachine, "web")).status.ip
+    await made_anew(standing, ZMachine)
+    left = await standing.quarantined("ZMachine web")
+    await persist(standing, ZMachine, "web", image="oci://r/i:t", network={"name": "net", "ip": address})
+    await standing.says(ZMachine, "web", "Quarantined", left["ZMachine web"].uid)
+    order = {
+        "uid": left["ZMachine web"].uid,
+        "giveTo": {"kind": "ZMachine", "namespace": standing.namespace, "name": "web"},
+    }
+    await standing.grid.client.patch(GridNode, "", "n", {"spec": {"quarantine": [order]}})
+    assert (await standing.ready(ZMachine, "web", 40)).status.ip == address
+
+
 async def test_kinds_of_public_addresses_that_are_deleted_give_none_away(standing: Standing, public: str) -> None:
     """Somebody else is first in line when they are back, and asks for all that there is."""
     client = standing.grid.client

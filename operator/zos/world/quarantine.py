@@ -48,12 +48,18 @@ def own(obj: Object, world: Reader) -> str | None:
 
 def lingers(uid: str, node: str, world: Reader) -> bool:
     """Whether an object that is gone may still have things on its node: they are being taken down, or run on without its user's
-    word. What other nodes say of it does not count; a node that does not answer can't say that they are gone."""
+    word. What other nodes say of it does not count; a node that does not answer can't say that they are gone. What has ended
+    because it was given away is the next one's, who may wait for an address of it."""
     if world.views(NodeWorkload, lambda workload: workload.key, owner=uid):
         return True
     if alive(world, node) is False:
         return True
-    return node in world.views(GridNode, lambda found: found.name, quarantine=uid)
+    return (node, False) in world.views(GridNode, lambda found: (found.name, _given_up(found, uid)), quarantine=uid)
+
+
+def _given_up(node: GridNode, uid: str) -> bool:
+    runs = any(entry.running for entry in node.status.quarantine if entry.uid == uid)
+    return not runs and any(order.uid == uid and order.give_to is not None for order in node.spec.quarantine)
 
 
 def private_addresses(node: str, network: str, uid: str, world: Reader) -> frozenset[str]:
