@@ -127,6 +127,33 @@ def test_a_supervisor_that_outlived_the_first_process_comes_back_as_well(host: P
     soon(lambda: host.running().get("libvirtd", (libvirtd, ""))[0] != libvirtd)
 
 
+@pytest.mark.parametrize("lost", ["gone", "empty", "another's"])
+def test_a_first_process_that_nobody_knows_the_number_of_is_found(host: PodNode, runtime: Pod, lost: str) -> None:
+    kept = {name: one for name, one in host.running().items() if name in ("s6-svscan", "virtlogd", "libvirtd")}
+    runtime.kill()
+    written = host.state / "runtime/first"
+    written.unlink()
+    if lost != "gone":
+        written.write_text("" if lost == "empty" else "1 1\n")
+    after = host.pod("v1", "runtime")
+    try:
+        assert "no longer told its number" in after.until("ready;")
+        assert {name: host.running()[name] for name in kept} == kept
+        assert after.is_ready()
+    finally:
+        after.kill()
+
+
+def test_why_the_first_process_does_not_start_is_said_by_the_pod(host: PodNode, runtime: Pod) -> None:
+    runtime.kill()
+    assert host.say("v1", "exec", "sh", "-c", "rm -r /run/service/.s6-svscan && touch /run/service/.s6-svscan")[0] == 0
+    host.run("kill", "-9", str(host.running()["s6-svscan"][0]))
+    code, said = host.say("v1", "runtime")
+    assert code == 1
+    assert "s6-svscan: fatal: " in said
+    assert "did not start: what it said is above" in said
+
+
 def test_what_supervisors_complain_of_leaves_room_for_others(host: PodNode, runtime: Pod) -> None:
     """Those that outlived the first process have its successor's complain, each once a second."""
     host.kill(host.running()["s6-svscan"][0])

@@ -58,7 +58,9 @@ def bring_up(identity: str) -> int:
         say("the node's tree is made")
     tree.add_root(identity)
     first = tree.first_process()
-    if first is None:
+    if first is None and (first := tree.adopt()) is not None:
+        say(f"its first process runs, though {layout.FIRST} no longer told its number: {first}")
+    elif first is None:
         first = tree.start(identity)
         say(f"its first process runs: {first}")
     tree.weigh()

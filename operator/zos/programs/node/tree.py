@@ -26,6 +26,8 @@ _RESOLVED = Path("/run/systemd/resolve")
 _OTHER = 3
 #: Where the first process writes a line end when it takes orders (s6-svscan's -d).
 _READY = 3
+#: How much of what the first process complained of is shown.
+_SHOWN = 2000
 _PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 
 
@@ -211,6 +213,30 @@ def first_process() -> int | None:
     return int(number) if kernel.began(int(number)) == since else None
 
 
+def adopt() -> int | None:
+    """The first process where what was written of it is lost (`layout.FIRST`), which is written anew; None: it does not run.
+    Whoever calls holds the lock."""
+    place = pin()
+    if place is None:
+        return None
+    tree, services = place.stat(), os.fsencode(layout.SERVICES)
+    for process in Path("/proc").iterdir():
+        if not process.name.isdecimal():
+            continue
+        try:
+            words = (process / "cmdline").read_bytes().split(b"\0")
+            # A program of somebody else's may call itself what it likes, but not be root.
+            if words[0] != b"s6-svscan" or services not in words or process.stat().st_uid != 0:
+                continue
+            within_tree = os.path.samestat((process / "ns/mnt").stat(), tree)
+        except (FileNotFoundError, ProcessLookupError):
+            continue  # it has ended
+        if within_tree and (since := kernel.began(int(process.name))):
+            layout.FIRST.write_text(f"{process.name} {since}\n")
+            return int(process.name)
+    return None
+
+
 def start(identity: str) -> int:
     """Starts the first process, in a control group beside those of pods; gives its number. Raises RuntimeError."""
     heard, tell = os.pipe()
@@ -246,8 +272,16 @@ def start(identity: str) -> int:
         number = answer.readline()
     children.finish(child, "the first process of the node's tree could not be started")
     if not number.endswith("\n"):
-        raise RuntimeError(f"the first process of the node's tree did not start: see {layout.FIRST_LOG} there")
+        children.do(_show_why, f"{layout.FIRST_LOG} of the node's tree can't be read")
+        raise RuntimeError("the first process of the node's tree did not start: what it said is above")
     return int(number)
+
+
+def _show_why() -> None:
+    """What the first process complained of, on stderr: where no pod stays up nobody else could look."""
+    enter()
+    with open(layout.FIRST_LOG, "rb") as log:
+        os.write(2, log.read(_SHOWN))
 
 
 def weigh() -> None:
