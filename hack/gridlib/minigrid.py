@@ -149,7 +149,8 @@ def down(arguments: argparse.Namespace) -> None:
     for name in names:
         grid = load(name)
         if grid is None:
-            print(f"minigrid {name} is not there")
+            others = sorted(path.parent.name for path in state_root().glob("*/grid.json"))
+            print(f"minigrid {name} is not there" + (f"; there are (--name): {', '.join(others)}" if others else ""))
             continue
         with _step(f"minigrid {name}: stopping"):
             _remove(grid)

@@ -127,6 +127,23 @@ def test_a_supervisor_that_outlived_the_first_process_comes_back_as_well(host: P
     soon(lambda: host.running().get("libvirtd", (libvirtd, ""))[0] != libvirtd)
 
 
+@pytest.mark.parametrize("lost", ["proc", "run", "sys dev run proc"])
+def test_a_directory_that_was_deleted_in_a_copy_leaves_nobody_without_what_was_mounted_on_it(
+    host: PodNode, runtime: Pod, lost: str
+) -> None:
+    runtime.kill()
+    before = host.running()
+    host.run("sh", "-c", f"cd /var/lib/zos/runtime/v1/root && rm -rf {lost} && mkdir {lost}")
+    after = host.pod("v1", "runtime")
+    try:
+        after.until("ready;")
+        host.run("kill", "-9", str(before["libvirtd"][0]))
+        soon(lambda: host.running().get("libvirtd", before["libvirtd"]) != before["libvirtd"] and after.is_ready())
+        assert host.running()["s6-svscan"] == before["s6-svscan"]
+    finally:
+        after.kill()
+
+
 @pytest.mark.parametrize("lost", ["gone", "empty", "another's"])
 def test_a_first_process_that_nobody_knows_the_number_of_is_found(host: PodNode, runtime: Pod, lost: str) -> None:
     kept = {name: one for name, one in host.running().items() if name in ("s6-svscan", "virtlogd", "libvirtd")}

@@ -142,6 +142,14 @@ def test_the_disk_is_looked_at(
     assert "/var/lib/zos" in finding.what
 
 
+def test_a_node_that_has_its_programs_is_used_however_full_it_is(host: Host, monkeypatch: pytest.MonkeyPatch) -> None:
+    disk(monkeypatch, free=0)
+    host.write(host.root / "var/lib/zos/runtime/.new-v1/complete", "{}")
+    assert [finding.fatal for finding in host.found()] == [True]
+    host.write(host.root / "var/lib/zos/runtime/v1/complete", "{}")
+    assert [finding.fatal for finding in host.found()] == [False]
+
+
 @pytest.mark.parametrize("name", sorted(trials.NAMES - {trials.PODS_GROUP}))
 def test_whatever_the_kernel_does_not_make_is_said(host: Host, name: str) -> None:
     host.failed = {name: "Operation not supported"}

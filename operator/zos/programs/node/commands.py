@@ -7,16 +7,20 @@ import subprocess
 from collections.abc import Sequence
 from pathlib import Path
 
+#: How much of a command, and of what it said, is told: one on a full disk complains of each of thousands of files.
+_SHOWN = 1000
+
 
 class CommandFailed(Exception):
-    """The text has the command, and what it said."""
+    """The text has the command, and the last of what it said."""
 
 
 def run(*argv: str) -> str:
     """What it wrote. Raises CommandFailed."""
     done = subprocess.run(argv, capture_output=True, text=True)
     if done.returncode != 0:
-        raise CommandFailed(f"{' '.join(argv)}: {(done.stderr or done.stdout).strip() or f'ended with {done.returncode}'}")
+        said = (done.stderr or done.stdout).strip() or f"ended with {done.returncode}"
+        raise CommandFailed(f"{' '.join(argv)[:_SHOWN]}: {said[-_SHOWN:]}")
     return done.stdout
 
 

@@ -11,7 +11,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 
 from zos.programs.node import layout
-from zos.programs.node.commands import run
+from zos.programs.node.commands import CommandFailed, run
 
 #: Of the image's own root. The rest is what a container runtime mounts over it.
 _PARTS = ("bin", "etc", "lib", "lib32", "lib64", "libx32", "opt", "root", "sbin", "usr", "var")
@@ -39,11 +39,15 @@ def install(identity: str, source: Path = Path("/")) -> str:
     root.mkdir(parents=True, mode=0o755)
     half.chmod(0o755)  # services that are not root's find their way through
     parts = [str(source / part) for part in _PARTS if os.path.lexists(source / part)]
-    run("cp", "-a", "--one-file-system", "--reflink=auto", *parts, str(root))
-    _settle(root)
-    (half / _COMPLETE).write_text(json.dumps(dict(_described(root))))
-    os.sync()
-    half.rename(place)
+    try:
+        run("cp", "-a", "--one-file-system", "--reflink=auto", *parts, str(root))
+        _settle(root)
+        (half / _COMPLETE).write_text(json.dumps(dict(_described(root))))
+        os.sync()
+        half.rename(place)
+    except (CommandFailed, OSError):
+        shutil.rmtree(half, ignore_errors=True)  # on a disk that is full its room is the guests'
+        raise
     return f"image {identity} is on the node's disk now"
 
 

@@ -146,23 +146,31 @@ def add_root(identity: str) -> None:
         enter()
         root = layout.ROOTS / identity
         copy = Path("/state") / layout.copy_of(identity).relative_to(layout.STATE)
-        # The last that is mounted; of another device than the rest, or it could not be told. A copy may have been made anew.
-        if os.path.ismount(root / "proc") and os.path.samefile(root, copy):
-            return
-        _take_out(root)
-        root.mkdir(exist_ok=True)
-        kernel.mount(copy, root, flags=kernel.BIND)
-        kernel.propagate(root, kernel.PRIVATE)
-        kernel.mount("none", root, flags=kernel.REMOUNT | kernel.BIND | kernel.RDONLY)
-        for place, name in layout.OF_LIBVIRT.items():
-            kept = Path("/state") / layout.LIBVIRT.relative_to(layout.STATE) / name
-            kept.mkdir(parents=True, exist_ok=True)
-            kernel.bind(kept, f"{root}{place}")
-        kernel.bind("/state", root / "var/lib/zos")
-        for name in ("sys", "dev", "run", "tmp", "proc"):
-            kernel.bind(f"/{name}", root / name)
+        # A copy may have been made anew, and whoever made this root may have been killed before it could not be written to.
+        if not (os.path.ismount(root) and os.path.samefile(root, copy) and os.statvfs(root).f_flag & os.ST_RDONLY):
+            _take_out(root)
+            root.mkdir(exist_ok=True)
+            kernel.mount(copy, root, flags=kernel.BIND)
+            kernel.propagate(root, kernel.PRIVATE)
+            kernel.mount("none", root, flags=kernel.REMOUNT | kernel.BIND | kernel.RDONLY)
+        # Who deletes a directory in the copy takes away what is mounted on it here. It is brought back where it was: those who
+        # run from this root, the first process above all, would see nothing of another one.
+        for source, place in _mounted(root):
+            if not os.path.samefile(source, place):
+                kernel.bind(source, place)
 
     children.do(add, f"{layout.ROOTS / identity} could not be made in the node's tree")
+
+
+def _mounted(root: Path) -> Iterator[tuple[Path, Path]]:
+    """What is mounted in a root, and where, in the tree."""
+    for place, name in layout.OF_LIBVIRT.items():
+        kept = Path("/state") / layout.LIBVIRT.relative_to(layout.STATE) / name
+        kept.mkdir(parents=True, exist_ok=True)
+        yield kept, Path(f"{root}{place}")
+    yield Path("/state"), root / "var/lib/zos"
+    for name in ("sys", "dev", "run", "tmp", "proc"):
+        yield Path(f"/{name}"), root / name
 
 
 def drop_roots(kept: set[str]) -> list[str]:
