@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from zos.api import names
-from zos.api.core import Namespace
+from zos.api.core import Namespace, Node
 from zos.api.gridnode import GridNode
 from zos.api.meta import ABANDON, Condition, Reason
 from zos.api.nodeworkload import NodeWorkload
@@ -21,6 +21,7 @@ INDEXES = (
     Indexes(Heartbeat),
     Indexes(GridNode, {"address": lambda node: _addresses(node)}),
     Indexes(Namespace),
+    Indexes(Node),
     indexes.WORKLOADS,
 )
 #: So many are named of what runs on while it should not.
@@ -111,15 +112,20 @@ def _judge(node: GridNode, alive: bool | None, world: Reader) -> Verdict:
     if alive is None:
         return waiting(Reason.PROGRESSING, "its agent has not reported yet: start it with this node's name and its credentials")
     if not alive:
-        return waiting(
-            Reason.NODE_UNREACHABLE,
-            "its agent has stopped reporting: is the node up, the network between, and are its credentials valid?",
-        )
+        return waiting(Reason.NODE_UNREACHABLE, _silent(node, world))
     if not node.status.capacity.memory:
         return waiting(Reason.PROGRESSING, "its agent has not said yet what the node has: does it run, with valid credentials?")
     if node.spec.maintenance:  # as asked
         return Verdict(True, Reason.NODE_MAINTENANCE, "; ".join([_under_maintenance(node, world), *_remarks(node)]))
     return ready("; ".join(_remarks(node)))
+
+
+def _silent(node: GridNode, world: Reader) -> str:
+    said = "its agent has stopped reporting: is the node up, the network between, and are its credentials valid?"
+    joined = node.metadata.labels.get(names.MANAGED_BY) == names.CONTROLLER
+    if joined and world.view(Node, "", node.name, lambda _: True) is None:
+        return f"{said} No Node {node.name} with the label {names.MEMBER}=true is known: without the label no agent runs there"
+    return said
 
 
 def _under_maintenance(node: GridNode, world: Reader) -> str:
