@@ -192,7 +192,7 @@ def _maintain(world: Clustered, node: str, on: bool) -> None:
 
 
 def _runs(world: Clustered, node: str) -> bool:
-    script = "pgrep -f qemu-system"
+    script = "pgrep -f '[q]emu-system'"
     return bool(world.on_host(node, script).strip())
 
 
