@@ -37,15 +37,16 @@ _COUNTS = (
     "while :; do n=$((n+1)); echo $n >/data/new; sync; mv /data/new /data/count; sync; echo safe $n; sleep 10; done"
 )
 _PINGS = "until ping -c1 -W1 {to} >/dev/null; do sleep 1; done; exec ping -i 0.1 {to}"
-#: The console's login hangs up whoever has it open, once.
+#: The console has no login: it would hang up whoever has it open.
 _USER_DATA = """#cloud-config
 bootcmd:
   - - sh
     - -c
     - |
+      systemctl mask -q --runtime serial-getty@ttyS0.service
       [ -e /srv/mark ] || cat /proc/sys/kernel/random/uuid >/srv/mark; sync; echo mark $(cat /srv/mark) >/dev/ttyS0
       (until busybox ping -c1 -W1 {to}; do sleep 1; done >/dev/null 2>&1
-      while :; do busybox ping -i 0.1 {to} >/dev/ttyS0 2>&1; sleep 1; done) </dev/null &
+      exec busybox ping -i 0.1 {to} >/dev/ttyS0 2>&1) </dev/null &
 """
 
 
