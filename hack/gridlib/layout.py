@@ -9,6 +9,8 @@ import re
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
+#: In a grid's directory: what it was made as, by which it is found.
+MADE = "grid.json"
 #: Documentation ranges (RFC 5737, RFC 3849): nothing real is behind them.
 UNDERLAY = ipaddress.IPv4Network("198.51.100.0/24")
 UNDERLAY6 = ipaddress.IPv6Network("2001:db8:0:1::/64")
@@ -113,9 +115,9 @@ class Grid:
     def save(self) -> None:
         (self.root / "images").mkdir(parents=True, exist_ok=True)  # what nodes take by file://
         data = {**asdict(self), "root": str(self.root)}
-        scratch = self.root / "grid.json.new"
+        scratch = self.root / f"{MADE}.new"
         scratch.write_text(json.dumps(data, indent=2))
-        scratch.replace(self.root / "grid.json")
+        scratch.replace(self.root / MADE)
 
 
 def patience(seconds: float) -> float:
@@ -129,7 +131,7 @@ def state_root() -> Path:
 
 def load(name: str) -> Grid | None:
     """A grid that was made before; None if there is none of that name."""
-    path = state_root() / name / "grid.json"
+    path = state_root() / name / MADE
     if not path.exists():
         return None
     data = json.loads(path.read_text())
@@ -157,7 +159,7 @@ def plan(
     called = names or [f"n{number}" for number in range(1, nodes + 1)]
     if len(called) != nodes or len(set(called)) != nodes:
         raise GridError(f"--node-names must name {nodes} different nodes")
-    used = {grid.index for path in state_root().glob("*/grid.json") if (grid := load(path.parent.name))}
+    used = {grid.index for path in state_root().glob(f"*/{MADE}") if (grid := load(path.parent.name))}
     index = next(number for number in range(64) if number not in used)
     # A chart says once for all nodes how the NIC on the farm's segment is called.
     made = tuple(Node(node, number, number > nodes - hidden, bare=kubernetes) for number, node in enumerate(called, 1))

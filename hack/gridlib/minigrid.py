@@ -23,7 +23,7 @@ from gridlib.archives import load_images
 from gridlib.controlplane import ControlPlane
 from gridlib.host import Host, began
 from gridlib.kinds import with_kinds
-from gridlib.layout import Grid, GridError, load, patience, plan, state_root
+from gridlib.layout import MADE, Grid, GridError, load, patience, plan, state_root
 from gridlib.node import NodeHost, gridnode
 from gridlib.tools import KubeletTools, Tools
 
@@ -145,11 +145,11 @@ def crash(arguments: argparse.Namespace) -> None:
 
 
 def down(arguments: argparse.Namespace) -> None:
-    names = [path.parent.name for path in state_root().glob("*/grid.json")] if arguments.all else [arguments.name]
+    names = [path.parent.name for path in state_root().glob(f"*/{MADE}")] if arguments.all else [arguments.name]
     for name in names:
         grid = load(name)
         if grid is None:
-            others = sorted(path.parent.name for path in state_root().glob("*/grid.json"))
+            others = sorted(path.parent.name for path in state_root().glob(f"*/{MADE}"))
             print(f"minigrid {name} is not there" + (f"; there are (--name): {', '.join(others)}" if others else ""))
             continue
         with _step(f"minigrid {name}: stopping"):
@@ -162,12 +162,18 @@ def _remove(grid: Grid) -> None:
     for host in grid.hosts:
         Host(grid, host).crash()
     wires.remove(grid)
+    for path in grid.root.iterdir():
+        if path.name != MADE:  # by which it is found again should this be killed
+            if path.is_dir() and not path.is_symlink():
+                shutil.rmtree(path)
+            else:
+                path.unlink()
     shutil.rmtree(grid.root)
 
 
 def _sweep() -> None:
     """Takes away the grids that were made for a process which is gone: a test run that was killed."""
-    for path in state_root().glob("*/grid.json"):
+    for path in state_root().glob(f"*/{MADE}"):
         grid = load(path.parent.name)
         if grid is None or not grid.owner:
             continue
