@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import os
 import shutil
+import subprocess
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
 from zos.programs.node import image, layout
+from zos.programs.node.commands import CommandFailed
 
 
 @pytest.fixture
@@ -61,6 +63,7 @@ def _to_a_directory(path: Path) -> None:
         ("bin", Path.unlink),
         ("bin", lambda path: (path.unlink(), path.symlink_to("nowhere"))),
         ("usr/lib", shutil.rmtree),
+        ("usr/bin", lambda path: path.chmod(0o700)),
         ("usr/lib", _to_a_file),
         ("etc/hosts", Path.unlink),
         ("var/lib/zos", Path.rmdir),
@@ -76,6 +79,32 @@ def test_what_a_copy_has_lost_is_mended(source: Path, name: str, damage: Callabl
     assert _tree(root) == whole
     assert root.stat().st_ino == place, "programs run from there"
     assert image.install("v1", source) == ""
+
+
+def test_what_can_not_be_put_back_stays_as_it_is(source: Path) -> None:
+    image.install("v1", source)
+    root = layout.copy_of("v1")
+    (root / "usr/bin/program").write_text("half")
+    (source / "usr/bin/program").unlink()  # as where the disk is full
+    with pytest.raises(CommandFailed):
+        image.install("v1", source)
+    assert (root / "usr/bin/program").read_text() == "half"
+
+
+def test_a_program_that_runs_is_no_obstacle(source: Path) -> None:
+    shutil.copy("/bin/sleep", source / "usr/bin/program")
+    image.install("v1", source)
+    program = layout.copy_of("v1") / "usr/bin/program"
+    running = subprocess.Popen([program, "100"])
+    try:
+        program.chmod(0o700)
+        program.parent.chmod(0o700)
+        assert image.install("v1", source).endswith("usr/bin, usr/bin/program")
+        assert image.install("v1", source) == ""
+        assert running.poll() is None
+    finally:
+        running.kill()
+        running.wait()
 
 
 def test_a_copy_that_came_half_way_is_made_anew(source: Path) -> None:

@@ -23,6 +23,9 @@ _OURS = frozenset((*_PLACES, *_HOSTS))
 #: In the directory of one that is there as a whole: what its files are like (`_described`), as JSON.
 _COMPLETE = "complete"
 _SHOWN = 5
+#: Of a file's name, so much is in that of its next one.
+_NAME = 100
+_COPY = ("cp", "-a", "--one-file-system", "--reflink=auto")
 
 
 def install(identity: str, source: Path = Path("/")) -> str:
@@ -40,7 +43,7 @@ def install(identity: str, source: Path = Path("/")) -> str:
     half.chmod(0o755)  # services that are not root's find their way through
     parts = [str(source / part) for part in _PARTS if os.path.lexists(source / part)]
     try:
-        run("cp", "-a", "--one-file-system", "--reflink=auto", *parts, str(root))
+        run(*_COPY, *parts, str(root))
         _settle(root)
         (half / _COMPLETE).write_text(json.dumps(dict(_described(root))))
         os.sync()
@@ -84,14 +87,32 @@ def _mend(place: Path, source: Path) -> list[str]:
         mended.append(name)
         if name in _OURS:
             continue
-        if path.is_symlink() or not path.is_dir():
-            path.unlink(missing_ok=True)
-        elif not stat.S_ISDIR(int(look.split()[0], 8)):
-            shutil.rmtree(path)
-        run("cp", "-a", "--one-file-system", "--reflink=auto", "-T", str(source / name), str(path))
+        _put_back(source / name, path, directory=stat.S_ISDIR(int(look.split()[0], 8)))
     if mended:
         _settle(root)
     return mended
+
+
+def _put_back(source: Path, path: Path, *, directory: bool) -> None:
+    """What is not as it was goes once the other is whole: half a program may be better than none where the disk is full."""
+    is_directory = path.is_dir() and not path.is_symlink()
+    if directory and is_directory:  # what is in it is looked at by itself, and programs run from there
+        found = source.stat()
+        os.chown(path, found.st_uid, found.st_gid)
+        path.chmod(stat.S_IMODE(found.st_mode))
+        return
+    if directory:
+        path.unlink(missing_ok=True)
+        run(*_COPY, "-T", str(source), str(path))
+        return
+    new = path.with_name(f".{path.name[:_NAME]}.new")
+    try:
+        run(*_COPY, "-T", str(source), str(new))
+        if is_directory:
+            shutil.rmtree(path)
+        new.replace(path)
+    finally:
+        new.unlink(missing_ok=True)
 
 
 def _some(names: list[str]) -> str:
