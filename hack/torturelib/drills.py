@@ -23,6 +23,8 @@ _ROLES = (
 )  # fmt: skip
 #: Seconds until it is told that nobody leads, or that an agent is not heard of.
 _NOTICED = 60
+#: Seconds without a change after which nothing is expected to change any more.
+_STILL = 4.0
 
 
 def _put_back(world: Clustered, chance: Random) -> str:
@@ -60,13 +62,16 @@ def lost_kind(plural: str, kind: str = "") -> Run:
 
 
 def _settled(world: Clustered) -> None:
-    """Objects may still be made for a moment: a look at them that finds the same twice."""
+    """Objects are still made for a moment, and followed by what knows of them: for some seconds none has changed."""
     before: dict[str, tuple[str, int]] = {}
+    since = time.monotonic()
 
     def same() -> bool:
-        nonlocal before
+        nonlocal before, since
         was, before = before, world.generations()
-        return was == before
+        if was != before:
+            since = time.monotonic()
+        return time.monotonic() - since > _STILL
 
     until(same, 60, "no object changes any more")
     world.learn_specs()
