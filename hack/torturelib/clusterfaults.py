@@ -257,12 +257,12 @@ async def kill_virtlogd(world: Clustered, chance: Random) -> str:
     if ended := [name for name, guest in before.items() if guest not in world.processes().values()]:
         raise Broken(f"with virtlogd of {node}, guests ended: {ended}")
     for name in world.on_node(node):
-        _restart(world, name)
+        restart(world, name)
     world.learn_specs()
     return f"virtlogd of {node} killed, its guests restarted"
 
 
-def _restart(world: Clustered, name: str) -> None:
+def restart(world: Clustered, name: str) -> None:
     """As a user does."""
     since = world.object(f"ZMachine/{name}")["status"]["startedAt"]
     world.excuse(name)

@@ -11,7 +11,7 @@ from typing import Any
 from harness import until
 from torturelib.chaos import Action, Broken
 from torturelib.clustered import NODES, PATIENCE, Clustered
-from torturelib.clusterfaults import Run, step
+from torturelib.clusterfaults import Run, restart, step
 from zos.api import names
 
 _POLICIES = (
@@ -86,8 +86,17 @@ def _undisturbed(world: Clustered, when: str) -> None:
 def _given_back(world: Clustered, kind: str) -> None:
     """Applied again, and what is in quarantine given to them."""
     wanted = [one for what, one in world.objects.items() if what.startswith(f"{kind}/")]
-    if kind == "Network":  # these are taken up as they are
+    if kind == "Network":  # guests run on in the old one, until they are restarted
         _applied(world, wanted)
+        world.until_ready(*(f"Network/{one['metadata']['name']}" for one in wanted))
+        for name in world.machines:
+            restart(world, name)
+        for node in NODES:
+            left = world.gridnode(node)["status"].get("quarantine", ())
+            _order(world, node, [{"uid": one["uid"], "discard": True} for one in left if one["kind"] == kind])
+        until(lambda: _quarantine(world, kind, 0) is not None, PATIENCE, "nothing is left of the old ones")
+        for node in NODES:
+            _order(world, node, [])
         return
     left = until(lambda: _quarantine(world, kind, len(wanted)), PATIENCE, f"all of {kind} in quarantine")
     _applied(world, wanted)
