@@ -28,9 +28,16 @@ def previous(directory: Path) -> Path | None:
     """A checkout of the release before; None: this one has no history to take it from."""
     commit = (CHECKOUT / "hack/kubernetes/previous").read_text().split("#")[0].strip()
     if subprocess.run(["git", "-C", str(CHECKOUT), "cat-file", "-e", f"{commit}^{{commit}}"], capture_output=True).returncode:
+        assert not _whole(), f"{commit} is not in this repository's history: fetch all of it"
         return None
     directory.mkdir(parents=True, exist_ok=True)
     archive = subprocess.Popen(["git", "-C", str(CHECKOUT), "archive", commit], stdout=subprocess.PIPE)
     subprocess.run(["tar", "-x", "-C", str(directory)], stdin=archive.stdout, check=True)
     assert archive.wait() == 0, f"{commit} could not be taken from the history"
     return directory
+
+
+def _whole() -> bool:
+    """Whether this is a repository with all of its history."""
+    asked = ["git", "-C", str(CHECKOUT), "rev-parse", "--is-shallow-repository"]
+    return subprocess.run(asked, capture_output=True, text=True).stdout.strip() == "false"

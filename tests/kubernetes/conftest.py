@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 import os
-import shutil
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
+import releases
 from cluster import Cluster, Product
 from gridreport import pytest_configure, pytest_runtest_makereport
-from harness import CHECKOUT, sh, until
+from harness import CHECKOUT, until
 
 __all__ = ["pytest_configure", "pytest_runtest_makereport"]
 
@@ -52,19 +52,10 @@ def namespace(cluster: Cluster, request: pytest.FixtureRequest) -> Iterator[str]
 @pytest.fixture(scope="session")
 def images(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder with both images of this checkout."""
-    return _built(CHECKOUT, tmp_path_factory.mktemp("images"))
+    return releases.built(CHECKOUT, tmp_path_factory.mktemp("images"))
 
 
 @pytest.fixture(scope="session")
 def other_images(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """With those of a later one: a changed line of the code."""
-    checkout = tmp_path_factory.mktemp("later") / "zos"
-    shutil.copytree(CHECKOUT, checkout, symlinks=True, ignore=shutil.ignore_patterns(".git", "__pycache__"))
-    with open(checkout / "operator/zos/__init__.py", "a") as code:
-        code.write("# A later version.\n")
-    return _built(checkout, tmp_path_factory.mktemp("later-images"))
-
-
-def _built(checkout: Path, output: Path) -> Path:
-    sh(str(checkout / "hack/images/build"), "--output", str(output), timeout=600)
-    return output
+    return releases.built(releases.later(tmp_path_factory.mktemp("later")), tmp_path_factory.mktemp("later-images"))

@@ -11,13 +11,12 @@ from pathlib import Path
 
 import pytest
 
+import releases
 from bound import KILLED
 from cluster import Product
 from guests import Guests
-from harness import CHECKOUT, obj, until
+from harness import obj, until
 
-#: The commit whose chart and images upgrades begin with.
-PREVIOUS = (CHECKOUT / "hack/kubernetes/previous").read_text().split("#")[0].strip()
 #: What drivers call what they make in a node's own network (`zos.api.names`); pods' interfaces come and go with them.
 OURS = re.compile(r"\b(?:[btuvwlp]-[a-z2-7]{10}|zos-[a-z2-7]+|wan|lan)\b")
 ROUTER = "ls /run/netns | head -1"
@@ -52,23 +51,13 @@ def specs(product: Product) -> dict[str, int]:
     }
 
 
-def _whole() -> bool:
-    """Whether this is a repository with all of its history."""
-    asked = ["git", "-C", str(CHECKOUT), "rev-parse", "--is-shallow-repository"]
-    return subprocess.run(asked, capture_output=True, text=True).stdout.strip() == "false"
-
-
 @pytest.fixture(scope="module")
 def previous(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A checkout of the release before, with its images in ``images``."""
-    known = subprocess.run(["git", "-C", str(CHECKOUT), "cat-file", "-e", f"{PREVIOUS}^{{commit}}"], capture_output=True)
-    if known.returncode != 0 and not _whole():
+    checkout = releases.previous(tmp_path_factory.mktemp("previous"))
+    if checkout is None:
         pytest.skip("this checkout has no history to take the release before from")
-    checkout = tmp_path_factory.mktemp("previous")
-    archive = subprocess.Popen(["git", "-C", str(CHECKOUT), "archive", PREVIOUS], stdout=subprocess.PIPE)
-    subprocess.run(["tar", "-x", "-C", str(checkout)], stdin=archive.stdout, check=True)
-    assert archive.wait() == 0, f"{PREVIOUS} is not in this repository's history: fetch all of it"
-    subprocess.run([checkout / "hack/images/build", "--output", checkout / "images"], check=True, capture_output=True)
+    releases.built(checkout, checkout / "images")
     return checkout
 
 
