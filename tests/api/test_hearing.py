@@ -7,7 +7,7 @@ import contextlib
 import copy
 import json
 import time
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -285,10 +285,16 @@ async def test_a_watch_that_says_nothing_more_is_begun_anew(server: ApiServer, m
 
 @dataclass
 class Detour:
-    """The way that the watches of controllers and agents take; their requests go straight. ``informers``: who takes it."""
+    """The way that the watches of controllers and agents take; their requests go straight. ``informers``: who takes it, and
+    the kinds that each one watches."""
 
     proxy: Proxy
-    informers: list[Informer] = field(default_factory=list)
+    informers: dict[Informer, set[type[Object]]] = field(default_factory=dict)
+
+    async def opened(self) -> bool:
+        """Whether all their watches are open, and told what was answered so far. A connection that freezes while it is made
+        says nothing of how soon one is missed that was open."""
+        return all(informer.hears(kind, 0) for informer, kinds in self.informers.items() for kind in kinds)
 
 
 @pytest.fixture
@@ -297,12 +303,14 @@ async def detour(server: ApiServer, monkeypatch: pytest.MonkeyPatch) -> AsyncIte
     begin = Informer.__init__
     async with made.proxy.serving() as port:
 
-        def detoured(informer: Informer, access: Access, *rest: Any, **options: Any) -> None:
+        def detoured(
+            informer: Informer, access: Access, client: Client, watched: Sequence[Watched], *rest: Any, **options: Any
+        ) -> None:
             around = copy.copy(access)
             around.configuration = copy.copy(access.configuration)
             around.configuration.host = f"https://127.0.0.1:{port}"
-            begin(informer, around, *rest, **options)
-            made.informers.append(informer)
+            begin(informer, around, client, watched, *rest, **options)
+            made.informers[informer] = {each.model for each in watched}
 
         monkeypatch.setattr(Informer, "__init__", detoured)
         yield made
@@ -312,6 +320,7 @@ async def test_who_hears_nothing_while_nobody_writes_anything_knows_it_within_ha
     async with grid.controller() as leader, grid.controller("two") as other:
         await grid.node("one", ipv4="198.51.100.1")
         await mount(grid, "before")
+        await until(detour.opened)
         assert [informer.hearing.deafened for informer in detour.informers] == [0, 0, 0]
         detour.proxy.freeze()
         said: set[Controller] = set()
@@ -320,7 +329,11 @@ async def test_who_hears_nothing_while_nobody_writes_anything_knows_it_within_ha
             said.update(one for one in (leader, other) if "begun anew" in (one.unhealthy() or ""))
             return len(said) == 2 and all(informer.hearing.deafened for informer in detour.informers)
 
-        await until(noticed, 30)
+        def who_did() -> object:
+            controllers = {"leader": leader in said, "other": other in said}
+            return controllers, [(informer.hearing.deafened, len(kinds)) for informer, kinds in detour.informers.items()]
+
+        await until(noticed, 30, who_did)
         await mount(grid, "after", 30)
         assert leader.unhealthy() is None
         assert [informer.hearing.deafened for informer in detour.informers] == [1, 1, 1]
