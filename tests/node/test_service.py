@@ -15,12 +15,14 @@ from pathlib import Path
 import pytest
 
 from services import PYTHON, Bench, commands_of, converge, until, writer
+from zos.api.meta import Reason
 from zos.drivers import DriverError, ownroot
 from zos.drivers.accounts import Accounts
-from zos.drivers.service import ServiceDriver
+from zos.drivers.service import ServiceDriver, untold_ends
 from zos.plan.diff import Op
 from zos.plan.facts import ServiceFact
 from zos.plan.items import Service, ServiceFile
+from zos.plan.standing import standing
 from zos.programs.node import layout
 
 
@@ -180,6 +182,44 @@ async def test_an_agent_that_knows_less_than_the_one_before_disturbs_nothing(ben
     assert (await bench.until_fact("writer", lambda fact: fact.up)).restarts == 0
 
 
+async def break_launcher(path: Path) -> None:
+    """Nothing that it would write down is written from here on."""
+    for name in ("run", "finish"):
+        await until(lambda file=path / name: overwritten(file, "#!/bin/sh\nexit 1\n"))
+
+
+async def test_a_launcher_that_writes_nothing_down_is_seen_to_end(bench: Bench) -> None:
+    """Whatever keeps it from that keeps it from writing down its own end."""
+    await converge(bench.driver, writer())
+    first = await bench.written("writer")
+    assert not (await bench.until_fact("writer", lambda fact: fact.up)).crashes
+    await break_launcher(bench.scan / "zos-svc-writer")
+    os.kill(first, signal.SIGKILL)
+    fact = await bench.until_fact("writer", lambda fact: len(fact.crashes) >= 5)
+    assert fact.last_exit is not None
+    assert (fact.up, fact.last_exit.code, fact.last_exit.asked) == (False, 1, False)
+    told = standing(writer(), fact, time.time()).problem
+    assert told is not None
+    assert told.reason is Reason.CRASH_LOOP
+    assert "exit code 1" in told.message
+    assert await converge(bench.driver, writer()) == ["update service/writer"]
+    await bench.until_fact("writer", lambda fact: fact.up and len(fact.crashes) <= 1)
+
+
+async def test_of_ends_that_nobody_wrote_down_only_the_first_after_it_was_asked_for_is_no_crash(bench: Bench) -> None:
+    await converge(bench.driver, writer())
+    first = await bench.written("writer")
+    await bench.until_fact("writer", lambda fact: fact.up)
+    path = bench.scan / "zos-svc-writer"
+    assert await untold_ends(path) == []
+    await break_launcher(path)
+    (path / "asked").write_text("")
+    os.kill(first, signal.SIGTERM)
+    await bench.until_fact("writer", lambda fact: len(fact.crashes) == 2)
+    ends = await untold_ends(path)
+    assert [(end.code, end.signal, end.asked) for end in ends[:3]] == [(None, "SIGTERM", True), (1, "", False), (1, "", False)]
+
+
 @pytest.mark.parametrize("found", [None, "", "{", "[]", '{"ends": 1}', '{"started": {"pid": 1}, "starts": "x", "ends": [{}]}'])
 async def test_a_lost_history_is_begun_anew(bench: Bench, found: str | None) -> None:
     """What a program was started with is then not known: another one is."""
@@ -264,8 +304,12 @@ async def test_changes_are_noticed(bench: Bench) -> None:
         dirty.clear()
     await bench.quiet(dirty)
     subprocess.run(["s6-svc", "-d", str(bench.scan / "zos-svc-writer")], check=True)
-    await asyncio.wait_for(dirty.wait(), 10)
-    await converge(bench.driver, writer())
+    done: list[str] = []
+    while not done:  # that it was told to is told too, before it does so
+        await asyncio.wait_for(dirty.wait(), 10)
+        dirty.clear()
+        done += await converge(bench.driver, writer())
+    assert done == ["update service/writer"]
     await bench.until_fact("writer", lambda fact: fact.up)
     await bench.quiet(dirty)
     await asyncio.sleep(0.5)

@@ -14,6 +14,7 @@ import struct
 import tempfile
 from collections.abc import Awaitable, Callable, Iterable
 from dataclasses import dataclass
+from datetime import datetime
 from pathlib import Path
 from typing import Generic, TypeVar
 
@@ -33,6 +34,8 @@ _NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]*")
 GRACE = 5
 _STOP_TIMEOUT = 7.0
 _START_TIMEOUT = 5.0
+#: How s6-svdt(8) tells of an end, once s6-tai64nlocal(8), which knows the leap seconds, has read the time.
+_DEATH = re.compile(r"(?P<at>\d{4}-\d\d-\d\d \d\d:\d\d:\d\d\.\d{6})\d{3} (?P<what>exitcode|signal) (?P<how>\w+)")
 _FLOCK = struct.Struct("hhqqi4x")  # struct flock, fcntl(2)
 
 
@@ -235,6 +238,34 @@ async def status(directory: Path) -> Status:
         return Status()  # nobody supervises it
     wanted_up, up, ready, pid = said.stdout.split()
     return Status(wanted_up == "true", up == "true", up == "true" and ready == "true", max(0, int(pid)))
+
+
+@dataclass(frozen=True)
+class Death:
+    """One end of whatever ``run`` became: when (seconds since the epoch), by an exit code or a signal ("SIGKILL")."""
+
+    at: float
+    code: int | None
+    signal: str
+
+
+async def deaths(directory: Path) -> list[Death]:
+    """The last ends that a supervisor has counted itself, whatever there was to write them down. Raises ProcessError for want
+    of means."""
+    said = await run("s6-svdt", str(directory), check=False)
+    if not said.stdout:
+        return []
+    read = await run("s6-tai64nlocal", "-g", input=said.stdout)
+    matches = (_DEATH.fullmatch(line) for line in read.stdout.splitlines())
+    return [
+        Death(
+            at=datetime.fromisoformat(f"{match['at']}+00:00").timestamp(),
+            code=int(match["how"]) if match["what"] == "exitcode" else None,
+            signal=match["how"] if match["what"] == "signal" else "",
+        )
+        for match in matches
+        if match is not None
+    ]
 
 
 def _name_of(gone: Path) -> str:

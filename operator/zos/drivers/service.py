@@ -16,7 +16,7 @@ from zos.drivers.accounts import Accounts
 from zos.drivers.inotify import Inotify
 from zos.drivers.netns import NETNS, is_namespace
 from zos.drivers.process import run
-from zos.drivers.s6 import MARK, ScanDirectory, Status, status, write
+from zos.drivers.s6 import MARK, ScanDirectory, Status, deaths, status, write
 from zos.drivers.servicedir import Kept
 from zos.plan.diff import Observed, Op
 from zos.plan.facts import Fact, Known, ServiceEnd, ServiceFact
@@ -185,9 +185,10 @@ class ServiceDriver:
         if kept is None:
             return None
         kept, state, forgotten = await _as_it_runs(path, kept)
+        untold = await untold_ends(path) if state.wanted_up and not kept.runs(state) else []
         moved = kept.runs(state) and _moved(kept.item, state.pid)
         right = state.wanted_up and not kept.odd and kept.informed(kept.settings) and not forgotten and not moved
-        fact = fact_of(kept, state, self._clock())
+        fact = fact_of(kept, state, untold, self._clock())
         ready, due = kept.item.ready, None
         if ready is not None and fact.since is not None and not fact.ready and not fact.overdue:
             due = fact.since + ready.timeout
@@ -339,11 +340,12 @@ def _observed(key: str, item: Service) -> Observed:
     return Observed(key, item, item.owner, shared=item.shared)
 
 
-def fact_of(kept: Kept, state: Status, now: float) -> ServiceFact:
-    """What the supervisor and the launcher tell."""
+def fact_of(kept: Kept, state: Status, untold: Sequence[ServiceEnd], now: float) -> ServiceFact:
+    """What the supervisor and the launcher tell. ``untold``: ends that only the supervisor knows of."""
     run = kept.history.started if kept.runs(state) else None
     ready = run is not None and (kept.item.ready is None or state.ready)
     ends = [ServiceEnd(at=end.at, code=end.code, signal=end.signal, asked=end.asked) for end in kept.history.ends]
+    ends += untold
     return ServiceFact(
         up=run is not None,
         ready=ready,
@@ -384,6 +386,26 @@ async def _as_it_runs(path: Path, kept: Kept) -> tuple[Kept, Status, bool]:
     runs = state.up and _has_user(state.pid, kept.uid)
     kept = replace(kept, history=await asyncio.to_thread(servicedir.history, path))
     return kept, state, runs and kept.history.started is None
+
+
+async def untold_ends(path: Path) -> list[ServiceEnd]:
+    """Ends after the last thing that was written down of the service as it is now: of a launcher, too, that does not get as far
+    as that."""
+    times = [await asyncio.to_thread(_written, path / name) for name in ("launch.json", "history.json", "asked")]
+    since, asked = max(times[:2]), times[2]
+    found: list[ServiceEnd] = []
+    for death in await deaths(path):
+        if death.at > since:
+            found.append(ServiceEnd(at=death.at, code=death.code, signal=death.signal, asked=since < asked <= death.at))
+            since = death.at
+    return found
+
+
+def _written(file: Path) -> float:
+    """When it was, in seconds since the epoch; 0 where it is not there."""
+    with contextlib.suppress(FileNotFoundError):
+        return file.stat().st_mtime
+    return 0.0
 
 
 def _has_user(pid: int, uid: int) -> bool:
