@@ -162,8 +162,10 @@ async def torture(
     seconds: float,
     say: Say,
     steps: Sequence[Step] = (),
+    least: int = 0,
 ) -> Report:
-    """``world`` is what ``scenario`` is about. With ``steps``, these and no others, however long that takes."""
+    """``world`` is what ``scenario`` is about. With ``steps``, these and no others, however long that takes; else for
+    ``seconds``, and until ``least`` actions were done."""
     run = _Run(world, scenario, seed, say)
     if steps:
         planned = plan(scenario.actions, seed, steps)
@@ -175,7 +177,7 @@ async def torture(
     run.tell("begun")
     await run.look(scenario.always)
     end = now() + (math.inf if steps else seconds)
-    while now() < end and (following := next(planned, None)) is not None:
+    while (now() < end or run.report.done.total() < least) and (following := next(planned, None)) is not None:
         number, action, chance = following
         await run.act(number, action, chance)
         until = min(end, now() + chance.uniform(0, scenario.pause))

@@ -354,10 +354,11 @@ async def over(
     seconds: float,
     say: chaos.Say,
     steps: Sequence[Step] = (),
+    least: int = 0,
 ) -> chaos.Report:
     """On an API server that is there and that nobody else uses."""
     async with simulated(kubeconfig, scratch / "nodes") as made, world(made) as tortured:
-        return await chaos.torture(tortured, SCENARIO, actions, seed=seed, seconds=seconds, say=say, steps=steps)
+        return await chaos.torture(tortured, SCENARIO, actions, seed=seed, seconds=seconds, say=say, steps=steps, least=least)
 
 
 def say(text: str) -> None:

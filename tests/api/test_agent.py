@@ -131,7 +131,7 @@ class Grid:
         await self.change(name, erase=f"uid-{name}", **more)
         await self.delete(name)
 
-    async def gone(self, name: str, seconds: float = 5) -> None:
+    async def gone(self, name: str, seconds: float = 45) -> None:
         deadline = time.monotonic() + seconds
         while await self.workload(name) is not None:
             assert time.monotonic() < deadline, f"{name} is still there"
@@ -210,6 +210,7 @@ async def test_a_workload_from_birth_to_death(grid: Grid) -> None:
         assert workload.state(MountState) is not None
         assert workload.state(MountState).size == 2**30
         assert workload.status.observed_generation == 1
+        await until(grid.statuses)
         assert grid.statuses() == 1  # ready at the first word
         assert set(grid.node.things) == {"disk/mount-uid-a"}
         await grid.admin.patch(NodeWorkload, grid.namespace, "a", {"spec": {"part": {"zmount": {"size": "2Gi"}}}})

@@ -21,7 +21,7 @@ from zos.kube.client import Access, Client, Raw, Unavailable
 from zos.kube.election import Times
 from zos.simulation import manifest
 
-_TIMES = Times(duration=6, renew=1.2, give_up=4.5, retry=0.75, attempt=1.5)
+_TIMES = Times(duration=8, renew=2.0, give_up=6.0, retry=1.2, attempt=2.0)
 _LEASES = "/coordination.k8s.io/"
 
 
@@ -124,6 +124,7 @@ async def test_who_can_not_renew_writes_nothing_when_another_leads(
                 await client.create(Farm, "", manifest("Farm", f"f{number}", {}))
                 number += 1
                 await asyncio.sleep(0.05)
+            await asyncio.wait([task], timeout=20)  # it has all that it was at to end
             assert task.done()
             ours = [at for at, _, path in relay.writes if _LEASES not in path]
             assert began < ours[-1] < began + _TIMES.duration, "it led on until its time was over, and no longer"

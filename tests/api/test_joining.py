@@ -44,8 +44,8 @@ async def client(controlled: ApiServer) -> AsyncIterator[Client]:
 @contextlib.asynccontextmanager
 async def controller(
     server: ApiServer, directory: Path, given: Membership = GIVEN
-) -> AsyncIterator[list[tuple[str, str, int]]]:
-    """With its own token. Gives what it writes."""
+) -> AsyncIterator[tuple[Controller, list[tuple[str, str, int]]]]:
+    """With its own token. Gives it, and what it writes."""
     config = json.loads(Path(server.kubeconfig).read_text())
     token = await asyncio.to_thread(server.kubectl, "create", "token", CONTROLLER, "-n", CONTROLLER_NAMESPACE)
     config["users"][0]["user"] = {"token": token.strip()}
@@ -59,7 +59,7 @@ async def controller(
     stop = asyncio.Event()
     task = asyncio.create_task(made.run(stop))
     try:
-        yield writes
+        yield made, writes
     finally:
         stop.set()
         await task
@@ -72,6 +72,16 @@ async def node(client: Client, name: str, endpoint: str = "", **labels: str) -> 
 
 async def annotate(client: Client, name: str, endpoint: str | None) -> None:
     await client.patch(Node, "", name, {"metadata": {"annotations": {ENDPOINT: endpoint}}})
+
+
+async def leave(client: Client, controller: Controller, name: str) -> None:
+    """Takes the label from a Node, and waits until the controller has heard of it."""
+    await client.patch(Node, "", name, {"metadata": {"labels": {MEMBER: None}}})
+
+    async def heard() -> bool:
+        return Node.key_of("", name) not in controller.heard(Node)
+
+    await until(heard)
 
 
 async def has(client: Client, name: str, fields: Mapping[str, Any], seconds: float = 30) -> Raw:
@@ -93,7 +103,7 @@ async def test_a_node_with_the_label_becomes_a_gridnode_and_stays_one(
     await node(client, "j1", "198.51.100.7,2001:db8::7")
     await client.create(Node, "", {"apiVersion": "v1", "kind": "Node", "metadata": {"name": "unlabelled"}})
     endpoint = {"ipv4": "198.51.100.7", "ipv6": "2001:db8::7"}
-    async with controller(controlled, tmp_path) as writes:
+    async with controller(controlled, tmp_path) as (_, writes):
         first = await has(client, "j1", {**ASKED, "endpoint": endpoint})
         assert first["metadata"]["labels"][MANAGED_BY] == CONTROLLER
 
@@ -139,7 +149,7 @@ async def test_what_an_administrator_has_set_stays_and_nothing_is_written_twice(
     await client.create(GridNode, "", {"apiVersion": GridNode.API_VERSION, "kind": "GridNode", **theirs})
     await node(client, "j2", "198.51.100.2")
     await node(client, "j3", "198.51.100.3")
-    async with controller(controlled, tmp_path) as writes:
+    async with controller(controlled, tmp_path) as (_, writes):
         await has(client, "j3", {**ASKED, "endpoint": {"ipv4": "198.51.100.3"}})
         await asyncio.to_thread(
             controlled.kubectl, "patch", "gridnode", "j3", "--type=merge",
@@ -167,7 +177,7 @@ async def test_a_gridnode_that_is_deleted_is_made_again_when_it_is_gone(
     controlled: ApiServer, client: Client, tmp_path: Path
 ) -> None:
     await node(client, "j4.example")
-    async with controller(controlled, tmp_path, Membership()):
+    async with controller(controlled, tmp_path, Membership()) as (made, _):
         first = await has(client, "j4.example", {})
         namespace = names.node_namespace("j4.example")
         assert namespace.startswith("zos-node--")
@@ -190,8 +200,7 @@ async def test_a_gridnode_that_is_deleted_is_made_again_when_it_is_gone(
             return found is not None and found["metadata"]["uid"] != first["metadata"]["uid"]
 
         await until(anew)
-        await client.patch(Node, "", "j4.example", {"metadata": {"labels": {MEMBER: None}}})
-        await asyncio.sleep(0.5)
+        await leave(client, made, "j4.example")
         await client.delete(GridNode, "", "j4.example")
 
         async def gone() -> bool:
@@ -204,10 +213,9 @@ async def test_a_gridnode_that_is_deleted_is_made_again_when_it_is_gone(
 
 async def test_a_node_that_gets_its_label_back_joins_again(controlled: ApiServer, client: Client, tmp_path: Path) -> None:
     await node(client, "j5")
-    async with controller(controlled, tmp_path, Membership()):
+    async with controller(controlled, tmp_path, Membership()) as (made, _):
         first = await has(client, "j5", {})
-        await client.patch(Node, "", "j5", {"metadata": {"labels": {MEMBER: None}}})
-        await asyncio.sleep(1)
+        await leave(client, made, "j5")
         await client.delete(GridNode, "", "j5")
 
         async def gone() -> bool:

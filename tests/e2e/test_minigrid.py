@@ -87,6 +87,8 @@ def test_one_controller_takes_over_from_the_other(grid: Grid, namespace: str) ->
     grid.run("cp", "s6-svc", "-O", f"/run/service/{first}")  # not to be started again
     grid.kill("cp", first)
     grid.apply(namespace, obj("ZMount", "d", size="64Mi"))
-    grid.ready(namespace, "zmount/d", seconds=15)
-    assert leader() not in ("", first)
-    grid.run("cp", "s6-svc", "-u", f"/run/service/{first}")
+    try:
+        until(lambda: leader() not in ("", first), 30)
+        grid.ready(namespace, "zmount/d")
+    finally:
+        grid.run("cp", "s6-svc", "-u", f"/run/service/{first}")

@@ -63,7 +63,8 @@ class Capture:
     """Every frame that passes an interface of a host, or of a router on it."""
 
     def __init__(self, grid: Grid, host: str, interface: str, router: str = "") -> None:
-        self._tcpdump = at(grid, host, "tcpdump", "-U", "-n", "-s", "0", "-w", "-", "-i", interface, router=router)
+        command = ("tcpdump", "--immediate-mode", "-U", "-n", "-s", "0", "-w", "-", "-i", interface)
+        self._tcpdump = at(grid, host, *command, router=router)
         assert self._tcpdump.stderr is not None
         assert b"listening" in self._tcpdump.stderr.readline()
 

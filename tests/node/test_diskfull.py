@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import itertools
 import os
 import subprocess
 import threading
@@ -113,18 +114,23 @@ async def test_what_a_disk_could_not_do_is_known_until_the_guest_is_restarted(sm
 
 
 async def test_a_guest_goes_on_when_there_is_room_and_less_often_where_that_does_not_help(tmp_path: Path) -> None:
-    asked: list[tuple[str, str]] = []
+    asked: list[float] = []
     guest = Full("one", "u", (tmp_path / "disk", tmp_path / "absent"))
     guest.files[0].write_bytes(b"")
-    resumer = Resumer(lambda name, uuid: asked.append((name, uuid)), first=0.02)
-    for _ in range(40):
-        resumer.watch([guest])
-        await asyncio.sleep(0.01)
-    assert asked == [("one", "u")] * 4  # after 0.02, 0.06, 0.14, 0.3 s
+    resumer = Resumer(lambda *whom: asked.append(time.monotonic()) if whom == ("one", "u") else None, first=0.02)
+
+    async def until_asked(times: int) -> None:
+        async with asyncio.timeout(20):
+            while len(asked) < times:
+                resumer.watch([guest])
+                await asyncio.sleep(0.01)
+
+    began = time.monotonic()
+    await until_asked(4)
     resumer.watch([])
-    resumer.watch([guest])  # it went on for a moment only: no sooner again
-    await asyncio.sleep(0.05)
-    assert len(asked) == 4
+    await until_asked(5)  # it went on for a moment only: no sooner again
+    waits = [later - earlier for earlier, later in itertools.pairwise((began, *asked))]
+    assert all(wait >= least for wait, least in zip(waits, (0.02, 0.04, 0.08, 0.16, 0.32), strict=True)), waits
     resumer.close()
 
 

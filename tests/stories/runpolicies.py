@@ -13,9 +13,9 @@ def end_and_begin_again(guests: Guests) -> None:
     guests.apply("once", "echo ran; exit 3", runPolicy="Once")
     guests.apply("good", "echo ran; exit 0", runPolicy="OnFailure")
     guests.apply("always", "echo up; sleep 4")
-    guests.says("once", "exit code 3", seconds=60)
-    until(lambda: guests.status("good").get("state") == "Completed", 60)
-    until(lambda: guests.status("always").get("restarts", 0) >= 2, 60)
+    guests.says("once", "exit code 3", seconds=180)
+    until(lambda: guests.status("good").get("state") == "Completed", 180)
+    until(lambda: guests.status("always").get("restarts", 0) >= 2, 180)
     assert guests.console("once").count("ran") == 1
     assert guests.console("good").count("ran") == 1
 
