@@ -13,14 +13,13 @@ from collections.abc import Callable, Coroutine, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, ClassVar, Literal
 
-import libvirt
-
 from zos.drivers import DriverError, shares
 from zos.drivers.accelerator import AcceleratorProbe
 from zos.drivers.diskfull import Resumer
 from zos.drivers.domainrun import boot_of
 from zos.drivers.domainxml import Accelerator, Start
 from zos.drivers.flistmounts import FlistMounts
+from zos.drivers.guestends import GuestEnds
 from zos.drivers.guestlook import GuestLook
 from zos.drivers.guestrecords import Records, told
 from zos.drivers.guests import Guests
@@ -35,8 +34,6 @@ from zos.plan.diff import Observed, Op
 from zos.plan.facts import DomainFact, Fact, Known
 from zos.plan.items import Domain, Item
 
-#: Seconds between two presses of a guest's power button, which a booting one overlooks.
-_PRESS_AGAIN = 3.0
 #: Seconds between two looks at what guests say: a hostile one may say something all the time.
 _WORDS = 0.2
 #: What is said of a guest that is not started yet as others boot.
@@ -81,6 +78,7 @@ class DomainDriver:
             launcher=launcher(state / "libexec"),
             logs=libvirt_logs,
         )
+        self._ends = GuestEnds(self._hypervisor, self._guests, self._records)
         self._watcher = Watcher(libvirt_run, self._lost_share)
         self._remounts = Remounts(self._mounted_anew)
         self._flists = FlistMounts(state / "images", libvirt_run, self._lost_share)
@@ -89,7 +87,6 @@ class DomainDriver:
         self._noting: set[tuple[str, str]] = set()
         self._last_words = LastWords(last, self._stays_on)
         self._dirty: Callable[[], None] = lambda: None
-        self._ended: dict[str, asyncio.Event] = {}
         self._progress: dict[str, str] = {}
         self._facts: Mapping[str, DomainFact] = {}
         self._images: frozenset[str] | None = None
@@ -207,24 +204,8 @@ class DomainDriver:
         self._starts.begun(item.name, start.started_at, item.boot.TELLS)
 
     async def _stop(self, name: str, uuid: str, key: str, seconds: float) -> None:
-        """Power button, time to react, power off."""
         self._progress[key] = "stopping"
-        machine = self._records.machine(uuid)
-        ended = self._ended.setdefault(name, asyncio.Event())
-        ended.clear()
-        await self._hypervisor.call(self._records.stopping, machine)
-        deadline = time.monotonic() + seconds
-        try:
-            while (left := deadline - time.monotonic()) > 0:
-                if not await self._hypervisor.call(self._guests.press, name, uuid, machine):
-                    break
-                with contextlib.suppress(TimeoutError):
-                    await asyncio.wait_for(ended.wait(), min(_PRESS_AGAIN, left))
-                    break
-            await self._hypervisor.call(self._guests.destroy, name, uuid)
-        finally:
-            self._ended.pop(name, None)
-        await self._hypervisor.call(self._records.settled, machine)
+        await self._ends.stop(name, uuid, seconds)
 
     async def _remove(self, name: str, key: str) -> None:
         seen = await self._hypervisor.call(self._looks.seen, name)
@@ -271,8 +252,7 @@ class DomainDriver:
         return shares.mounts_of(self._state, fact.runs) if fact is not None and fact.runs is not None else frozenset()
 
     def _changed(self, name: str, event: int) -> None:
-        if event == libvirt.VIR_DOMAIN_EVENT_STOPPED and name in self._ended:
-            self._ended[name].set()
+        self._ends.heard(name, event)
         self._dirty()
 
     def _has_room(self, name: str, uuid: str) -> None:
@@ -296,9 +276,8 @@ class DomainDriver:
         self._begin(note())
 
     def _lost_share(self, name: str, uuid: str) -> None:
-        """Who touches what a virtiofsd that died has shared hangs for ever, while libvirt says that the guest runs: it has
-        crashed. So has one whose image is not mounted any more."""
-        self._begin(self._attempt(self._guests.destroy, name, uuid))
+        """Its own, or that of an image which is not mounted any more: it has crashed."""
+        self._begin(self._ends.cut_off(name, uuid))
 
     def _stays_on(self, name: str, uuid: str) -> None:
         self._begin(self._attempt(self._guests.destroy_ended, name, uuid))

@@ -74,7 +74,7 @@ class Guests:
         self._records.begun(machine, run, time.monotonic() - began)
 
     def press(self, name: str, uuid: str, machine: Machine) -> bool:
-        """False when there is nobody to press for."""
+        """False when there is nobody to press for. One that goes off just then is waited for like others."""
         domain = self._hypervisor.find(name)
         if domain is None or domain.UUIDString() != uuid:
             return False
@@ -84,8 +84,21 @@ class Guests:
             except libvirt.libvirtError as error:
                 if not gone(error):
                     raise
-                return False
         return True
+
+    def going_off(self, name: str, uuid: str) -> int | None:
+        """libvirt's number of a run whose guest has switched itself off, while libvirt is still at ending its QEMU; None: it is
+        not so. Who destroys it then takes from it that it has ended well."""
+        domain: Any = self._hypervisor.find(name)
+        if domain is None or domain.UUIDString() != uuid:
+            return None
+        try:
+            run, (state, _) = int(domain.ID()), domain.state()
+            return run if state == libvirt.VIR_DOMAIN_SHUTDOWN else None
+        except libvirt.libvirtError as error:
+            if not gone(error):
+                raise
+            return None
 
     def destroy(self, name: str, uuid: str) -> None:
         """At once. Gone already: fine."""
