@@ -20,6 +20,8 @@ from harness import obj, until
 #: What drivers call what they make in a node's own network (`zos.api.names`); pods' interfaces come and go with them.
 OURS = re.compile(r"\b(?:[btuvwlp]-[a-z2-7]{10}|zos-[a-z2-7]+|wan|lan)\b")
 ROUTER = "ls /run/netns | head -1"
+#: Fifteen seconds after a port has joined a bridge the kernel tells of it once more, whatever became of it, as this runs out.
+TIMERS = "cat /sys/class/net/*/brport/forward_delay_timer 2>/dev/null || true"
 
 
 class KernelWrites:
@@ -30,6 +32,7 @@ class KernelWrites:
         for node in ("n1", "n2"):
             router = product.run(node, "sh", "-c", ROUTER).strip()
             for place in ((), ("ip", "netns", "exec", router)):
+                until(lambda at=(node, *place): set(product.run(*at, "sh", "-c", TIMERS).split()) <= {"0"}, 30, "bridges rest")
                 for watched in (("ip", "monitor", "link", "address", "route", "rule"), ("nft", "monitor")):
                     self._told.append((f"{node} {' '.join(place[3:])}", product.popen(node, *KILLED, *place, *watched)))
 
