@@ -131,11 +131,14 @@ class PodNode:
         return {number for number, _, found in self._processes() if found == name}
 
     def _processes(self) -> Iterator[tuple[int, str, str]]:
-        script = 'for p in /proc/[0-9]*; do echo "${p#/proc/} $(readlink $p/root) $(cat $p/comm 2>/dev/null)"; done'
-        for line in self.run("sh", "-c", script).splitlines():
-            words = line.split()
-            if len(words) == 3 and words[1].startswith("/roots/"):
-                yield int(words[0]), words[1].removeprefix("/roots/"), words[2]
+        look = r'sed -n "s/^Name:\t//p; s/^PPid:\t//p" $p/status 2>/dev/null'
+        script = f'for p in /proc/[0-9]*; do echo "${{p#/proc/}}" "$(readlink $p/root)" $({look}); done'
+        found = [words for line in self.run("sh", "-c", script).splitlines() if len(words := line.split()) == 4]
+        names = {number: name for number, _, name, _ in found}
+        for number, root, name, parent in found:
+            # Who has just forked to run something else has a child of its own name for a moment.
+            if root.startswith("/roots/") and names.get(parent) != name:
+                yield int(number), root.removeprefix("/roots/"), name
 
     def kill(self, process: int) -> None:
         self.run("kill", "-9", str(process))
