@@ -75,8 +75,8 @@ class Guests:
 
     def press(self, name: str, uuid: str, machine: Machine) -> bool:
         """False when there is nobody to press for. One that goes off just then is waited for like others."""
-        domain = self._hypervisor.find(name)
-        if domain is None or domain.UUIDString() != uuid:
+        domain = self._running(name, uuid)
+        if domain is None:
             return False
         if machine.status() != "stopping":
             try:
@@ -89,8 +89,8 @@ class Guests:
     def going_off(self, name: str, uuid: str) -> int | None:
         """libvirt's number of a run whose guest has switched itself off, while libvirt is still at ending its QEMU; None: it is
         not so. Who destroys it then takes from it that it has ended well."""
-        domain: Any = self._hypervisor.find(name)
-        if domain is None or domain.UUIDString() != uuid:
+        domain = self._running(name, uuid)
+        if domain is None:
             return None
         try:
             run, (state, _) = int(domain.ID()), domain.state()
@@ -102,8 +102,8 @@ class Guests:
 
     def destroy(self, name: str, uuid: str) -> None:
         """At once. Gone already: fine."""
-        domain = self._hypervisor.find(name)
-        if domain is None or domain.UUIDString() != uuid:
+        domain = self._running(name, uuid)
+        if domain is None:
             return
         try:
             domain.destroy()
@@ -132,8 +132,8 @@ class Guests:
 
     def resume(self, name: str, uuid: str) -> None:
         """One that is paused as a disk had no room; else nothing."""
-        domain: Any = self._hypervisor.find(name)
-        if domain is None or domain.UUIDString() != uuid:
+        domain = self._running(name, uuid)
+        if domain is None:
             return
         try:
             if diskfull.full(domain):
@@ -155,8 +155,8 @@ class Guests:
 
     def knock(self, name: str, machine: Machine) -> None:
         """Makes a guest look at its shares again: its init hears that a disk grows, and of this one it means that."""
-        domain: Any = self._hypervisor.find(name)
-        if domain is None or domain.UUIDString() != machine.directory.name:
+        domain = self._running(name, machine.directory.name)
+        if domain is None:
             return
         path = str(machine.status_file)
         try:
@@ -165,6 +165,11 @@ class Guests:
         except libvirt.libvirtError as error:
             if not gone(error):
                 raise
+
+    def _running(self, name: str, uuid: str) -> Any:
+        """The guest of that name, None where there is none or it is another."""
+        domain = self._hypervisor.find(name)
+        return domain if domain is not None and domain.UUIDString() == uuid else None
 
     def use(self) -> dict[str, GuestUse]:
         """What those that run have used, by name."""
