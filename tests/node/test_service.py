@@ -18,7 +18,8 @@ from services import PYTHON, Bench, commands_of, converge, until, writer
 from zos.api.meta import Reason
 from zos.drivers import DriverError, ownroot
 from zos.drivers.accounts import Accounts
-from zos.drivers.service import ServiceDriver, untold_ends
+from zos.drivers.service import ServiceDriver
+from zos.drivers.servicelook import untold_ends
 from zos.plan.diff import Op
 from zos.plan.facts import ServiceFact
 from zos.plan.items import Service, ServiceFile

@@ -23,6 +23,7 @@ from zos.drivers import DriverError
 from zos.drivers.inotify import Inotify
 from zos.drivers.looks import Looks
 from zos.drivers.process import run
+from zos.plan.facts import ServiceEnd
 
 log = logging.getLogger("zos.services")
 
@@ -240,25 +241,16 @@ async def status(directory: Path) -> Status:
     return Status(wanted_up == "true", up == "true", up == "true" and ready == "true", max(0, int(pid)))
 
 
-@dataclass(frozen=True)
-class Death:
-    """One end of whatever ``run`` became: when (seconds since the epoch), by an exit code or a signal ("SIGKILL")."""
-
-    at: float
-    code: int | None
-    signal: str
-
-
-async def deaths(directory: Path) -> list[Death]:
-    """The last ends that a supervisor has counted itself, whatever there was to write them down. Raises ProcessError for want
-    of means."""
+async def deaths(directory: Path) -> list[ServiceEnd]:
+    """The last ends of whatever ``run`` became, as the supervisor counts them itself: it does not know which ones were asked
+    for. Raises ProcessError for want of means."""
     said = await run("s6-svdt", str(directory), check=False)
     if not said.stdout:
         return []
     read = await run("s6-tai64nlocal", "-g", input=said.stdout)
     matches = (_DEATH.fullmatch(line) for line in read.stdout.splitlines())
     return [
-        Death(
+        ServiceEnd(
             at=datetime.fromisoformat(f"{match['at']}+00:00").timestamp(),
             code=int(match["how"]) if match["what"] == "exitcode" else None,
             signal=match["how"] if match["what"] == "signal" else "",

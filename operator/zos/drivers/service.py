@@ -3,23 +3,22 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
-import os
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import ClassVar
 
-from zos.drivers import DriverError, mounts, ownprogram, servicedir, servicestatus
+from zos.drivers import DriverError, mounts, ownprogram, servicedir, servicelook, servicestatus
 from zos.drivers.accounts import Accounts
 from zos.drivers.inotify import Inotify
 from zos.drivers.netns import NETNS, is_namespace
 from zos.drivers.process import run
-from zos.drivers.s6 import MARK, ScanDirectory, Status, deaths, status, write
+from zos.drivers.s6 import MARK, ScanDirectory, Status, status, write
 from zos.drivers.servicedir import Kept
+from zos.drivers.servicelook import Seen, as_it_runs, moved, wrong
 from zos.plan.diff import Observed, Op
-from zos.plan.facts import Fact, Known, ServiceEnd, ServiceFact
+from zos.plan.facts import Fact, Known, ServiceFact
 from zos.plan.items import Item, MetricsEndpoint, Service
 
 PREFIX = "zos-svc-"
@@ -38,16 +37,6 @@ class MetricsSource:
     netns: str
     uid: int
     where: MetricsEndpoint
-
-
-@dataclass(frozen=True)
-class _Seen:
-    """``item`` is what is wanted there only if all of it is right. ``due``: when the service is overdue, if nothing happens."""
-
-    item: Service
-    uid: int
-    fact: ServiceFact
-    due: float | None
 
 
 class ServiceDriver:
@@ -69,11 +58,11 @@ class ServiceDriver:
         """``volumes`` gives the directory of a volume by its name, ``meaning`` what a program's words on its trouble mean."""
         self._volumes = volumes
         self._meaning = meaning
-        self._scan: ScanDirectory[_Seen | None] = ScanDirectory(scan, logs, PREFIX, self._look, ("files",), self._leave_nothing)
+        self._scan: ScanDirectory[Seen | None] = ScanDirectory(scan, logs, PREFIX, self._look, ("files",), self._leave_nothing)
         self._place = scan
         self._accounts = accounts
         self._clock = clock
-        self._seen: Mapping[str, _Seen | None] = {}
+        self._seen: Mapping[str, Seen | None] = {}
         self._making: dict[int, str] = {}
         self._vacating: set[str] = set()
         self._dirty: Callable[[], None] = lambda: None
@@ -96,7 +85,7 @@ class ServiceDriver:
             if name not in self._seen:
                 kept = await asyncio.to_thread(servicedir.read, directory, self._accounts.uid)
                 key = f"service/{name}"
-                observed[key] = _observed(key, _wrong(kept.item)) if kept is not None else Observed(key, None)
+                observed[key] = _observed(key, wrong(kept.item)) if kept is not None else Observed(key, None)
         return observed
 
     def facts(self) -> Known:
@@ -179,21 +168,12 @@ class ServiceDriver:
 
     # -- looking -------------------------------------------------------------------------------------------------------
 
-    async def _look(self, path: Path) -> _Seen | None:
-        name = path.name.removeprefix(PREFIX)
-        kept = await asyncio.to_thread(servicedir.read, path, self._accounts.uid)
-        if kept is None:
+    async def _look(self, path: Path) -> Seen | None:
+        seen = await servicelook.look(path, self._accounts.uid, self._clock)
+        if seen is None:
             return None
-        kept, state, forgotten = await _as_it_runs(path, kept)
-        untold = await untold_ends(path) if state.wanted_up and not kept.runs(state) else []
-        moved = kept.runs(state) and _moved(kept.item, state.pid)
-        right = state.wanted_up and not kept.odd and kept.informed(kept.settings) and not forgotten and not moved
-        fact = fact_of(kept, state, untold, self._clock())
-        ready, due = kept.item.ready, None
-        if ready is not None and fact.since is not None and not fact.ready and not fact.overdue:
-            due = fact.since + ready.timeout
-        item = kept.item if right else _wrong(kept.item)
-        return _Seen(item, kept.uid, replace(fact, log=str(self._scan.log(name))), due)
+        log = str(self._scan.log(path.name.removeprefix(PREFIX)))
+        return replace(seen, fact=replace(seen.fact, log=log))
 
     def _hear(self) -> None:
         """What services say of themselves: from now on each word is heard, and what was said until now. Small files in memory,
@@ -297,8 +277,8 @@ class ServiceDriver:
             await self._clear(path, item.name, kept.uid, kept.item.mount)
             await asyncio.to_thread(servicedir.note_former_mount, path, kept.item.mount)
         await asyncio.to_thread(put)
-        kept, state, forgotten = await _as_it_runs(path, kept)
-        same = kept.runs(state) and kept.settled_as(settings) and not _moved(item, state.pid)
+        kept, state, forgotten = await as_it_runs(path, kept)
+        same = kept.runs(state) and kept.settled_as(settings) and not moved(item, state.pid)
         if same and replace(kept, generation=generation).informed(settings):
             return
         if same and item.change == "reload" and (state.ready or item.ready is None):  # before it may not know the signal
@@ -340,78 +320,10 @@ def _observed(key: str, item: Service) -> Observed:
     return Observed(key, item, item.owner, shared=item.shared)
 
 
-def fact_of(kept: Kept, state: Status, untold: Sequence[ServiceEnd], now: float) -> ServiceFact:
-    """What the supervisor and the launcher tell. ``untold``: ends that only the supervisor knows of."""
-    run = kept.history.started if kept.runs(state) else None
-    ready = run is not None and (kept.item.ready is None or state.ready)
-    ends = [ServiceEnd(at=end.at, code=end.code, signal=end.signal, asked=end.asked) for end in kept.history.ends]
-    ends += untold
-    return ServiceFact(
-        up=run is not None,
-        ready=ready,
-        overdue=run is not None and not ready and kept.item.ready is not None and now >= run.at + kept.item.ready.timeout,
-        since=run.at if run is not None else None,
-        next_start=kept.history.next_start if run is None else None,
-        restarts=max(0, kept.history.starts - 1),
-        last_exit=ends[-1] if ends else None,
-        crashes=tuple(end.at for end in ends if not end.asked),
-    )
-
-
 def told_accounts(scan: Path) -> Iterable[tuple[str, int]]:
     """Accounts and their numbers, as the services that there are tell of them."""
     found = (servicedir.told(directory) for directory in scan.glob(f"{PREFIX}*"))
     return [(told.account, told.uid) for told in found if told is not None]
-
-
-def _wrong(item: Service) -> Service:
-    """One that nobody can want: it is not as it should be, and still stands where it stands."""
-    return replace(item, argv=())
-
-
-def _moved(item: Service, pid: int) -> bool:
-    """Whether a program lives in another network namespace than the one that has the name now."""
-    if not item.netns:
-        return False
-    with contextlib.suppress(FileNotFoundError, ProcessLookupError):
-        there, named = os.stat(f"/proc/{pid}/ns/net"), os.stat(f"{NETNS}/{item.netns}")
-        return (there.st_dev, there.st_ino) != (named.st_dev, named.st_ino)
-    return True
-
-
-async def _as_it_runs(path: Path, kept: Kept) -> tuple[Kept, Status, bool]:
-    """With its present history, and whether its program runs and nobody knows any more what it was started with. (What has the
-    service's user already is no launcher, which has written that down by then.)"""
-    state = await status(path)
-    runs = state.up and _has_user(state.pid, kept.uid)
-    kept = replace(kept, history=await asyncio.to_thread(servicedir.history, path))
-    return kept, state, runs and kept.history.started is None
-
-
-async def untold_ends(path: Path) -> list[ServiceEnd]:
-    """Ends after the last thing that was written down of the service as it is now: of a launcher, too, that does not get as far
-    as that."""
-    times = [await asyncio.to_thread(_written, path / name) for name in ("launch.json", "history.json", "asked")]
-    since, asked = max(times[:2]), times[2]
-    found: list[ServiceEnd] = []
-    for death in await deaths(path):
-        if death.at > since:
-            found.append(ServiceEnd(at=death.at, code=death.code, signal=death.signal, asked=since < asked <= death.at))
-            since = death.at
-    return found
-
-
-def _written(file: Path) -> float:
-    """When it was, in seconds since the epoch; 0 where it is not there."""
-    with contextlib.suppress(FileNotFoundError):
-        return file.stat().st_mtime
-    return 0.0
-
-
-def _has_user(pid: int, uid: int) -> bool:
-    with contextlib.suppress(FileNotFoundError, ProcessLookupError):
-        return f"Uid:\t{uid}\t" in Path(f"/proc/{pid}/status").read_text()
-    return False
 
 
 async def _stop(path: Path, grace: int) -> None:
